@@ -1,0 +1,84 @@
+"""The sub-app as an ASGI app, on Starlette: translation only, `handlers` has the routes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from starlette.datastructures import Headers
+from starlette.responses import Response as StarletteResponse
+from starlette.routing import Router
+from starlette.websockets import WebSocketClose
+
+from metricsmw import MetricsMonitor, get_metrics_monitor
+
+from .auth import Policy
+from .contract import Request, disown
+from .handlers import Handlers
+from .hosts import session_identity
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+def metrics_app(
+    monitor: MetricsMonitor | None = None,
+    auth: Policy | None = None,
+    *,
+    identity: Callable[[Scope], str | Awaitable[str | None] | None] | None = None,
+) -> ASGIApp:
+    """Return the sub-app, to be mounted at any path.
+
+    `monitor`: None means the server-wide one. `auth`: see `auth.as_policy`; it may be `async def`.
+    `identity`: returns the host's logged-in session user for a scope, or None; it may be
+    `async def`. Without it: the user that `scope["session"]` names, where there is one.
+    """
+    handlers = Handlers(get_metrics_monitor() if monitor is None else monitor, auth)
+    user_of = _session_user if identity is None else identity
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await WebSocketClose()(scope, receive, send)
+            return
+        disown(scope)
+        answer = await handlers.handle_async(
+            Request(
+                scope["method"],
+                _below(scope),
+                scope.get("query_string", b"").decode("latin-1"),
+                _headers(scope),
+                partial(user_of, scope),
+                mount=scope.get("root_path", ""),
+            )
+        )
+        response = StarletteResponse(answer.body, answer.status, dict(answer.headers))
+        await response(scope, receive, send)
+
+    # The router knows how to answer lifespan events, for a sub-app that is served by itself.
+    return Router(default=serve, redirect_slashes=False)
+
+
+def _session_user(scope: Scope) -> str | None:
+    return session_identity(scope.get("session"))
+
+
+def _below(scope: Scope) -> str:
+    """Return the path below the mount.
+
+    By the ASGI specification `path` includes `root_path`. Some hosts strip the mount from it all
+    the same; behind a proxy that strips a prefix, `root_path` starts with one that `path` lacks.
+    """
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    for mount in (root, root.removeprefix(scope.get("app_root_path", ""))):
+        mount = mount.rstrip("/")
+        if path == mount or path.startswith(mount + "/"):
+            return path[len(mount) :]
+    return path
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    received = Headers(scope=scope)
+    # A header that came twice has two values (RFC 9110, 5.2): neither may hide the other.
+    return {name: ", ".join(received.getlist(name)) for name in received}

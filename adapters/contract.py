@@ -1,0 +1,100 @@
+"""What the parts of an adapter say to each other: a request, its answer, and whose request it is.
+
+The routes of the sub-app (`handlers`) see nothing of a web framework: each host translates what
+it received into a `Request` and sends what the `Response` says.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+# The host's logged-in session user, or None; only a host on ASGI may answer with an awaitable.
+Identity: TypeAlias = Callable[[], str | Awaitable[str | None] | None]
+
+# What a measuring middleware leaves in environ or scope: this prefix, and its recorder.
+MEASURED = "metricsmw."
+
+
+def nobody() -> None:
+    """The identity of a request whose host knows of no session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer, complete: the host adds nothing but its own Date and Server."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+class Request:
+    """A request below the mount of the sub-app.
+
+    `method`: as received, in capitals. `path`: what follows the mount, percent-decoded: "/current";
+    "/" or "" for the mount itself, the latter where the client's URL has no slash at its end.
+    `query`: the raw query string. `headers`: names in lower case, values decoded as Latin-1.
+    `mount`: the path of the mount itself as the client sees it, as far as the host knows.
+    """
+
+    __slots__ = ("_asked", "_identity", "_user", "headers", "method", "mount", "path", "query")
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: Mapping[str, str],
+        identity: Identity = nobody,
+        *,
+        mount: str = "",
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.mount = mount
+        self._identity = identity
+        self._asked = False
+        self._user: str | None = None
+
+    def identity(self) -> str | None:
+        """Return the host's logged-in session user, or None; the host is asked at most once.
+
+        Raises what the host raises, and `TypeError` where its answer would have to be awaited.
+        """
+        if not self._asked:
+            user = self._identity()
+            if isinstance(user, Awaitable):
+                if inspect.iscoroutine(user):
+                    user.close()
+                raise TypeError("the identity is asynchronous, and nothing here can await it")
+            self._user = user
+            self._asked = True
+        return self._user
+
+    async def settle(self) -> None:
+        """Ask a host that answers asynchronously now, so that `identity()` need not wait."""
+        if not self._asked and is_async(self._identity):
+            user = self._identity()
+            self._user = await user if isinstance(user, Awaitable) else user
+            self._asked = True
+
+
+def is_async(call: object) -> bool:
+    """Tell whether a callable is declared `async def`, also as a partial or by its `__call__`."""
+    while isinstance(call, functools.partial):
+        call = call.func
+    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)
+
+
+def disown(request: MutableMapping[str, Any]) -> None:
+    """Take a request (environ or scope) out of the numbers of every middleware around it."""
+    for key, recorder in list(request.items()):
+        if key.startswith(MEASURED) and recorder is not None:
+            recorder.leave()
+            request[key] = None

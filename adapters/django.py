@@ -1,0 +1,372 @@
+"""Django glue: the middleware, the URLs of the sub-app, and both in one for wrapped handlers.
+
+By hand: `"metricsmw.adapters.django.MetricsMiddleware"` first in `MIDDLEWARE`, and
+`path("api/metrics/", include("metricsmw.adapters.django"))`. `wrap(get_wsgi_application())` needs
+neither: it measures the handler from outside, and where Django resolves a URL, inside all its
+middleware, the handler leaves the request for the resolvers and answers the sub-app's own paths.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.contrib.sessions.backends.base import SessionBase
+from django.core.handlers.asgi import ASGIHandler, ASGIRequest
+from django.core.handlers.base import BaseHandler
+from django.core.handlers.wsgi import WSGIHandler
+from django.db.transaction import non_atomic_requests
+from django.http import HttpResponse
+from django.urls import ResolverMatch, re_path
+from django.utils.functional import LazyObject, empty
+from django.views.decorators.csrf import csrf_exempt
+
+from metricsmw import get_metrics_monitor
+
+from .asgi import ASGIMetricsMiddleware
+from .auth import as_policy
+from .contract import Request, disown
+from .handlers import Handlers
+from .hosts import HOST_KEY, route_of_environ, route_of_scope, session_identity, session_user
+from .wsgi import WSGIMetricsMiddleware
+
+if TYPE_CHECKING:
+    from collections.abc import (
+        AsyncIterable,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Iterable,
+        Iterator,
+        MutableMapping,
+    )
+
+    from django.http import HttpRequest
+    from django.http.response import HttpResponseBase, StreamingHttpResponse
+    from django.urls import URLPattern
+
+    from metricsmw import MetricsMonitor
+
+    from .auth import Policy
+    from .wsgi import Exclude, UserResolver
+
+
+class MetricsMiddleware:
+    """Measures every request that Django answers; to stand first in `MIDDLEWARE`.
+
+    What something outside already measures for the same monitor (`wrap`) passes through. A
+    subclass may set `monitor` (default: the server's) and `exclude`, and define `user_of`.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    monitor: ClassVar[MetricsMonitor | None] = None
+    exclude: ClassVar[Iterable[Exclude]] = ()
+
+    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        self.get_response = get_response
+        monitor = get_metrics_monitor() if self.monitor is None else self.monitor
+        self._recorder = monitor.recorder
+        self._is_async = iscoroutinefunction(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
+
+    def user_of(self, request: HttpRequest) -> object | None:
+        """Return the user of an answered request, as far as the app has loaded it, or None."""
+        return user_of(request)
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        carrier = _carrier(request)
+        carrier[HOST_KEY] = _DjangoRequest(request)
+        if self._recorder.key in carrier or self._excludes(request.path_info):
+            return self.get_response(request)
+        carrier[self._recorder.key] = self._recorder
+        start = self._recorder.begin()
+        return (self._answer_async if self._is_async else self._answer)(request, start)
+
+    def _answer(self, request: HttpRequest, start: float) -> HttpResponseBase:
+        try:
+            response: HttpResponseBase = self.get_response(request)
+        except BaseException:
+            # Django makes responses of exceptions; what comes here ends the process or the thread.
+            self._end(request, start, 500)
+            raise
+        return self._measured(request, start, response)
+
+    async def _answer_async(self, request: HttpRequest, start: float) -> HttpResponseBase:
+        try:
+            response: HttpResponseBase = await self.get_response(request)
+        except asyncio.CancelledError:
+            self._abandon(request, 0)  # Django cancels the view of a client that has gone
+            raise
+        except BaseException:
+            self._end(request, start, 500)
+            raise
+        return self._measured(request, start, response)
+
+    def _measured(
+        self, request: HttpRequest, start: float, response: HttpResponseBase
+    ) -> HttpResponseBase:
+        """Record a response that is complete; have one that streams recorded when it is closed."""
+        if not response.streaming:
+            self._end(request, start, response.status_code)
+            return response
+        reading = _Reading()
+        # A server that sends files by itself takes the file out of the response, if it is one
+        # that nobody has wrapped; it closes the response when it is done.
+        if not (hasattr(response, "file_to_stream") and "wsgi.file_wrapper" in request.META):
+            reading.follow(response)
+        close = response.close
+
+        def closing() -> None:
+            try:
+                close()
+            finally:
+                if not reading.over:
+                    reading.over = True
+                    if reading.broken_off:
+                        self._abandon(request, response.status_code)
+                    else:
+                        self._end(request, start, response.status_code)
+
+        response.close = closing
+        return response
+
+    def _end(self, request: HttpRequest, start: float, status: int) -> None:
+        if self._is_left_out(request):
+            return
+        self._recorder.end(start, status, self._route_of(request), request.method or "")
+        try:
+            user = self.user_of(request)
+            if user is not None:
+                self._recorder.user(user)
+        except Exception:
+            self._recorder.fault("user")
+
+    def _abandon(self, request: HttpRequest, status: int) -> None:
+        if not self._is_left_out(request):
+            self._recorder.abandon(status, self._route_of(request), request.method or "")
+
+    def _is_left_out(self, request: HttpRequest) -> bool:
+        return _carrier(request).get(self._recorder.key) is None
+
+    def _route_of(self, request: HttpRequest) -> str | None:
+        try:
+            carrier = _carrier(request)
+            asynchronous = isinstance(request, ASGIRequest)
+            return route_of_scope(carrier) if asynchronous else route_of_environ(carrier)
+        except Exception:
+            self._recorder.fault("route")
+            return None
+
+
+class _Reading:
+    """How far a streaming response has been read."""
+
+    __slots__ = ("broken_off", "over")
+
+    def __init__(self) -> None:
+        self.over = False
+        # Not before it was begun: a server need not read the body that a HEAD is not sent.
+        self.broken_off = False
+
+    def follow(self, response: StreamingHttpResponse) -> None:
+        content = response.streaming_content
+        response.streaming_content = (
+            self._follow_async(content) if response.is_async else self._follow(content)
+        )
+
+    def _follow(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        self.broken_off = True
+        yield from chunks
+        self.broken_off = False
+
+    async def _follow_async(self, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+        self.broken_off = True
+        async for chunk in chunks:
+            yield chunk
+        self.broken_off = False
+
+
+class _DjangoRequest:
+    """The request, for the resolvers of whoever measures it."""
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: HttpRequest) -> None:
+        self._request = request
+
+    def route(self) -> str | None:
+        match: ResolverMatch | None = self._request.resolver_match
+        return None if match is None else template_of(match.route or "")
+
+    def user(self) -> object | None:
+        return user_of(self._request)
+
+
+def user_of(request: HttpRequest) -> object | None:
+    """Return the user of a request as far as the app has loaded it: nothing is asked of a store."""
+    fields = vars(request)
+    user = fields.get("user")
+    if issubclass(type(user), LazyObject):
+        user = None if user._wrapped is empty else user._wrapped
+    for loaded in (user, fields.get("_acached_user")):
+        if loaded is not None and loaded.is_authenticated:
+            return loaded.pk  # type: ignore[no-any-return]
+    session = fields.get("session")
+    if isinstance(session, SessionBase):
+        return session_user(vars(session).get("_session_cache"))
+    return None
+
+
+def _identity(request: HttpRequest) -> str | None:
+    """Return the user of the session, for the sub-app, which may ask the stores."""
+    user = getattr(request, "user", None)
+    if user is not None and user.is_authenticated:
+        return str(user.pk)
+    session = getattr(request, "session", {})
+    return session_identity({key: session.get(key) for key in ("user", "user_id")})
+
+
+def _carrier(request: HttpRequest) -> MutableMapping[str, Any]:
+    """Return what the server and everything outside Django see of a request: environ or scope."""
+    carrier: MutableMapping[str, Any]
+    carrier = request.scope if isinstance(request, ASGIRequest) else request.META
+    return carrier
+
+
+@lru_cache(maxsize=4096)
+def template_of(route: str) -> str:
+    """Return a URL pattern as a template, "/articles/<int:year>/", without regular expressions.
+
+    Of those (`re_path`), "(?P<name>…)" becomes "<name>", and another group, a set of characters or
+    a wildcard "<var>".
+    """
+    if _REGEX.search(route):
+        route = re.sub("(<var>)+", "<var>", _plain(route))
+    return "/" + route.removeprefix("/")
+
+
+# What tells a regular expression from what `path` takes.
+_REGEX = re.compile(r"[\\^$]|\(\?|\.[*+]")
+_TOKEN = re.compile(
+    r"""
+    (?P<nothing> \\[AZbB] | [\^$] )                               # assertions
+  | (?P<var> \\[dDsSwW] | \[\^?\]?(?:\\.|[^\]\\])*\] | \.(?=[*+{]) )  # sets of characters
+  | \((?:\?P<(?P<name>\w+)>|(?P<aside>\?[=!<#]|\?[a-zA-Z]+\))|(?P<plain>\?[\w-]*:)|(?P<group>))
+  | \\(?P<char> . )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_QUANTIFIER = re.compile(r"[?*+]|\{\d*,?\d*\}")
+
+
+def _plain(regex: str) -> str:
+    plain = ""
+    at = 0
+    while at < len(regex):
+        token = _TOKEN.match(regex, at)
+        if token is None:
+            plain += regex[at]
+            at += 1
+        else:
+            at = token.end()
+            inside = ""
+            if regex[token.start()] == "(" and regex[at - 1] != ")":
+                end = _closing(regex, at)
+                inside, at = regex[at:end], end + 1
+            if token["name"]:
+                plain += f"<{token['name']}>"
+            elif token["plain"] and "|" not in inside:
+                plain += _plain(inside)
+            elif token["var"] or token["plain"] or token["group"] is not None:
+                plain += "<var>"
+            else:
+                plain += token["char"] or ""
+        while (quantifier := _QUANTIFIER.match(regex, at)) is not None:
+            at = quantifier.end()
+    return plain
+
+
+def _closing(regex: str, at: int) -> int:
+    """Return where the group ends that is open at `at`."""
+    depth = 1
+    for token in re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[()]", re.DOTALL).finditer(regex, at):
+        depth += {"(": 1, ")": -1}.get(token[0], 0)
+        if depth == 0:
+            return token.start()
+    return len(regex)
+
+
+def metrics_view(
+    monitor: MetricsMonitor | None = None, auth: Policy | None = None
+) -> Callable[..., HttpResponse]:
+    """Return the view of the sub-app; it takes the rest of the path below the mount as `below`."""
+    policy = as_policy(auth)
+
+    @csrf_exempt  # changes that another site asks for are refused in any case
+    @non_atomic_requests  # no database is needed
+    def view(request: HttpRequest, below: str) -> HttpResponse:
+        disown(_carrier(request))
+        # The slash before it may be the end of the pattern that includes ours.
+        if request.path.endswith("/" + below):
+            below = "/" + below
+        answer = Handlers(get_metrics_monitor() if monitor is None else monitor, policy).handle(
+            Request(
+                request.method,
+                below,
+                request.META.get("QUERY_STRING", ""),
+                {name.lower(): value for name, value in request.headers.items()},
+                lambda: _identity(request),
+                mount=request.path.removesuffix(below),
+            )
+        )
+        return HttpResponse(answer.body, status=answer.status, headers=dict(answer.headers))
+
+    view.login_required = False  # LoginRequiredMiddleware: `auth` decides
+    return view  # type: ignore[no-any-return]
+
+
+def urls(monitor: MetricsMonitor | None = None, auth: Policy | None = None) -> list[URLPattern]:
+    """Return what to `include` at a path, for a monitor (default: the server's) and a policy."""
+    return [re_path(r"^(?P<below>.*)$", metrics_view(monitor, auth))]
+
+
+urlpatterns = urls()
+
+
+def instrument(
+    app: WSGIHandler | ASGIHandler | WSGIMetricsMiddleware | ASGIMetricsMiddleware,
+    monitor: MetricsMonitor | None = None,
+    path: str = "/api/metrics",
+    auth: Policy | None = None,
+    exclude: Iterable[Exclude] = (),
+    user: UserResolver | None = None,
+) -> WSGIMetricsMiddleware | ASGIMetricsMiddleware:
+    """Return Django's handler measured, with the metrics served at `path` inside its middleware.
+
+    Arguments as for `wrap`; `app` may also be a handler that is measured already.
+    """
+    if monitor is None:
+        monitor = get_metrics_monitor()
+    handler: Any = app
+    while not isinstance(handler, BaseHandler):
+        handler = handler.app
+    view = metrics_view(monitor, auth)
+    resolve = handler.resolve_request
+
+    def resolve_request(request: HttpRequest) -> ResolverMatch:
+        _carrier(request)[HOST_KEY] = _DjangoRequest(request)
+        asked = request.path_info
+        if asked == path or asked.startswith(path + "/"):
+            request.resolver_match = ResolverMatch(view, (), {"below": asked[len(path) :]})
+            return request.resolver_match
+        return resolve(request)
+
+    handler.resolve_request = resolve_request
+    kind = ASGIMetricsMiddleware if isinstance(handler, ASGIHandler) else WSGIMetricsMiddleware
+    return kind(app, monitor, exclude=exclude, user=user)

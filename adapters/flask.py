@@ -1,0 +1,274 @@
+"""Flask glue: the blueprint, measuring an app in place, and counting Flask-SocketIO's connections.
+
+Flask takes its request out of environ when its context ends, before a middleware around the app
+can look. So a receiver of `flask.request_started`, the one hook that nothing in an app can skip,
+leaves the matched rule and the session there for all the Flask apps of the process.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import flask
+from flask.globals import request_ctx
+
+from metricsmw import get_metrics_monitor
+
+from .contract import Request, disown
+from .handlers import Handlers
+from .hosts import HOST_KEY, session_identity, session_user
+from .wsgi import WSGIMetricsMiddleware
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from flask_socketio import SocketIO
+    from werkzeug.routing import MapAdapter, Rule
+
+    from metricsmw import MetricsMonitor
+
+    from .auth import Policy
+    from .wsgi import Exclude, UserResolver
+
+# Where an app keeps the monitors that measure it, the last one given being its own.
+_EXTENSION = "metricsmw"
+
+# All that HTTP defines, so that wrong methods and paths get the sub-app's own answers.
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+
+
+def listen() -> None:
+    """Have every Flask app of this process leave its rule and its session; idempotent."""
+    flask.request_started.connect(_leave, weak=False)
+
+
+def _leave(_app: flask.Flask, **_: object) -> None:
+    context = request_ctx._get_current_object()  # type: ignore[attr-defined]
+    # Past the property, which marks the session as accessed ("Vary: Cookie"); before Flask 3.1.3
+    # the session itself stands under its name.
+    fields = vars(context)
+    session = fields["_session"] if "_session" in fields else fields.get("session")
+    request = context.request
+    request.environ[HOST_KEY] = _FlaskRequest(
+        request.url_rule,
+        getattr(request.routing_exception, "valid_methods", None),
+        context.url_adapter,
+        session,
+    )
+
+
+class _FlaskRequest:
+    """What a request had in its context; the context itself would tie a knot with environ."""
+
+    __slots__ = ("_adapter", "_methods", "_rule", "_session")
+
+    def __init__(
+        self,
+        rule: Rule | None,
+        methods: list[str] | None,
+        adapter: MapAdapter | None,
+        session: object,
+    ) -> None:
+        self._rule = rule
+        self._methods = methods
+        self._adapter = adapter
+        self._session = session
+
+    def route(self) -> str | None:
+        rule = self._rule
+        if rule is None and self._methods and self._adapter is not None:
+            # 405: the path has a rule, under another method.
+            rule, _ = self._adapter.match(method=self._methods[0], return_rule=True)
+        return None if rule is None else rule.rule
+
+    def user(self) -> object | None:
+        return session_user(self._session)
+
+
+def instrument(
+    app: flask.Flask,
+    monitor: MetricsMonitor | None = None,
+    path: str = "/api/metrics",
+    auth: Policy | None = None,
+    exclude: Iterable[Exclude] = (),
+    user: UserResolver | None = None,
+) -> flask.Flask:
+    """Measure `app`, serve the metrics at `path`, and return `app` itself; arguments as for `wrap`.
+
+    A monitor that already measures the app is not added twice, nor is a path.
+    """
+    monitor = MetricsMiddleware(app, monitor, exclude=exclude, user=user).monitor
+    blueprint = metrics_blueprint(monitor, auth, path)
+    if blueprint.name not in app.blueprints:
+        app.register_blueprint(blueprint)
+    return app
+
+
+class MetricsMiddleware:
+    """Measures every request of a Flask app, in place; once per monitor, however often it is said.
+
+    The app's blueprint, registered before or after, answers with the monitor given here.
+    """
+
+    def __init__(
+        self,
+        app: flask.Flask,
+        monitor: MetricsMonitor | None = None,
+        *,
+        exclude: Iterable[Exclude] = (),
+        user: UserResolver | None = None,
+    ) -> None:
+        self.app = app
+        self.monitor = get_metrics_monitor() if monitor is None else monitor
+        monitors: list[MetricsMonitor] = app.extensions.setdefault(_EXTENSION, [])
+        if self.monitor in monitors:
+            return
+        monitors.append(self.monitor)
+        listen()
+        # Flask-SocketIO's own middleware answers a WebSocket within one call, minutes long, and
+        # hands the app a copy of environ: measured is what it passes on.
+        place: Any = app
+        engineio = sys.modules.get("engineio")
+        while engineio is not None and isinstance(place.wsgi_app, engineio.WSGIApp):
+            place = place.wsgi_app
+        place.wsgi_app = WSGIMetricsMiddleware(
+            place.wsgi_app, self.monitor, exclude=exclude, user=user
+        )
+
+
+def metrics_blueprint(
+    monitor: MetricsMonitor | None = None,
+    auth: Policy | None = None,
+    path: str = "/api/metrics",
+    *,
+    name: str | None = None,
+) -> flask.Blueprint:
+    """Return a blueprint that serves the metrics at `path`.
+
+    Without a monitor it answers with that of the app it is asked under, else the server's.
+    """
+    blueprint = flask.Blueprint(name or "metricsmw" + re.sub(r"\W", "_", path), __name__)
+
+    def view(below: str = "") -> flask.Response:
+        request = flask.request
+        disown(request.environ)
+        measured: list[MetricsMonitor] = flask.current_app.extensions.get(_EXTENSION, [])
+        answer = Handlers(
+            monitor or (measured[-1] if measured else get_metrics_monitor()), auth
+        ).handle(
+            Request(
+                method=request.method,
+                path="/" + below,
+                query=request.query_string.decode("latin-1"),
+                headers={name.lower(): value for name, value in request.headers},
+                identity=lambda: session_identity(flask.session._get_current_object()),  # type: ignore[attr-defined]
+            )
+        )
+        return flask.Response(answer.body, answer.status, answer.headers)
+
+    for rule in ("", "/", "/<path:below>"):
+        blueprint.add_url_rule(
+            path + rule,
+            "metrics",
+            view,
+            methods=_METHODS,
+            provide_automatic_options=False,
+        )
+    return blueprint
+
+
+metrics_bp = metrics_blueprint(name="metricsmw")
+
+
+def track_socketio(socketio: SocketIO, monitor: MetricsMonitor | None = None) -> None:
+    """Count the connections of a Flask-SocketIO server, whatever handlers it has or gets.
+
+    A client counts once, however many namespaces it joins, from the start of its first handler
+    for "connect" until it has left them all; one that the handler refuses does not count.
+    May be called before `socketio.init_app(app)`.
+    """
+    if monitor is None:
+        monitor = get_metrics_monitor()
+    if socketio.server is not None:
+        _Connections(monitor).track(socketio.server)
+        return
+    init_app = socketio.init_app
+
+    def tracked(*args: Any, **kwargs: Any) -> None:
+        init_app(*args, **kwargs)
+        _Connections(monitor).track(socketio.server)
+
+    socketio.init_app = tracked
+
+
+class _Connections:
+    """The open connections of one Socket.IO server, and the namespaces that each has joined.
+
+    Every connect and disconnect of a namespace passes `_trigger_event`, with or without a handler;
+    but a transport that dies while a connect handler runs ends without one.
+    """
+
+    def __init__(self, monitor: MetricsMonitor) -> None:
+        self._recorder = monitor.recorder
+        self._lock = threading.Lock()
+        self._joined: dict[str, set[str]] = {}
+
+    def track(self, server: Any) -> None:
+        trackers: set[str] = vars(server).setdefault("_metricsmw_trackers", set())
+        if self._recorder.key in trackers:
+            return
+        trackers.add(self._recorder.key)
+        trigger = server._trigger_event
+        gone = server.eio.handlers["disconnect"]
+
+        def trigger_event(event: str, namespace: str, *args: Any) -> object:
+            if event not in ("connect", "disconnect"):
+                return trigger(event, namespace, *args)
+            try:
+                connection = server.manager.eio_sid_from_sid(args[0], namespace)
+            except Exception:
+                self._recorder.fault("socketio")
+                return trigger(event, namespace, *args)
+            if event == "disconnect":
+                self._leave(connection, namespace)
+                return trigger(event, namespace, *args)
+            self._join(connection, namespace)
+            try:
+                accepted = trigger(event, namespace, *args)
+            except BaseException:
+                self._leave(connection, namespace)
+                raise
+            if accepted is False:
+                self._leave(connection, namespace)
+            return accepted
+
+        def closed(connection: str, *args: Any) -> object:
+            try:
+                return gone(connection, *args)
+            finally:
+                self._close(connection)
+
+        server._trigger_event = trigger_event
+        server.eio.handlers["disconnect"] = closed
+
+    def _join(self, connection: str, namespace: str) -> None:
+        with self._lock:
+            joined = self._joined.setdefault(connection, set())
+            if not joined:
+                self._recorder.websocket_opened()
+            joined.add(namespace)
+
+    def _leave(self, connection: str, namespace: str) -> None:
+        with self._lock:
+            joined = self._joined.get(connection, set())
+            joined.discard(namespace)
+            if not joined and self._joined.pop(connection, None) is not None:
+                self._recorder.websocket_closed()
+
+    def _close(self, connection: str) -> None:
+        with self._lock:
+            if self._joined.pop(connection, None) is not None:
+                self._recorder.websocket_closed()

@@ -1,0 +1,237 @@
+"""The routes of the sub-app, free of any framework: `Handlers.handle(Request) -> Response`.
+
+One table says what there is. A request is let in first, so that nobody else learns what exists;
+then come, in this order, unknown path (404), wrong method (405), a change that another site asks
+for (403), and the answer. Every error is JSON and says nothing of the inside.
+"""
+
+from __future__ import annotations
+
+import html
+import reprlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime, timezone
+from inspect import isawaitable
+from typing import Final, TypeAlias
+from urllib.parse import parse_qs, quote
+
+import orjson
+
+from metricsmw import MetricsMonitor, __version__
+from metricsmw.exporting import csv_text, export_document
+from metricsmw.snapshot import iso_timestamp
+
+from .auth import Grant, Policy, as_policy, asks_identity, challenge_of, is_cross_site
+from .contract import Request, Response
+
+Answer: TypeAlias = Callable[[MetricsMonitor, Request], Response]
+
+_DEFAULT_MINUTES = 60
+
+
+class Handlers:
+    """The sub-app's routes over one monitor, for those whom `auth` lets in (None: the default)."""
+
+    def __init__(self, monitor: MetricsMonitor, auth: Policy | None = None) -> None:
+        self._monitor = monitor
+        self._policy = as_policy(auth)
+        self._asks_identity = asks_identity(self._policy)
+
+    def handle(self, request: Request) -> Response:
+        """Answer a request; never raises.
+
+        A policy that is `async def` but waits for nothing is fine; one that waits is a fault (500).
+        """
+        work = self.handle_async(request)
+        try:
+            work.send(None)
+            work.throw(RuntimeError("an auth policy or identity that waits needs ASGI"))
+        except StopIteration as done:
+            response: Response = done.value
+            return response
+        work.close()  # it would not give up waiting
+        return _error(500, "Internal error")
+
+    async def handle_async(self, request: Request) -> Response:
+        """Answer a request, waiting where policy or identity are asynchronous; never raises."""
+        doing = "auth policy"
+        try:
+            grant = await self._grant(request)
+            doing = f"answer to {request.path}" if request.path in ROUTES else "unknown path"
+            response = self._answer(request, grant)
+        except Exception:
+            self._monitor.recorder.fault(doing)
+            response = _error(500, "Internal error")
+        return replace(response, body=b"") if request.method == "HEAD" else response
+
+    async def _grant(self, request: Request) -> Grant | None:
+        if request.path in OPEN:
+            return Grant.EXPLICIT
+        if self._asks_identity:
+            await request.settle()
+        verdict = self._policy(request)
+        return Grant.of(await verdict if isawaitable(verdict) else verdict)
+
+    def _answer(self, request: Request, grant: Grant | None) -> Response:
+        if grant is None:
+            challenge = challenge_of(self._policy)
+            headers = {} if challenge is None else {"WWW-Authenticate": challenge}
+            return _error(401, "Authentication required", headers)
+        methods = ROUTES.get(request.path)
+        if methods is None:
+            return _error(404, "Not found")
+        safe = request.method in ("GET", "HEAD")
+        answer = methods.get("GET" if safe else request.method)
+        if answer is None:
+            allowed = "GET, HEAD" if "GET" in methods else ", ".join(methods)
+            return _error(405, "Method not allowed", {"Allow": allowed})
+        if not safe and grant is Grant.AMBIENT and is_cross_site(request.headers):
+            return _error(403, "Cross-site request refused")
+        try:
+            return answer(self._monitor, request)
+        except _BadRequestError as error:
+            return _error(400, str(error))
+
+
+class _BadRequestError(Exception):
+    """What the client asked for makes no sense; the message says why."""
+
+
+def _current(monitor: MetricsMonitor, request: Request) -> Response:
+    return _success({"metrics": monitor.get_current_snapshot().to_dict()})
+
+
+def _history(monitor: MetricsMonitor, request: Request) -> Response:
+    minutes = _minutes(request.query, monitor.settings.max_history_minutes)
+    history = monitor.get_metrics_history(minutes)
+    return _success({"history": history, "count": len(history), "minutes": minutes})
+
+
+def _statistics(monitor: MetricsMonitor, request: Request) -> Response:
+    return _success({"statistics": monitor.get_statistics()})
+
+
+def _routes(monitor: MetricsMonitor, request: Request) -> Response:
+    return _success({"routes": monitor.get_routes()})
+
+
+def _reset(monitor: MetricsMonitor, request: Request) -> Response:
+    monitor.reset_statistics()
+    return _success({"message": "Metrics statistics reset successfully"})
+
+
+def _export_json(monitor: MetricsMonitor, request: Request) -> Response:
+    body = orjson.dumps(export_document(monitor), option=orjson.OPT_INDENT_2)
+    return _attachment("metrics", "json", "application/json", body)
+
+
+def _export_csv(monitor: MetricsMonitor, request: Request) -> Response:
+    rows = monitor.get_metrics_history(monitor.settings.max_history_minutes)
+    body = csv_text(rows).encode()
+    return _attachment("metrics_history", "csv", "text/csv; charset=utf-8", body)
+
+
+def _health(monitor: MetricsMonitor, request: Request) -> Response:
+    health = monitor.get_health()
+    healthy = health["status"] == "healthy"
+    try:
+        rate = monitor.get_request_rate_rpm()
+    except Exception:  # what is broken shows among the components
+        monitor.recorder.fault("reading the request rate")
+        rate = None
+    return _json(
+        200 if healthy else 503,
+        {
+            "success": healthy,
+            "status": health["status"],
+            "version": __version__,
+            **health,
+            "current_rpm": rate,
+            "timestamp": _timestamp(),
+        },
+    )
+
+
+def _index(monitor: MetricsMonitor, request: Request) -> Response:
+    # Relative links hold behind a proxy that strips a prefix, too. Without a slash at the end of
+    # the page's own address they start from its last segment.
+    last = "" if request.path else request.mount.rstrip("/").rpartition("/")[2]
+    here = f"./{quote(last, safe='')}/" if last else "./"
+    links = "\n".join(
+        f'<li><a href="{html.escape(here + path[1:])}">{html.escape(path[1:])}</a></li>'
+        for path, methods in ROUTES.items()
+        if "GET" in methods and path[1:]
+    )
+    page = (
+        '<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>Metrics</title>'
+        f"</head>\n<body>\n<h1>Metrics</h1>\n<ul>\n{links}\n</ul>\n</body>\n</html>\n"
+    )
+    policy = {"Content-Security-Policy": "default-src 'self'"}
+    return _response(200, "text/html; charset=utf-8", page.encode(), policy)
+
+
+ROUTES: Final[Mapping[str, Mapping[str, Answer]]] = {
+    "": {"GET": _index},
+    "/": {"GET": _index},
+    "/current": {"GET": _current},
+    "/history": {"GET": _history},
+    "/statistics": {"GET": _statistics},
+    "/reset": {"POST": _reset},
+    "/export/json": {"GET": _export_json},
+    "/export/csv": {"GET": _export_csv},
+    "/health": {"GET": _health},
+    "/routes": {"GET": _routes},
+}
+OPEN: Final = frozenset({"/health"})
+
+
+def _minutes(query: str, maximum: int) -> int:
+    """Return the parameter `minutes`, the last one where it is repeated, held to the maximum."""
+    given = parse_qs(query, keep_blank_values=True).get("minutes")
+    if given is None:
+        return min(_DEFAULT_MINUTES, maximum)
+    text = given[-1]
+    digits = text.lstrip("0")
+    if not (digits and text.isascii() and text.isdigit()):
+        raise _BadRequestError(
+            f"minutes must be a whole number from 1 to {maximum}, not {reprlib.repr(text)}"
+        )
+    # Never int() of whatever a client sends: it takes long, and past 4300 digits it raises.
+    return maximum if len(digits) > len(str(maximum)) else min(int(digits), maximum)
+
+
+def _success(content: dict[str, object]) -> Response:
+    return _json(200, {"success": True, **content, "timestamp": _timestamp()})
+
+
+def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    return _json(status, {"error": message}, headers)
+
+
+def _json(status: int, content: object, headers: Mapping[str, str] | None = None) -> Response:
+    return _response(status, "application/json", orjson.dumps(content), headers)
+
+
+def _attachment(name: str, suffix: str, content_type: str, body: bytes) -> Response:
+    file = f"{name}_{datetime.now(timezone.utc):%Y%m%d_%H%M%S}.{suffix}"
+    return _response(
+        200, content_type, body, {"Content-Disposition": f'attachment; filename="{file}"'}
+    )
+
+
+def _response(
+    status: int, content_type: str, body: bytes, headers: Mapping[str, str] | None = None
+) -> Response:
+    common = {
+        "Content-Type": content_type,
+        "Content-Length": str(len(body)),
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return Response(status, list((common | dict(headers or {})).items()), body)
+
+
+def _timestamp() -> str:
+    return iso_timestamp(time.time())

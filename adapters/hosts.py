@@ -1,0 +1,129 @@
+"""The default resolvers: which route and which user a finished request had, by what its host left.
+
+They read environ and scope after the response and import no framework. A host that leaves
+its route where it can be read (Starlette, FastAPI, Litestar, Bottle) is read there. A host that
+cleans up after itself (Flask) or keeps to itself (Django) is asked by its glue module to leave a
+`HostRequest` under `HOST_KEY`.
+
+A template is what the app's author wrote, with the prefix the app is mounted under, as a client
+sees it: never a raw path. None means that no route matched.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+# Not "metricsmw.…": keys of that form mark a request as measured.
+HOST_KEY = "metricsmw_host"
+
+# What stands for the paths below an app that is mounted and not looked into.
+MOUNTED = "/{path:path}"
+
+# What apps, Flask-Login and Django keep the logged-in user under, in this order.
+SESSION_KEYS = ("user", "user_id", "_user_id", "_auth_user_id")
+# Where session["user"] is itself a mapping (OpenID's userinfo), what tells users apart.
+_NAMES = ("id", "user_id", "sub", "username", "email", "name")
+
+
+class HostRequest(Protocol):
+    """What the glue of a host leaves of a request in environ or scope."""
+
+    def route(self) -> str | None:
+        """Return the template without the prefix the app is mounted under, or None."""
+
+    def user(self) -> object | None:
+        """Return the session's user as far as the app has loaded it, or None."""
+
+
+def listen() -> None:
+    """Ask the hosts that need asking to leave their routes; only those already imported."""
+    if "flask" in sys.modules:
+        from . import flask
+
+        flask.listen()
+
+
+def route_of_environ(environ: WSGIEnvironment) -> str | None:
+    """Return the route template of a WSGI request that was answered, or None."""
+    host: HostRequest | None = environ.get(HOST_KEY)
+    if host is not None:
+        route = host.route()
+    else:
+        bottle = environ.get("bottle.route")
+        route = bottle.rule if bottle is not None else None
+    if route is None:
+        return None
+    prefix: str = environ.get("SCRIPT_NAME", "")
+    return prefix.rstrip("/") + route if prefix else route
+
+
+def route_of_scope(scope: Mapping[str, Any]) -> str | None:
+    """Return the route template of an ASGI request that was answered, or None."""
+    host: HostRequest | None = scope.get(HOST_KEY)
+    if "router" in scope and "starlette.routing" in sys.modules:
+        template = _starlette()(scope)
+        if template is None and "fastapi" in scope:
+            template = _fastapi()(scope)
+        if host is None or template is None:
+            return template
+        prefix = template.removesuffix(MOUNTED)
+    else:
+        prefix = scope.get("root_path", "")
+    route = host.route() if host is not None else scope.get("path_template")  # Litestar's
+    if not route:
+        return None
+    return prefix.rstrip("/") + route if prefix else route
+
+
+@cache
+def _starlette() -> Callable[[Mapping[str, Any]], str | None]:
+    from .starlette import template_of
+
+    return template_of
+
+
+@cache
+def _fastapi() -> Callable[[Mapping[str, Any]], str | None]:
+    from .fastapi import template_of
+
+    return template_of
+
+
+def user_of_environ(environ: WSGIEnvironment) -> object | None:
+    """Return the user of a WSGI request that was answered: of its session, else REMOTE_USER."""
+    host: HostRequest | None = environ.get(HOST_KEY)
+    user = host.user() if host is not None else None
+    return user or environ.get("REMOTE_USER") or None
+
+
+def user_of_scope(scope: Mapping[str, Any]) -> object | None:
+    """Return the session's user of an ASGI request that was answered, or None."""
+    host: HostRequest | None = scope.get(HOST_KEY)
+    return host.user() if host is not None else session_user(scope.get("session"))
+
+
+def session_user(session: object) -> object | None:
+    """Return the user a session names, or None; reads without marking the session as accessed."""
+    # By its real type, and past its own methods: a lazy session would load itself for
+    # isinstance(), and a tracking one would add "Vary: Cookie" to the app's answer for get().
+    if not issubclass(type(session), dict):
+        return None
+    for key in SESSION_KEYS:
+        value = dict.get(session, key)  # type: ignore[call-overload]
+        if isinstance(value, Mapping):
+            value = next((value[name] for name in _NAMES if value.get(name)), None)
+        if value:
+            return value  # type: ignore[no-any-return]
+    return None
+
+
+def session_identity(session: object) -> str | None:
+    """Return the name of a session's user, as an identity for the sub-app, or None."""
+    user = session_user(session)
+    return None if user is None else str(user)

@@ -1,0 +1,241 @@
+"""Starlette glue: `instrument(app)` measures an app in place; and what its routes are called.
+
+Our middleware stands outermost, outside the app's own (ServerErrorMiddleware included), so that
+what they answer and what they take is measured. The sub-app is served inside them and in front of
+the routes: it sees the app's session, and no catch-all route shadows it.
+
+Starlette leaves in scope the endpoint it chose and the outermost router, but not the template that
+led there: a mount leaves the raw path it matched, and many releases leave no route. So templates
+are looked up by endpoint, in a table made once of the whole tree below the outermost router. Only
+an endpoint that several templates lead to needs more: their patterns are tried, in the order in
+which the router tries them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from starlette.applications import Starlette
+from starlette.routing import Router
+
+from metricsmw import get_metrics_monitor
+
+from .asgi import ASGIMetricsMiddleware, metrics_app
+from .contract import disown
+from .hosts import MOUNTED, session_identity
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+
+    from starlette.convertors import Convertor
+    from starlette.routing import BaseRoute
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from metricsmw import MetricsMonitor
+
+    from .auth import Policy
+    from .asgi import Exclude, UserResolver
+
+_App = TypeVar("_App", bound=Starlette)
+
+# Where an app keeps the monitors that measure it and the paths it serves, a router its templates.
+_MONITORS = "_metricsmw_monitors"
+_PATHS = "_metricsmw_paths"
+_TEMPLATES = "_metricsmw_templates"
+
+
+def instrument(
+    app: _App,
+    monitor: MetricsMonitor | None = None,
+    path: str = "/api/metrics",
+    auth: Policy | None = None,
+    exclude: Iterable[Exclude] = (),
+    user: UserResolver | None = None,
+) -> _App:
+    """Measure `app`, serve the metrics at `path`, and return `app` itself; arguments as for `wrap`.
+
+    A monitor that already measures the app is not added twice, nor is a path.
+    """
+    if monitor is None:
+        monitor = get_metrics_monitor()
+    monitors: list[MetricsMonitor] = vars(app).setdefault(_MONITORS, [])
+    if monitor not in monitors:
+        monitors.append(monitor)
+        _measure(app, monitor, tuple(exclude), user)
+    paths: list[str] = vars(app).setdefault(_PATHS, [])
+    if path not in paths:
+        paths.append(path)
+        _serve(app.router, path, metrics_app(monitor, auth, identity=_identity))
+    return app
+
+
+def _measure(
+    app: Starlette,
+    monitor: MetricsMonitor,
+    exclude: tuple[Exclude, ...],
+    user: UserResolver | None,
+) -> None:
+    def measured(stack: ASGIApp) -> ASGIApp:
+        return ASGIMetricsMiddleware(stack, monitor, exclude=exclude, user=user)
+
+    build = app.build_middleware_stack
+    app.build_middleware_stack = lambda: measured(build())  # type: ignore[method-assign]
+    if app.middleware_stack is not None:
+        app.middleware_stack = measured(app.middleware_stack)
+
+
+def _serve(router: Router, path: str, metrics: ASGIApp) -> None:
+    routes = router.middleware_stack
+
+    # Not a coroutine function: this stands in every request's way.
+    def dispatch(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if path in scope.get("path", "") and scope["type"] == "http":
+            root, below = split(scope["path"], scope.get("root_path", ""))
+            if below == path or below.startswith(path + "/"):
+                disown(scope)
+                mounted = dict(scope, path=root + below, root_path=root + path)
+                return metrics(mounted, receive, send)
+        return routes(scope, receive, send)
+
+    router.middleware_stack = dispatch
+
+
+def split(path: str, root: str) -> tuple[str, str]:
+    """Return the path an app is mounted at and the path below; servers differ in `path`."""
+    root = root.rstrip("/")
+    below = path[len(root) :] if path.startswith(root + "/") or path == root else path
+    return root, below
+
+
+def _identity(scope: Scope) -> str | None:
+    return session_identity(scope.get("session"))
+
+
+def template_of(scope: Mapping[str, Any]) -> str | None:
+    """Return the template of the route that a Starlette router chose, mounts included, or None."""
+    endpoint = scope.get("endpoint")
+    if endpoint is None:
+        return None
+    router = scope["router"]
+    templates: _Templates | None = vars(router).get(_TEMPLATES)
+    if templates is None:
+        templates = vars(router)[_TEMPLATES] = _Templates(router)
+    ways = templates.ways_to(endpoint)
+    if not ways:
+        return None
+    root: str = scope.get("app_root_path", scope.get("root_path", ""))
+    template = ways[0].template
+    if ways[0].pattern is not None:
+        template = _chosen(ways, split(scope["path"], root)[1], scope["method"])
+    return root.rstrip("/") + template if root and template is not None else template
+
+
+class _Way(NamedTuple):
+    """One way to an endpoint."""
+
+    endpoint: object
+    template: str | None  # None: a mounted router itself, whose routes did not match
+    regex: str
+    methods: Collection[str] | None
+    pattern: re.Pattern[str] | None = None  # where other templates lead to the endpoint, too
+
+
+def _chosen(ways: list[_Way], path: str, method: str) -> str | None:
+    """Return the template of the way that the router took, told by its pattern and method."""
+    matching = [way for way in ways if way.pattern is not None and way.pattern.fullmatch(path)]
+    full = (way for way in matching if not way.methods or method in way.methods)
+    # Where none matches in full, the first that matches all but the method answers 405.
+    way = next(full, matching[0] if matching else None)
+    return None if way is None else way.template
+
+
+class _Templates:
+    """The ways to each endpoint below one router.
+
+    Routers and routes compare by value and cannot be hashed, so endpoints are told apart by id();
+    the table holds them, so that no id is used twice.
+    """
+
+    # An endpoint that no walk finds (below a kind of route of the app's own) costs a walk each
+    # time; this many in all.
+    FRUITLESS_WALKS = 100
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._fruitless = 0
+        self._walk()
+
+    def ways_to(self, endpoint: object) -> list[_Way] | None:
+        """Return all ways to an endpoint, in the router's order; several only if they differ."""
+        if len(self._router.routes) != self._top:
+            self._walk()  # routes were added
+        ways = self._table.get(id(endpoint))
+        if ways is None and self._fruitless < self.FRUITLESS_WALKS:
+            self._walk()
+            ways = self._table.get(id(endpoint))
+            self._fruitless += ways is None
+        return ways
+
+    def _walk(self) -> None:
+        self._top = len(self._router.routes)
+        table: dict[int, list[_Way]] = {}
+        routes = self._router.routes
+        for way in _ways(routes, "", "", (routes,)):
+            table.setdefault(id(way.endpoint), []).append(way)
+        for ways in table.values():
+            if len({way.template for way in ways}) == 1:
+                del ways[1:]
+            else:
+                ways[:] = [way._replace(pattern=re.compile(way.regex)) for way in ways]
+        self._table = table
+
+
+def _ways(
+    routes: list[BaseRoute], template: str, regex: str, above: tuple[list[BaseRoute], ...]
+) -> Iterator[_Way]:
+    """Walk the tree below a router's routes; `template` and `regex` are those that lead there."""
+    for route in _flat(routes):
+        path: str = getattr(route, "path", "")  # a Host has none
+        below = template + path
+        pattern = regex + _regex(path, getattr(route, "param_convertors", {}))
+        if hasattr(route, "endpoint"):
+            yield _Way(route.endpoint, below, pattern, getattr(route, "methods", None))
+        elif hasattr(route, "app"):  # a Mount or a Host
+            inner = _routes_in(route.app)
+            end = below + MOUNTED if inner is None else None
+            yield _Way(route.app, end, pattern + "/.*", None)
+            # An app mounted below itself has no end.
+            if inner is not None and not any(inner is each for each in above):
+                yield from _ways(inner, below, pattern, (*above, inner))
+
+
+def _flat(routes: Iterable[BaseRoute]) -> Iterator[Any]:
+    """Yield the routes, with those of FastAPI's included routers in their place."""
+    for route in routes:
+        contexts = getattr(route, "effective_route_contexts", None)
+        if contexts is None:
+            yield route
+        else:
+            for context in contexts():
+                yield context.starlette_route or context
+
+
+def _routes_in(app: object) -> list[BaseRoute] | None:
+    """Return the routes of a mounted app, looking inside its middlewares, or None."""
+    while app is not None:
+        if isinstance(app, (Starlette, Router)):
+            return app.routes
+        app = getattr(app, "app", None)
+    return None
+
+
+_PARAMETER = re.compile(r"{([a-zA-Z_]\w*)(?::[a-zA-Z_]\w*)?}")
+
+
+def _regex(path: str, convertors: Mapping[str, Convertor[Any]]) -> str:
+    """Return the pattern of a route's path, without groups that could clash in a chain of them."""
+    parts = _PARAMETER.split(path)
+    parts[::2] = [re.escape(literal) for literal in parts[::2]]
+    parts[1::2] = [f"(?:{convertors[name].regex})" for name in parts[1::2]]
+    return "".join(parts)

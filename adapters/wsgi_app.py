@@ -1,0 +1,63 @@
+"""The sub-app as a WSGI app, on Werkzeug: translation only, `handlers` has the routes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from werkzeug import Request as WerkzeugRequest
+from werkzeug import Response as WerkzeugResponse
+
+from metricsmw import MetricsMonitor, get_metrics_monitor
+
+from .auth import Policy
+from .contract import Request, disown
+from .handlers import Handlers
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+def metrics_app(
+    monitor: MetricsMonitor | None = None,
+    auth: Policy | None = None,
+    *,
+    identity: Callable[[WSGIEnvironment], str | None] | None = None,
+) -> WSGIApplication:
+    """Return the sub-app, to be mounted at any path.
+
+    `monitor`: None means the server-wide one. `auth`: see `auth.as_policy`. `identity`: returns
+    the host's logged-in session user for an environ, or None; without it nobody is logged in.
+    """
+    handlers = Handlers(get_metrics_monitor() if monitor is None else monitor, auth)
+    user_of = _nobody if identity is None else identity
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        disown(environ)
+        received = WerkzeugRequest(environ)
+        answer = handlers.handle(
+            Request(
+                received.method,
+                _text(environ.get("PATH_INFO", "")),
+                received.query_string.decode("latin-1"),
+                {name.lower(): value for name, value in received.headers},
+                partial(user_of, environ),
+                mount=_text(environ.get("SCRIPT_NAME", "")),
+            )
+        )
+        # A list: of bytes Werkzeug would set the length, which for HEAD is not that of the body.
+        response = WerkzeugResponse([answer.body], answer.status, answer.headers)
+        return response(environ, start_response)
+
+    return app
+
+
+def _nobody(environ: WSGIEnvironment) -> None:
+    return None
+
+
+def _text(path: str) -> str:
+    # WSGI hands paths over as bytes in the guise of Latin-1. Werkzeug's own `Request.path` cannot
+    # tell the mount with a slash from the mount without.
+    return path.encode("latin-1").decode("utf-8", "replace")

@@ -1,0 +1,215 @@
+"""What the engine costs: recording, reading, memory and import."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from itertools import repeat
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from described import DescribedMonitor
+from timing import Batch, Estimate, calls, empty_loop, estimate, race
+
+from metricsmw import MetricsMonitor
+
+if TYPE_CHECKING:
+    from report import Report
+
+    Record = Callable[[float], object]
+
+HERE = Path(__file__).parent
+LOOP = "empty loop"
+CLOCK = "one perf_counter()"
+RECORD = "record_request(latency_ms)"
+FULL = "record_request, all arguments"
+DESCRIBED = "described way"
+THREADS = 8
+
+
+def record(report: Report, quick: bool) -> None:
+    """One record, beside one reading of the clock; then on 8 threads."""
+    monitor, full, described = MetricsMonitor(), MetricsMonitor(), DescribedMonitor()
+    timed = race(
+        {
+            LOOP: empty_loop,
+            CLOCK: calls(perf_counter),
+            RECORD: calls(monitor.record_request, 12.5),
+            FULL: calls(
+                full.record_request, 12.5, False, "u", method="GET", route="/a", status=200
+            ),
+            DESCRIBED: calls(described.record_request, 12.5),
+        },
+        60 if quick else 400,
+        0.002,
+    )
+    report.section("one record, one thread")
+    for name in (CLOCK, RECORD, FULL, DESCRIBED):
+        report.figure(name, timed.added(name, LOOP).scaled(1e9), "ns")
+    for name in (RECORD, FULL, DESCRIBED):
+        report.figure(f"{name} / {CLOCK}", timed.ratio(name, CLOCK, LOOP), "x")
+    report.goal(f"{RECORD} / {CLOCK}", timed.ratio(RECORD, CLOCK, LOOP), 5)
+
+    report.section(f"one record, {THREADS} threads that do nothing else (wall time a record)")
+    monitor, alone, described = MetricsMonitor(), MetricsMonitor(), DescribedMonitor()
+    timed = race(
+        {
+            LOOP: empty_loop,
+            "one thread": calls(alone.record_request, 12.5),
+            RECORD: _on_threads(calls(monitor.record_request, 12.5)),
+            DESCRIBED: _on_threads(calls(described.record_request, 12.5)),
+        },
+        10 if quick else 40,
+        0.05,
+    )
+    for name in ("one thread", RECORD, DESCRIBED):
+        report.figure(name, timed.added(name, LOOP).scaled(1e9), "ns")
+    ratio = timed.ratio(RECORD, "one thread", LOOP)
+    report.figure(f"{THREADS} threads / one thread", ratio, "x")
+    report.goal(f"a record: {THREADS} threads / one thread", ratio, 3)
+
+
+def readers(report: Report, quick: bool) -> None:
+    """The tail of one record while snapshots are read, and without."""
+    report.section(f"p99 of one record on {THREADS} threads, a snapshot read every 0.1 s")
+    for name, monitor in (("ours", MetricsMonitor()), (DESCRIBED, DescribedMonitor())):
+        rounds = []
+        for _ in range(2 if quick else 8):
+            quiet = _p99(monitor.record_request, lambda: None)
+            rounds.append((quiet, _p99(monitor.record_request, monitor.get_current_snapshot)))
+        without = estimate(rounds, lambda quiet, _: median(quiet))
+        report.figure(f"{name}, without readers", without.scaled(1e6), "us")
+        read = estimate(rounds, lambda _, read: median(read))
+        report.figure(f"{name}, with readers", read.scaled(1e6), "us")
+        ratio = estimate(rounds, lambda quiet, read: median(read) / median(quiet))
+        report.figure(f"{name}, with / without", ratio, "x")
+        if name == "ours":
+            report.goal("p99 of a record: with / without readers", ratio, 3)
+
+
+def snapshot(report: Report, quick: bool) -> None:
+    """One snapshot of 1, 8 and 64 live workers; with few and with many requests."""
+    report.section("one snapshot")
+    rounds = 30 if quick else 200
+    cases = [(1, 1, 0.15), (1, 1_000_000, 0.15), (8, 10_000, 0.5), (64, 10_000, 4.0)]
+    costs = []
+    for workers, requests, limit in cases:
+        name = f"{workers} segments, {requests:,} requests each"
+        with tempfile.TemporaryDirectory() as directory:
+            found = _child("workers.py", workers, requests, rounds, METRICSMW_DIR=directory)
+        cost = Estimate(**found["ours"]).scaled(1e3)
+        costs.append(cost.value)
+        report.figure(name, cost, "ms")
+        report.goal(f"snapshot: {name}", cost, limit, "ms")
+        if workers == 1:
+            report.figure("  the described way", Estimate(**found["described"]).scaled(1e3), "ms")
+    report.figure("1,000,000 requests / 1 request", costs[1] / costs[0], "x")
+
+
+def memory(report: Report, quick: bool) -> None:
+    """The memory of one worker after a whole window in which every step had requests."""
+    report.section("memory of one worker, every step of the window touched")
+    for routes, limit in ((0, 1.5), (50, 6), (200, 16)):
+        private = _child("footprint.py", "private", routes)
+        with tempfile.TemporaryDirectory() as directory:
+            shared = _child("footprint.py", "shared", routes, METRICSMW_DIR=directory)
+        report.figure(f"{routes} routes: private monitor, own memory", private["own"], "MiB")
+        report.figure(f"{routes} routes: shared segment, size of files", shared["size"], "MiB")
+        report.figure(f"{routes} routes: shared segment, blocks", shared["blocks"], "MiB")
+        report.figure(f"{routes} routes: shared, all memory", shared["own"], "MiB")
+        most = max(private["own"], shared["own"], shared["blocks"])
+        report.goal(f"memory of a worker with {routes} routes", most, limit, "MiB")
+
+
+def imports(report: Report, quick: bool) -> None:
+    """What an import takes in a fresh interpreter, its start not counted."""
+    report.section("import, in a fresh interpreter")
+    modules = ["metricsmw", "psutil", "prometheus_client"]
+    seconds: dict[str, list[float]] = {module: [] for module in modules}
+    for _ in range(5 if quick else 25):
+        for module in modules:
+            one = _import_seconds(module)
+            if one is not None:
+                seconds[module].append(one)
+    for module, every in seconds.items():
+        if every:
+            cost = estimate([(value,) for value in every], median)
+            report.figure(module, cost.scaled(1e3), "ms")
+        else:
+            report.missing(module)
+    if seconds["prometheus_client"]:
+        rounds = list(zip(seconds["metricsmw"], seconds["prometheus_client"], strict=True))
+        ratio = estimate(rounds, lambda ours, theirs: median(ours) / median(theirs))
+        report.figure("metricsmw / prometheus_client", ratio, "x")
+        report.goal("import: metricsmw / prometheus_client", ratio, 0.5)
+
+
+def _on_threads(batch: Batch) -> Batch:
+    """The batch, shared out to threads."""
+
+    def shared(n: int) -> None:
+        threads = [
+            threading.Thread(target=batch, args=(max(1, n // THREADS),)) for _ in range(THREADS)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    return shared
+
+
+def _p99(record: Record, read: Callable[[], object]) -> float:
+    """Seconds that one record in a hundred exceeds, while `read` is called every 0.1 s."""
+    done = threading.Event()
+    taken: list[list[float]] = [[] for _ in range(THREADS)]
+
+    def work(mine: list[float]) -> None:
+        while not done.is_set():
+            for _ in repeat(None, 15):
+                record(12.5)
+            start = perf_counter()
+            record(12.5)
+            mine.append(perf_counter() - start)
+
+    threads = [threading.Thread(target=work, args=(mine,)) for mine in taken]
+    for thread in threads:
+        thread.start()
+    for _ in range(10):
+        done.wait(0.1)
+        read()
+    done.set()
+    for thread in threads:
+        thread.join()
+    everything = sorted(value for mine in taken for value in mine)
+    return everything[len(everything) * 99 // 100]
+
+
+def _child(script: str, *arguments: object, **environment: str) -> Any:
+    """The JSON document that a script of this folder prints."""
+    answer = subprocess.run(
+        [sys.executable, str(HERE / script), *map(str, arguments)],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return json.loads(answer.stdout)
+
+
+def _import_seconds(module: str) -> float | None:
+    program = (
+        "from time import perf_counter; start = perf_counter()\n"
+        f"import {module}; print(perf_counter() - start)"
+    )
+    # Isolated: the folder of the sources would hide the installed package.
+    answer = subprocess.run(
+        [sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False
+    )
+    return float(answer.stdout) if answer.returncode == 0 else None

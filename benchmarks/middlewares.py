@@ -1,0 +1,164 @@
+"""What the middlewares add to a request: on raw apps against the floors, on hosts against peers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from described import DescribedASGI, DescribedMonitor, DescribedWSGI
+from floors import ASGIFloor, ASGIHonestFloor, WSGIFloor, WSGIHonestFloor
+from metricsmw.adapters import wrap
+from metricsmw.adapters.asgi import ASGIMetricsMiddleware
+from metricsmw.adapters.wsgi import WSGIMetricsMiddleware
+from peers import PATH, Host, hosts
+from raw import (
+    Requests,
+    asgi_app,
+    calls_per_request,
+    drive_asgi,
+    drive_wsgi,
+    route_of,
+    user_of,
+    wsgi_generator_app,
+    wsgi_list_app,
+)
+from timing import Race, race
+
+from metricsmw import MetricsMonitor
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+    from peers import App
+    from report import Report
+
+BARE = "bare"
+FLOOR = "floor"
+HONEST = "honest floor"
+OURS = "ours, users off"
+USERS = "ours, users on"
+DESCRIBED = "described way"
+
+MICRO = 1e6
+
+
+def asgi(report: Report, quick: bool) -> None:
+    """ASGI on the raw app."""
+    app = asgi_app
+    contenders = {
+        BARE: drive_asgi(app),
+        FLOOR: drive_asgi(ASGIFloor(app)),
+        HONEST: drive_asgi(ASGIHonestFloor(app)),
+        OURS: drive_asgi(ASGIMetricsMiddleware(app, MetricsMonitor(), route=route_of)),
+        USERS: drive_asgi(
+            ASGIMetricsMiddleware(app, MetricsMonitor(), route=route_of, user=user_of)
+        ),
+        DESCRIBED: drive_asgi(DescribedASGI(app, DescribedMonitor())),
+    }
+    _against_floors(report, quick, "ASGI", contenders, time_limit=2.0, calls_limit=14)
+
+
+def wsgi(report: Report, quick: bool) -> None:
+    """WSGI on the raw app, with a list for a body and with a generator."""
+    apps: dict[str, WSGIApplication] = {"list": wsgi_list_app, "generator": wsgi_generator_app}
+    for body, app in apps.items():
+        contenders = {
+            BARE: drive_wsgi(app),
+            FLOOR: drive_wsgi(WSGIFloor(app)),
+            HONEST: drive_wsgi(WSGIHonestFloor(app)),
+            OURS: drive_wsgi(WSGIMetricsMiddleware(app, MetricsMonitor(), route=route_of)),
+            USERS: drive_wsgi(
+                WSGIMetricsMiddleware(app, MetricsMonitor(), route=route_of, user=user_of)
+            ),
+            DESCRIBED: drive_wsgi(DescribedWSGI(app, DescribedMonitor())),
+        }
+        _against_floors(
+            report, quick, f"WSGI, {body} body", contenders, time_limit=2.5, calls_limit=18
+        )
+
+
+def peers(report: Report, quick: bool) -> None:
+    """Every peer on its host, beside ours on the same host, as `wrap` puts it there."""
+    for host in hosts():
+        report.section(f"peers on {host.name}: added to the bare app")
+        builds: dict[str, Callable[[], App]] = {
+            BARE: host.build,
+            OURS: partial(_ours_on, host),
+            **host.peers,
+        }
+        contenders = {}
+        for name, build in builds.items():
+            app = _built(build)
+            if app is None:
+                report.missing(name)
+            else:
+                contenders[name] = host.drive(app, PATH)
+        if BARE in contenders and OURS in contenders:
+            _against_peers(report, quick, host.name, contenders)
+
+
+def _ours_on(host: Host) -> App:
+    return wrap(host.build(), MetricsMonitor())
+
+
+def _built(build: Callable[[], App]) -> App | None:
+    """The app, or None where what it needs is not installed."""
+    try:
+        return build()
+    except ImportError:
+        return None
+
+
+def _against_peers(
+    report: Report, quick: bool, host: str, contenders: Mapping[str, Requests]
+) -> None:
+    timed = _in_a_loop(partial(race, contenders, 60 if quick else 400, 0.002))
+    report.figure("the bare app", timed.cost(BARE).scaled(MICRO), "us")
+    report.figure("ours", timed.added(OURS, BARE).scaled(MICRO), "us")
+    for name in contenders:
+        if name in (BARE, OURS):
+            continue
+        ratio = timed.ratio(name, OURS, BARE)
+        report.figure(name, timed.added(name, BARE).scaled(MICRO), "us")
+        report.figure(f"{name} / ours", ratio, "x")
+        if name != DESCRIBED:
+            report.goal(f"{host}: {name} / ours", ratio, 20, at_least=True)
+
+
+def _against_floors(
+    report: Report,
+    quick: bool,
+    protocol: str,
+    contenders: Mapping[str, Requests],
+    *,
+    time_limit: float,
+    calls_limit: int,
+) -> None:
+    timed = race(contenders, 100 if quick else 600, 0.002)
+    report.section(f"{protocol}: added to the bare app, a request")
+    report.figure("the bare app", timed.cost(BARE).scaled(MICRO), "us")
+    added = [name for name in contenders if name != BARE]
+    for name in added:
+        report.figure(name, timed.added(name, BARE).scaled(MICRO), "us")
+    for ours in (OURS, USERS):
+        for floor in (FLOOR, HONEST):
+            ratio = timed.ratio(ours, floor, BARE)
+            report.figure(f"{ours} / {floor}", ratio, "x")
+            report.goal(f"{protocol}: {ours} / {floor}", ratio, time_limit)
+    report.section(f"{protocol}: calls of functions added, a request")
+    bare = calls_per_request(contenders[BARE])
+    for name in added:
+        calls = calls_per_request(contenders[name]) - bare
+        report.figure(name, calls, "")
+        if name == USERS:
+            report.goal(f"{protocol}: calls added, users on", calls, calls_limit, "")
+
+
+def _in_a_loop(function: Callable[[], Race]) -> Race:
+    """Runs `function` inside an event loop: some peers ask which loop is running."""
+
+    async def run() -> Race:
+        return function()
+
+    return asyncio.run(run())

@@ -1,0 +1,183 @@
+"""The smallest WSGI and ASGI apps, driven as a server would but without one, and call counts.
+
+Every request gets a fresh scope or environ, because middlewares write into them. Standard library
+only: `tests/test_call_counts.py` loads this file too.
+"""
+
+from __future__ import annotations
+
+import cProfile
+import io
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from itertools import repeat
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    Scope = MutableMapping[str, Any]
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+    ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+Requests = Callable[[int], None]
+"""Sends the given number of requests."""
+
+USER_KEY = "bench.user"
+ROUTE_KEY = "bench.route"
+"""Where the scope and the environ name the user and the route template, for those who ask."""
+
+HEADERS = {"host": "bench.example", "user-agent": "bench/1.0", "accept": "*/*"}
+
+
+# --- the apps -------------------------------------------------------------------------------------
+
+
+async def asgi_app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Five bytes, in one start and one body."""
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-type", b"text/plain"), (b"content-length", b"5")],
+        }
+    )
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+def wsgi_list_app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Five bytes, in a list."""
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "5")])
+    return [b"hello"]
+
+
+def wsgi_generator_app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+    """Five bytes, from a generator."""
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "5")])
+    yield b"hello"
+
+
+# --- the drivers ----------------------------------------------------------------------------------
+
+
+def scope(path: str = "/") -> dict[str, object]:
+    """The HTTP scope of a GET of `path`, as uvicorn would send it."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "server": ("127.0.0.1", 8000),
+        "client": ("127.0.0.1", 50000),
+        "scheme": "http",
+        "method": "GET",
+        "root_path": "",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in HEADERS.items()],
+        "state": {},
+        USER_KEY: "user-17",
+        ROUTE_KEY: "/items/{id}",
+    }
+
+
+def environ(path: str = "/") -> dict[str, object]:
+    """The environ of a GET of `path`."""
+    return {
+        "REQUEST_METHOD": "GET",
+        "SCRIPT_NAME": "",
+        "PATH_INFO": path,
+        "QUERY_STRING": "",
+        "SERVER_NAME": "127.0.0.1",
+        "SERVER_PORT": "8000",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": "127.0.0.1",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        USER_KEY: "user-17",
+        ROUTE_KEY: "/items/{id}",
+        **{f"HTTP_{name.upper().replace('-', '_')}": value for name, value in HEADERS.items()},
+    }
+
+
+def user_of(request: Scope) -> str:
+    """The user resolver: of a scope or an environ."""
+    user: str = request[USER_KEY]
+    return user
+
+
+def route_of(request: Scope) -> str:
+    """The route resolver: of a scope or an environ."""
+    route: str = request[ROUTE_KEY]
+    return route
+
+
+async def receive() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def send(message: Message) -> None:
+    pass
+
+
+def write(data: bytes) -> None:
+    pass
+
+
+def start_response(status: str, headers: list[tuple[str, str]], exc_info: object = None) -> object:
+    return write
+
+
+def drive_asgi(app: ASGIApp, path: str = "/") -> Requests:
+    """Runs the app's coroutine to its end without an event loop (it never has to wait)."""
+    fresh = scope(path).copy
+
+    def requests(n: int) -> None:
+        for _ in repeat(None, n):
+            coroutine = app(fresh(), receive, send)
+            try:
+                coroutine.send(None)  # type: ignore[attr-defined]
+            except StopIteration:
+                continue
+            raise RuntimeError("the app waited for something")
+
+    return requests
+
+
+def drive_wsgi(app: WSGIApplication, path: str = "/") -> Requests:
+    """Calls, iterates and closes."""
+    fresh = environ(path).copy
+
+    def requests(n: int) -> None:
+        for _ in repeat(None, n):
+            body = app(fresh(), start_response)  # type: ignore[arg-type]
+            for _chunk in body:
+                pass
+            close = getattr(body, "close", None)
+            if close is not None:
+                close()
+
+    return requests
+
+
+# --- call counts ----------------------------------------------------------------------------------
+
+
+def calls_per_request(requests: Requests) -> float:
+    """Calls of Python and C functions a request, counted by cProfile."""
+    n = 200
+    requests(n)
+    profile = cProfile.Profile()
+    profile.enable()
+    requests(n)
+    profile.disable()
+    return sum(entry.callcount for entry in profile.getstats()) / n

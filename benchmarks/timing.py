@@ -1,0 +1,134 @@
+"""Interleaved timing: many short rounds, each of which runs every contender once.
+
+A machine that other work shares drifts by more than what is measured here, so nothing is ever
+compared with a figure taken at another time. Each round runs one short batch of every contender,
+in an order that rotates; differences are taken inside a round, and the median over the rounds is
+reported with its 95 % interval (bootstrap over the rounds). The garbage collector rests meanwhile,
+as in `timeit`.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from statistics import median
+from time import perf_counter
+
+Batch = Callable[[int], None]
+"""Does its work the given number of times."""
+
+RESAMPLES = 200
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and the interval that holds it with 95 % confidence."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def exact(cls, value: float) -> Estimate:
+        return cls(value, value, value)
+
+    def scaled(self, factor: float) -> Estimate:
+        return Estimate(self.value * factor, self.low * factor, self.high * factor)
+
+
+def estimate(rounds: Sequence[Sequence[float]], figure: Callable[..., float]) -> Estimate:
+    """`figure` of the columns of `rounds` (one row a round), with its bootstrap interval."""
+    draw = random.Random(2).choices
+    drawn = sorted(
+        figure(*zip(*draw(rounds, k=len(rounds)), strict=True)) for _ in range(RESAMPLES)
+    )
+    return Estimate(
+        figure(*zip(*rounds, strict=True)),
+        drawn[RESAMPLES // 40],
+        drawn[-1 - RESAMPLES // 40],
+    )
+
+
+class Race:
+    """Seconds a call of each contender, round by round."""
+
+    def __init__(self, seconds: Mapping[str, Sequence[float]]) -> None:
+        self._seconds = seconds
+
+    def cost(self, name: str) -> Estimate:
+        """Seconds a call, the loop around it included."""
+        return estimate([(value,) for value in self._seconds[name]], median)
+
+    def added(self, name: str, base: str) -> Estimate:
+        """Seconds a call above `base`."""
+        return estimate([(value,) for value in self._above(name, base)], median)
+
+    def ratio(self, name: str, other: str, base: str) -> Estimate:
+        """What `name` adds to `base`, as a multiple of what `other` adds to it."""
+        rounds = list(zip(self._above(name, base), self._above(other, base), strict=True))
+        return estimate(rounds, lambda ours, theirs: median(ours) / median(theirs))
+
+    def _above(self, name: str, base: str) -> list[float]:
+        pairs = zip(self._seconds[name], self._seconds[base], strict=True)
+        return [value - bare for value, bare in pairs]
+
+
+def race(contenders: Mapping[str, Batch], rounds: int, batch_seconds: float) -> Race:
+    """Times every contender `rounds` times, in batches of about `batch_seconds`."""
+    sizes = {name: _batch_size(batch, batch_seconds) for name, batch in contenders.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    order = list(contenders)
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            for name in order:
+                batch, size = contenders[name], sizes[name]
+                start = perf_counter()
+                batch(size)
+                seconds[name].append((perf_counter() - start) / size)
+            order.append(order.pop(0))
+    finally:
+        if enabled:
+            gc.enable()
+    return Race(seconds)
+
+
+def calls(function: Callable[..., object], *args: object, **kwargs: object) -> Batch:
+    """A batch that calls `function` with these arguments."""
+
+    def bare(n: int) -> None:
+        for _ in repeat(None, n):
+            function()
+
+    def positional(n: int) -> None:
+        for _ in repeat(None, n):
+            function(*args)
+
+    def full(n: int) -> None:
+        for _ in repeat(None, n):
+            function(*args, **kwargs)
+
+    return full if kwargs else positional if args else bare
+
+
+def empty_loop(n: int) -> None:
+    """The batch that does nothing: what the loop itself costs."""
+    for _ in repeat(None, n):
+        pass
+
+
+def _batch_size(batch: Batch, batch_seconds: float) -> int:
+    """How often the work fits in a batch; warms the contender up on the way."""
+    size = 1
+    while True:
+        start = perf_counter()
+        batch(size)
+        elapsed = perf_counter() - start
+        if elapsed >= batch_seconds / 2:
+            return max(1, round(size * batch_seconds / elapsed))
+        size *= 2

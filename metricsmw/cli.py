@@ -1,0 +1,136 @@
+"""The `metricsmw` console script: one entry in `COMMANDS` a command, imported when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TypeVar
+
+from metricsmw import __version__
+
+Number = TypeVar("Number", int, float)
+
+MAX_DEMO_RATE = 500
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand: what it is called, what it needs installed, its arguments and its work.
+
+    `run` names a function as "module:function"; it is imported only when the command is called,
+    after the packages in `needs` were found, and takes the parsed arguments to an exit code.
+    """
+
+    name: str
+    help: str
+    extra: str
+    needs: tuple[str, ...]
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: str
+
+
+def _number(kind: type[Number], low: Number, high: Number) -> Callable[[str], Number]:
+    """Return an argparse type: a number of that kind from `low` to `high`, both included."""
+
+    def parse(text: str) -> Number:
+        with suppress(ValueError):
+            value = kind(text)
+            if low <= value <= high:
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low} to {high}")
+
+    return parse
+
+
+def _demo_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; whoever reaches it can log in to the demo (%(default)s)",
+    )
+    parser.add_argument(
+        "--port",
+        type=_number(int, 0, 65535),
+        default=8000,
+        help="port to listen on; 0 picks a free one (%(default)s)",
+    )
+    parser.add_argument(
+        "--workers", type=_number(int, 1, 64), default=2, help="server processes (%(default)s)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=_number(float, 1, 86_400),
+        help="end after that long and print the final snapshot (default: run until Ctrl-C)",
+    )
+    parser.add_argument(
+        "--rate",
+        type=_number(float, 1, MAX_DEMO_RATE),
+        default=50,
+        help=f"requests a second sent at it, up to {MAX_DEMO_RATE} (%(default)s)",
+    )
+
+
+COMMANDS = (
+    Command(
+        name="demo",
+        help="start a demo app with several workers, send it traffic and show its live numbers",
+        extra="demo",
+        needs=("httpx", "itsdangerous", "starlette", "uvicorn", "websockets"),
+        arguments=_demo_arguments,
+        run="metricsmw.demo:run",
+    ),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the console script with `arguments` (default: the process's own); return its exit code.
+
+    0: done; 1: it failed; 2: wrong usage, a port in use or a missing extra; 130: interrupted
+    before it began. Wrong usage and `--version` leave through `SystemExit`, as argparse does.
+    """
+    options = _parser().parse_args(arguments)
+    command: Command = options.command
+    missing = [name for name in command.needs if importlib.util.find_spec(name) is None]
+    if missing:
+        print(
+            f"metricsmw {command.name}: not installed: {', '.join(missing)}. "
+            f'Install with: pip install "metricsmw[{command.extra}]"',
+            file=sys.stderr,
+        )
+        return 2
+    module, _, function = command.run.partition(":")
+    try:
+        run: Callable[[argparse.Namespace], int] = getattr(import_module(module), function)
+        code = run(options)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output left (`| head`). What is still buffered has nowhere to go, and
+        # must not raise again when the interpreter flushes it on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="metricsmw", description="Live request metrics inside any Python web app."
+    )
+    parser.add_argument("--version", action="version", version=f"metricsmw {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        subparser = commands.add_parser(command.name, help=command.help, description=command.help)
+        command.arguments(subparser)
+        subparser.set_defaults(command=command)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

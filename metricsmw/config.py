@@ -1,0 +1,53 @@
+"""The settings of a monitor, validated once, with errors that name the allowed range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Shared = Literal[False, True, "auto"]
+
+# setting -> (lowest, highest), whole numbers
+RANGES: dict[str, tuple[int, int]] = {
+    "window_seconds": (10, 3600),
+    "user_timeout_seconds": (1, 86_400),
+    "max_history_minutes": (1, 1440),
+    "max_routes": (1, 10_000),
+    "max_users": (1, 1_000_000),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a `MetricsMonitor`; see there for their meaning.
+
+    Raises `ValueError` for a value outside its range (see `RANGES`) and `TypeError` for one of
+    another type than a whole number.
+    """
+
+    window_seconds: int = 300
+    user_timeout_seconds: int = 300
+    max_history_minutes: int = 60
+    max_routes: int = 200
+    max_users: int = 10_000
+    shared: Shared = False
+
+    def __post_init__(self) -> None:
+        for name, (lowest, highest) in RANGES.items():
+            value = getattr(self, name)
+            allowed = f"a whole number from {lowest} to {highest}"
+            if isinstance(value, float) and value.is_integer():
+                value = int(value)
+                object.__setattr__(self, name, value)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TypeError(f"{name} must be {allowed}, got {value!r}")
+            if isinstance(value, float) or not lowest <= value <= highest:
+                raise ValueError(f"{name} must be {allowed}, got {value!r}")
+        if not (self.shared is True or self.shared is False or self.shared == "auto"):
+            raise ValueError(f'shared must be False, True or "auto", got {self.shared!r}')
+
+    @property
+    def step(self) -> float:
+        """Seconds by which the window slides: a sixtieth of it."""
+        return self.window_seconds / 60
+

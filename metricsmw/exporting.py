@@ -1,0 +1,66 @@
+"""Exports: the JSON document and the CSV table, and files that are never seen half-written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from metricsmw.snapshot import FIELDS
+
+if TYPE_CHECKING:
+    from metricsmw.monitor import MetricsMonitor
+
+
+def export_document(monitor: MetricsMonitor) -> dict[str, object]:
+    """The statistics' three parts and the whole history."""
+    history = monitor.get_metrics_history(monitor.settings.max_history_minutes)
+    return {**monitor.get_statistics(), "history": history}
+
+
+def json_text(monitor: MetricsMonitor) -> str:
+    """`export_document` as JSON text."""
+    return json.dumps(export_document(monitor), indent=2, ensure_ascii=False) + "\n"
+
+
+def csv_text(rows: Sequence[Mapping[str, object]]) -> str:
+    """A header of the snapshot's fields, and a line for each row."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def write_atomically(path: str | os.PathLike[str], text: str) -> None:
+    """Replace the file as a whole: a reader sees the old one or the new one.
+
+    Raises OSError where that cannot be; the old file is then untouched.
+    """
+    target = os.path.abspath(os.fspath(path))
+    folder, name = os.path.split(target)
+    fd, draft = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+    try:
+        with open(fd, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(draft, _mode(target))
+        os.replace(draft, target)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(draft)
+        raise
+
+
+def _mode(target: str) -> int:
+    """The mode of the file to be replaced, or what a new file would get."""
+    try:
+        return os.stat(target).st_mode & 0o777
+    except OSError:
+        return 0o644

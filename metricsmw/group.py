@@ -1,0 +1,457 @@
+"""The workers of one server: where their segments lie, who is alive, and what they share.
+
+`PrivateGroup` is a process alone. `SharedGroup` is a directory that only its owner can enter:
+
+    worker-N   the segment of a worker, which holds an exclusive flock on it for its life
+    reset      the states of all tables at the last reset; replaced as a whole
+    history    the minute history
+    lock       its flock is held by whoever adopts a segment, resets, or writes the history
+
+The kernel drops a dead worker's flock, also after SIGKILL, and pid reuse cannot bring it back:
+so a lock tells who is alive. A new worker adopts a dead one's segment, whose counts go on; there
+are never more files than workers that lived at once. Nothing here runs in the background.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal, Protocol
+
+from metricsmw.config import Settings
+from metricsmw.history import FileBytes, History, MemoryBytes
+from metricsmw.merge import NEVER, DamagedError, Period, Reset, SegmentReading, Source
+from metricsmw.segment import FIXED_BYTES, AnonymousMemory, Field, FileMemory, Segment
+from metricsmw.server import Process, root_process, this_process
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+Mode = Literal["private", "shared"]
+
+PREFIX = "worker-"
+RESET_HEADER = struct.Struct("<dQ")
+RESET_ENTRY = struct.Struct("<QQQ")
+
+
+class Group(Protocol):
+    """What a monitor needs of the place where its server's segments lie."""
+
+    mode: Mode
+    reason: str
+    history: History
+    reset: Reset
+
+    def sources(self) -> Mapping[str, Source]:
+        """The segments of all workers, dead ones included, by name."""
+
+    def write_reset(self, reset: Reset) -> None: ...
+
+    def exclusive(self, wait: bool) -> contextlib.AbstractContextManager[bool]:
+        """Hold the server's lock; yields whether it is held. Never waits unless told to."""
+
+    segment: Segment
+
+    def close(self) -> None:
+        """Leave the group: gauges go, counts stay."""
+
+    def forget(self) -> None:
+        """In a forked child: let go of what belongs to the parent, and change nothing of it."""
+
+
+class _OwnSource:
+    """This process's own segment, read through its own memory."""
+
+    alive = True
+
+    def __init__(self, segment: Segment) -> None:
+        self.read = segment.memory.read
+
+
+class PrivateGroup:
+    """A process alone."""
+
+    mode: Mode = "private"
+
+    def __init__(self, settings: Settings, reason: str, created: float) -> None:
+        self.reason = reason
+        self.history = History(MemoryBytes(), settings.max_history_minutes)
+        self.reset = NEVER
+        me = this_process()
+        self.segment = Segment(
+            AnonymousMemory(), window_seconds=settings.window_seconds, now=created, owner=me
+        )
+
+    def sources(self) -> Mapping[str, Source]:
+        return {"own": _OwnSource(self.segment)}
+
+    def write_reset(self, reset: Reset) -> None:
+        self.reset = reset
+
+    @contextlib.contextmanager
+    def exclusive(self, wait: bool) -> Iterator[bool]:
+        yield True
+
+    def close(self) -> None:
+        self.segment.silence()
+
+    def forget(self) -> None:
+        pass
+
+
+class _FileSource:
+    """Another worker's segment. Read by `pread`: a truncated file is a short read, no SIGBUS."""
+
+    def __init__(self, path: str, inode: int) -> None:
+        self.inode = inode
+        self._fd = _open_own(path, os.O_RDONLY)
+
+    @property
+    def alive(self) -> bool:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        return False
+
+    def read(self, offset: int, size: int) -> bytes:
+        return os.pread(self._fd, size, offset)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class _Unreadable:
+    """A file in the directory that is no segment of ours; reading it says why."""
+
+    alive = False
+
+    def __init__(self, inode: int, error: OSError) -> None:
+        self.inode = inode
+        self._error = error
+
+    def read(self, offset: int, size: int) -> bytes:
+        raise self._error
+
+    def close(self) -> None:
+        pass
+
+
+def _open_own(path: str, flags: int) -> int:
+    """Open a regular file that belongs to this user, following no link. Raises OSError."""
+    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+        os.close(fd)
+        raise PermissionError("not a regular file of this user")
+    return fd
+
+
+def _make_private_directory(path: Path) -> None:
+    """Make the directory if need be; raise OSError unless only its owner can enter it."""
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    status = path.lstat()
+    if (
+        not stat.S_ISDIR(status.st_mode)
+        or status.st_uid != os.geteuid()
+        or stat.S_IMODE(status.st_mode) & 0o077
+    ):
+        raise PermissionError(f"{path} must be a directory that only its owner can enter")
+
+
+def base_directory() -> Path:
+    """Where the servers of this user keep their directories."""
+    shm = Path("/dev/shm")
+    base = shm if shm.is_dir() and os.access(shm, os.W_OK) else Path(tempfile.gettempdir())
+    return base / f"metricsmw-{os.geteuid()}"
+
+
+class SharedGroup:
+    """A server's directory, and this worker's place in it. Raises OSError where it cannot be."""
+
+    mode: Mode = "shared"
+
+    def __init__(self, settings: Settings, now: float) -> None:
+        if fcntl is None:
+            raise OSError("this platform has no file locks")
+        self._settings = settings
+        self._sources: dict[str, _FileSource | _Unreadable] = {}
+        # The flock is the process's; this keeps its threads apart.
+        self._thread_lock = threading.Lock()
+        self._reset = NEVER
+        self._reset_seen = (0, 0)
+        root = root_process()
+        by_hand = os.environ.get("METRICSMW_DIR")
+        if by_hand:
+            base = Path(by_hand)
+            base.mkdir(parents=True, exist_ok=True)
+            self.reason = "METRICSMW_DIR"
+            self.directory = base / f"metricsmw-{os.geteuid()}"
+        else:
+            base = base_directory()
+            _make_private_directory(base)
+            self.reason = "workers of one server"
+            self.directory = base / f"{root.pid}-{root.start}"
+            _remove_dead_servers(base)
+        _make_private_directory(self.directory)
+        self._lock_fd = os.open(
+            self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600
+        )
+        try:
+            with self.exclusive(wait=True):
+                if by_hand:
+                    self._clear_if_dead()
+                self.name, self.segment = self._adopt(root, now) or self._create(root, now)
+            history = os.open(
+                self.directory / "history", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600
+            )
+        except BaseException:
+            os.close(self._lock_fd)
+            raise
+        self._history_bytes = FileBytes(history)
+        self.history = History(self._history_bytes, settings.max_history_minutes)
+
+    # --- this worker's segment -------------------------------------------------------------------
+
+    def _files(self) -> list[str]:
+        return sorted(
+            (entry.name for entry in os.scandir(self.directory) if entry.name.startswith(PREFIX)),
+            key=lambda name: (len(name), name),
+        )
+
+    def _clear_if_dead(self) -> None:
+        """Start clean where all that is there belongs to servers that have ended."""
+        for name in self._files():
+            try:
+                source = _FileSource(str(self.directory / name), 0)
+            except OSError:
+                continue
+            try:
+                header = memoryview(source.read(0, 4096)).cast("d")
+                root = Process(int(header[Field.ROOT_PID]), int(header[Field.ROOT_START]))
+                if source.alive or root.is_running:
+                    return
+            except (IndexError, TypeError, ValueError, OverflowError):
+                pass
+            finally:
+                source.close()
+        for entry in os.scandir(self.directory):
+            if entry.name.startswith(PREFIX) or entry.name in ("reset", "history"):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+
+    def _adopt(self, root: Process, now: float) -> tuple[str, Segment] | None:
+        """Take over the segment of a worker that has died."""
+        for name in self._files():
+            try:
+                fd = _open_own(str(self.directory / name), os.O_RDWR)
+            except OSError:
+                continue
+            memory = FileMemory(fd)
+            if self._claim(fd) and self._is_whole(name, memory, now):
+                return name, Segment(
+                    memory,
+                    window_seconds=self._settings.window_seconds,
+                    now=now,
+                    owner=this_process(),
+                    root=root,
+                    fresh=False,
+                )
+            memory.close()
+        return None
+
+    @staticmethod
+    def _claim(fd: int) -> bool:
+        """Lock a segment, if its worker is dead. A reader that looks at it holds it for µs."""
+        for _ in range(100):
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                header = memoryview(os.pread(fd, FIXED_BYTES, 0)[:4096])
+                if len(header) == 4096:
+                    numbers = header.cast("d")
+                    owner = Process(int(numbers[Field.PID]), int(numbers[Field.PROCESS_START]))
+                    if owner.is_running:
+                        return False
+                time.sleep(0.001)
+            else:
+                return True
+        return False
+
+    def _is_whole(self, name: str, memory: FileMemory, now: float) -> bool:
+        source = type("_Claimed", (), {"alive": False, "read": memory.read})
+        period = Period(now, self._settings.step)
+        try:
+            reading = SegmentReading(name, source, period, NEVER, self._settings.window_seconds)
+            list(reading.routes())
+            list(reading.users(0.0))
+        except (DamagedError, OSError, ValueError, OverflowError):
+            return False
+        return True
+
+    def _create(self, root: Process, now: float) -> tuple[str, Segment]:
+        taken = set(os.listdir(self.directory))
+        number = next(n for n in range(len(taken) + 1) if f"{PREFIX}{n}" not in taken)
+        draft = self.directory / f"new-{os.getpid()}"
+        with contextlib.suppress(FileNotFoundError):
+            draft.unlink()
+        fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        memory = FileMemory(fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            segment = Segment(
+                memory,
+                window_seconds=self._settings.window_seconds,
+                now=now,
+                owner=this_process(),
+                root=root,
+            )
+            name = f"{PREFIX}{number}"
+            draft.rename(self.directory / name)
+        except BaseException:
+            memory.close()
+            draft.unlink(missing_ok=True)
+            raise
+        return name, segment
+
+    # --- all segments ----------------------------------------------------------------------------
+
+    def sources(self) -> Mapping[str, Source]:
+        found: dict[str, Source] = {}
+        for entry in os.scandir(self.directory):
+            name = entry.name
+            if not name.startswith(PREFIX):
+                continue
+            if name == self.name and entry.inode() == os.fstat(self._own_fd).st_ino:
+                found[name] = _OwnSource(self.segment)
+                continue
+            known = self._sources.get(name)
+            if known is None or known.inode != entry.inode():
+                if known is not None:
+                    known.close()
+                try:
+                    known = _FileSource(entry.path, entry.inode())
+                except OSError as error:
+                    known = _Unreadable(entry.inode(), error)
+                self._sources[name] = known
+            found[name] = known
+        for name in self._sources.keys() - found.keys():
+            self._sources.pop(name).close()
+        return found
+
+    @property
+    def _own_fd(self) -> int:
+        memory = self.segment.memory
+        assert isinstance(memory, FileMemory)
+        return memory.fd
+
+    # --- what all share --------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def exclusive(self, wait: bool) -> Iterator[bool]:
+        if not self._thread_lock.acquire(blocking=wait):
+            yield False
+            return
+        try:
+            try:
+                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            try:
+                yield True
+            finally:
+                fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+        finally:
+            self._thread_lock.release()
+
+    @property
+    def reset(self) -> Reset:
+        try:
+            status = os.stat(self.directory / "reset", follow_symlinks=False)
+        except OSError:
+            return NEVER
+        seen = (status.st_ino, status.st_mtime_ns)
+        if seen != self._reset_seen:
+            self._reset = self._read_reset()
+            self._reset_seen = seen
+        return self._reset
+
+    def _read_reset(self) -> Reset:
+        try:
+            fd = _open_own(str(self.directory / "reset"), os.O_RDONLY)
+            with open(fd, "rb") as file:
+                data = file.read()
+            at, number = RESET_HEADER.unpack_from(data)
+            states = {}
+            place = RESET_HEADER.size
+            for _ in range(number):
+                nonce, offset, size = RESET_ENTRY.unpack_from(data, place)
+                place += RESET_ENTRY.size
+                states[nonce, offset] = int.from_bytes(data[place : place + size], "little")
+                place += size
+            return Reset(at, states)
+        except (OSError, struct.error):
+            return NEVER
+
+    def write_reset(self, reset: Reset) -> None:
+        draft = self.directory / f"reset-{os.getpid()}"
+        with open(draft, "wb") as file:
+            file.write(RESET_HEADER.pack(reset.at, len(reset.states)))
+            for (nonce, offset), state in reset.states.items():
+                raw = state.to_bytes(-(-state.bit_length() // 8), "little")
+                file.write(RESET_ENTRY.pack(nonce, offset, len(raw)) + raw)
+        draft.replace(self.directory / "reset")
+
+    def close(self) -> None:
+        self.segment.silence()
+        fcntl.flock(self._own_fd, fcntl.LOCK_UN)
+        self.forget()
+
+    def forget(self) -> None:
+        for source in self._sources.values():
+            source.close()
+        self._sources.clear()
+        self._history_bytes.close()
+        os.close(self._lock_fd)
+        self.segment.memory.close()
+
+
+def _remove_dead_servers(base: Path) -> None:
+    """Remove the directories of servers whose root and workers have all ended."""
+    for entry in os.scandir(base):
+        pid, _, start = entry.name.partition("-")
+        if not (pid.isdecimal() and start.isdecimal() and entry.is_dir(follow_symlinks=False)):
+            continue
+        if Process(int(pid), int(start)).is_running or _has_live_worker(entry.path):
+            continue
+        shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _has_live_worker(directory: str) -> bool:
+    try:
+        paths = [entry.path for entry in os.scandir(directory) if entry.name.startswith(PREFIX)]
+    except OSError:
+        return False
+    for path in paths:
+        try:
+            source = _FileSource(path, 0)
+        except OSError:
+            continue
+        alive = source.alive
+        source.close()
+        if alive:
+            return True
+    return False

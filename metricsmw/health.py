@@ -1,0 +1,52 @@
+"""Health: the monitor's own components, and the user's thresholds over a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from numbers import Real
+from typing import Literal, TypedDict
+
+from metricsmw.snapshot import NUMERIC_FIELDS, MetricsSnapshot
+
+Status = Literal["healthy", "degraded"]
+OPERATIONAL = "operational"
+
+
+class HealthCheck(TypedDict):
+    """The outcome of thresholds: for each field whether it holds."""
+
+    status: Status
+    checks: dict[str, bool]
+
+
+class ServerHealth(TypedDict):
+    """The state of the measuring itself; safe to show to anyone."""
+
+    status: Status
+    components: dict[str, str]
+    workers: int
+    mode: str
+    mode_reason: str
+    segments_left_out: int
+    faults: int
+
+
+def check_health(snapshot: MetricsSnapshot, thresholds: Mapping[str, float]) -> HealthCheck:
+    """Which numeric fields of the snapshot are below their thresholds; all must be.
+
+    Raises `ValueError` for a field that a snapshot does not have or a threshold that is NaN, and
+    `TypeError` for one that is no number.
+    """
+    checks = {}
+    for name, threshold in thresholds.items():
+        if name not in NUMERIC_FIELDS:
+            raise ValueError(
+                f"no snapshot field {name!r}: a threshold may name one of "
+                f"{', '.join(NUMERIC_FIELDS)}"
+            )
+        if isinstance(threshold, bool) or not isinstance(threshold, Real):
+            raise TypeError(f"the threshold of {name} must be a number, got {threshold!r}")
+        if threshold != threshold:
+            raise ValueError(f"the threshold of {name} must be a number, got {threshold!r}")
+        checks[name] = getattr(snapshot, name) < threshold
+    return {"status": "healthy" if all(checks.values()) else "degraded", "checks": checks}

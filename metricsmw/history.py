@@ -1,0 +1,127 @@
+"""The minute history: a ring of snapshots that all workers of a server share.
+
+    0    header: 4 doubles: magic, next row's number, first row's number, last minute written
+    32   capacity rows of doubles: number, monotonic time, Unix time, the snapshot's numeric
+         fields, number again (a row whose numbers differ is being written)
+
+Row n lies in place n % capacity. Only the worker that holds the server's lock writes.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from metricsmw.snapshot import INTEGER_FIELDS, NUMERIC_FIELDS, iso_timestamp
+
+MAGIC = 20_260_124.0
+HEADER = struct.Struct("4d")
+ROW = struct.Struct(f"{len(NUMERIC_FIELDS) + 4}d")
+
+
+class Bytes(Protocol):
+    """Where a history lives."""
+
+    def read(self, offset: int, size: int) -> bytes: ...
+    def write(self, offset: int, data: bytes) -> None: ...
+
+
+class MemoryBytes:
+    """A history of this process alone."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def read(self, offset: int, size: int) -> bytes:
+        return bytes(self._data[offset : offset + size])
+
+    def write(self, offset: int, data: bytes) -> None:
+        self._data[len(self._data) : offset] = bytes(max(0, offset - len(self._data)))
+        self._data[offset : offset + len(data)] = data
+
+
+class FileBytes:
+    """A history in a file; ``fd`` is owned."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def read(self, offset: int, size: int) -> bytes:
+        return os.pread(self._fd, size, offset)
+
+    def write(self, offset: int, data: bytes) -> None:
+        os.pwrite(self._fd, data, offset)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class _Header(NamedTuple):
+    magic: float
+    next: float
+    first: float
+    minute: float
+
+
+class History:
+    """At most ``capacity`` snapshots, one a minute, oldest first."""
+
+    def __init__(self, data: Bytes, capacity: int) -> None:
+        self._data = data
+        self._capacity = capacity
+
+    def _header(self) -> _Header:
+        raw = self._data.read(0, HEADER.size)
+        header = _Header(*HEADER.unpack(raw)) if len(raw) == HEADER.size else None
+        # What cannot be read is as good as empty.
+        return header if header and header.magic == MAGIC else _Header(MAGIC, 0.0, 0.0, -1.0)
+
+    def _write_header(self, header: _Header) -> None:
+        self._data.write(0, HEADER.pack(*header))
+
+    @property
+    def minute(self) -> int:
+        """Number of the last minute written (monotonic time // 60), -1 where none ever was."""
+        return int(self._header().minute)
+
+    def set_minute(self, minute: int) -> None:
+        self._write_header(self._header()._replace(minute=float(minute)))
+
+    def append(self, at: float, wall: float, values: Sequence[float]) -> None:
+        """Add a snapshot's numeric fields, taken at monotonic ``at``, Unix ``wall``."""
+        header = self._header()
+        number = header.next
+        row = ROW.pack(number, at, wall, *values, number)
+        place = int(number) % self._capacity
+        self._data.write(HEADER.size + place * ROW.size, row)
+        self._write_header(header._replace(next=number + 1))
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        header = self._header()
+        self._write_header(header._replace(first=header.next))
+
+    def rows(self, since: float) -> list[dict[str, str | float | int]]:
+        """Snapshots taken at or after monotonic ``since``, oldest first."""
+        header = self._header()
+        data = self._data.read(HEADER.size, ROW.size * self._capacity)
+        rows = []
+        first = max(int(header.first), int(header.next) - self._capacity)
+        for number in range(first, int(header.next)):
+            start = number % self._capacity * ROW.size
+            raw = data[start : start + ROW.size]
+            if len(raw) < ROW.size:
+                continue
+            begin, at, wall, *values, end = ROW.unpack(raw)
+            if begin == end == number and at >= since:
+                rows.append(_as_snapshot(wall, values))
+        return rows
+
+
+def _as_snapshot(wall: float, values: Sequence[float]) -> dict[str, str | float | int]:
+    row: dict[str, str | float | int] = {"timestamp": iso_timestamp(wall)}
+    for name, value in zip(NUMERIC_FIELDS, values, strict=True):
+        row[name] = int(value) if name in INTEGER_FIELDS else value
+    return row

@@ -1,0 +1,457 @@
+"""Many segments to one answer: what a reader computes, without disturbing any writer.
+
+A read copies two states a table, whatever the number of requests: CUR, and the checkpoint at the
+window's start. States of one table only ever grow, lane by lane, so the larger integer is the
+later state, and their difference is exact in every lane at once.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import NamedTuple, Protocol, TypedDict, TypeVar
+
+from metricsmw.histogram import (
+    FIRST,
+    LAST,
+    ROUTE_FIRST,
+    ROUTE_LAST,
+    ROUTE_SCALE,
+    SCALE,
+    Distribution,
+)
+from metricsmw.routes import OTHER, STEP_RATIO, UNMATCHED, Name
+from metricsmw.segment import (
+    DIRECTORY_ENTRY,
+    DIRECTORY_OFFSET,
+    HEADER_BYTES,
+    LAYOUT,
+    MAGIC,
+    MAX_CHUNKS,
+    NAME_BYTES,
+    ROUTE_LANES,
+    ROUTE_STEPS_PER_WINDOW,
+    ROUTE_ZERO,
+    SERVER_LANES,
+    SERVER_OFFSET,
+    SERVER_SHAPE,
+    STEPS_PER_WINDOW,
+    Field,
+    Kind,
+    Lane,
+    RouteLane,
+    Shape,
+    route_shape,
+    step_number,
+    zero_lanes,
+)
+from metricsmw.users import KEY_BITS, read_text
+
+# A torn or overtaken checkpoint is looked for again this often before the segment is given up.
+ATTEMPTS = 5
+OVERALL = SERVER_OFFSET + SERVER_SHAPE.current + SERVER_SHAPE.stride
+
+Read = Callable[[int, int], bytes]
+
+
+T = TypeVar("T")
+
+
+class DamagedError(Exception):
+    """A segment whose bytes cannot be what a worker wrote."""
+
+
+class Source(Protocol):
+    """A segment to read."""
+
+    @property
+    def alive(self) -> bool: ...
+
+    def read(self, offset: int, size: int) -> bytes: ...
+
+
+class Reset(NamedTuple):
+    """The last reset: its monotonic time, and the state of every table at it.
+
+    Keys are (segment nonce, offset of the table), values whole states as little-endian integers.
+    """
+
+    at: float
+    states: Mapping[tuple[int, int], int]
+
+
+NEVER = Reset(0.0, {})
+
+
+class Period(NamedTuple):
+    """What to read: the window that ends with monotonic ``now``, or with an earlier step."""
+
+    now: float
+    step: float
+    past: bool = False
+
+    def steps(self, ratio: int, count: int) -> tuple[int, int]:
+        """Number of the last step, and its first one in the window, for tables of that ratio."""
+        last = step_number(self.now, self.step * ratio)
+        return last, last - count
+
+    @property
+    def start(self) -> float:
+        """Monotonic time at which the window begins."""
+        return (step_number(self.now, self.step) - 1 - STEPS_PER_WINDOW) * self.step
+
+
+class TableReading(NamedTuple):
+    """One table: lanes since the reset and lanes in the window, as integers; peaks in seconds."""
+
+    total: int
+    window: int
+    peaks: list[float]
+
+
+@lru_cache(maxsize=8)
+def _masks(lanes: int) -> tuple[int, int]:
+    """The lanes' exponent bits, and lanes that have counted nothing."""
+    high = int.from_bytes(struct.pack("<Q", 0xFFF << 52) * lanes, "little")
+    return high, int.from_bytes(zero_lanes(lanes), "little")
+
+
+def unpack(state: int, lanes: int) -> list[int]:
+    """The lanes of a difference of states."""
+    return memoryview(state.to_bytes(lanes * 8, "little")).cast("Q").tolist()
+
+
+def read_table(
+    read: Read,
+    offset: int,
+    shape: Shape,
+    steps: tuple[int, int],
+    reset_at: float,
+    baseline: int | None,
+    past: bool,
+    head: bytes | None = None,
+) -> TableReading:
+    """The table at ``offset``, over the window of ``steps`` (last, first).
+
+    With ``past`` the window ends where the last step begins. Raises `DamagedError`.
+    """
+    last, first = steps
+    lanes = shape.rows * shape.lanes
+    high, zero = _masks(lanes)
+    size = shape.current + shape.stride
+    for _ in range(ATTEMPTS):
+        whole = head or read(offset, size)
+        head = None
+        if len(whole) != size:
+            raise DamagedError("truncated")
+        doubles = memoryview(whole[: shape.names]).cast("d").tolist()
+        labels = doubles[: shape.slots]
+        end = int.from_bytes(whole[shape.current :], "little")
+        begin = end
+        end_label = None
+        if past:
+            later = [label for label in labels if label >= last]
+            if later:
+                end_label = min(later)
+                checkpoint = _checkpoint(read, offset, shape, end_label)
+                if checkpoint is None:
+                    continue
+                begin = end = checkpoint
+        inside = [label for label in labels if label >= first]
+        if inside and (end_label is None or min(inside) < end_label):
+            checkpoint = _checkpoint(read, offset, shape, min(inside))
+            if checkpoint is None:
+                continue
+            begin = checkpoint
+        start = zero if baseline is None else baseline
+        total, window = end - start, end - max(begin, start)
+        if past:
+            total, window = max(total, 0), max(window, 0)
+        if end & high != zero or window < 0 or (total | window) & high:
+            raise DamagedError("impossible counts")
+        peaks = [0.0] * shape.rows
+        for slot, label in enumerate(labels):
+            if label >= first and doubles[shape.slots + slot] >= reset_at:
+                at = 2 * shape.slots + slot * shape.rows
+                peaks = list(map(max, peaks, doubles[at : at + shape.rows]))
+        return TableReading(total, window, peaks)
+    raise DamagedError("no whole checkpoint")
+
+
+def _checkpoint(read: Read, offset: int, shape: Shape, label: float) -> int | None:
+    """The state kept under a label; None where it was overtaken while it was copied."""
+    slot = int(label) % shape.slots
+    state = read(offset + shape.checkpoint(slot), shape.stride)
+    if len(state) != shape.stride:
+        raise DamagedError("truncated")
+    again = read(offset + slot * 8, 8)
+    if len(again) != 8 or struct.unpack("d", again)[0] != label:
+        return None
+    return int.from_bytes(state, "little")
+
+
+class SegmentReading:
+    """One segment, read once: header and server-wide table; users and routes on demand."""
+
+    def __init__(
+        self, name: str, source: Source, period: Period, reset: Reset, window_seconds: int
+    ) -> None:
+        self.name = name
+        self._read = source.read
+        self._period = period
+        self._reset = reset
+        self.alive = source.alive
+        whole = self._read(0, OVERALL)
+        if len(whole) != OVERALL:
+            raise DamagedError("truncated")
+        if whole[: len(MAGIC)] != MAGIC:
+            raise DamagedError("no segment")
+        self.header = memoryview(whole[:HEADER_BYTES]).cast("d").tolist()
+        if self.header[Field.LAYOUT] != LAYOUT:
+            raise DamagedError("of another version")
+        if self.header[Field.WINDOW] != window_seconds:
+            raise DamagedError("of another window")
+        try:
+            self._nonce = int(self.header[Field.NONCE])
+            self.pid = int(self.header[Field.PID])
+            self.table = self._table(SERVER_OFFSET, SERVER_SHAPE, whole[SERVER_OFFSET:])
+        except (ValueError, OverflowError) as error:
+            raise DamagedError("not numbers") from error
+
+    def _table(self, offset: int, shape: Shape, head: bytes | None = None) -> TableReading:
+        routes = shape.named
+        steps = self._period.steps(
+            STEP_RATIO if routes else 1, ROUTE_STEPS_PER_WINDOW if routes else STEPS_PER_WINDOW
+        )
+        return read_table(
+            self._read,
+            offset,
+            shape,
+            steps,
+            self._reset.at,
+            self._reset.states.get((self._nonce, offset)),
+            self._period.past,
+            head,
+        )
+
+    @property
+    def created(self) -> float:
+        return self.header[Field.CREATED]
+
+    def gauge(self, field: Field) -> int:
+        """A gauge of a live worker; that of a dead one is 0."""
+        return max(int(self.header[field]), 0) if self.alive else 0
+
+    def _chunks(self, kind: Kind) -> Iterable[tuple[int, int, int]]:
+        """(offset, rows, width) of the chunks of a kind."""
+        start = DIRECTORY_OFFSET // 8
+        number = int(self.header[Field.CHUNKS])
+        if not 0 <= number <= MAX_CHUNKS:
+            raise DamagedError("impossible directory")
+        for entry in range(start, start + number * DIRECTORY_ENTRY, DIRECTORY_ENTRY):
+            found, offset, rows, width = (int(v) for v in self.header[entry : entry + 4])
+            if found == kind:
+                yield offset, rows, width
+
+    def states(self) -> Iterable[tuple[tuple[int, int], int]]:
+        """Every table's state as it is now, for a reset."""
+        tables = [(SERVER_OFFSET, SERVER_SHAPE)]
+        tables += [(offset, route_shape(rows)) for offset, rows, _ in self._chunks(Kind.ROUTES)]
+        for offset, shape in tables:
+            # Two equal copies: no worker stood between two stores of one request.
+            state = self._read(offset + shape.current, shape.stride)
+            for _ in range(ATTEMPTS):
+                again = self._read(offset + shape.current, shape.stride)
+                if again == state:
+                    break
+                state = again
+            yield (self._nonce, offset), int.from_bytes(state, "little")
+
+    def sampling(self, timeout: float) -> int:
+        """k, where only one user of 2**k is kept to be counted; 0 where all are."""
+        matured = self._period.now >= self.header[Field.SAMPLE_SINCE] + timeout
+        return int(self.header[Field.SAMPLE_RECORD if matured else Field.SAMPLE_COUNT])
+
+    def users(self, oldest: float) -> Iterable[tuple[int, int, int]]:
+        """(key, offset of its text, width) of users seen at or after monotonic ``oldest``."""
+        for offset, rows, width in self._chunks(Kind.USERS):
+            columns = self._read(offset, rows * 16)
+            if len(columns) != rows * 16:
+                raise DamagedError("truncated")
+            seen = memoryview(columns[: rows * 8]).cast("d").tolist()
+            keys = memoryview(columns[rows * 8 :]).cast("Q").tolist()
+            texts = offset + rows * 16
+            for row, (at, key) in enumerate(zip(seen, keys, strict=True)):
+                if at and at >= oldest:
+                    yield key, texts + row * width, width
+
+    def user_ids(self, oldest: float) -> Iterable[str]:
+        """The ids of users seen at or after monotonic ``oldest``."""
+        for _, offset, width in self.users(oldest):
+            yield read_text(self._read(offset, width))
+
+    def routes(self) -> Iterable[tuple[Name, int, float]]:
+        """(name, lanes in the window, peak in seconds) of every row in use."""
+        for offset, rows, _ in self._chunks(Kind.ROUTES):
+            shape = route_shape(rows)
+            table = self._table(offset, shape)
+            if not table.window:
+                continue
+            lanes = table.window.to_bytes(shape.stride, "little")
+            names = self._read(offset + shape.names, rows * NAME_BYTES)
+            width = ROUTE_LANES * 8
+            for row in range(rows):
+                name = Name.unpack(names[row * NAME_BYTES : (row + 1) * NAME_BYTES])
+                count = int.from_bytes(lanes[row * width : (row + 1) * width], "little")
+                if name and count:
+                    yield name, count, table.peaks[row]
+
+
+class RouteRow(TypedDict):
+    """A row of the per-route table, over the window."""
+
+    method: str
+    route: str
+    requests: int
+    error_rate_pct: float
+    latency_p50_ms: float
+    latency_p95_ms: float
+    latency_p99_ms: float
+    latency_max_ms: float
+    statuses: dict[str, int]
+
+
+class ServerReading:
+    """All segments of a server, read once: every number of one moment comes from here.
+
+    Segments that cannot be right are left out and listed in ``damaged`` with the reason.
+    """
+
+    def __init__(
+        self, sources: Mapping[str, Source], period: Period, reset: Reset, window_seconds: int
+    ) -> None:
+        self.period = period
+        self.reset = reset
+        self.damaged: dict[str, str] = {}
+        self.segments: list[SegmentReading] = []
+        for name, source in sources.items():
+            try:
+                segment = SegmentReading(name, source, period, reset, window_seconds)
+            except (DamagedError, OSError) as error:
+                self.damaged[name] = str(error)
+            else:
+                self.segments.append(segment)
+        window = unpack(sum(s.table.window for s in self.segments), SERVER_LANES)
+        total = unpack(sum(s.table.total for s in self.segments), SERVER_LANES)
+        buckets = window[FIRST:] + window[: LAST + 1]
+        peak = max((s.table.peaks[0] for s in self.segments), default=0.0)
+        self.latency = Distribution(buckets, FIRST, SCALE, peak)
+        self.requests = self.latency.count + window[Lane.ABANDONED]
+        self.errors = min(window[Lane.ERRORS], self.requests)
+        self.total_requests = sum(total) - total[Lane.ERRORS]
+        self.total_errors = min(total[Lane.ERRORS], self.total_requests)
+
+    @property
+    def workers(self) -> int:
+        return sum(segment.alive for segment in self.segments)
+
+    def pids(self) -> list[int]:
+        """The live workers' processes."""
+        return [segment.pid for segment in self.segments if segment.alive]
+
+    def faults(self) -> int:
+        """Failures inside the metrics, over all workers."""
+        return sum(int(segment.header[Field.FAULTS]) for segment in self.segments)
+
+    def gauge(self, field: Field) -> int:
+        """The sum of a gauge over the live workers."""
+        return sum(segment.gauge(field) for segment in self.segments)
+
+    def covered(self, window_seconds: int) -> float:
+        """Seconds that the window's counts cover.
+
+        The window with its step in progress, or the server's age where that is less, but at
+        least a minute (or the window, where that is shorter).
+        """
+        now = self.period.now
+        started = min((segment.created for segment in self.segments), default=now)
+        age = now - max(started, self.reset.at)
+        end = now
+        if self.period.past:
+            end = (step_number(now, self.period.step) - 1) * self.period.step
+        return min(end - self.period.start, max(age, min(60.0, window_seconds)))
+
+    def active_users(self, timeout: float) -> tuple[int, float]:
+        """How many users were active within ``timeout`` seconds, and that count's relative
+        standard error: 0.0 where it is exact."""
+        k = max((segment.sampling(timeout) for segment in self.segments), default=0)
+        oldest = self._oldest(timeout)
+        keys = {key for key, *_ in self._gather(lambda segment: segment.users(oldest))}
+        if not k:
+            return len(keys), 0.0
+        limit = KEY_BITS - k
+        kept = sum(not key >> limit for key in keys)
+        return kept << k, kept**-0.5 if kept else 0.0
+
+    def user_ids(self, timeout: float) -> list[str]:
+        """The ids of the active users that are kept by name, sorted."""
+        oldest = self._oldest(timeout)
+        return sorted(set(self._gather(lambda segment: segment.user_ids(oldest))))
+
+    def _oldest(self, timeout: float) -> float:
+        return max(self.period.now - timeout, self.reset.at)
+
+    def _gather(self, read: Callable[[SegmentReading], Iterable[T]]) -> Iterable[T]:
+        """What ``read`` finds in each segment; of one that turns out damaged, nothing."""
+        for segment in self.segments:
+            try:
+                found = list(read(segment))
+            except (DamagedError, OSError, ValueError, OverflowError) as error:
+                self.damaged[segment.name] = str(error)
+                continue
+            yield from found
+
+    def states(self) -> dict[tuple[int, int], int]:
+        """Every table's state as it is now, for a reset."""
+        return dict(self._gather(SegmentReading.states))
+
+    def routes(self, max_routes: int) -> list[RouteRow]:
+        """The per-route rows of the window, busiest first; past ``max_routes``: ``<other>``."""
+        lanes: dict[Name, int] = {}
+        peaks: dict[Name, float] = {}
+
+        def add(name: Name, count: int, peak: float) -> None:
+            lanes[name] = lanes.get(name, 0) + count
+            peaks[name] = max(peaks.get(name, 0.0), peak)
+
+        for row in self._gather(SegmentReading.routes):
+            add(*row)
+        own = [name for name in lanes if name.route not in (OTHER, UNMATCHED)]
+        if len(own) > max_routes:
+            # Each worker holds to the maximum; together they may know more.
+            own.sort(key=lambda name: -sum(unpack(lanes[name], ROUTE_LANES)))
+            for name in own[max_routes:]:
+                add(Name(name.method, OTHER), lanes.pop(name), peaks.pop(name))
+        found = [_route_row(name, count, peaks[name]) for name, count in lanes.items()]
+        return sorted(found, key=lambda row: (-row["requests"], row["route"], row["method"]))
+
+
+def _route_row(name: Name, count: int, peak: float) -> RouteRow:
+    lanes = unpack(count, ROUTE_LANES)
+    buckets = lanes[ROUTE_ZERO + ROUTE_FIRST : ROUTE_ZERO + ROUTE_LAST + 1]
+    latency = Distribution(buckets, ROUTE_FIRST, ROUTE_SCALE, peak)
+    requests = latency.count + lanes[ROUTE_ZERO + RouteLane.ABANDONED]
+    errors = min(lanes[ROUTE_ZERO + RouteLane.ERRORS], requests)
+    status = ROUTE_ZERO + RouteLane.STATUS
+    return {
+        "method": name.method,
+        "route": name.route,
+        "requests": requests,
+        "error_rate_pct": round(100 * errors / requests, 2) if requests else 0.0,
+        "latency_p50_ms": round(latency.percentile(50) * 1000, 2),
+        "latency_p95_ms": round(latency.percentile(95) * 1000, 2),
+        "latency_p99_ms": round(latency.percentile(99) * 1000, 2),
+        "latency_max_ms": round(latency.max * 1000, 2),
+        "statuses": {f"{k}xx": lanes[status + k] for k in range(1, 6) if lanes[status + k]},
+    }

@@ -1,0 +1,523 @@
+"""`MetricsMonitor`, the façade of the engine, and `get_metrics_monitor`, the server-wide one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Mapping
+from types import TracebackType
+from typing import NoReturn, TypedDict
+
+from metricsmw.clock import SYSTEM_CLOCK, Clock
+from metricsmw.config import Settings, Shared
+from metricsmw.exporting import csv_text, json_text, write_atomically
+from metricsmw.group import Group, PrivateGroup, SharedGroup
+from metricsmw.health import OPERATIONAL, HealthCheck, ServerHealth, check_health
+from metricsmw.merge import Period, Reset, RouteRow, ServerReading
+from metricsmw.recorder import Recorder
+from metricsmw.resources import ResourceSampler
+from metricsmw.segment import Field, Segment
+from metricsmw.server import root_process
+from metricsmw.snapshot import NUMERIC_FIELDS, MetricsSnapshot, iso_timestamp
+
+logger = logging.getLogger("metricsmw")
+
+MINUTE = 60.0
+
+
+class Totals(TypedDict):
+    """Since the start or the last reset."""
+
+    total_requests: int
+    total_errors: int
+    total_error_rate_pct: float
+
+
+class Statistics(TypedDict):
+    """What `MetricsMonitor.get_statistics` returns."""
+
+    current: dict[str, str | float | int | bool]
+    totals: Totals
+    configuration: dict[str, int]
+
+
+class MetricsMonitor:
+    """Live request metrics over a sliding window, in bounded memory.
+
+    A monitor made here is private to its process; `get_metrics_monitor` gives the one that all
+    workers of a server share.
+
+    - ``window_seconds``: length of the window, a whole number from 10 to 3600.
+    - ``user_timeout_seconds``: a user is active for so long after being seen, 1 to 86400.
+    - ``max_history_minutes``: minutes of history kept, 1 to 1440.
+    - ``max_routes``: rows of the per-route table, 1 to 10000; further routes share ``<other>``.
+    - ``max_users``: users a worker counts exactly, 1 to 1000000; beyond, it estimates.
+    - ``shared``: False, or True / "auto" for one truth with the other workers of the server.
+
+    Raises `ValueError` for a setting out of its range, `TypeError` for one of another type.
+    Safe to use from any number of threads.
+    """
+
+    def __init__(
+        self,
+        window_seconds: int = 300,
+        *,
+        user_timeout_seconds: int = 300,
+        max_history_minutes: int = 60,
+        max_routes: int = 200,
+        max_users: int = 10_000,
+        shared: Shared = False,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self.settings = Settings(
+            window_seconds=window_seconds,
+            user_timeout_seconds=user_timeout_seconds,
+            max_history_minutes=max_history_minutes,
+            max_routes=max_routes,
+            max_users=max_users,
+            shared=shared,
+        )
+        self._clock = clock
+        self._created = clock.monotonic()
+        self._group: Group | None = None
+        self._resources = ResourceSampler()
+        self._logged_damage: set[str] = set()
+        self.recorder = Recorder(self.settings, clock, self)
+        self._observe = self.recorder.observe
+
+    # --- the recorder's host ---------------------------------------------------------------------
+
+    def attach(self) -> Segment:
+        """Open this process's segment; for the recorder."""
+        self._group = self._open_group()
+        history = self._group.history
+        if history.minute < 0:
+            with self._group.exclusive(wait=True):
+                if history.minute < 0:
+                    history.set_minute(int(self._clock.monotonic() // MINUTE))
+        return self._group.segment
+
+    def _open_group(self) -> Group:
+        if self.settings.shared is False:
+            return PrivateGroup(self.settings, "asked for", self._created)
+        if os.environ.get("METRICSMW_SHARED", "").lower() in ("off", "0", "false", "no"):
+            return PrivateGroup(self.settings, "METRICSMW_SHARED is off", self._created)
+        try:
+            return SharedGroup(self.settings, self._clock.monotonic())
+        except OSError as error:
+            reason = error.strerror or str(error)
+            logger.warning("metricsmw: this worker's numbers are its own only: %s", error)
+            return PrivateGroup(self.settings, reason, self._created)
+
+    def detach(self, forked: bool) -> None:
+        """Leave the segment; for the recorder."""
+        group, self._group = self._group, None
+        if forked:
+            self._resources = ResourceSampler()
+        if group is not None:
+            group.forget() if forked else group.close()
+
+    def is_worker(self) -> bool:
+        """Whether this process is one of several workers of a server; for the recorder."""
+        return self.settings.shared is not False and root_process().pid != os.getpid()
+
+    def on_minute(self, now: float) -> None:
+        """Write the snapshots of the minutes that have passed, unless another worker does."""
+        group = self._group
+        if group is None or group.history.minute >= now // MINUTE:
+            return
+        with group.exclusive(wait=False) as held:
+            minute, last = int(now // MINUTE), group.history.minute
+            if not held or last >= minute:
+                return
+            for passed in range(
+                max(last, minute - self.settings.max_history_minutes) + 1, minute + 1
+            ):
+                at = passed * MINUTE
+                reading = self._read(Period(at, self.settings.step, past=True))
+                self._append(group, reading, at, self._clock.time() - (now - at))
+            group.history.set_minute(minute)
+
+    # --- recording -------------------------------------------------------------------------------
+
+    def record_request(
+        self,
+        latency_ms: float,
+        is_error: bool = False,
+        user_id: object = None,
+        *,
+        method: str | None = None,
+        route: str | None = None,
+        status: int | None = None,
+    ) -> None:
+        """Record one request, or any other unit of work.
+
+        ``latency_ms`` is in milliseconds, >= 0; values from 1 µs to 1 hour are told apart, others
+        are counted at the ends. A ``status`` from 100 to 599 makes it an error from 400 on.
+        With a ``route`` (a template such as ``/items/{id}``) or a ``method`` it also counts in
+        the per-route table.
+
+        Raises `TypeError` or `ValueError` for bad input, which records nothing.
+        """
+        try:
+            seconds = latency_ms * 0.001
+            if not 0.0 <= seconds < 1e300 or latency_ms is True or latency_ms is False:
+                _refuse_latency(latency_ms)
+        except TypeError:
+            _refuse_latency(latency_ms)
+        if method is None and route is None and status is None:
+            self._observe(seconds, is_error)
+        else:
+            self._record_route(seconds, is_error, method, route, status)
+        if user_id is not None:
+            self.recorder.user(user_id)
+
+    def _record_route(
+        self,
+        seconds: float,
+        is_error: bool,
+        method: str | None,
+        route: str | None,
+        status: int | None,
+    ) -> None:
+        if status is not None:
+            if isinstance(status, bool) or not isinstance(status, int):
+                raise TypeError(f"status must be a whole number from 100 to 599, got {status!r}")
+            if not 100 <= status <= 599:
+                raise ValueError(f"status must be a whole number from 100 to 599, got {status!r}")
+            is_error = is_error or status >= 400
+        for name, value in (("method", method), ("route", route)):
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"{name} must be a str or None, got {value!r}")
+        self.recorder.observe_route(seconds, is_error, route, method or "", status)
+
+    def record_user_activity(self, user_id: object) -> None:
+        """The user, known by ``str(user_id)``, was active now."""
+        self.recorder.user(user_id)
+
+    def increment_websocket_connections(self) -> None:
+        """One more WebSocket connection is open."""
+        self.recorder.websocket_opened()
+
+    def decrement_websocket_connections(self) -> None:
+        """One WebSocket connection less; never below 0."""
+        self.recorder.websocket_closed()
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def _read(self, period: Period | None = None) -> ServerReading:
+        self.recorder.open()
+        group = self._group
+        assert group is not None
+        if period is None:
+            now = self._clock.monotonic()
+            self._catch_up(now)
+            period = Period(now, self.settings.step)
+        # The reset goes first: states read after it can only be later ones.
+        reset = group.reset
+        reading = ServerReading(
+            group.sources(), period, reset, self.settings.window_seconds
+        )
+        self._log_damage(reading)
+        return reading
+
+    def _catch_up(self, now: float) -> None:
+        try:
+            self.on_minute(now)
+        except Exception:
+            self.recorder.fault("the minute history")
+
+    def _log_damage(self, reading: ServerReading) -> None:
+        for name, reason in reading.damaged.items():
+            if name not in self._logged_damage:
+                self._logged_damage.add(name)
+                logger.warning("metricsmw: segment %s is left out: %s", name, reason)
+
+    def _snapshot(self, reading: ServerReading, wall: float) -> MetricsSnapshot:
+        window = self.settings.window_seconds
+        latency = reading.latency
+        users, _ = reading.active_users(self.settings.user_timeout_seconds)
+        usage = self._resources.usage(reading.pids())
+        return MetricsSnapshot(
+            timestamp=iso_timestamp(wall),
+            request_rate_rpm=round(60 * reading.requests / reading.covered(window), 2),
+            error_rate_pct=_percent(reading.errors, reading.requests),
+            latency_p50_ms=_milliseconds(latency.percentile(50)),
+            latency_p95_ms=_milliseconds(latency.percentile(95)),
+            latency_p99_ms=_milliseconds(latency.percentile(99)),
+            active_users=users,
+            memory_usage_pct=usage.memory_pct,
+            memory_usage_mb=usage.memory_mb,
+            cpu_usage_pct=usage.cpu_pct,
+            websocket_connections=reading.gauge(Field.WEBSOCKETS),
+            total_requests=reading.total_requests,
+            total_errors=reading.total_errors,
+            latency_max_ms=_milliseconds(latency.max),
+            requests_in_flight=reading.gauge(Field.IN_FLIGHT),
+            workers=reading.workers,
+        )
+
+    def get_current_snapshot(self) -> MetricsSnapshot:
+        """The numbers of this moment, over all workers of the server."""
+        return self._snapshot(self._read(), self._clock.time())
+
+    def get_request_rate_rpm(self) -> float:
+        """Requests per minute over the window."""
+        reading = self._read()
+        return round(60 * reading.requests / reading.covered(self.settings.window_seconds), 2)
+
+    def get_error_rate_pct(self) -> float:
+        """Share of errors among the window's requests, 0 to 100."""
+        reading = self._read()
+        return _percent(reading.errors, reading.requests)
+
+    def get_latency_percentiles(self) -> tuple[float, float, float]:
+        """(p50, p95, p99) of the window in milliseconds; 0.0 where it is empty."""
+        latency = self._read().latency
+        p50, p95, p99 = (_milliseconds(latency.percentile(p)) for p in (50, 95, 99))
+        return p50, p95, p99
+
+    def get_active_users(self) -> int:
+        """How many users were active within the timeout, each counted once."""
+        return self._read().active_users(self.settings.user_timeout_seconds)[0]
+
+    def get_active_user_ids(self) -> list[str]:
+        """The active users' ids, sorted; past `max_users`, those of the sample."""
+        return self._read().user_ids(self.settings.user_timeout_seconds)
+
+    def get_websocket_connections(self) -> int:
+        """WebSocket connections open on the live workers."""
+        return self._read().gauge(Field.WEBSOCKETS)
+
+    def get_memory_usage(self) -> tuple[float, float]:
+        """Resident memory of the live workers: (percent of the machine's, MiB)."""
+        usage = self._resources.usage(self._read().pids())
+        return usage.memory_pct, usage.memory_mb
+
+    def get_cpu_usage(self) -> float:
+        """CPU of the live workers in percent of one core, since the reading before."""
+        return self._resources.usage(self._read().pids()).cpu_pct
+
+    @property
+    def total_requests(self) -> int:
+        """Requests since the start or the last reset."""
+        return self._read().total_requests
+
+    @property
+    def total_errors(self) -> int:
+        """Errors since the start or the last reset."""
+        return self._read().total_errors
+
+    _total_requests = total_requests
+    _total_errors = total_errors
+
+    @property
+    def window_seconds(self) -> int:
+        """Length of the window."""
+        return self.settings.window_seconds
+
+    def get_routes(self) -> list[RouteRow]:
+        """The per-route table of the window, busiest first."""
+        return self._read().routes(self.settings.max_routes)
+
+    def get_statistics(self) -> Statistics:
+        """The current snapshot, the totals, and the settings in force.
+
+        ``current`` also says whether ``active_users`` is an estimate, and its relative standard
+        error in percent.
+        """
+        reading = self._read()
+        settings = self.settings
+        snapshot = self._snapshot(reading, self._clock.time())
+        _, error = reading.active_users(settings.user_timeout_seconds)
+        return {
+            "current": {
+                **snapshot.to_dict(),
+                "active_users_estimated": error > 0,
+                "active_users_error_pct": round(100 * error, 2),
+            },
+            "totals": {
+                "total_requests": reading.total_requests,
+                "total_errors": reading.total_errors,
+                "total_error_rate_pct": _percent(reading.total_errors, reading.total_requests),
+            },
+            "configuration": {
+                "window_seconds": settings.window_seconds,
+                "user_timeout_seconds": settings.user_timeout_seconds,
+                "max_history_minutes": settings.max_history_minutes,
+            },
+        }
+
+    def get_health(self) -> ServerHealth:
+        """The state of the measuring itself: its components, workers, mode."""
+        components = dict.fromkeys(
+            ("metrics_monitor", "request_tracking", "resource_monitoring", "websocket_tracking"),
+            OPERATIONAL,
+        )
+        workers = left_out = faults = 0
+        try:
+            reading = self._read()
+            left_out = len(reading.damaged)
+            workers = reading.workers
+            faults = reading.faults()
+        except Exception:
+            self.recorder.fault("reading the metrics")
+            components["metrics_monitor"] = components["request_tracking"] = "unavailable"
+            components["websocket_tracking"] = "unavailable"
+        else:
+            if left_out:
+                components["request_tracking"] = f"{left_out} damaged segments left out"
+            try:
+                if workers and not self._resources.usage(reading.pids()).memory_mb:
+                    components["resource_monitoring"] = "unavailable"
+            except Exception:
+                self.recorder.fault("reading CPU and memory")
+                components["resource_monitoring"] = "unavailable"
+        group = self._group
+        healthy = all(state == OPERATIONAL for state in components.values())
+        return {
+            "status": "healthy" if healthy else "degraded",
+            "components": components,
+            "workers": workers,
+            "mode": group.mode if group else "private",
+            "mode_reason": group.reason if group else "not open",
+            "segments_left_out": left_out,
+            "faults": faults,
+        }
+
+    def check_health(self, thresholds: Mapping[str, float]) -> HealthCheck:
+        """Which snapshot fields are below their thresholds; see `metricsmw.health`."""
+        return check_health(self.get_current_snapshot(), thresholds)
+
+    # --- history, reset, exports -----------------------------------------------------------------
+
+    def get_metrics_history(self, minutes: int = 60) -> list[dict[str, str | float | int]]:
+        """The snapshots of the last ``minutes`` (at least 1), oldest first.
+
+        Raises `ValueError` or `TypeError` for minutes that are no whole number >= 1.
+        """
+        if isinstance(minutes, bool) or not isinstance(minutes, int):
+            raise TypeError(f"minutes must be a whole number >= 1, got {minutes!r}")
+        if minutes < 1:
+            raise ValueError(f"minutes must be a whole number >= 1, got {minutes!r}")
+        now = self._clock.monotonic()
+        self.recorder.open()
+        self._catch_up(now)
+        assert self._group is not None
+        return self._group.history.rows(now - minutes * MINUTE)
+
+    def save_snapshot_to_history(self) -> None:
+        """Add a snapshot to the history now, beside those of each minute."""
+        reading = self._read()
+        assert self._group is not None
+        with self._group.exclusive(wait=True):
+            self._append(self._group, reading, reading.period.now, self._clock.time())
+
+    def _append(self, group: Group, reading: ServerReading, at: float, wall: float) -> None:
+        snapshot = self._snapshot(reading, wall)
+        group.history.append(at, wall, [getattr(snapshot, name) for name in NUMERIC_FIELDS])
+
+    def reset_statistics(self) -> None:
+        """Start over, for the whole server: counts, window, routes, users, history.
+
+        Gauges stay, as what they count still is. Nothing recorded before is reported after.
+        """
+        self.recorder.open()
+        group = self._group
+        assert group is not None
+        with group.exclusive(wait=True):
+            now = self._clock.monotonic()
+            self.recorder.start_over(now)
+            reading = self._read(Period(now, self.settings.step))
+            group.write_reset(Reset(now, reading.states()))
+            group.history.clear()
+
+    def export_to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write statistics and history as JSON; a reader never sees half a file.
+
+        Raises OSError where it cannot be written; a file that was there is then untouched.
+        """
+        write_atomically(path, json_text(self))
+
+    def export_to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write the history as CSV, one row a minute; as `export_to_json` does."""
+        rows = self.get_metrics_history(self.settings.max_history_minutes)
+        write_atomically(path, csv_text(rows))
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Leave the server: gauges go, counts stay with the other workers. May be repeated.
+
+        A monitor that is used again afterwards opens itself again.
+        """
+        self.recorder.close()
+
+    def __enter__(self) -> MetricsMonitor:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _percent(part: int, whole: int) -> float:
+    return round(100 * part / whole, 2) if whole else 0.0
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 2)
+
+
+def _refuse_latency(value: object) -> NoReturn:
+    allowed = "latency_ms must be a finite number of milliseconds >= 0"
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise ValueError(f"{allowed}, got {value!r}")
+    raise TypeError(f"{allowed}, got {value!r}")
+
+
+_singleton: MetricsMonitor | None = None
+_singleton_lock = threading.Lock()
+
+
+def get_metrics_monitor(
+    window_seconds: int | None = None,
+    *,
+    user_timeout_seconds: int = 300,
+    max_history_minutes: int = 60,
+    max_routes: int = 200,
+    max_users: int = 10_000,
+    shared: Shared = "auto",
+) -> MetricsMonitor:
+    """The monitor of this process: one per process, one truth per server.
+
+    The first call makes it, with a window of 300 s unless told otherwise; later ones return it.
+    A later call that names another window warns (`RuntimeWarning`). Settings are those of
+    `MetricsMonitor`, with ``shared="auto"``.
+    """
+    global _singleton
+    with _singleton_lock:
+        if _singleton is None:
+            _singleton = MetricsMonitor(
+                300 if window_seconds is None else window_seconds,
+                user_timeout_seconds=user_timeout_seconds,
+                max_history_minutes=max_history_minutes,
+                max_routes=max_routes,
+                max_users=max_users,
+                shared=shared,
+            )
+            return _singleton
+    if window_seconds is not None and window_seconds != _singleton.window_seconds:
+        warnings.warn(
+            f"get_metrics_monitor(window_seconds={window_seconds!r}): the monitor of this process "
+            f"has a window of {_singleton.window_seconds} s already, which stays",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return _singleton

@@ -1,0 +1,397 @@
+"""The hot path: what one worker does for each request, into the segment that only it writes.
+
+Nothing here takes a lock on a build with the GIL: ``lane[i] += 1.0`` has no switch point between
+its load and its store, as nothing but constants and arithmetic stands between them (a test reads
+the bytecode). Builds without a GIL, and PyPy, take the same functions behind a lock.
+
+The functions are closures over their views, so that a request costs look-ups of cells only. The
+segment is opened by the first record in a process and forgotten in a forked child, because two
+processes in one segment would lose counts: `deadline` in the past leads into the slow path.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from itertools import count
+from math import ceil, inf, log2
+from typing import ParamSpec, Protocol, TypeVar
+
+from metricsmw.clock import Clock
+from metricsmw.config import Settings
+from metricsmw.histogram import CEILING_SECONDS, FLOOR_SECONDS
+from metricsmw.routes import Row, RouteTables
+from metricsmw.segment import Field, Lane, RouteLane, Segment, step_number
+from metricsmw.users import UserTable
+
+logger = logging.getLogger("metricsmw")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_numbers = count(1)
+_recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
+
+
+def _needs_lock() -> bool:
+    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return not gil or sys.implementation.name != "cpython"
+
+
+class Host(Protocol):
+    """What a recorder needs of its monitor."""
+
+    def attach(self) -> Segment:
+        """Open this process's segment."""
+
+    def on_minute(self, now: float) -> None:
+        """The first record of a minute is about to be made, at monotonic ``now``."""
+
+    def detach(self, forked: bool) -> None:
+        """Leave the segment; where this process is a forked child, it is the parent's."""
+
+    def is_worker(self) -> bool:
+        """Whether this process is one of several workers of a server."""
+
+
+class Recorder:
+    """What adapters and the monitor record with. Latencies and times are monotonic seconds.
+
+    The methods that a request passes through are attributes made by `_build`:
+
+    - ``begin() -> float``: one more request in flight; its start.
+    - ``end(start, status, route, method)``: its response is complete.
+    - ``abandon(status, route, method)``: its client went away: in the totals only.
+    - ``observe(seconds, is_error)``: a latency by hand, without a route.
+    - ``leave()``: one request in flight less, and nothing counted.
+    - ``user(user_id)``: the user was active now.
+
+    ``route`` is the host's template, or None where nothing matched. ``key`` marks an environ or
+    a scope as being measured by this recorder.
+    """
+
+    begin: Callable[[], float]
+    end: Callable[[float, int, str | None, str], None]
+    abandon: Callable[[int, str | None, str], None]
+    observe: Callable[[float, bool], None]
+    observe_route: Callable[[float, bool, str | None, str, int | None], None]
+    leave: Callable[[], None]
+    user: Callable[[object], None]
+    websocket: Callable[[float], None]
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        host: Host,
+    ) -> None:
+        self.key = f"metricsmw.{next(_numbers)}"
+        self._settings = settings
+        self._clock = clock
+        self._host = host
+        self._announced = False
+        self._lock = threading.RLock()
+        self._fault_sites: set[str] = set()
+        self.segment: Segment | None = None
+        self._build()
+        if _needs_lock():
+            for name in ("begin", "end", "abandon", "observe", "observe_route", "leave", "user"):
+                setattr(self, name, self._locked(getattr(self, name)))
+            self.websocket = self._locked(self.websocket)
+        _recorders.add(self)
+
+    def _locked(self, function: Callable[P, R]) -> Callable[P, R]:
+        def locked(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self._lock:
+                return function(*args, **kwargs)
+
+        return locked
+
+    def _build(self) -> None:
+        clock = self._clock.monotonic
+        settings = self._settings
+        step = settings.step
+        errors, abandoned = int(Lane.ERRORS), int(Lane.ABANDONED)
+        route_errors, route_abandoned = int(RouteLane.ERRORS), int(RouteLane.ABANDONED)
+        # status -> lane of its class, and whether it is an error
+        classes = {s: int(RouteLane.STATUS) + s // 100 for s in range(100, 600)}
+
+        # Until the segment is open gauges go here; opening it adds them up.
+        gauges: memoryview | list[float] = [0.0, 0.0]
+        lanes: memoryview = memoryview(b"")
+        routes: RouteTables | None = None
+        users: UserTable | None = None
+        rows: dict[str | None, dict[str, Row]] = {}
+        known: dict[str, tuple[memoryview, int]] = {}
+        deadline = -inf
+        minute = -inf
+        top = 0.0
+
+        def begin() -> float:
+            gauges[0] += 1.0
+            return clock()
+
+        def leave() -> None:
+            gauges[0] -= 1.0
+
+        def end(start: float, status: int, route: str | None, method: str) -> None:
+            now = clock()
+            seconds = now - start
+            if now >= deadline:
+                roll(now)
+            status_lane = classes[status] if status in classes else weird(status)
+            if not FLOOR_SECONDS <= seconds <= top:
+                seconds = edge(seconds)
+            bucket = ceil(log2(seconds) * 32.0)
+            try:
+                row = rows[route][method]
+            except KeyError:
+                row = find(route, method)
+            base = row.base
+            if seconds > row.top:
+                row_edge(row, seconds)
+            route_lanes = row.lanes
+            lanes[bucket] += 1.0
+            route_lanes[base + (bucket + 1 >> 1)] += 1.0
+            route_lanes[base + status_lane] += 1.0
+            if status >= 400:
+                lanes[errors] += 1.0
+                route_lanes[base + route_errors] += 1.0
+            gauges[0] -= 1.0
+
+        def abandon(status: int, route: str | None, method: str) -> None:
+            now = clock()
+            if now >= deadline:
+                roll(now)
+            try:
+                row = rows[route][method]
+            except KeyError:
+                row = find(route, method)
+            route_lanes = row.lanes
+            lanes[abandoned] += 1.0
+            route_lanes[row.base + route_abandoned] += 1.0
+            gauges[0] -= 1.0
+
+        def observe(seconds: float, is_error: bool) -> None:
+            now = clock()
+            if now >= deadline:
+                roll(now)
+            if not FLOOR_SECONDS <= seconds <= top:
+                seconds = edge(seconds)
+            lanes[ceil(log2(seconds) * 32.0)] += 1.0
+            if is_error:
+                lanes[errors] += 1.0
+
+        def observe_route(
+            seconds: float, is_error: bool, route: str | None, method: str, status: int | None
+        ) -> None:
+            observe(seconds, is_error)
+            try:
+                row = rows[route][method]
+            except KeyError:
+                row = find(route, method)
+            seconds = min(max(seconds, FLOOR_SECONDS), CEILING_SECONDS)
+            if seconds > row.top:
+                row_edge(row, seconds)
+            base = row.base
+            route_lanes = row.lanes
+            route_lanes[base + (ceil(log2(seconds) * 32.0) + 1 >> 1)] += 1.0
+            if status is not None:
+                status_lane = classes[status]
+                route_lanes[base + status_lane] += 1.0
+            if is_error:
+                route_lanes[base + route_errors] += 1.0
+
+        def user(user_id: object) -> None:
+            text = user_id if user_id.__class__ is str else str(user_id)
+            try:
+                seen, row = known[text]  # type: ignore[index]
+            except KeyError:
+                now = clock()
+                if now >= deadline:
+                    roll(now)
+                assert users is not None
+                users.add(str(text), now)
+                return
+            seen[row] = clock()
+
+        def websocket(change: float) -> None:
+            now = clock()
+            if now >= deadline:
+                roll(now)
+            if gauges[1] + change >= 0.0:
+                gauges[1] += change
+
+        # --- the slow path -------------------------------------------------------------------
+
+        def weird(status: int) -> int:
+            """The lane of a status outside 100 … 599, which some app did send."""
+            return int(RouteLane.STATUS)
+
+        def edge(seconds: float) -> float:
+            """A new maximum of the step, or a value beyond the ends (NaN included)."""
+            nonlocal top
+            if not seconds >= FLOOR_SECONDS:
+                return FLOOR_SECONDS
+            seconds = min(seconds, CEILING_SECONDS)
+            with self._lock:
+                segment = self.segment
+                if segment is not None and seconds > top:
+                    top = seconds
+                    segment.table.set_peak(0, seconds)
+            return seconds
+
+        def row_edge(row: Row, seconds: float) -> None:
+            with self._lock:
+                if seconds > row.top:
+                    row.top = seconds
+                    row.table.set_peak(row.number, seconds)
+
+        def find(route: str | None, method: str) -> Row:
+            with self._lock:
+                assert routes is not None
+                return routes.find(route, method)
+
+        def roll(now: float) -> None:
+            """Open the segment if need be; take the checkpoints that are due."""
+            nonlocal deadline, minute, top
+            with self._lock:
+                if self.segment is None:
+                    open_segment()
+                if now < deadline:
+                    return
+                if now >= minute:
+                    first = minute == -inf
+                    minute = (now // 60 + 1) * 60
+                    if not first:
+                        self._tell_minute(now)
+                assert self.segment is not None
+                assert routes is not None
+                number = step_number(now, step)
+                start = (number - 1) * step
+                if self.segment.table.roll(number, start):
+                    top = 0.0
+                routes.roll(number)
+                deadline = min(number * step, minute)
+
+        def open_segment() -> None:
+            nonlocal gauges, lanes, routes, users, top
+            segment = self._host.attach()
+            lanes = segment.table.lanes
+            # Swapped before they are added up: a request that begins in between is not lost.
+            pending, gauges = gauges, segment.gauges
+            gauges[0] += pending[0]
+            gauges[1] += pending[1]
+            top = segment.table.peak(0)
+            routes = RouteTables(segment, settings, rows)
+            users = UserTable(segment, settings, known)
+            self.segment = segment
+
+        def start_over(now: float) -> None:
+            """Peaks and users begin anew at monotonic ``now``; counts never do."""
+            nonlocal top
+            with self._lock:
+                if self.segment is not None:
+                    assert routes is not None
+                    assert users is not None
+                    self.segment.table.restart_peaks(now)
+                    routes.restart_peaks(now)
+                    users.clear()
+                    top = 0.0
+
+        def forget() -> None:
+            """Go back to the state before the first record."""
+            nonlocal gauges, lanes, routes, users, deadline, minute, top
+            self.segment = None
+            deadline = minute = -inf
+            gauges, lanes, top = [0.0, 0.0], memoryview(b""), 0.0
+            rows.clear()
+            known.clear()
+            routes = users = None
+
+        self.begin, self.end, self.abandon, self.leave = begin, end, abandon, leave
+        self.observe, self.observe_route = observe, observe_route
+        self.user, self.websocket = user, websocket
+        self._roll, self._forget, self.start_over = roll, forget, start_over
+
+    # --- not hot ---------------------------------------------------------------------------------
+
+    def open(self) -> Segment:
+        """This process's segment, opened if need be."""
+        if self.segment is None:
+            self._roll(self._clock.monotonic())
+        assert self.segment is not None
+        return self.segment
+
+    def announce(self) -> None:
+        """An adapter is in place: a worker opens its segment now, to be counted as one.
+
+        A master that preloads the app opens nothing; its forks do, as they start.
+        """
+        self._announced = True
+        self._open_worker()
+
+    def _open_worker(self) -> None:
+        try:
+            if self._host.is_worker():
+                self.open()
+        except Exception:
+            self.fault("opening the worker's segment")
+
+    def close(self) -> None:
+        """Leave the segment: gauges go, counts stay with the server."""
+        with self._lock:
+            if self.segment is not None:
+                self._forget()
+                self._host.detach(forked=False)
+
+    def websocket_opened(self) -> None:
+        """One more WebSocket connection is open."""
+        self.websocket(1.0)
+
+    def websocket_closed(self) -> None:
+        """One WebSocket connection less; never below 0."""
+        self.websocket(-1.0)
+
+    def fault(self, where: str) -> None:
+        """Something in the metrics raised: log it once for each place, count it, go on.
+
+        Called in an ``except`` block. Never raises.
+        """
+        try:
+            if self.segment is not None:
+                self.segment.header[Field.FAULTS] += 1.0
+            if where not in self._fault_sites:
+                self._fault_sites.add(where)
+                logger.exception("metricsmw: %s failed; the app is not affected", where)
+        except Exception:
+            logger.debug("metricsmw: a fault could not be counted", exc_info=True)
+
+    def _tell_minute(self, now: float) -> None:
+        try:
+            self._host.on_minute(now)
+        except Exception:
+            self.fault("the minute history")
+
+    def after_fork(self) -> None:
+        """In a forked child: the segment is the parent's, so never write it again."""
+        self._lock = threading.RLock()
+        first = self.segment is None
+        self._forget()
+        self._host.detach(forked=True)
+        # The child of a worker, a pool's process say, is none itself until it records.
+        if self._announced and first:
+            self._open_worker()
+
+
+def _after_fork() -> None:
+    for recorder in list(_recorders):
+        recorder.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

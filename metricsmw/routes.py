@@ -1,0 +1,168 @@
+"""The per-route rows of one worker: which (method, template) has which row of which table.
+
+Bounded: past `max_routes` rows all further templates share ``<other>``, requests that matched
+none share ``<unmatched>``, and methods outside the standard set share ``_OTHER``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from metricsmw.config import Settings
+from metricsmw.segment import (
+    NAME_BYTES,
+    ROUTE_LANES,
+    ROUTE_STEPS_PER_WINDOW,
+    ROUTE_ZERO,
+    STEPS_PER_WINDOW,
+    Kind,
+    Segment,
+    Table,
+    route_shape,
+)
+from metricsmw.users import user_key
+
+OTHER, UNMATCHED, OTHER_METHOD = "<other>", "<unmatched>", "_OTHER"
+METHODS = frozenset(
+    ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY")
+)
+LENGTH_BYTES = 2
+# Rows beyond max_routes, for <other> and <unmatched> with each method.
+SHARED_ROWS = 2 * (len(METHODS) + 1)
+CHUNKS = 32
+STEP_RATIO = STEPS_PER_WINDOW // ROUTE_STEPS_PER_WINDOW
+
+
+class Row:
+    """One (method, template): where its lanes are, and the step's peak in seconds so far."""
+
+    __slots__ = ("base", "lanes", "number", "table", "top")
+
+    def __init__(self, table: Table, number: int) -> None:
+        self.lanes = table.lanes
+        self.base = number * ROUTE_LANES + ROUTE_ZERO
+        self.number = number
+        self.table = table
+        self.top = table.peak(number)
+
+
+class Name(NamedTuple):
+    """What a row is named by."""
+
+    method: str
+    route: str
+
+    def pack(self) -> bytes:
+        """Its stored form; a long template is shortened and keeps apart by its hash."""
+        raw = f"{self.method} {self.route}".encode("utf-8", "backslashreplace")
+        room = NAME_BYTES - LENGTH_BYTES
+        if len(raw) > room:
+            tail = f"…{user_key(self.route):016x}".encode()
+            raw = raw[: room - len(tail)].decode("utf-8", "ignore").encode() + tail
+        return len(raw).to_bytes(LENGTH_BYTES, "little") + raw
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Name | None:
+        """None for a row that is not in use."""
+        length = int.from_bytes(packed[:LENGTH_BYTES], "little")
+        if not length:
+            return None
+        text = packed[LENGTH_BYTES : LENGTH_BYTES + length].decode("utf-8", "replace")
+        method, _, route = text.partition(" ")
+        return cls(method, route)
+
+
+class RouteTables:
+    """The writer's side. ``rows`` is the recorder's look-up, template -> method -> row."""
+
+    def __init__(
+        self, segment: Segment, settings: Settings, rows: dict[str | None, dict[str, Row]]
+    ) -> None:
+        self._segment = segment
+        self._max_routes = settings.max_routes
+        self._chunk_rows = max(8, -(-(settings.max_routes + SHARED_ROWS) // CHUNKS))
+        self._step = settings.step
+        self._rows = rows
+        self._tables: list[Table] = []
+        self._by_name: dict[bytes, Row] = {}
+        self._own = 0  # rows in use that are neither <other> nor <unmatched>
+        self._next = 0  # next free row of the last table
+        self._number = 0  # the step it is
+        self._spare: Row | None = None
+        for chunk in segment.chunks:
+            if chunk.kind is Kind.ROUTES:
+                self._adopt(Table(chunk.view, route_shape(chunk.rows), fresh=False))
+
+    def _adopt(self, table: Table) -> None:
+        self._tables.append(table)
+        self._next = table.shape.rows
+        for number in range(table.shape.rows):
+            start = number * NAME_BYTES
+            name = Name.unpack(bytes(table.names[start : start + NAME_BYTES]))
+            if name is None:
+                self._next = number
+                break
+            self._by_name[name.pack()] = Row(table, number)
+            self._own += name.route not in (OTHER, UNMATCHED)
+
+    def find(self, route: str | None, method: str) -> Row:
+        """The row of a template; from now on `rows` knows it, where that stays bounded."""
+        kept = method if method in METHODS else OTHER_METHOD
+        name = Name(kept, UNMATCHED if route is None else str(route))
+        row = self._by_name.get(name.pack())
+        if row is None and (name.route in (OTHER, UNMATCHED) or self._own < self._max_routes):
+            row = self._create(name)
+        if row is None:
+            return self._spare_row() if name.route == OTHER else self.find(OTHER, kept)
+        if kept == method:
+            self._rows.setdefault(route, {})[method] = row
+        return row
+
+    def _create(self, name: Name) -> Row | None:
+        if not self._tables or self._next == self._tables[-1].shape.rows:
+            try:
+                chunk = self._segment.append(Kind.ROUTES, self._chunk_rows)
+            except OSError:
+                return None
+            table = Table(chunk.view, route_shape(chunk.rows), fresh=True)
+            start = (self._number - 1) // STEP_RATIO * STEP_RATIO * self._step
+            table.roll((self._number - 1) // STEP_RATIO + 1, start)
+            self._tables.append(table)
+            self._next = 0
+            self._segment.publish()
+        table = self._tables[-1]
+        packed = name.pack()
+        start = self._next * NAME_BYTES
+        # The length goes last: it is what makes the name count.
+        table.names[start + LENGTH_BYTES : start + len(packed)] = packed[LENGTH_BYTES:]
+        table.names[start : start + LENGTH_BYTES] = packed[:LENGTH_BYTES]
+        row = self._by_name[packed] = Row(table, self._next)
+        self._next += 1
+        self._own += name.route not in (OTHER, UNMATCHED)
+        return row
+
+    def _spare_row(self) -> Row:
+        """Where there is no room even for <other>: lanes that nobody reads."""
+        if self._spare is None:
+            shape = route_shape(1)
+            self._spare = Row(Table(memoryview(bytearray(shape.size)), shape, fresh=True), 0)
+        return self._spare
+
+    def roll(self, number: int) -> None:
+        """Take the checkpoints that are due at the start of that step."""
+        self._number = number
+        step = (number - 1) // STEP_RATIO + 1
+        start = (step - 1) * STEP_RATIO * self._step
+        rolled = [table for table in self._tables if table.roll(step, start)]
+        if rolled:
+            self._restart_tops()
+
+    def restart_peaks(self, now: float) -> None:
+        """The peaks begin anew at monotonic ``now``."""
+        for table in self._tables:
+            table.restart_peaks(now)
+        self._restart_tops()
+
+    def _restart_tops(self) -> None:
+        for row in self._by_name.values():
+            row.top = 0.0

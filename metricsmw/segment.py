@@ -1,0 +1,367 @@
+"""One worker's memory: its byte layout, its single writer, and its rings of checkpoints.
+
+A segment is written by one process only and read by all. It lives in anonymous memory (a private
+monitor) or in a mapped file. All numbers are 8-byte native doubles.
+
+    0      header page, 4096 bytes: a magic, then one double per `Field`
+    1024     chunk directory in that page: (kind, offset, rows, text bytes a row) for each chunk
+    4096   the server-wide `Table`: 1 row of 1216 lanes, 64 checkpoints
+    ...    chunks, appended as routes and users appear; each page-aligned
+
+A `Table` is
+
+    labels       slots doubles: the step at whose start the checkpoint was taken, 0 = none
+    since        slots doubles: monotonic time from which that step's peaks are valid
+    peaks        slots x rows doubles: the largest value of that step, in seconds
+    names        rows x 512 bytes (tables of routes only)
+    CUR          rows x lanes cumulative lanes
+    CP[slots]    copies of CUR as it stood at the start of a step
+
+CUR is never zeroed: a window is CUR minus the checkpoint at the window's start.
+
+Lanes are doubles biased by 2**52: the bit pattern of 2**52 + n is 0x433 << 52 | n. So a lane is
+counted up by a float addition, the cheapest read-modify-write that Python has on shared memory,
+while two states subtract as whole big integers, all lanes at once (`difference`).
+
+Rotation publishes in this order: label 0, copy, label of the new step. A reader takes a label,
+copies, and looks at the label again (`merge`): a torn copy is never used.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from enum import IntEnum
+from typing import NamedTuple, Protocol
+
+from metricsmw.histogram import FIRST, LAST, ROUTE_FIRST, ROUTE_LAST
+from metricsmw.server import Process
+
+MAGIC = b"metricmw"
+LAYOUT = 1.0
+HEADER_BYTES = 4096
+DIRECTORY_OFFSET = 1024
+DIRECTORY_ENTRY = 4
+MAX_CHUNKS = (HEADER_BYTES - DIRECTORY_OFFSET) // (8 * DIRECTORY_ENTRY)
+PAGE = mmap.ALLOCATIONGRANULARITY
+
+BIAS = 2.0**52
+NAME_BYTES = 512
+
+# A route's window slides by six steps, a tenth of the window.
+STEPS_PER_WINDOW = 60
+ROUTE_STEPS_PER_WINDOW = 10
+
+
+class Field(IntEnum):
+    """Doubles of the header page, by their place."""
+
+    MAGIC = 0
+    LAYOUT = 1
+    PID = 2
+    PROCESS_START = 3
+    NONCE = 4  # tells this segment from an earlier one of the same name
+    WINDOW = 5  # seconds
+    CREATED = 6  # monotonic seconds
+    CHUNKS = 7  # chunks in use
+    IN_FLIGHT = 8
+    WEBSOCKETS = 9
+    FAULTS = 10
+    SAMPLE_RECORD = 11  # users: see users.py
+    SAMPLE_COUNT = 12
+    SAMPLE_SINCE = 13
+    ROOT_PID = 14  # the master of the server that the worker belonged to
+    ROOT_START = 15
+
+
+class Kind(IntEnum):
+    """What a chunk holds."""
+
+    ROUTES = 1
+    USERS = 2
+
+
+class Lane(IntEnum):
+    """Counter lanes of the server-wide row, between the positive and the negative buckets.
+
+    Bucket ``i`` is lane ``i``: negative ones count from the end, which is why the row has
+    1216 = 385 + 63 + 768 lanes.
+    """
+
+    ERRORS = LAST + 1
+    ABANDONED = LAST + 2
+
+
+SERVER_LANES = LAST + 1 + 63 - FIRST
+
+
+class RouteLane(IntEnum):
+    """Counter lanes of a route's row, relative to its bucket 0."""
+
+    ERRORS = ROUTE_LAST + 1
+    ABANDONED = ROUTE_LAST + 2
+    STATUS = ROUTE_LAST + 3  # + 1 … 5: the class of the status
+
+
+ROUTE_LANES = 640
+ROUTE_ZERO = -ROUTE_FIRST
+
+
+def _round_up(size: int, unit: int) -> int:
+    return -(-size // unit) * unit
+
+
+class Shape(NamedTuple):
+    """The geometry of a `Table`; offsets are relative to its start."""
+
+    rows: int
+    lanes: int
+    slots: int
+    named: bool
+
+    @property
+    def since(self) -> int:
+        return self.slots * 8
+
+    @property
+    def peaks(self) -> int:
+        return self.slots * 16
+
+    @property
+    def names(self) -> int:
+        return self.peaks + self.slots * self.rows * 8
+
+    @property
+    def current(self) -> int:
+        return self.names + (self.rows * NAME_BYTES if self.named else 0)
+
+    @property
+    def stride(self) -> int:
+        return self.rows * self.lanes * 8
+
+    def checkpoint(self, slot: int) -> int:
+        return self.current + (1 + slot) * self.stride
+
+    @property
+    def size(self) -> int:
+        return _round_up(self.checkpoint(self.slots), PAGE)
+
+
+SERVER_SHAPE = Shape(1, SERVER_LANES, 64, named=False)
+SERVER_OFFSET = HEADER_BYTES
+FIXED_BYTES = _round_up(HEADER_BYTES + SERVER_SHAPE.size, PAGE)
+
+
+def zero_lanes(lanes: int) -> bytes:
+    """That many lanes that have counted nothing."""
+    return struct.pack("d", BIAS) * lanes
+
+
+def route_shape(rows: int) -> Shape:
+    """The table of a chunk of that many routes."""
+    return Shape(rows, ROUTE_LANES, 12, named=True)
+
+
+def step_number(now: float, step: float) -> int:
+    """Number of the step that the monotonic time lies in; from 1 on, so that 0 can mean none."""
+    return int(now // step) + 1
+
+
+class Memory(Protocol):
+    """Where a segment lives."""
+
+    def map(self, offset: int, size: int) -> memoryview:
+        """A writable view of newly allocated, zeroed (or, adopted, existing) bytes.
+
+        Raises OSError where there is no room.
+        """
+
+    def read(self, offset: int, size: int) -> bytes:
+        """A copy of the bytes; shorter where the segment ends."""
+
+    def close(self) -> None: ...
+
+
+class AnonymousMemory:
+    """Memory of this process alone."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[int, mmap.mmap]] = []
+
+    def map(self, offset: int, size: int) -> memoryview:
+        part = mmap.mmap(-1, size)
+        self._parts.append((offset, part))
+        return memoryview(part)
+
+    def read(self, offset: int, size: int) -> bytes:
+        for start, part in self._parts:
+            if start <= offset < start + len(part):
+                return part[offset - start : offset - start + size]
+        return b""
+
+    def close(self) -> None:
+        self._parts.clear()
+
+
+class FileMemory:
+    """A mapped file; ``fd`` is owned and closed by `close`."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def map(self, offset: int, size: int) -> memoryview:
+        # Allocated first: a full disk is an error here, not a SIGBUS at some later store.
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(self.fd, offset, size)
+        elif os.fstat(self.fd).st_size < offset + size:
+            os.pwrite(self.fd, bytes(size), offset)
+        return memoryview(mmap.mmap(self.fd, size, offset=offset))
+
+    def read(self, offset: int, size: int) -> bytes:
+        return os.pread(self.fd, size, offset)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class Table:
+    """The writer's side of one table: its current lanes, and the taking of checkpoints."""
+
+    def __init__(self, view: memoryview, shape: Shape, fresh: bool) -> None:
+        self.shape = shape
+        self._view = view
+        self._current = view[shape.current : shape.current + shape.stride]
+        self._labels = view[: shape.since].cast("d")
+        self._since = view[shape.since : shape.peaks].cast("d")
+        self._peaks = view[shape.peaks : shape.names].cast("d")
+        self.names = view[shape.names : shape.current]
+        self.lanes = self._current.cast("d")
+        self.step = 0 if fresh else int(max(self._labels))
+        if fresh:
+            self._current[:] = zero_lanes(shape.rows * shape.lanes)
+
+    @property
+    def _slot(self) -> int:
+        return self.step % self.shape.slots
+
+    def roll(self, step: int, since: float) -> bool:
+        """Keep CUR as the checkpoint of ``step``, which begins at monotonic ``since``.
+
+        False where that step, or a later one, has its checkpoint already.
+        """
+        if step <= self.step:
+            return False
+        slot = step % self.shape.slots
+        offset = self.shape.checkpoint(slot)
+        self._labels[slot] = 0.0
+        self._view[offset : offset + self.shape.stride] = self._current
+        self.step = step
+        self.restart_peaks(since)
+        self._labels[slot] = float(step)
+        return True
+
+    def restart_peaks(self, since: float) -> None:
+        """The peaks of the step begin anew at monotonic ``since``."""
+        rows = self.shape.rows
+        for number in range(rows):
+            self._peaks[self._slot * rows + number] = 0.0
+        self._since[self._slot] = since
+
+    def peak(self, number: int) -> float:
+        """The largest value in seconds of that row in this step."""
+        return self._peaks[self._slot * self.shape.rows + number]
+
+    def set_peak(self, number: int, seconds: float) -> None:
+        self._peaks[self._slot * self.shape.rows + number] = seconds
+
+
+class Chunk(NamedTuple):
+    """A part that was appended: so many rows, each with `width` bytes of text (users only)."""
+
+    kind: Kind
+    rows: int
+    width: int
+    view: memoryview
+
+
+def chunk_bytes(kind: Kind, rows: int, width: int) -> int:
+    """Size of a chunk. A user's row is a time, a key and its text, column by column."""
+    if kind is Kind.ROUTES:
+        return route_shape(rows).size
+    return _round_up(rows * (16 + width), PAGE)
+
+
+class Segment:
+    """The writer's side of a segment: header, server-wide table, chunks.
+
+    ``fresh`` segments are initialised; others are adopted: their counts go on, their gauges are
+    those of a dead process and start at 0.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        *,
+        window_seconds: int,
+        now: float,
+        owner: Process,
+        root: Process | None = None,
+        fresh: bool = True,
+    ) -> None:
+        self.memory = memory
+        fixed = memory.map(0, FIXED_BYTES)
+        self.header = fixed[:HEADER_BYTES].cast("d")
+        self.table = Table(
+            fixed[SERVER_OFFSET : SERVER_OFFSET + SERVER_SHAPE.size], SERVER_SHAPE, fresh
+        )
+        self.gauges = self.header[Field.IN_FLIGHT : Field.WEBSOCKETS + 1]
+        self._directory = fixed[DIRECTORY_OFFSET:HEADER_BYTES].cast("d")
+        header = self.header
+        self.gauges[0] = self.gauges[1] = 0.0
+        header[Field.PID], header[Field.PROCESS_START] = map(float, owner)
+        header[Field.ROOT_PID], header[Field.ROOT_START] = map(float, root or owner)
+        if fresh:
+            header[Field.LAYOUT] = LAYOUT
+            header[Field.NONCE] = float(int.from_bytes(os.urandom(6), "little"))
+            header[Field.WINDOW] = float(window_seconds)
+            header[Field.CREATED] = now
+            fixed[: len(MAGIC)] = MAGIC  # last: from here on readers take it for whole
+        self._end = FIXED_BYTES
+        self.chunks: list[Chunk] = []
+        if not fresh:
+            self._reopen_chunks()
+
+    def _reopen_chunks(self) -> None:
+        for number in range(int(self.header[Field.CHUNKS])):
+            entry = number * DIRECTORY_ENTRY
+            kind, offset, rows, width = (int(v) for v in self._directory[entry : entry + 4])
+            view = self.memory.map(offset, chunk_bytes(Kind(kind), rows, width))
+            self.chunks.append(Chunk(Kind(kind), rows, width, view))
+            self._end = offset + len(view)
+
+    def append(self, kind: Kind, rows: int, width: int = 0) -> Chunk:
+        """A new zeroed chunk. Raises OSError where there is no room for it.
+
+        It becomes visible to readers by `publish`, once its owner has filled it in.
+        """
+        if len(self.chunks) == MAX_CHUNKS:
+            raise OSError(f"a segment holds at most {MAX_CHUNKS} chunks")
+        view = self.memory.map(self._end, chunk_bytes(kind, rows, width))
+        entry = len(self.chunks) * DIRECTORY_ENTRY
+        for place, value in enumerate((kind, self._end, rows, width)):
+            self._directory[entry + place] = float(value)
+        self._end += len(view)
+        chunk = Chunk(kind, rows, width, view)
+        self.chunks.append(chunk)
+        return chunk
+
+    def publish(self) -> None:
+        """Let readers see the appended chunks."""
+        self.header[Field.CHUNKS] = float(len(self.chunks))
+
+    def silence(self) -> None:
+        """Zero the gauges, as its worker leaves; the counts stay for the readers."""
+        self.gauges[0] = self.gauges[1] = 0.0

@@ -1,0 +1,49 @@
+"""The frozen records that every reader of the metrics speaks: one moment of the whole server."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timezone
+
+
+def iso_timestamp(unix_seconds: float) -> str:
+    """ISO 8601 in UTC with its offset, e.g. ``2026-01-25T01:16:30.123456+00:00``."""
+    moment = datetime.fromtimestamp(unix_seconds, timezone.utc)
+    return moment.isoformat(timespec="microseconds")
+
+
+@dataclass(frozen=True)
+class MetricsSnapshot:
+    """The numbers of one moment, over all workers of the server.
+
+    Rates and percentiles are over the sliding window; totals are since the start or the last
+    reset. Milliseconds, percentages and rates are rounded to 2 decimals.
+    """
+
+    timestamp: str
+    request_rate_rpm: float
+    error_rate_pct: float
+    latency_p50_ms: float
+    latency_p95_ms: float
+    latency_p99_ms: float
+    active_users: int
+    memory_usage_pct: float
+    memory_usage_mb: float
+    cpu_usage_pct: float
+    websocket_connections: int
+    total_requests: int
+    total_errors: int
+    latency_max_ms: float
+    requests_in_flight: int
+    workers: int
+
+    def to_dict(self) -> dict[str, str | float | int]:
+        """The fields by name, in their documented order."""
+        return asdict(self)
+
+
+FIELDS = tuple(field.name for field in fields(MetricsSnapshot))
+NUMERIC_FIELDS = FIELDS[1:]
+INTEGER_FIELDS = frozenset(
+    field.name for field in fields(MetricsSnapshot) if field.type in ("int", int)
+)

@@ -1,0 +1,40 @@
+"""What all tests share: no test sees another's state; a failing one shows its servers' output."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+sys.path.insert(0, str(TESTS))  # so that tests import their kits: `from kits.servers import serve`
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let a polite end (SIGTERM) run every `finally`: servers are stopped there."""
+    runner = os.getpid()
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        if os.getpid() == runner:
+            raise KeyboardInterrupt
+        signal.signal(signum, signal.SIG_DFL)
+        signal.raise_signal(signum)
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Attach what the servers that outlive a failing test (those of fixtures) have printed."""
+    report = yield
+    if report.failed and (kit := sys.modules.get("kits.servers")):
+        for server in kit.LIVE:
+            report.sections.append((f"Output of {server.name}", server.output()))
+    return report

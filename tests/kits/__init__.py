@@ -1,0 +1,1 @@
+"""Test kits: one promise each, asked of whatever a test hands them."""

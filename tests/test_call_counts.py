@@ -1,0 +1,71 @@
+"""How many functions a request passes through: the one measure of speed that is free of noise.
+
+Counted by cProfile as the benchmarks do, with everything on: status, route, user, in flight.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from metricsmw.adapters.asgi import ASGIMetricsMiddleware
+from metricsmw.adapters.wsgi import WSGIMetricsMiddleware
+
+from metricsmw import MetricsMonitor
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+ASGI_LIMIT = 14
+WSGI_LIMIT = 18
+
+
+@pytest.fixture(scope="module")
+def raw() -> ModuleType:
+    """The benchmarks' apps and drivers; that folder is no package."""
+    path = Path(__file__).parent.parent / "benchmarks" / "raw.py"
+    spec = importlib.util.spec_from_file_location("benchmarks_raw", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def monitor() -> Iterator[MetricsMonitor]:
+    with MetricsMonitor() as monitor:
+        yield monitor
+
+
+def calls_added(raw: ModuleType, drive: Any, app: Any, measured: Any) -> float:
+    calls: float = raw.calls_per_request(drive(measured)) - raw.calls_per_request(drive(app))
+    return calls
+
+
+def test_asgi(raw: ModuleType, monitor: MetricsMonitor) -> None:
+    app = raw.asgi_app
+    measured = ASGIMetricsMiddleware(app, monitor, route=raw.route_of, user=raw.user_of)
+    assert calls_added(raw, raw.drive_asgi, app, measured) <= ASGI_LIMIT
+    assert_everything_was_recorded(monitor)
+
+
+@pytest.mark.parametrize("body", ["list", "generator"])
+def test_wsgi(raw: ModuleType, monitor: MetricsMonitor, body: str) -> None:
+    app = getattr(raw, f"wsgi_{body}_app")
+    measured = WSGIMetricsMiddleware(app, monitor, route=raw.route_of, user=raw.user_of)
+    assert calls_added(raw, raw.drive_wsgi, app, measured) <= WSGI_LIMIT
+    assert_everything_was_recorded(monitor)
+
+
+def assert_everything_was_recorded(monitor: MetricsMonitor) -> None:
+    """What was counted above did its work."""
+    snapshot = monitor.get_current_snapshot()
+    assert snapshot.total_requests == 400
+    assert snapshot.active_users == 1
+    assert snapshot.requests_in_flight == 0
+    (row,) = monitor.get_routes()
+    assert (row["route"], row["statuses"]) == ("/items/{id}", {"2xx": 400})
