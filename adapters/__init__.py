@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .asgi import ASGIMetricsMiddleware
 from .contract import is_async
+from .hosts import mount_path
 from .wsgi import WSGIMetricsMiddleware
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def wrap(
     compiled pattern. `user`: returns the user of an answered request, given its environ or scope,
     or None; default, the user of the app's session, else REMOTE_USER.
     """
-    path = _mount(path)
+    path = mount_path(path)
     host: Any = None
     if _is(app, "flask", "Flask"):
         from . import flask as host
@@ -86,7 +87,7 @@ def _is_asgi(app: object) -> bool:
     if numbers == [1]:
         hint = "; an ASGI 2 one becomes ASGI 3 by asgiref.compatibility.guarantee_single_callable"
     elif len(numbers) > 1:
-        hint = "; its arguments do not tell which: use WSGIMetricsMiddleware or ASGIMetricsMiddleware"
+        hint = "; it could be either: use WSGIMetricsMiddleware or ASGIMetricsMiddleware"
     raise TypeError(
         f"app must be a WSGI or an ASGI application, got {app!r}"
         f" of type {type(app).__module__}.{type(app).__qualname__}{hint}"

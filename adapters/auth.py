@@ -79,8 +79,9 @@ def as_policy(auth: Policy | None) -> Policy:
     """
     if auth is None:
         return _Default()
-    if auth in (session, token, basic, public):
-        raise TypeError(f"auth must be a policy: call auth.{auth.__name__}(…) to get one")
+    factories: tuple[object, ...] = (session, token, basic, public)
+    if auth in factories:
+        raise TypeError("auth must be a policy: session, token, … make one when they are called")
     if not callable(auth):
         # The type only: a secret that was passed here by mistake must not end up in a log.
         raise TypeError(

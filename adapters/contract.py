@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 # The host's logged-in session user, or None; only a host on ASGI may answer with an awaitable.
 Identity: TypeAlias = Callable[[], str | Awaitable[str | None] | None]
+
+# What is left out of the numbers: a prefix of the path, or a pattern to search it for.
+Exclude: TypeAlias = "str | re.Pattern[str]"
 
 # What a measuring middleware leaves in environ or scope: this prefix, and its recorder.
 MEASURED = "metricsmw."
@@ -98,3 +102,31 @@ def disown(request: MutableMapping[str, Any]) -> None:
         if key.startswith(MEASURED) and recorder is not None:
             recorder.leave()
             request[key] = None
+
+
+def excluder(exclude: Iterable[Exclude]) -> Callable[[str], bool] | None:
+    """A test of whether a path is left out of the numbers; None where none is.
+
+    Raises `TypeError` for anything but prefixes that are str and compiled patterns of str.
+    """
+    if isinstance(exclude, (str, re.Pattern)):
+        exclude = (exclude,)
+    prefixes: list[str] = []
+    patterns: list[re.Pattern[str]] = []
+    for each in exclude:
+        if isinstance(each, str):
+            prefixes.append(each)
+        elif isinstance(each, re.Pattern) and isinstance(each.pattern, str):
+            patterns.append(each)
+        else:
+            raise TypeError(
+                f"exclude must hold path prefixes (str) or compiled patterns of str, got {each!r}"
+            )
+    if not prefixes and not patterns:
+        return None
+    starts = tuple(prefixes)
+
+    def excluded(path: str) -> bool:
+        return path.startswith(starts) or any(pattern.search(path) for pattern in patterns)
+
+    return excluded

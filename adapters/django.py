@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,9 +29,17 @@ from metricsmw import get_metrics_monitor
 
 from .asgi import ASGIMetricsMiddleware
 from .auth import as_policy
-from .contract import Request, disown
+from .contract import Request, disown, excluder
 from .handlers import Handlers
-from .hosts import HOST_KEY, route_of_environ, route_of_scope, session_identity, session_user
+from .hosts import (
+    HOST_KEY,
+    mount_path,
+    route_of_environ,
+    route_of_scope,
+    session_identity,
+    session_user,
+    user_of_environ,
+)
 from .wsgi import WSGIMetricsMiddleware
 
 if TYPE_CHECKING:
@@ -50,8 +59,10 @@ if TYPE_CHECKING:
 
     from metricsmw import MetricsMonitor
 
+    from .asgi import UserResolver as ScopeUser
     from .auth import Policy
-    from .wsgi import Exclude, UserResolver
+    from .contract import Exclude
+    from .wsgi import UserResolver as EnvironUser
 
 
 class MetricsMiddleware:
@@ -71,19 +82,24 @@ class MetricsMiddleware:
         self.get_response = get_response
         monitor = get_metrics_monitor() if self.monitor is None else self.monitor
         self._recorder = monitor.recorder
+        self._excluded = excluder(self.exclude)
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
 
     def user_of(self, request: HttpRequest) -> object | None:
         """Return the user of an answered request, as far as the app has loaded it, or None."""
-        return user_of(request)
+        if isinstance(request, ASGIRequest):
+            return user_of(request)
+        return user_of_environ(request.META)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         carrier = _carrier(request)
         carrier[HOST_KEY] = _DjangoRequest(request)
-        if self._recorder.key in carrier or self._excludes(request.path_info):
-            return self.get_response(request)
+        excluded = self._excluded is not None and self._excluded(request.path_info)
+        if excluded or self._recorder.key in carrier:
+            response: HttpResponseBase | Awaitable[HttpResponseBase] = self.get_response(request)
+            return response
         carrier[self._recorder.key] = self._recorder
         start = self._recorder.begin()
         return (self._answer_async if self._is_async else self._answer)(request, start)
@@ -93,103 +109,116 @@ class MetricsMiddleware:
             response: HttpResponseBase = self.get_response(request)
         except BaseException:
             # Django makes responses of exceptions; what comes here ends the process or the thread.
-            self._end(request, start, 500)
+            self._report(_Outcome.FAILED, request, start, 500)
             raise
         return self._measured(request, start, response)
 
     async def _answer_async(self, request: HttpRequest, start: float) -> HttpResponseBase:
         try:
             response: HttpResponseBase = await self.get_response(request)
-        except asyncio.CancelledError:
-            self._abandon(request, 0)  # Django cancels the view of a client that has gone
+        except asyncio.CancelledError:  # as Django does to the view of a client that has gone
+            self._report(_Outcome.GONE, request, start, 500)
             raise
         except BaseException:
-            self._end(request, start, 500)
+            self._report(_Outcome.FAILED, request, start, 500)
             raise
         return self._measured(request, start, response)
 
     def _measured(
         self, request: HttpRequest, start: float, response: HttpResponseBase
     ) -> HttpResponseBase:
-        """Record a response that is complete; have one that streams recorded when it is closed."""
+        """Report a response that is complete now, and one that streams when it is closed."""
         if not response.streaming:
-            self._end(request, start, response.status_code)
+            self._report(_Outcome.COMPLETE, request, start, response.status_code)
             return response
-        reading = _Reading()
-        # A server that sends files by itself takes the file out of the response, if it is one
-        # that nobody has wrapped; it closes the response when it is done.
+        stream = _Stream()
+        # A server that can send files by itself takes the file out of a response that nobody has
+        # wrapped. It closes the response, too.
         if not (hasattr(response, "file_to_stream") and "wsgi.file_wrapper" in request.META):
-            reading.follow(response)
+            stream.follow(response)
         close = response.close
 
         def closing() -> None:
             try:
                 close()
             finally:
-                if not reading.over:
-                    reading.over = True
-                    if reading.broken_off:
-                        self._abandon(request, response.status_code)
-                    else:
-                        self._end(request, start, response.status_code)
+                if not stream.reported:
+                    stream.reported = True
+                    self._report(stream.outcome, request, start, response.status_code)
 
         response.close = closing
         return response
 
-    def _end(self, request: HttpRequest, start: float, status: int) -> None:
-        if self._is_left_out(request):
-            return
-        self._recorder.end(start, status, self._route_of(request), request.method or "")
+    def _report(self, outcome: _Outcome, request: HttpRequest, start: float, status: int) -> None:
+        recorder = self._recorder
+        carrier = _carrier(request)
+        if carrier[recorder.key] is None:
+            return  # the sub-app's own
+        route = user = None
+        try:
+            is_asgi = isinstance(request, ASGIRequest)
+            route = route_of_scope(carrier) if is_asgi else route_of_environ(carrier)
+        except Exception:
+            recorder.fault("the route resolver")
         try:
             user = self.user_of(request)
-            if user is not None:
-                self._recorder.user(user)
         except Exception:
-            self._recorder.fault("user")
-
-    def _abandon(self, request: HttpRequest, status: int) -> None:
-        if not self._is_left_out(request):
-            self._recorder.abandon(status, self._route_of(request), request.method or "")
-
-    def _is_left_out(self, request: HttpRequest) -> bool:
-        return _carrier(request).get(self._recorder.key) is None
-
-    def _route_of(self, request: HttpRequest) -> str | None:
+            recorder.fault("the user resolver")
         try:
-            carrier = _carrier(request)
-            asynchronous = isinstance(request, ASGIRequest)
-            return route_of_scope(carrier) if asynchronous else route_of_environ(carrier)
+            if outcome is _Outcome.GONE:
+                recorder.abandon(status, route, request.method)
+            elif outcome is _Outcome.FAILED:
+                recorder.fail(start, status, route, request.method)
+            else:
+                recorder.end(start, status, route, request.method)
+            if user is not None:
+                recorder.user(user)
         except Exception:
-            self._recorder.fault("route")
-            return None
+            recorder.fault("recording a request")
+            recorder.leave()
 
 
-class _Reading:
-    """How far a streaming response has been read."""
+class _Outcome(Enum):
+    COMPLETE = 1
+    FAILED = 2
+    GONE = 3
 
-    __slots__ = ("broken_off", "over")
+
+class _Stream:
+    """How far the body of a response has been read."""
+
+    __slots__ = ("outcome", "reported")
 
     def __init__(self) -> None:
-        self.over = False
-        # Not before it was begun: a server need not read the body that a HEAD is not sent.
-        self.broken_off = False
+        self.reported = False
+        # Until it is begun: a server need not read the body that HEAD does not get.
+        self.outcome = _Outcome.COMPLETE
 
     def follow(self, response: StreamingHttpResponse) -> None:
         content = response.streaming_content
-        response.streaming_content = (
-            self._follow_async(content) if response.is_async else self._follow(content)
-        )
+        if response.is_async:
+            response.streaming_content = self._follow_async(content)
+        else:
+            response.streaming_content = self._follow(content)
 
     def _follow(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        self.broken_off = True
-        yield from chunks
-        self.broken_off = False
+        self.outcome = _Outcome.GONE
+        try:
+            yield from chunks
+        except Exception:
+            self.outcome = _Outcome.FAILED
+            raise
+        self.outcome = _Outcome.COMPLETE
 
     async def _follow_async(self, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-        self.broken_off = True
-        async for chunk in chunks:
-            yield chunk
-        self.broken_off = False
+        self.outcome = _Outcome.GONE
+        try:
+            async for chunk in chunks:
+                yield chunk
+        except Exception:
+            self.outcome = _Outcome.FAILED
+            raise
+        self.outcome = _Outcome.COMPLETE
 
 
 class _DjangoRequest:
@@ -252,7 +281,7 @@ def template_of(route: str) -> str:
 
 
 # What tells a regular expression from what `path` takes.
-_REGEX = re.compile(r"[\\^$]|\(\?|\.[*+]")
+_REGEX = re.compile(r"[\\^$|\[]|\(\?|\.[*+]")
 _TOKEN = re.compile(
     r"""
     (?P<nothing> \\[AZbB] | [\^$] )                               # assertions
@@ -276,7 +305,7 @@ def _plain(regex: str) -> str:
         else:
             at = token.end()
             inside = ""
-            if regex[token.start()] == "(" and regex[at - 1] != ")":
+            if token[0][0] == "(" and token[0][-1] != ")":  # which "(?i)" has
                 end = _closing(regex, at)
                 inside, at = regex[at:end], end + 1
             if token["name"]:
@@ -345,12 +374,13 @@ def instrument(
     path: str = "/api/metrics",
     auth: Policy | None = None,
     exclude: Iterable[Exclude] = (),
-    user: UserResolver | None = None,
+    user: EnvironUser | ScopeUser | None = None,
 ) -> WSGIMetricsMiddleware | ASGIMetricsMiddleware:
     """Return Django's handler measured, with the metrics served at `path` inside its middleware.
 
     Arguments as for `wrap`; `app` may also be a handler that is measured already.
     """
+    path = mount_path(path)
     if monitor is None:
         monitor = get_metrics_monitor()
     handler: Any = app

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fastapi import FastAPI
 
 from . import starlette
+from .asgi import split
 from .hosts import MOUNTED
 
 if TYPE_CHECKING:
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
 
     from metricsmw import MetricsMonitor
 
-    from .asgi import Exclude, UserResolver
+    from .asgi import UserResolver
     from .auth import Policy
+    from .contract import Exclude
 
 _App = TypeVar("_App", bound=FastAPI)
 
@@ -40,5 +42,5 @@ def template_of(scope: Mapping[str, Any]) -> str | None:
     below: str | None = scope["fastapi"].get("frontend_path")
     if below is None:
         return None
-    root, path = starlette.split(scope["path"], scope.get("root_path", ""))
+    root, path = split(scope["path"], scope.get("root_path", ""))
     return root + path[: len(path) - len(below)].rstrip("/") + MOUNTED

@@ -19,7 +19,7 @@ from metricsmw import get_metrics_monitor
 
 from .contract import Request, disown
 from .handlers import Handlers
-from .hosts import HOST_KEY, session_identity, session_user
+from .hosts import HOST_KEY, mount_path, session_identity, session_user
 from .wsgi import WSGIMetricsMiddleware
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from metricsmw import MetricsMonitor
 
     from .auth import Policy
-    from .wsgi import Exclude, UserResolver
+    from .contract import Exclude
+    from .wsgi import UserResolver
 
 # Where an app keeps the monitors that measure it, the last one given being its own.
 _EXTENSION = "metricsmw"
@@ -100,8 +101,9 @@ def instrument(
 
     A monitor that already measures the app is not added twice, nor is a path.
     """
-    monitor = MetricsMiddleware(app, monitor, exclude=exclude, user=user).monitor
+    monitor = get_metrics_monitor() if monitor is None else monitor
     blueprint = metrics_blueprint(monitor, auth, path)
+    MetricsMiddleware(app, monitor, exclude=exclude, user=user)
     if blueprint.name not in app.blueprints:
         app.register_blueprint(blueprint)
     return app
@@ -126,8 +128,6 @@ class MetricsMiddleware:
         monitors: list[MetricsMonitor] = app.extensions.setdefault(_EXTENSION, [])
         if self.monitor in monitors:
             return
-        monitors.append(self.monitor)
-        listen()
         # Flask-SocketIO's own middleware answers a WebSocket within one call, minutes long, and
         # hands the app a copy of environ: measured is what it passes on.
         place: Any = app
@@ -137,6 +137,7 @@ class MetricsMiddleware:
         place.wsgi_app = WSGIMetricsMiddleware(
             place.wsgi_app, self.monitor, exclude=exclude, user=user
         )
+        monitors.append(self.monitor)
 
 
 def metrics_blueprint(
@@ -150,34 +151,37 @@ def metrics_blueprint(
 
     Without a monitor it answers with that of the app it is asked under, else the server's.
     """
+    path = mount_path(path)
+    policy = as_policy(auth)
     blueprint = flask.Blueprint(name or "metricsmw" + re.sub(r"\W", "_", path), __name__)
 
-    def view(below: str = "") -> flask.Response:
+    def view(below: str | None = None) -> flask.Response:
         request = flask.request
         disown(request.environ)
-        measured: list[MetricsMonitor] = flask.current_app.extensions.get(_EXTENSION, [])
-        answer = Handlers(
-            monitor or (measured[-1] if measured else get_metrics_monitor()), auth
-        ).handle(
+        monitors: list[MetricsMonitor] = flask.current_app.extensions.get(_EXTENSION, [])
+        of_app = monitors[-1] if monitors else None
+        below = request.path if below is None else "/" + below
+        answer = Handlers(monitor or of_app or get_metrics_monitor(), policy).handle(
             Request(
-                method=request.method,
-                path="/" + below,
-                query=request.query_string.decode("latin-1"),
-                headers={name.lower(): value for name, value in request.headers},
-                identity=lambda: session_identity(flask.session._get_current_object()),  # type: ignore[attr-defined]
+                request.method,
+                "/" + below,
+                request.query_string.decode("latin-1"),
+                {name.lower(): value for name, value in request.headers},
+                _identity,
             )
         )
         return flask.Response(answer.body, answer.status, answer.headers)
 
+    rules = {"": "", "/": "/", "/<path:below>": ""}
     for rule in ("", "/", "/<path:below>"):
         blueprint.add_url_rule(
-            path + rule,
-            "metrics",
-            view,
-            methods=_METHODS,
-            provide_automatic_options=False,
+            path + rule, "metrics", view, methods=_METHODS, provide_automatic_options=False
         )
     return blueprint
+
+
+def _identity() -> str | None:
+    return session_identity(flask.session._get_current_object())  # type: ignore[attr-defined]
 
 
 metrics_bp = metrics_blueprint(name="metricsmw")

@@ -41,6 +41,14 @@ class HostRequest(Protocol):
         """Return the session's user as far as the app has loaded it, or None."""
 
 
+def mount_path(path: str) -> str:
+    """Return the path of a sub-app without a slash at its end; `ValueError` for one that is bad."""
+    mount = path.rstrip("/") if isinstance(path, str) else ""
+    if not mount.startswith("/"):
+        raise ValueError(f"path must start with a slash and go on, like '/api/metrics', got {path!r}")
+    return mount
+
+
 def listen() -> None:
     """Ask the hosts that need asking to leave their routes; only those already imported."""
     if "flask" in sys.modules:

@@ -21,12 +21,12 @@ from starlette.routing import Router
 
 from metricsmw import get_metrics_monitor
 
-from .asgi import ASGIMetricsMiddleware, metrics_app
+from .asgi import ASGIMetricsMiddleware, metrics_app, split
 from .contract import disown
-from .hosts import MOUNTED, session_identity
+from .hosts import MOUNTED, mount_path
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Awaitable, Collection, Iterable, Iterator, Mapping
 
     from starlette.convertors import Convertor
     from starlette.routing import BaseRoute
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
     from metricsmw import MetricsMonitor
 
+    from .asgi import UserResolver
     from .auth import Policy
-    from .asgi import Exclude, UserResolver
+    from .contract import Exclude
 
 _App = TypeVar("_App", bound=Starlette)
 
@@ -57,32 +58,32 @@ def instrument(
 
     A monitor that already measures the app is not added twice, nor is a path.
     """
+    path = mount_path(path)
     if monitor is None:
         monitor = get_metrics_monitor()
+    metrics = metrics_app(monitor, auth)
     monitors: list[MetricsMonitor] = vars(app).setdefault(_MONITORS, [])
     if monitor not in monitors:
+        inside = app.middleware_stack or app.router
+        _measure(app, ASGIMetricsMiddleware(inside, monitor, exclude=exclude, user=user))
         monitors.append(monitor)
-        _measure(app, monitor, tuple(exclude), user)
     paths: list[str] = vars(app).setdefault(_PATHS, [])
     if path not in paths:
+        _serve(app.router, path, metrics)
         paths.append(path)
-        _serve(app.router, path, metrics_app(monitor, auth, identity=_identity))
     return app
 
 
-def _measure(
-    app: Starlette,
-    monitor: MetricsMonitor,
-    exclude: tuple[Exclude, ...],
-    user: UserResolver | None,
-) -> None:
-    def measured(stack: ASGIApp) -> ASGIApp:
-        return ASGIMetricsMiddleware(stack, monitor, exclude=exclude, user=user)
-
+def _measure(app: Starlette, middleware: ASGIMetricsMiddleware) -> None:
     build = app.build_middleware_stack
-    app.build_middleware_stack = lambda: measured(build())  # type: ignore[method-assign]
+
+    def build_measured() -> ASGIApp:
+        middleware.app = build()
+        return middleware
+
+    app.build_middleware_stack = build_measured  # type: ignore[method-assign]
     if app.middleware_stack is not None:
-        app.middleware_stack = measured(app.middleware_stack)
+        app.middleware_stack = middleware
 
 
 def _serve(router: Router, path: str, metrics: ASGIApp) -> None:
@@ -99,17 +100,6 @@ def _serve(router: Router, path: str, metrics: ASGIApp) -> None:
         return routes(scope, receive, send)
 
     router.middleware_stack = dispatch
-
-
-def split(path: str, root: str) -> tuple[str, str]:
-    """Return the path an app is mounted at and the path below; servers differ in `path`."""
-    root = root.rstrip("/")
-    below = path[len(root) :] if path.startswith(root + "/") or path == root else path
-    return root, below
-
-
-def _identity(scope: Scope) -> str | None:
-    return session_identity(scope.get("session"))
 
 
 def template_of(scope: Mapping[str, Any]) -> str | None:

@@ -50,4 +50,3 @@ class Settings:
     def step(self) -> float:
         """Seconds by which the window slides: a sixtieth of it."""
         return self.window_seconds / 60
-

@@ -29,7 +29,7 @@ from typing import Literal, Protocol
 from metricsmw.config import Settings
 from metricsmw.history import FileBytes, History, MemoryBytes
 from metricsmw.merge import NEVER, DamagedError, Period, Reset, SegmentReading, Source
-from metricsmw.segment import FIXED_BYTES, AnonymousMemory, Field, FileMemory, Segment
+from metricsmw.segment import FIXED_BYTES, AnonymousMemory, Field, FileMemory, Memory, Segment
 from metricsmw.server import Process, root_process, this_process
 
 try:
@@ -50,7 +50,11 @@ class Group(Protocol):
     mode: Mode
     reason: str
     history: History
-    reset: Reset
+    segment: Segment
+
+    @property
+    def reset(self) -> Reset:
+        """The last reset of the server."""
 
     def sources(self) -> Mapping[str, Source]:
         """The segments of all workers, dead ones included, by name."""
@@ -59,8 +63,6 @@ class Group(Protocol):
 
     def exclusive(self, wait: bool) -> contextlib.AbstractContextManager[bool]:
         """Hold the server's lock; yields whether it is held. Never waits unless told to."""
-
-    segment: Segment
 
     def close(self) -> None:
         """Leave the group: gauges go, counts stay."""
@@ -74,8 +76,8 @@ class _OwnSource:
 
     alive = True
 
-    def __init__(self, segment: Segment) -> None:
-        self.read = segment.memory.read
+    def __init__(self, memory: Memory) -> None:
+        self.read = memory.read
 
 
 class PrivateGroup:
@@ -86,14 +88,14 @@ class PrivateGroup:
     def __init__(self, settings: Settings, reason: str, created: float) -> None:
         self.reason = reason
         self.history = History(MemoryBytes(), settings.max_history_minutes)
-        self.reset = NEVER
+        self.reset: Reset = NEVER
         me = this_process()
         self.segment = Segment(
             AnonymousMemory(), window_seconds=settings.window_seconds, now=created, owner=me
         )
 
     def sources(self) -> Mapping[str, Source]:
-        return {"own": _OwnSource(self.segment)}
+        return {"own": _OwnSource(self.segment.memory)}
 
     def write_reset(self, reset: Reset) -> None:
         self.reset = reset
@@ -291,7 +293,7 @@ class SharedGroup:
         return False
 
     def _is_whole(self, name: str, memory: FileMemory, now: float) -> bool:
-        source = type("_Claimed", (), {"alive": False, "read": memory.read})
+        source = _OwnSource(memory)
         period = Period(now, self._settings.step)
         try:
             reading = SegmentReading(name, source, period, NEVER, self._settings.window_seconds)
@@ -335,7 +337,7 @@ class SharedGroup:
             if not name.startswith(PREFIX):
                 continue
             if name == self.name and entry.inode() == os.fstat(self._own_fd).st_ino:
-                found[name] = _OwnSource(self.segment)
+                found[name] = _OwnSource(self.segment.memory)
                 continue
             known = self._sources.get(name)
             if known is None or known.inode != entry.inode():

@@ -37,7 +37,7 @@ def check_health(snapshot: MetricsSnapshot, thresholds: Mapping[str, float]) -> 
     Raises `ValueError` for a field that a snapshot does not have or a threshold that is NaN, and
     `TypeError` for one that is no number.
     """
-    checks = {}
+    checks: dict[str, bool] = {}
     for name, threshold in thresholds.items():
         if name not in NUMERIC_FIELDS:
             raise ValueError(

@@ -15,6 +15,7 @@ Source of the layout: OpenTelemetry metrics data model, "ExponentialHistogram".
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
@@ -42,7 +43,7 @@ def index(seconds: float) -> int:
 
 def upper_bound(bucket: int, scale: int = SCALE) -> float:
     """The largest value in seconds that the bucket holds."""
-    return float(2.0 ** (bucket / (1 << scale)))
+    return math.pow(2.0, bucket / (1 << scale))
 
 
 def representative(bucket: int, scale: int = SCALE) -> float:

@@ -217,9 +217,7 @@ class MetricsMonitor:
             period = Period(now, self.settings.step)
         # The reset goes first: states read after it can only be later ones.
         reset = group.reset
-        reading = ServerReading(
-            group.sources(), period, reset, self.settings.window_seconds
-        )
+        reading = ServerReading(group.sources(), period, reset, self.settings.window_seconds)
         self._log_damage(reading)
         return reading
 

@@ -24,7 +24,7 @@ from typing import ParamSpec, Protocol, TypeVar
 from metricsmw.clock import Clock
 from metricsmw.config import Settings
 from metricsmw.histogram import CEILING_SECONDS, FLOOR_SECONDS
-from metricsmw.routes import Row, RouteTables
+from metricsmw.routes import RouteTables, Row
 from metricsmw.segment import Field, Lane, RouteLane, Segment, step_number
 from metricsmw.users import UserTable
 
@@ -32,6 +32,8 @@ logger = logging.getLogger("metricsmw")
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+NO_LANES = memoryview(b"").cast("d")
 
 _numbers = count(1)
 _recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
@@ -65,6 +67,7 @@ class Recorder:
 
     - ``begin() -> float``: one more request in flight; its start.
     - ``end(start, status, route, method)``: its response is complete.
+    - ``fail(start, status, route, method)``: it failed, whatever the status that was sent.
     - ``abandon(status, route, method)``: its client went away: in the totals only.
     - ``observe(seconds, is_error)``: a latency by hand, without a route.
     - ``leave()``: one request in flight less, and nothing counted.
@@ -76,6 +79,7 @@ class Recorder:
 
     begin: Callable[[], float]
     end: Callable[[float, int, str | None, str], None]
+    fail: Callable[[float, int, str | None, str], None]
     abandon: Callable[[int, str | None, str], None]
     observe: Callable[[float, bool], None]
     observe_route: Callable[[float, bool, str | None, str, int | None], None]
@@ -99,7 +103,16 @@ class Recorder:
         self.segment: Segment | None = None
         self._build()
         if _needs_lock():
-            for name in ("begin", "end", "abandon", "observe", "observe_route", "leave", "user"):
+            for name in (
+                "begin",
+                "end",
+                "fail",
+                "abandon",
+                "observe",
+                "observe_route",
+                "leave",
+                "user",
+            ):
                 setattr(self, name, self._locked(getattr(self, name)))
             self.websocket = self._locked(self.websocket)
         _recorders.add(self)
@@ -121,12 +134,12 @@ class Recorder:
         classes = {s: int(RouteLane.STATUS) + s // 100 for s in range(100, 600)}
 
         # Until the segment is open gauges go here; opening it adds them up.
-        gauges: memoryview | list[float] = [0.0, 0.0]
-        lanes: memoryview = memoryview(b"")
+        gauges: memoryview[float] | list[float] = [0.0, 0.0]
+        lanes = NO_LANES
         routes: RouteTables | None = None
         users: UserTable | None = None
         rows: dict[str | None, dict[str, Row]] = {}
-        known: dict[str, tuple[memoryview, int]] = {}
+        known: dict[str, tuple[memoryview[float], int]] = {}
         deadline = -inf
         minute = -inf
         top = 0.0
@@ -176,6 +189,15 @@ class Recorder:
             route_lanes[row.base + route_abandoned] += 1.0
             gauges[0] -= 1.0
 
+        def fail(start: float, status: int, route: str | None, method: str) -> None:
+            now = clock()
+            if now >= deadline:
+                roll(now)
+            try:
+                observe_route(now - start, True, route, method, status)
+            finally:
+                gauges[0] -= 1.0
+
         def observe(seconds: float, is_error: bool) -> None:
             now = clock()
             if now >= deadline:
@@ -201,7 +223,7 @@ class Recorder:
             route_lanes = row.lanes
             route_lanes[base + (ceil(log2(seconds) * 32.0) + 1 >> 1)] += 1.0
             if status is not None:
-                status_lane = classes[status]
+                status_lane = classes[status] if status in classes else weird(status)
                 route_lanes[base + status_lane] += 1.0
             if is_error:
                 route_lanes[base + route_errors] += 1.0
@@ -209,7 +231,7 @@ class Recorder:
         def user(user_id: object) -> None:
             text = user_id if user_id.__class__ is str else str(user_id)
             try:
-                seen, row = known[text]  # type: ignore[index]
+                seen, row = known[text]
             except KeyError:
                 now = clock()
                 if now >= deadline:
@@ -284,8 +306,9 @@ class Recorder:
             lanes = segment.table.lanes
             # Swapped before they are added up: a request that begins in between is not lost.
             pending, gauges = gauges, segment.gauges
-            gauges[0] += pending[0]
-            gauges[1] += pending[1]
+            in_flight, websockets = pending
+            gauges[0] += in_flight
+            gauges[1] += websockets
             top = segment.table.peak(0)
             routes = RouteTables(segment, settings, rows)
             users = UserTable(segment, settings, known)
@@ -308,12 +331,13 @@ class Recorder:
             nonlocal gauges, lanes, routes, users, deadline, minute, top
             self.segment = None
             deadline = minute = -inf
-            gauges, lanes, top = [0.0, 0.0], memoryview(b""), 0.0
+            gauges, lanes, top = [0.0, 0.0], NO_LANES, 0.0
             rows.clear()
             known.clear()
             routes = users = None
 
-        self.begin, self.end, self.abandon, self.leave = begin, end, abandon, leave
+        self.begin, self.end, self.fail = begin, end, fail
+        self.abandon, self.leave = abandon, leave
         self.observe, self.observe_route = observe, observe_route
         self.user, self.websocket = user, websocket
         self._roll, self._forget, self.start_over = roll, forget, start_over

@@ -85,10 +85,8 @@ class ResourceSampler:
         with process.oneshot():
             times = process.cpu_times()
             resident = process.memory_info().rss
-            if sampled.at < 0:
-                elapsed = time.time() - process.create_time()
-            else:
-                elapsed = now - sampled.at
+            before = sampled.at
+            elapsed = now - before if before >= 0 else time.time() - process.create_time()
         used = times.user + times.system
         share = 100 * (used - sampled.cpu_seconds) / elapsed if elapsed > 0 else 0.0
         sampled.at, sampled.cpu_seconds = now, used

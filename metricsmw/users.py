@@ -51,7 +51,7 @@ class _Pool:
         self._segment = segment
         self._width = width
         self._chunk_rows = chunk_rows
-        self.columns: list[tuple[memoryview, memoryview, memoryview]] = []
+        self.columns: list[tuple[memoryview[float], memoryview[int], memoryview[int]]] = []
         self.free: list[tuple[int, int]] = []
         for chunk in segment.chunks:
             if chunk.kind is Kind.USERS and chunk.width == width:
@@ -77,7 +77,7 @@ class _Pool:
         self._segment.publish()
         return True
 
-    def write(self, key: int, raw: bytes, now: float) -> tuple[memoryview, int]:
+    def write(self, key: int, raw: bytes, now: float) -> tuple[memoryview[float], int]:
         """Fill a free row; last seen goes last, as it is what makes the row count."""
         place, row = self.free.pop()
         seen, keys, texts = self.columns[place]
@@ -119,7 +119,7 @@ class UserTable:
         self,
         segment: Segment,
         settings: Settings,
-        known: dict[str, tuple[memoryview, int]],
+        known: dict[str, tuple[memoryview[float], int]],
     ) -> None:
         cap = settings.max_users
         self._header = segment.header

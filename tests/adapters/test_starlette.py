@@ -213,11 +213,17 @@ def test_app_mounted_below_itself_ends(monitor: MetricsMonitor) -> None:
 
 
 def test_root_path_is_part_of_the_template(monitor: MetricsMonitor) -> None:
-    app = instrument(Starlette(routes=[Mount("/v1", routes=[Route("/items/{id}", ok)])]), monitor)
-    client = TestClient(app, root_path="/proxy")
-    assert client.get("/v1/items/1").status_code == 200
-    assert client.get("/proxy/v1/items/1").status_code == 200  # as the specification has it
-    assert rows(monitor) == {"GET /proxy/v1/items/{id}": 2}
+    routes = [Route("/items/{id}", ok), Mount("/v1", routes=[Route("/{x}", shared)])]
+    routes.append(Mount("/v2", routes=[Route("/{x}", shared)]))
+    client = TestClient(instrument(Starlette(routes=routes), monitor), root_path="/proxy")
+    assert client.get("/items/1").status_code == 200  # from a proxy that strips its prefix
+    for path in ("/proxy/items/1", "/proxy/v1/1", "/proxy/v2/1"):  # as the specification has it
+        assert client.get(path).status_code == 200
+    assert rows(monitor) == {
+        "GET /proxy/items/{id}": 2,
+        "GET /proxy/v1/{x}": 1,
+        "GET /proxy/v2/{x}": 1,
+    }
 
 
 def test_instrumented_below_an_app_that_is_not(monitor: MetricsMonitor) -> None:

@@ -23,7 +23,7 @@ from starlette.websockets import WebSocketDisconnect
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client, EnvironBuilder, run_wsgi_app
 
-from metricsmw import MetricsMonitor, get_metrics_monitor
+from metricsmw import MetricsMonitor
 from metricsmw.adapters import asgi_app, wsgi_app
 from metricsmw.adapters.asgi import ASGIMetricsMiddleware
 from metricsmw.adapters.auth import public, token
@@ -483,14 +483,17 @@ class TestASGIScopes:
 
 
 class TestSettings:
-    def test_without_a_monitor_the_servers(self) -> None:
-        get_metrics_monitor().record_request(1.0)
-        total = get_metrics_monitor().total_requests
+    def test_without_a_monitor_the_servers(
+        self, monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for module in (wsgi_app, asgi_app):
+            monkeypatch.setattr(module, "get_metrics_monitor", lambda: monitor)
+        monitor.record_request(1.0)
         for ask in (
             over_wsgi(wsgi_app.metrics_app(auth=public())),
             over_asgi(asgi_app.metrics_app(auth=public())),
         ):
-            assert ask("/current").json()["metrics"]["total_requests"] == total
+            assert ask("/current").json()["metrics"]["total_requests"] == 1
 
     @pytest.mark.parametrize("metrics_app", [wsgi_app.metrics_app, asgi_app.metrics_app])
     def test_a_wrong_policy_is_told_at_once(

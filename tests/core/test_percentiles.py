@@ -129,8 +129,7 @@ def test_every_bucket_border_and_its_neighbours() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 19, 20, 21, 99, 100, 101, 200, 1000])
 def test_the_rank_is_the_nearest_rank(count: int) -> None:
-    # Doubling latencies: a rank that is off by one is off by half or by double. They start again
-    # every 20 so that they stay in range; what repeats is equal and cannot hide a wrong rank.
+    # Doubling latencies: where the rank is off, the value is off by half or by double.
     latencies = sorted(2.0 ** (1 + index * 20 // count) for index in range(count))
     with MetricsMonitor(clock=ManualClock()) as monitor:
         for latency in latencies:

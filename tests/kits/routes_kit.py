@@ -15,7 +15,7 @@ import io
 import re
 import socket
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -163,7 +163,12 @@ def check_snapshot(metrics: dict[str, Any]) -> None:
 def check_statistics(statistics: dict[str, Any], parts: list[str]) -> None:
     """The statistics' parts, and that they agree with each other."""
     assert list(statistics) == parts
-    check_snapshot(statistics["current"])
+    *snapshot, estimated, error = statistics["current"].items()
+    check_snapshot(dict(snapshot))
+    assert (estimated, error) == (
+        ("active_users_estimated", False),
+        ("active_users_error_pct", 0.0),
+    )
     totals, current = statistics["totals"], statistics["current"]
     assert list(totals) == ["total_requests", "total_errors", "total_error_rate_pct"]
     assert totals["total_requests"] == current["total_requests"]
@@ -186,12 +191,13 @@ class RoutesKit:
     """Subclass it where the fixtures `host` and `server` are."""
 
     @pytest.fixture
-    def api(self, server: Server) -> Api:
-        """The sub-app, with all numbers at zero."""
+    def api(self, server: Server) -> Iterator[Api]:
+        """The sub-app, with all numbers at zero; whatever a test asks, no fault may be counted."""
         api = Api(server)
         assert api.post("/reset").status == 200
         api.settled(0)
-        return api
+        yield api
+        assert api.get("/health").json()["faults"] == 0
 
     @pytest.fixture
     def cookie(self, host: Host, api: Api, server: Server) -> dict[str, str]:

@@ -1,9 +1,9 @@
 """Django's ASGI door."""
 
 from django.core.asgi import get_asgi_application
-from metricsmw.adapters import wrap
 
 from apps import django_site  # noqa: F401  (settings first)
+from metricsmw.adapters import wrap
 
 app = get_asgi_application()
 app = wrap(app)

@@ -8,10 +8,10 @@ import time
 
 from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import PlainTextResponse, StreamingResponse
-from metricsmw.adapters import wrap
 from starlette.middleware.sessions import SessionMiddleware
 
 from apps import LINES, SECRET, USER
+from metricsmw.adapters import wrap
 
 app = FastAPI()
 app.add_middleware(SessionMiddleware, secret_key=SECRET)

@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator
 
 from flask import Flask, Response, request, session
-from metricsmw.adapters import wrap
 
 from apps import LINES, SECRET, USER
+from metricsmw.adapters import wrap
 
 app = Flask(__name__)
 app.secret_key = SECRET

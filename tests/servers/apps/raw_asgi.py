@@ -9,9 +9,8 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
-from metricsmw.adapters import wrap
-
 from apps import LINES
+from metricsmw.adapters import wrap
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send

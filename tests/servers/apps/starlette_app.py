@@ -6,7 +6,6 @@ import asyncio
 import os
 import time
 
-from metricsmw.adapters import wrap
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
@@ -16,6 +15,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from apps import LINES, SECRET, USER
+from metricsmw.adapters import wrap
 
 
 async def hello(request: Request) -> PlainTextResponse:

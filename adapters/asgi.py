@@ -1,0 +1,349 @@
+"""The ASGI middleware: measures every HTTP request and WebSocket of the app it wraps.
+
+The hot path. What can be prepared is prepared in `__init__`; a request costs one small object,
+whose bound methods are cheaper than closures with as many variables. `send` is a plain function
+that hands on the server's own awaitable; only the last message is awaited here, because latency
+runs until the server has taken it.
+
+One request has one outcome, reported once: complete (`end`), failed (`fail`: an exception, or no
+response), or abandoned (`abandon`: the client went away, or the task was cancelled).
+"""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from metricsmw import MetricsMonitor, get_metrics_monitor
+
+from .contract import Exclude as Exclude
+from .contract import excluder
+from .hosts import HOST_KEY, listen, route_of_scope, user_of_scope
+
+if TYPE_CHECKING:
+    from metricsmw.recorder import Recorder
+
+    from .auth import Policy
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+RouteResolver = Callable[[Scope], "str | None"]
+UserResolver = Callable[[Scope], object]
+IdentityResolver = Callable[[Scope], "str | Awaitable[str | None] | None"]
+
+BODY = "http.response.body"
+# Messages that end a response unless they say that more comes.
+FINAL = {BODY, "http.response.pathsend", "http.response.zerocopysend", "http.response.trailers"}
+NOT_STARTED: Message = {}
+
+
+def metrics_app(
+    monitor: MetricsMonitor | None = None,
+    auth: Policy | None = None,
+    *,
+    identity: IdentityResolver | None = None,
+) -> ASGIApp:
+    """The mountable sub-app, on Starlette; needs the extra ``metricsmw[asgi]``."""
+    from .asgi_app import metrics_app as make
+
+    return make(monitor, auth, identity=identity)
+
+
+def split(path: str, root: str) -> tuple[str, str]:
+    """The path an app is mounted at, and the path below; servers differ in `path`."""
+    root = root.rstrip("/")
+    below = path[len(root) :] if path.startswith(root + "/") or path == root else path
+    return root, below
+
+
+class ASGIMetricsMiddleware:
+    """Measure ``app`` into ``monitor`` (default: the server's shared one).
+
+    - ``path``: where the sub-app is served; None: nowhere, this only measures.
+    - ``auth``: who may read the sub-app, see `metricsmw.adapters.auth`.
+    - ``exclude``: paths left out of the numbers: prefixes, or compiled patterns to search for.
+    - ``user``, ``route``: from the scope of an answered request to its user, and to its route's
+      template; None where there is none. Default: what the host left in the scope.
+    - ``identity``: from the scope to the host's logged-in user, for the sub-app.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        monitor: MetricsMonitor | None = None,
+        *,
+        path: str | None = None,
+        auth: Policy | None = None,
+        exclude: Iterable[Exclude] = (),
+        user: UserResolver | None = None,
+        route: RouteResolver | None = None,
+        identity: IdentityResolver | None = None,
+    ) -> None:
+        self.app = app
+        self.monitor = get_metrics_monitor() if monitor is None else monitor
+        self.recorder = self.monitor.recorder
+        self._key = self.recorder.key
+        self._begin = self.recorder.begin
+        self._excluded = excluder(exclude)
+        self._sub_path = path
+        # The quick test for it; where there is none, this leads at worst to the exact one.
+        self._needle = path or "\0"
+        self._sub_app = metrics_app(self.monitor, auth, identity=identity) if path else None
+        self._exchange = _exchange_class(self.recorder, route, user)
+        listen()
+        self.recorder.announce()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._other(scope, receive, send)
+            return
+        key = self._key
+        if key in scope:
+            await self.app(scope, receive, send)
+            return
+        if self._needle in scope["path"] or self._excluded is not None:
+            aside = self._aside(scope)
+            if aside is not None:
+                await aside(scope, receive, send)
+                return
+        scope[key] = self.recorder
+        exchange = self._exchange()
+        exchange.scope = scope
+        exchange.inner_receive = receive
+        exchange.inner = send
+        exchange.head = NOT_STARTED
+        exchange.open = True
+        exchange.gone = False
+        exchange.start = self._begin()
+        try:
+            await self.app(scope, exchange.receive, exchange.send)
+        except BaseException as error:
+            exchange.failed(error)
+            raise
+        if exchange.open:
+            exchange.failed(None)
+
+    def _aside(self, scope: Scope) -> ASGIApp | None:
+        """Who answers a request that is not to be measured; None: it is to be."""
+        _, below = split(scope["path"], scope.get("root_path", ""))
+        path = self._sub_path
+        if path is not None and (below == path or below.startswith(path + "/")):
+            scope[self._key] = None  # no middleware of ours further in may count it either
+            return self._serve
+        if self._excluded is not None and self._excluded(below):
+            return self.app
+        return None
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert self._sub_app is not None
+        assert self._sub_path is not None
+        root, below = split(scope["path"], scope.get("root_path", ""))
+        mounted = {**scope, "path": root + below, "root_path": root + self._sub_path}
+        await self._sub_app(mounted, receive, send)
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket" and self._key not in scope:
+            scope[self._key] = self.recorder
+            socket = _Socket(self.recorder, receive, send)
+            try:
+                await self.app(scope, socket.receive, socket.send)
+            finally:
+                socket.closed()
+            return
+        if scope["type"] == "lifespan":
+            # A server's worker that has just started is one before its first request.
+            try:
+                self.recorder.open()
+            except Exception:
+                self.recorder.fault("opening the worker's segment")
+        await self.app(scope, receive, send)
+
+
+class _Exchange(Protocol):
+    """One request and its response; the attributes are set by the middleware."""
+
+    scope: Scope
+    inner_receive: Receive
+    inner: Send
+    head: Message
+    open: bool
+    gone: bool
+    start: float
+
+    async def receive(self) -> Message: ...
+    def send(self, message: Message) -> Awaitable[None]: ...
+    def failed(self, error: BaseException | None) -> None: ...
+
+
+def _exchange_class(
+    recorder: Recorder, route: RouteResolver | None, user: UserResolver | None
+) -> Callable[[], _Exchange]:
+    """A class of exchanges with all that is the same for every request in its closure."""
+    key = recorder.key
+    end, fail, abandon = recorder.end, recorder.fail, recorder.abandon
+    saw_user, leave, fault = recorder.user, recorder.leave, recorder.fault
+    route_of = route or route_of_scope
+    user_of = user or user_of_scope
+    own_route, own_user = route is not None, user is not None
+
+    class Exchange:
+        __slots__ = ("gone", "head", "inner", "inner_receive", "open", "scope", "start")
+
+        scope: Scope
+        inner_receive: Receive
+        inner: Send
+        head: Message
+        open: bool
+        gone: bool
+        start: float
+
+        async def receive(self) -> Message:
+            message = await self.inner_receive()
+            if message["type"] == "http.disconnect" and self.open:
+                self.gone = True
+            return message
+
+        def send(self, message: Message) -> Awaitable[None]:
+            if "status" in message:
+                self.head = message
+                return self.inner(message)
+            if (
+                message["type"] == BODY
+                and not message.get("more_body")
+                and "trailers" not in self.head
+            ):
+                return self.send_last(message)
+            return self.send_other(message)
+
+        async def send_other(self, message: Message) -> None:
+            """Part of a stream, or one of the rarer messages."""
+            if message["type"] in FINAL and not (
+                message.get("more_body")
+                or message.get("more_trailers")
+                or (self.head.get("trailers") and message["type"] != "http.response.trailers")
+            ):
+                await self.send_last(message)
+                return
+            try:
+                await self.inner(message)
+            except OSError:
+                self.gone = True
+                raise
+
+        async def send_last(self, message: Message) -> None:
+            if not self.gone:
+                self.gone = _disconnected(self.inner)
+            try:
+                await self.inner(message)
+            except OSError:
+                self.gone = True
+                raise
+            if not self.open:
+                return
+            self.open = False
+            scope = self.scope
+            if scope[key] is None:
+                return
+            try:
+                template = None
+                if own_route or "router" in scope or HOST_KEY in scope or "path_template" in scope:
+                    template = self.template()
+                if self.gone:
+                    abandon(self.head["status"], template, scope["method"])
+                else:
+                    end(self.start, self.head["status"], template, scope["method"])
+                if own_user or "session" in scope or HOST_KEY in scope:
+                    self.count_user()
+            except Exception:
+                fault("recording a request")
+                leave()
+
+        def template(self) -> str | None:
+            try:
+                return route_of(self.scope)
+            except Exception:
+                fault("the route resolver")
+                return None
+
+        def count_user(self) -> None:
+            try:
+                user_id = user_of(self.scope)
+                if user_id is not None:
+                    saw_user(user_id)
+            except Exception:
+                fault("the user resolver")
+
+        def failed(self, error: BaseException | None) -> None:
+            """The app ended without a complete response."""
+            if not self.open:
+                return
+            self.open = False
+            scope = self.scope
+            if scope[key] is None:
+                return
+            try:
+                status = self.head.get("status", 500)
+                gone = self.gone or isinstance(error, CancelledError) or _disconnected(self.inner)
+                if gone:
+                    abandon(status, self.template(), scope["method"])
+                else:
+                    fail(self.start, status, self.template(), scope["method"])
+                self.count_user()
+            except Exception:
+                fault("recording a request")
+                leave()
+
+    return Exchange
+
+
+def _disconnected(send: Send) -> bool:
+    """Whether the server already knows that the client is gone.
+
+    uvicorn's `send` does nothing then, so its request cycle is asked; other servers say it by
+    `receive`, or by an OSError from `send`.
+    """
+    return getattr(getattr(send, "__self__", None), "disconnected", False) is True
+
+
+class _Socket:
+    """One WebSocket: open from its accept to its end, whichever side ends it."""
+
+    __slots__ = ("_inner", "_inner_receive", "_open", "_recorder")
+
+    def __init__(self, recorder: Recorder, receive: Receive, send: Send) -> None:
+        self._recorder = recorder
+        self._inner_receive = receive
+        self._inner = send
+        self._open = False
+
+    async def receive(self) -> Message:
+        message = await self._inner_receive()
+        if message["type"] == "websocket.disconnect":
+            self.closed()
+        return message
+
+    async def send(self, message: Message) -> None:
+        await self._inner(message)
+        if message["type"] == "websocket.accept":
+            self._change(True)
+        elif message["type"] == "websocket.close":
+            self.closed()
+
+    def closed(self) -> None:
+        self._change(False)
+
+    def _change(self, opened: bool) -> None:
+        if opened is self._open:
+            return
+        self._open = opened
+        try:
+            if opened:
+                self._recorder.websocket_opened()
+            else:
+                self._recorder.websocket_closed()
+        except Exception:
+            self._recorder.fault("counting a WebSocket")
