@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from starlette.websockets import WebSocketClose
 
 from metricsmw import MetricsMonitor, get_metrics_monitor
 
+from .asgi import IdentityResolver, split
 from .auth import Policy
 from .contract import Request, disown
 from .handlers import Handlers
@@ -26,7 +26,7 @@ def metrics_app(
     monitor: MetricsMonitor | None = None,
     auth: Policy | None = None,
     *,
-    identity: Callable[[Scope], str | Awaitable[str | None] | None] | None = None,
+    identity: IdentityResolver | None = None,
 ) -> ASGIApp:
     """Return the sub-app, to be mounted at any path.
 
@@ -71,11 +71,10 @@ def _below(scope: Scope) -> str:
     """
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
-    for mount in (root, root.removeprefix(scope.get("app_root_path", ""))):
-        mount = mount.rstrip("/")
-        if path == mount or path.startswith(mount + "/"):
-            return path[len(mount) :]
-    return path
+    _, below = split(path, root)
+    if below == path:
+        _, below = split(path, root.removeprefix(scope.get("app_root_path", "")))
+    return below
 
 
 def _headers(scope: Scope) -> dict[str, str]:

@@ -23,7 +23,6 @@ from django.db.transaction import non_atomic_requests
 from django.http import HttpResponse
 from django.urls import ResolverMatch, re_path
 from django.utils.functional import LazyObject, empty
-from django.views.decorators.csrf import csrf_exempt
 
 from metricsmw import get_metrics_monitor
 
@@ -50,7 +49,6 @@ if TYPE_CHECKING:
         Callable,
         Iterable,
         Iterator,
-        MutableMapping,
     )
 
     from django.http import HttpRequest
@@ -261,10 +259,9 @@ def _identity(request: HttpRequest) -> str | None:
     return session_identity({key: session.get(key) for key in ("user", "user_id")})
 
 
-def _carrier(request: HttpRequest) -> MutableMapping[str, Any]:
+def _carrier(request: HttpRequest) -> dict[str, Any]:
     """Return what the server and everything outside Django see of a request: environ or scope."""
-    carrier: MutableMapping[str, Any]
-    carrier = request.scope if isinstance(request, ASGIRequest) else request.META
+    carrier: dict[str, Any] = request.scope if isinstance(request, ASGIRequest) else request.META
     return carrier
 
 
@@ -282,16 +279,19 @@ def template_of(route: str) -> str:
 
 # What tells a regular expression from what `path` takes.
 _REGEX = re.compile(r"[\\^$|\[]|\(\?|\.[*+]")
+_SET = r"\[\^?\]?(?:\\.|[^\]\\])*\]"
 _TOKEN = re.compile(
-    r"""
-    (?P<nothing> \\[AZbB] | [\^$] )                               # assertions
-  | (?P<var> \\[dDsSwW] | \[\^?\]?(?:\\.|[^\]\\])*\] | \.(?=[*+{]) )  # sets of characters
-  | \((?:\?P<(?P<name>\w+)>|(?P<aside>\?[=!<#]|\?[a-zA-Z]+\))|(?P<plain>\?[\w-]*:)|(?P<group>))
+    rf"""
+    (?P<assertion> \\[AZbB] | [\^$] )
+  | (?P<var> \\[dDsSwW] | {_SET} | \.(?=[*+{{]) )
+  | \( (?: \?P<(?P<name>\w+)> | (?P<aside>\?[=!<#]|\?[a-zA-Z]+\)) | (?P<plain>\?[\w-]*:)
+         | (?P<group>) )
   | \\(?P<char> . )
     """,
     re.VERBOSE | re.DOTALL,
 )
 _QUANTIFIER = re.compile(r"[?*+]|\{\d*,?\d*\}")
+_BRACKET = re.compile(rf"\\.|{_SET}|[()]", re.DOTALL)
 
 
 def _plain(regex: str) -> str:
@@ -324,7 +324,7 @@ def _plain(regex: str) -> str:
 def _closing(regex: str, at: int) -> int:
     """Return where the group ends that is open at `at`."""
     depth = 1
-    for token in re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[()]", re.DOTALL).finditer(regex, at):
+    for token in _BRACKET.finditer(regex, at):
         depth += {"(": 1, ")": -1}.get(token[0], 0)
         if depth == 0:
             return token.start()
@@ -337,8 +337,6 @@ def metrics_view(
     """Return the view of the sub-app; it takes the rest of the path below the mount as `below`."""
     policy = as_policy(auth)
 
-    @csrf_exempt  # changes that another site asks for are refused in any case
-    @non_atomic_requests  # no database is needed
     def view(request: HttpRequest, below: str) -> HttpResponse:
         disown(_carrier(request))
         # The slash before it may be the end of the pattern that includes ours.
@@ -356,8 +354,10 @@ def metrics_view(
         )
         return HttpResponse(answer.body, status=answer.status, headers=dict(answer.headers))
 
-    view.login_required = False  # LoginRequiredMiddleware: `auth` decides
-    return view  # type: ignore[no-any-return]
+    metrics: Any = non_atomic_requests(view)  # what needs no database works without one
+    metrics.csrf_exempt = True  # the handlers refuse what another site asks for
+    metrics.login_required = False  # `auth` decides, not LoginRequiredMiddleware
+    return metrics  # type: ignore[no-any-return]
 
 
 def urls(monitor: MetricsMonitor | None = None, auth: Policy | None = None) -> list[URLPattern]:
@@ -398,5 +398,5 @@ def instrument(
         return resolve(request)
 
     handler.resolve_request = resolve_request
-    kind = ASGIMetricsMiddleware if isinstance(handler, ASGIHandler) else WSGIMetricsMiddleware
-    return kind(app, monitor, exclude=exclude, user=user)
+    kind: Any = ASGIMetricsMiddleware if isinstance(handler, ASGIHandler) else WSGIMetricsMiddleware
+    return kind(app, monitor, exclude=exclude, user=user)  # type: ignore[no-any-return]

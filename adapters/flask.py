@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import flask
 from flask.globals import request_ctx
+from werkzeug.wsgi import ClosingIterator
 
 from metricsmw import get_metrics_monitor
 
+from .auth import as_policy
 from .contract import Request, disown
 from .handlers import Handlers
 from .hosts import HOST_KEY, mount_path, session_identity, session_user
@@ -27,12 +29,14 @@ if TYPE_CHECKING:
 
     from flask_socketio import SocketIO
     from werkzeug.routing import MapAdapter, Rule
+    from werkzeug.wrappers import Response
 
     from metricsmw import MetricsMonitor
 
     from .auth import Policy
     from .contract import Exclude
     from .wsgi import UserResolver
+    from .wsgi import _Exchange as Exchange
 
 # Where an app keeps the monitors that measure it, the last one given being its own.
 _EXTENSION = "metricsmw"
@@ -43,10 +47,11 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE",
 
 def listen() -> None:
     """Have every Flask app of this process leave its rule and its session; idempotent."""
-    flask.request_started.connect(_leave, weak=False)
+    flask.request_started.connect(_started, weak=False)
+    flask.request_finished.connect(_finished, weak=False)
 
 
-def _leave(_app: flask.Flask, **_: object) -> None:
+def _started(_app: flask.Flask, **_: object) -> None:
     context = request_ctx._get_current_object()  # type: ignore[attr-defined]
     # Past the property, which marks the session as accessed ("Vary: Cookie"); before Flask 3.1.3
     # the session itself stands under its name.
@@ -61,10 +66,21 @@ def _leave(_app: flask.Flask, **_: object) -> None:
     )
 
 
-class _FlaskRequest:
-    """What a request had in its context; the context itself would tie a knot with environ."""
+def _finished(_app: flask.Flask, response: Response, **_: object) -> None:
+    host = flask.request.environ.get(HOST_KEY)
+    if isinstance(host, _FlaskRequest):
+        # The page of an HTTPException is made by running it as an application of its own.
+        is_page = response.status_code >= 300 and type(response.response) is ClosingIterator
+        host.is_whole = is_page or (response.is_sequence and not response.direct_passthrough)
 
-    __slots__ = ("_adapter", "_methods", "_rule", "_session")
+
+class _FlaskRequest:
+    """What a request had in its context; the context itself would tie a knot with environ.
+
+    `is_whole`: the response was complete when the app returned it.
+    """
+
+    __slots__ = ("_adapter", "_methods", "_rule", "_session", "is_whole")
 
     def __init__(
         self,
@@ -77,6 +93,7 @@ class _FlaskRequest:
         self._methods = methods
         self._adapter = adapter
         self._session = session
+        self.is_whole = False
 
     def route(self) -> str | None:
         rule = self._rule
@@ -109,6 +126,17 @@ def instrument(
     return app
 
 
+class _Middleware(WSGIMetricsMiddleware):
+    """Counts a response of one piece at once, as others do a list: test clients do not close."""
+
+    def _hand_out(self, exchange: Exchange, body: Iterable[bytes]) -> Iterable[bytes]:
+        host = exchange.environ.get(HOST_KEY)
+        if isinstance(host, _FlaskRequest) and host.is_whole and type(body) is ClosingIterator:
+            exchange.complete()
+            return body
+        return super()._hand_out(exchange, body)
+
+
 class MetricsMiddleware:
     """Measures every request of a Flask app, in place; once per monitor, however often it is said.
 
@@ -134,9 +162,7 @@ class MetricsMiddleware:
         engineio = sys.modules.get("engineio")
         while engineio is not None and isinstance(place.wsgi_app, engineio.WSGIApp):
             place = place.wsgi_app
-        place.wsgi_app = WSGIMetricsMiddleware(
-            place.wsgi_app, self.monitor, exclude=exclude, user=user
-        )
+        place.wsgi_app = _Middleware(place.wsgi_app, self.monitor, exclude=exclude, user=user)
         monitors.append(self.monitor)
 
 
@@ -155,29 +181,34 @@ def metrics_blueprint(
     policy = as_policy(auth)
     blueprint = flask.Blueprint(name or "metricsmw" + re.sub(r"\W", "_", path), __name__)
 
-    def view(below: str | None = None) -> flask.Response:
+    def view(below: str = "") -> flask.Response:
         request = flask.request
         disown(request.environ)
-        monitors: list[MetricsMonitor] = flask.current_app.extensions.get(_EXTENSION, [])
-        of_app = monitors[-1] if monitors else None
-        below = request.path if below is None else "/" + below
-        answer = Handlers(monitor or of_app or get_metrics_monitor(), policy).handle(
+        if below or request.path.endswith("/"):
+            below = "/" + below
+        asked = _monitor_of(flask.current_app) if monitor is None else monitor
+        answer = Handlers(asked, policy).handle(
             Request(
                 request.method,
-                "/" + below,
+                below,
                 request.query_string.decode("latin-1"),
                 {name.lower(): value for name, value in request.headers},
                 _identity,
+                mount=request.root_path + request.path.removesuffix(below),
             )
         )
         return flask.Response(answer.body, answer.status, answer.headers)
 
-    rules = {"": "", "/": "/", "/<path:below>": ""}
     for rule in ("", "/", "/<path:below>"):
         blueprint.add_url_rule(
             path + rule, "metrics", view, methods=_METHODS, provide_automatic_options=False
         )
     return blueprint
+
+
+def _monitor_of(app: flask.Flask) -> MetricsMonitor:
+    monitors: list[MetricsMonitor] = app.extensions.get(_EXTENSION, [])
+    return monitors[-1] if monitors else get_metrics_monitor()
 
 
 def _identity() -> str | None:

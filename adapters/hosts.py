@@ -45,7 +45,9 @@ def mount_path(path: str) -> str:
     """Return the path of a sub-app without a slash at its end; `ValueError` for one that is bad."""
     mount = path.rstrip("/") if isinstance(path, str) else ""
     if not mount.startswith("/"):
-        raise ValueError(f"path must start with a slash and go on, like '/api/metrics', got {path!r}")
+        raise ValueError(
+            f"path must start with a slash and go on, like '/api/metrics', got {path!r}"
+        )
     return mount
 
 

@@ -99,7 +99,7 @@ def _serve(router: Router, path: str, metrics: ASGIApp) -> None:
                 return metrics(mounted, receive, send)
         return routes(scope, receive, send)
 
-    router.middleware_stack = dispatch
+    router.middleware_stack = dispatch  # type: ignore[assignment]
 
 
 def template_of(scope: Mapping[str, Any]) -> str | None:

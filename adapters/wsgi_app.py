@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,12 +18,14 @@ from .handlers import Handlers
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from .wsgi import IdentityResolver
+
 
 def metrics_app(
     monitor: MetricsMonitor | None = None,
     auth: Policy | None = None,
     *,
-    identity: Callable[[WSGIEnvironment], str | None] | None = None,
+    identity: IdentityResolver | None = None,
 ) -> WSGIApplication:
     """Return the sub-app, to be mounted at any path.
 

@@ -121,12 +121,16 @@ def route_of(request: Scope) -> str:
     return route
 
 
-async def receive() -> Message:
-    return {"type": "http.request", "body": b"", "more_body": False}
+class Client:
+    """The server's side of a connection, as a middleware sees it under uvicorn: bound methods."""
 
+    disconnected = False
 
-async def send(message: Message) -> None:
-    pass
+    async def receive(self) -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(self, message: Message) -> None:
+        pass
 
 
 def write(data: bytes) -> None:
@@ -140,6 +144,8 @@ def start_response(status: str, headers: list[tuple[str, str]], exc_info: object
 def drive_asgi(app: ASGIApp, path: str = "/") -> Requests:
     """Runs the app's coroutine to its end without an event loop (it never has to wait)."""
     fresh = scope(path).copy
+    client = Client()
+    receive, send = client.receive, client.send
 
     def requests(n: int) -> None:
         for _ in repeat(None, n):

@@ -40,9 +40,9 @@ UNITS = {"rpm": "a minute", "pct": "%", "ms": "ms", "mb": "MB"}
 
 # What the traffic asks for, and how often of a hundred requests.
 MIX: tuple[tuple[int, Callable[[], str]], ...] = (
-    (40, lambda: "/fast"),
-    (28, lambda: f"/items/{random.randint(1, 105)}"),
-    (12, lambda: "/me"),
+    (44, lambda: "/fast"),
+    (30, lambda: f"/items/{random.randint(1, 105)}"),
+    (6, lambda: "/me"),
     (8, lambda: "/slow"),
     (6, lambda: "/stream"),
     (3, lambda: "/fail"),

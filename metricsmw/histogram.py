@@ -19,7 +19,6 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
-from math import ceil, log2
 
 SCALE = 5
 ROUTE_SCALE = 4
@@ -38,7 +37,7 @@ def index(seconds: float) -> int:
 
     Exact but for values within 11 ulp of a boundary that is no power of two.
     """
-    return ceil(log2(seconds) * 32.0)
+    return math.ceil(math.log2(seconds) * 32.0)
 
 
 def upper_bound(bucket: int, scale: int = SCALE) -> float:
@@ -48,7 +47,7 @@ def upper_bound(bucket: int, scale: int = SCALE) -> float:
 
 def representative(bucket: int, scale: int = SCALE) -> float:
     """The value in seconds that names the bucket: its relative-error midpoint."""
-    growth = 2.0 ** (1 / (1 << scale))
+    growth = math.pow(2.0, 1 / (1 << scale))
     return upper_bound(bucket, scale) * 2.0 / (1.0 + growth)
 
 

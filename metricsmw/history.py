@@ -1,7 +1,8 @@
 """The minute history: a ring of snapshots that all workers of a server share.
 
-    0    header: 4 doubles: magic, next row's number, first row's number, last minute written
-    32   capacity rows of doubles: number, monotonic time, Unix time, the snapshot's numeric
+    0    header: 5 doubles: magic, next row's number, first row's number, the origin (monotonic
+         time that minutes count from, 0 = none), the minutes after it that are written
+    40   capacity rows of doubles: number, monotonic time, Unix time, the snapshot's numeric
          fields, number again (a row whose numbers differ is being written)
 
 Row n lies in place n % capacity. Only the worker that holds the server's lock writes.
@@ -17,7 +18,7 @@ from typing import NamedTuple, Protocol
 from metricsmw.snapshot import INTEGER_FIELDS, NUMERIC_FIELDS, iso_timestamp
 
 MAGIC = 20_260_124.0
-HEADER = struct.Struct("4d")
+HEADER = struct.Struct("5d")
 ROW = struct.Struct(f"{len(NUMERIC_FIELDS) + 4}d")
 
 
@@ -62,7 +63,8 @@ class _Header(NamedTuple):
     magic: float
     next: float
     first: float
-    minute: float
+    origin: float
+    minutes: float
 
 
 class History:
@@ -76,18 +78,23 @@ class History:
         raw = self._data.read(0, HEADER.size)
         header = _Header(*HEADER.unpack(raw)) if len(raw) == HEADER.size else None
         # What cannot be read is as good as empty.
-        return header if header and header.magic == MAGIC else _Header(MAGIC, 0.0, 0.0, -1.0)
+        return header if header and header.magic == MAGIC else _Header(MAGIC, *[0.0] * 4)
 
     def _write_header(self, header: _Header) -> None:
         self._data.write(0, HEADER.pack(*header))
 
     @property
-    def minute(self) -> int:
-        """Number of the last minute written (monotonic time // 60), -1 where none ever was."""
-        return int(self._header().minute)
+    def origin(self) -> float:
+        """Monotonic time that minutes count from; 0.0 where they do not yet."""
+        return self._header().origin
 
-    def set_minute(self, minute: int) -> None:
-        self._write_header(self._header()._replace(minute=float(minute)))
+    @property
+    def minutes(self) -> int:
+        """How many minutes after the origin are written."""
+        return int(self._header().minutes)
+
+    def set_minutes(self, minutes: int) -> None:
+        self._write_header(self._header()._replace(minutes=float(minutes)))
 
     def append(self, at: float, wall: float, values: Sequence[float]) -> None:
         """Add a snapshot's numeric fields, taken at monotonic ``at``, Unix ``wall``."""
@@ -98,13 +105,13 @@ class History:
         self._data.write(HEADER.size + place * ROW.size, row)
         self._write_header(header._replace(next=number + 1))
 
-    def clear(self) -> None:
-        """Forget all rows."""
+    def start(self, origin: float) -> None:
+        """Forget all rows; minutes count from monotonic ``origin`` on."""
         header = self._header()
-        self._write_header(header._replace(first=header.next))
+        self._write_header(header._replace(first=header.next, origin=origin, minutes=0.0))
 
     def rows(self, since: float) -> list[dict[str, str | float | int]]:
-        """Snapshots taken at or after monotonic ``since``, oldest first."""
+        """Snapshots taken after monotonic ``since``, oldest first."""
         header = self._header()
         data = self._data.read(HEADER.size, ROW.size * self._capacity)
         rows = []
@@ -115,7 +122,7 @@ class History:
             if len(raw) < ROW.size:
                 continue
             begin, at, wall, *values, end = ROW.unpack(raw)
-            if begin == end == number and at >= since:
+            if begin == end == number and at > since:
                 rows.append(_as_snapshot(wall, values))
         return rows
 

@@ -85,7 +85,10 @@ NEVER = Reset(0.0, {})
 
 
 class Period(NamedTuple):
-    """What to read: the window that ends with monotonic ``now``, or with an earlier step."""
+    """What to read: the window that ends at monotonic ``now``.
+
+    With ``past`` that time has passed, and what came in later steps is left out.
+    """
 
     now: float
     step: float
@@ -134,7 +137,7 @@ def read_table(
 ) -> TableReading:
     """The table at ``offset``, over the window of ``steps`` (last, first).
 
-    With ``past`` the window ends where the last step begins. Raises `DamagedError`.
+    With ``past`` it is read as it was when the last step ended. Raises `DamagedError`.
     """
     last, first = steps
     lanes = shape.rows * shape.lanes
@@ -151,7 +154,7 @@ def read_table(
         begin = end
         end_label = None
         if past:
-            later = [label for label in labels if label >= last]
+            later = [label for label in labels if label > last]
             if later:
                 end_label = min(later)
                 checkpoint = _checkpoint(read, offset, shape, end_label)
@@ -172,7 +175,7 @@ def read_table(
             raise DamagedError("impossible counts")
         peaks = [0.0] * shape.rows
         for slot, label in enumerate(labels):
-            if label >= first and doubles[shape.slots + slot] >= reset_at:
+            if first <= label <= last and doubles[shape.slots + slot] >= reset_at:
                 at = 2 * shape.slots + slot * shape.rows
                 peaks = list(map(max, peaks, doubles[at : at + shape.rows]))
         return TableReading(total, window, peaks)
@@ -377,10 +380,7 @@ class ServerReading:
         now = self.period.now
         started = min((segment.created for segment in self.segments), default=now)
         age = now - max(started, self.reset.at)
-        end = now
-        if self.period.past:
-            end = (step_number(now, self.period.step) - 1) * self.period.step
-        return min(end - self.period.start, max(age, min(60.0, window_seconds)))
+        return min(now - self.period.start, max(age, min(60.0, window_seconds)))
 
     def active_users(self, timeout: float) -> tuple[int, float]:
         """How many users were active within ``timeout`` seconds, and that count's relative

@@ -38,7 +38,7 @@ class Totals(TypedDict):
 class Statistics(TypedDict):
     """What `MetricsMonitor.get_statistics` returns."""
 
-    current: dict[str, str | float | int | bool]
+    current: dict[str, str | float | int]
     totals: Totals
     configuration: dict[str, int]
 
@@ -93,10 +93,10 @@ class MetricsMonitor:
         """Open this process's segment; for the recorder."""
         self._group = self._open_group()
         history = self._group.history
-        if history.minute < 0:
+        if not history.origin:
             with self._group.exclusive(wait=True):
-                if history.minute < 0:
-                    history.set_minute(int(self._clock.monotonic() // MINUTE))
+                if not history.origin:
+                    history.start(self._group.segment.header[Field.CREATED])
         return self._group.segment
 
     def _open_group(self) -> Group:
@@ -123,22 +123,26 @@ class MetricsMonitor:
         """Whether this process is one of several workers of a server; for the recorder."""
         return self.settings.shared is not False and root_process().pid != os.getpid()
 
-    def on_minute(self, now: float) -> None:
-        """Write the snapshots of the minutes that have passed, unless another worker does."""
+    def on_minute(self, now: float) -> float:
+        """Write the snapshots of the minutes that have passed, unless another worker does.
+
+        Returns when the next minute begins; for the recorder.
+        """
         group = self._group
-        if group is None or group.history.minute >= now // MINUTE:
-            return
-        with group.exclusive(wait=False) as held:
-            minute, last = int(now // MINUTE), group.history.minute
-            if not held or last >= minute:
-                return
-            for passed in range(
-                max(last, minute - self.settings.max_history_minutes) + 1, minute + 1
-            ):
-                at = passed * MINUTE
-                reading = self._read(Period(at, self.settings.step, past=True))
-                self._append(group, reading, at, self._clock.time() - (now - at))
-            group.history.set_minute(minute)
+        assert group is not None
+        history = group.history
+        origin = history.origin
+        minutes = int((now - origin) // MINUTE)
+        if history.minutes < minutes:
+            with group.exclusive(wait=False) as held:
+                if held and history.origin == origin:
+                    first = max(history.minutes, minutes - self.settings.max_history_minutes)
+                    for minute in range(first + 1, minutes + 1):
+                        at = origin + minute * MINUTE
+                        reading = self._read(Period(at, self.settings.step, past=True))
+                        self._append(group, reading, at, self._clock.time() - (now - at))
+                    history.set_minutes(minutes)
+        return origin + (minutes + 1) * MINUTE
 
     # --- recording -------------------------------------------------------------------------------
 
@@ -165,7 +169,7 @@ class MetricsMonitor:
             seconds = latency_ms * 0.001
             if not 0.0 <= seconds < 1e300 or latency_ms is True or latency_ms is False:
                 _refuse_latency(latency_ms)
-        except TypeError:
+        except (TypeError, OverflowError):
             _refuse_latency(latency_ms)
         if method is None and route is None and status is None:
             self._observe(seconds, is_error)
@@ -323,19 +327,18 @@ class MetricsMonitor:
     def get_statistics(self) -> Statistics:
         """The current snapshot, the totals, and the settings in force.
 
-        ``current`` also says whether ``active_users`` is an estimate, and its relative standard
-        error in percent.
+        Where ``active_users`` is an estimate, ``current`` also has its relative standard error,
+        ``active_users_error_pct``.
         """
         reading = self._read()
         settings = self.settings
         snapshot = self._snapshot(reading, self._clock.time())
         _, error = reading.active_users(settings.user_timeout_seconds)
+        current = snapshot.to_dict()
+        if error:
+            current["active_users_error_pct"] = round(100 * error, 2)
         return {
-            "current": {
-                **snapshot.to_dict(),
-                "active_users_estimated": error > 0,
-                "active_users_error_pct": round(100 * error, 2),
-            },
+            "current": current,
             "totals": {
                 "total_requests": reading.total_requests,
                 "total_errors": reading.total_errors,
@@ -430,7 +433,7 @@ class MetricsMonitor:
             self.recorder.start_over(now)
             reading = self._read(Period(now, self.settings.step))
             group.write_reset(Reset(now, reading.states()))
-            group.history.clear()
+            group.history.start(now)
 
     def export_to_json(self, path: str | os.PathLike[str]) -> None:
         """Write statistics and history as JSON; a reader never sees half a file.

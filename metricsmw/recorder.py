@@ -50,8 +50,11 @@ class Host(Protocol):
     def attach(self) -> Segment:
         """Open this process's segment."""
 
-    def on_minute(self, now: float) -> None:
-        """The first record of a minute is about to be made, at monotonic ``now``."""
+    def on_minute(self, now: float) -> float:
+        """The first record of a minute is about to be made, at monotonic ``now``.
+
+        Returns when the next minute begins.
+        """
 
     def detach(self, forked: bool) -> None:
         """Leave the segment; where this process is a forked child, it is the parent's."""
@@ -100,6 +103,8 @@ class Recorder:
         self._announced = False
         self._lock = threading.RLock()
         self._fault_sites: set[str] = set()
+        self._pending_faults = 0
+        self._restarted = 0.0  # monotonic time of the last reset made here
         self.segment: Segment | None = None
         self._build()
         if _needs_lock():
@@ -193,10 +198,8 @@ class Recorder:
             now = clock()
             if now >= deadline:
                 roll(now)
-            try:
-                observe_route(now - start, True, route, method, status)
-            finally:
-                gauges[0] -= 1.0
+            observe_route(now - start, True, route, method, status)
+            gauges[0] -= 1.0
 
         def observe(seconds: float, is_error: bool) -> None:
             now = clock()
@@ -287,17 +290,13 @@ class Recorder:
                 if now < deadline:
                     return
                 if now >= minute:
-                    first = minute == -inf
-                    minute = (now // 60 + 1) * 60
-                    if not first:
-                        self._tell_minute(now)
+                    minute = self._tell_minute(now)
                 assert self.segment is not None
                 assert routes is not None
                 number = step_number(now, step)
-                start = (number - 1) * step
-                if self.segment.table.roll(number, start):
+                if self.segment.table.roll(number, max((number - 1) * step, self._restarted)):
                     top = 0.0
-                routes.roll(number)
+                routes.roll(number, self._restarted)
                 deadline = min(number * step, minute)
 
         def open_segment() -> None:
@@ -312,12 +311,15 @@ class Recorder:
             top = segment.table.peak(0)
             routes = RouteTables(segment, settings, rows)
             users = UserTable(segment, settings, known)
+            faults, self._pending_faults = self._pending_faults, 0
+            segment.header[Field.FAULTS] += faults
             self.segment = segment
 
         def start_over(now: float) -> None:
             """Peaks and users begin anew at monotonic ``now``; counts never do."""
             nonlocal top
             with self._lock:
+                self._restarted = now
                 if self.segment is not None:
                     assert routes is not None
                     assert users is not None
@@ -389,17 +391,20 @@ class Recorder:
         try:
             if self.segment is not None:
                 self.segment.header[Field.FAULTS] += 1.0
+            else:
+                self._pending_faults += 1
             if where not in self._fault_sites:
                 self._fault_sites.add(where)
                 logger.exception("metricsmw: %s failed; the app is not affected", where)
         except Exception:
             logger.debug("metricsmw: a fault could not be counted", exc_info=True)
 
-    def _tell_minute(self, now: float) -> None:
+    def _tell_minute(self, now: float) -> float:
         try:
-            self._host.on_minute(now)
+            return self._host.on_minute(now)
         except Exception:
             self.fault("the minute history")
+            return now + 60.0
 
     def after_fork(self) -> None:
         """In a forked child: the segment is the parent's, so never write it again."""

@@ -87,7 +87,7 @@ class RouteTables:
         self._by_name: dict[bytes, Row] = {}
         self._own = 0  # rows in use that are neither <other> nor <unmatched>
         self._next = 0  # next free row of the last table
-        self._number = 0  # the step it is
+        self._step_now = (0, 0.0)  # the tables' step, and since when its peaks are valid
         self._spare: Row | None = None
         for chunk in segment.chunks:
             if chunk.kind is Kind.ROUTES:
@@ -125,8 +125,7 @@ class RouteTables:
             except OSError:
                 return None
             table = Table(chunk.view, route_shape(chunk.rows), fresh=True)
-            start = (self._number - 1) // STEP_RATIO * STEP_RATIO * self._step
-            table.roll((self._number - 1) // STEP_RATIO + 1, start)
+            table.roll(*self._step_now)
             self._tables.append(table)
             self._next = 0
             self._segment.publish()
@@ -148,17 +147,21 @@ class RouteTables:
             self._spare = Row(Table(memoryview(bytearray(shape.size)), shape, fresh=True), 0)
         return self._spare
 
-    def roll(self, number: int) -> None:
-        """Take the checkpoints that are due at the start of that step."""
-        self._number = number
+    def roll(self, number: int, not_before: float) -> None:
+        """Take the checkpoints that are due in that step of the server-wide table.
+
+        Peaks are valid from the start of the tables' own step on, but not from before
+        monotonic ``not_before``.
+        """
         step = (number - 1) // STEP_RATIO + 1
-        start = (step - 1) * STEP_RATIO * self._step
-        rolled = [table for table in self._tables if table.roll(step, start)]
-        if rolled:
+        self._step_now = step, max((step - 1) * STEP_RATIO * self._step, not_before)
+        rolled = [table.roll(*self._step_now) for table in self._tables]
+        if any(rolled):
             self._restart_tops()
 
     def restart_peaks(self, now: float) -> None:
         """The peaks begin anew at monotonic ``now``."""
+        self._step_now = self._step_now[0], now
         for table in self._tables:
             table.restart_peaks(now)
         self._restart_tops()

@@ -16,7 +16,9 @@ import pytest
 
 import metricsmw
 from metricsmw import MetricsMonitor, MetricsSnapshot, cli
-from metricsmw.adapters.handlers import ROUTES
+from metricsmw.adapters.auth import public
+from metricsmw.adapters.contract import Request
+from metricsmw.adapters.handlers import ROUTES, Handlers
 from metricsmw.config import RANGES
 
 ROOT = Path(__file__).parent.parent
@@ -100,10 +102,31 @@ def test_the_numbers_page_explains_every_field_in_order() -> None:
     assert sorted(explained) == sorted(FIELDS)
 
 
-def test_the_api_page_shows_the_snapshot_as_it_is() -> None:
-    match = FENCE.search(section(ROOT / "docs" / "api.md", "## `GET /current`"))
-    assert match is not None
-    assert list(json.loads(match[2])["metrics"]) == FIELDS
+@pytest.mark.parametrize(
+    "title", re.findall(r"^## (`.+`)\n", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+)
+def test_the_api_page_shows_the_answers_as_they_are(title: str) -> None:
+    documented = FENCE.search(section(ROOT / "docs" / "api.md", f"## {title}"))
+    method, path = title.strip("`").partition("?")[0].split("`")[0].split()
+    with MetricsMonitor() as monitor:
+        monitor.record_request(1.0, route="/items/{number}", method="GET", status=200)
+        monitor.record_request(1.0, route="/items/{number}", method="GET", status=404)
+        response = Handlers(monitor, public()).handle(Request(method, path, "", {}))
+    assert response.status == 200
+    if documented is not None:
+        compare_shapes(json.loads(documented[2]), json.loads(response.body))
+
+
+def compare_shapes(documented: object, real: object) -> None:
+    """Both have the same fields in the same order; what is empty in the page stands for anything."""
+    if isinstance(documented, dict) and documented:
+        assert isinstance(real, dict)
+        assert list(documented) == list(real)
+        for name, value in documented.items():
+            compare_shapes(value, real[name])
+    elif isinstance(documented, list) and documented:
+        assert isinstance(real, list)
+        compare_shapes(documented[0], real[0])
 
 
 def test_the_core_page_lists_the_settings_with_defaults_and_ranges() -> None:
@@ -127,7 +150,15 @@ def test_the_changelog_has_an_entry_for_this_version() -> None:
 def test_links_lead_to_files(page: Path) -> None:
     for target in LINK.findall(page.read_text()):
         if "://" not in target:
-            assert (page.parent / target.partition("#")[0]).is_file(), target
+            file, _, heading = target.partition("#")
+            assert (page.parent / file).is_file(), target
+            assert not heading or heading in headings(page.parent / file), target
+
+
+def headings(page: Path) -> set[str]:
+    """Return the anchors that the headings of a page have."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
 
 
 def test_every_page_can_be_found_from_the_readme() -> None:

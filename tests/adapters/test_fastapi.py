@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, WebSocket
 from fastapi.testclient import TestClient
-from metricsmw import MetricsMonitor, get_metrics_monitor
-from metricsmw.adapters.asgi import ASGIMetricsMiddleware
-from metricsmw.adapters.auth import public
-from metricsmw.adapters.fastapi import instrument
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route, Router
+
+from metricsmw import MetricsMonitor, get_metrics_monitor
+from metricsmw.adapters.asgi import ASGIMetricsMiddleware
+from metricsmw.adapters.auth import public
+from metricsmw.adapters.fastapi import instrument
 
 
 @pytest.fixture
@@ -190,7 +191,7 @@ def test_schema_is_untouched(monitor: MetricsMonitor) -> None:
 
 
 def test_a_request_runs_as_before(monitor: MetricsMonitor) -> None:
-    """Dependencies with yield, background tasks and the answer come in the order of the bare app."""
+    """Dependencies with yield, background tasks and the answer come as in the bare app."""
 
     def run(app: FastAPI) -> tuple[list[str], bytes, list[tuple[bytes, bytes]]]:
         seen: list[str] = []

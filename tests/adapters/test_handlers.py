@@ -10,8 +10,9 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from datetime import datetime, timedelta, timezone
+from typing import Any, NoReturn
 from urllib.parse import urlencode
 
 import pytest
@@ -107,7 +108,7 @@ def headers_of(response: Response) -> dict[str, str]:
     return headers
 
 
-def body_of(response: Response) -> dict[str, object]:
+def body_of(response: Response) -> dict[str, Any]:
     assert headers_of(response)["content-type"] == "application/json"
     body = json.loads(response.body)
     assert isinstance(body, dict)
@@ -632,13 +633,11 @@ OWN_PAGE = [
 
 class TestCrossSite:
     @staticmethod
-    def reset(monitor: MetricsMonitor, policy: Policy, headers: dict[str, str]) -> Response:
+    def reset(monitor: MetricsMonitor, policy: Policy | None, headers: dict[str, str]) -> Response:
         monitor.record_request(1.0)
-        if "host" not in headers:
-            headers = headers | {"host": "app.example"}
-        if "authorization" not in headers:
-            headers = headers | {"authorization": "Basic YW5uOnNlY3JldA=="}
-        return ask(Handlers(monitor, policy), "/reset", "POST", identity=lambda: "ann", **headers)
+        sent = {"host": "app.example", "authorization": "Basic YW5uOnNlY3JldA=="} | headers
+        named = {name.replace("_", "-"): value for name, value in sent.items()}
+        return Handlers(monitor, policy).handle(Request("POST", "/reset", "", named, lambda: "ann"))
 
     @pytest.mark.parametrize("policy", BY_BROWSER)
     @pytest.mark.parametrize("headers", CROSS_SITE, ids=str)
@@ -676,13 +675,14 @@ class TestCrossSite:
 
     @pytest.mark.parametrize("headers", CROSS_SITE, ids=str)
     def test_reading_is_not_refused(self, handlers: Handlers, headers: dict[str, str]) -> None:
-        assert ask(handlers, "/current", **headers).status == 200
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        assert handlers.handle(Request("GET", "/current", "", named)).status == 200
 
 
 class TestFaults:
     SECRET = "the inside of the inside"
 
-    def break_(self, *args: object) -> object:
+    def break_(self, *args: object) -> NoReturn:
         raise RuntimeError(self.SECRET)
 
     def test_of_an_answer(
@@ -738,7 +738,7 @@ class TestFaults:
 class Wait:
     """Something to await that only an event loop can end."""
 
-    def __await__(self) -> Iterator[None]:
+    def __await__(self) -> Generator[None, None, None]:
         yield
 
 

@@ -8,10 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from metricsmw import MetricsMonitor, get_metrics_monitor
-from metricsmw.adapters.asgi import ASGIMetricsMiddleware
-from metricsmw.adapters.auth import public, token
-from metricsmw.adapters.starlette import instrument
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
 from starlette.middleware import Middleware
@@ -25,6 +21,11 @@ from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket
+
+from metricsmw import MetricsMonitor, get_metrics_monitor
+from metricsmw.adapters.asgi import ASGIMetricsMiddleware
+from metricsmw.adapters.auth import public, token
+from metricsmw.adapters.starlette import instrument
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -296,9 +297,7 @@ def test_measured_outermost(monitor: MetricsMonitor, built: bool) -> None:
     def fail(request: Request) -> Response:
         raise RuntimeError("on purpose")
 
-    app = Starlette(
-        routes=[Route("/", ok), Route("/fail", fail)], middleware=[Middleware(Wall)]
-    )
+    app = Starlette(routes=[Route("/", ok), Route("/fail", fail)], middleware=[Middleware(Wall)])
     if built:
         assert ask(app, "/") == 200
     instrument(app, monitor)
@@ -325,7 +324,9 @@ def test_the_app_goes_on_as_before(monitor: MetricsMonitor) -> None:
     app = instrument(Starlette(lifespan=lifespan), monitor)
     app.add_middleware(GZipMiddleware, minimum_size=1)
     app.add_exception_handler(404, lambda request, error: PlainTextResponse("mine", 404))
-    app.router.routes.append(Route("/state", lambda request: PlainTextResponse(request.state.state)))
+    app.router.routes.append(
+        Route("/state", lambda request: PlainTextResponse(request.state.state))
+    )
     app.mount("/sub", Router([Route("/", ok)]))
     with TestClient(app) as client:
         answer = client.get("/state")

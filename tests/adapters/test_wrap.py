@@ -14,6 +14,7 @@ import bottle
 import falcon
 import falcon.asgi
 import litestar
+import pytest
 import quart
 import werkzeug.test
 from fastapi import FastAPI
@@ -25,7 +26,6 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
-import pytest
 from metricsmw import MetricsMonitor
 from metricsmw.adapters import wrap
 from metricsmw.adapters.asgi import ASGIMetricsMiddleware
@@ -209,7 +209,9 @@ def test_wsgi_applications(make: Callable[[], Any], monitor: MetricsMonitor) -> 
     app = wrap(make(), monitor, auth=public())
     assert isinstance(app, WSGIMetricsMiddleware)
     client = werkzeug.test.Client(app)
-    assert client.get("/").get_data() == b"hello"
+    answer = client.get("/")
+    assert answer.get_data() == b"hello"
+    answer.close()
     assert monitor.total_requests == 1
     assert client.get("/api/metrics/current").json["metrics"]["total_requests"] == 1
     assert monitor.total_requests == 1
@@ -224,6 +226,44 @@ def test_asgi_applications(make: Callable[[], Any], monitor: MetricsMonitor) -> 
     assert monitor.total_requests == 1
     assert client.get("/api/metrics/current").json()["metrics"]["total_requests"] == 1
     assert monitor.total_requests == 1
+
+
+def rows(monitor: MetricsMonitor) -> dict[str, int]:
+    """Return the requests of each row of the per-route table: {"GET /x": 1}."""
+    return {f"{row['method']} {row['route']}": row["requests"] for row in monitor.get_routes()}
+
+
+def test_bottle_s_templates(monitor: MetricsMonitor) -> None:
+    app, mounted = bottle.Bottle(), bottle.Bottle()
+    app.route("/items/<id:int>", callback=lambda id: "item")
+    mounted.route("/<x>", callback=lambda x: "mounted")
+    app.mount("/sub/", mounted)
+    client = werkzeug.test.Client(wrap(app, monitor))
+    for path in ("/items/7", "/items/x", "/sub/8", "/none"):
+        client.get(path).close()
+    client.get("/items/9", environ_overrides={"SCRIPT_NAME": "/shop"}).close()
+    assert rows(monitor) == {
+        "GET /items/<id:int>": 1,
+        "GET /sub/<x>": 1,
+        "GET <unmatched>": 2,
+        "GET /shop/items/<id:int>": 1,
+    }
+
+
+def test_litestar_s_templates(monitor: MetricsMonitor) -> None:
+    @litestar.get("/items/{id:int}")
+    async def item(id: int) -> int:
+        return id
+
+    router = litestar.Router("/sub/{tenant:str}", route_handlers=[item])
+    client = TestClient(wrap(litestar.Litestar([item, router]), monitor))
+    for path in ("/items/7", "/items/x", "/sub/acme/items/8", "/none"):
+        client.get(path)
+    assert rows(monitor) == {
+        "GET /items/{id}": 1,
+        "GET /sub/{tenant}/items/{id}": 1,
+        "GET <unmatched>": 2,
+    }
 
 
 @pytest.mark.parametrize(
@@ -365,7 +405,9 @@ def test_asgi_2_is_told_the_way_out() -> None:
 
 
 def test_ambiguous_arguments_are_told_the_way_out() -> None:
-    with pytest.raises(TypeError, match="either: use WSGIMetricsMiddleware or ASGIMetricsMiddleware"):
+    with pytest.raises(
+        TypeError, match="either: use WSGIMetricsMiddleware or ASGIMetricsMiddleware"
+    ):
         wrap(lambda *args: None, MetricsMonitor())
 
 
