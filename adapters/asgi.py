@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from metricsmw import MetricsMonitor, get_metrics_monitor
@@ -38,7 +39,9 @@ IdentityResolver = Callable[[Scope], "str | Awaitable[str | None] | None"]
 BODY = "http.response.body"
 # Messages that end a response unless they say that more comes.
 FINAL = {BODY, "http.response.pathsend", "http.response.zerocopysend", "http.response.trailers"}
+# What stands for the first message while there is none, and once the outcome is reported.
 NOT_STARTED: Message = {}
+CLOSED: Message = {}
 
 
 def metrics_app(
@@ -90,8 +93,8 @@ class ASGIMetricsMiddleware:
         self._begin = self.recorder.begin
         self._excluded = excluder(exclude)
         self._sub_path = path
-        # The quick test for it; where there is none, this leads at worst to the exact one.
-        self._needle = path or "\0"
+        # The quick test for paths that may not be measured; None: all are.
+        self._needle = "" if self._excluded else path
         self._sub_app = metrics_app(self.monitor, auth, identity=identity) if path else None
         self._exchange = _exchange_class(self.recorder, route, user)
         listen()
@@ -105,7 +108,7 @@ class ASGIMetricsMiddleware:
         if key in scope:
             await self.app(scope, receive, send)
             return
-        if self._needle in scope["path"] or self._excluded is not None:
+        if self._needle is not None and self._needle in scope["path"]:
             aside = self._aside(scope)
             if aside is not None:
                 await aside(scope, receive, send)
@@ -116,7 +119,6 @@ class ASGIMetricsMiddleware:
         exchange.inner_receive = receive
         exchange.inner = send
         exchange.head = NOT_STARTED
-        exchange.open = True
         exchange.gone = False
         exchange.start = self._begin()
         try:
@@ -124,7 +126,7 @@ class ASGIMetricsMiddleware:
         except BaseException as error:
             exchange.failed(error)
             raise
-        if exchange.open:
+        if exchange.head is not CLOSED:
             exchange.failed(None)
 
     def _aside(self, scope: Scope) -> ASGIApp | None:
@@ -170,7 +172,6 @@ class _Exchange(Protocol):
     inner_receive: Receive
     inner: Send
     head: Message
-    open: bool
     gone: bool
     start: float
 
@@ -189,21 +190,26 @@ def _exchange_class(
     route_of = route or route_of_scope
     user_of = user or user_of_scope
     own_route, own_user = route is not None, user is not None
+    # Whether a server's request cycle tells if its client has gone, by its class.
+    tells: dict[type, bool] = {}
+
+    def learn(server: object) -> bool:
+        tells[type(server)] = isinstance(getattr(server, "disconnected", None), bool)
+        return tells[type(server)]
 
     class Exchange:
-        __slots__ = ("gone", "head", "inner", "inner_receive", "open", "scope", "start")
+        __slots__ = ("gone", "head", "inner", "inner_receive", "scope", "start")
 
         scope: Scope
         inner_receive: Receive
         inner: Send
         head: Message
-        open: bool
         gone: bool
         start: float
 
         async def receive(self) -> Message:
             message = await self.inner_receive()
-            if message["type"] == "http.disconnect" and self.open:
+            if message["type"] == "http.disconnect" and self.head is not CLOSED:
                 self.gone = True
             return message
 
@@ -213,7 +219,7 @@ def _exchange_class(
                 return self.inner(message)
             if (
                 message["type"] == BODY
-                and not message.get("more_body")
+                and not (message.get("more_body"))
                 and "trailers" not in self.head
             ):
                 return self.send_last(message)
@@ -235,29 +241,43 @@ def _exchange_class(
                 raise
 
         async def send_last(self, message: Message) -> None:
-            if not self.gone:
-                self.gone = _disconnected(self.inner)
+            inner = self.inner
             try:
-                await self.inner(message)
+                await inner(message)
             except OSError:
                 self.gone = True
                 raise
-            if not self.open:
+            head = self.head
+            if head is CLOSED:
                 return
-            self.open = False
+            self.head = CLOSED
             scope = self.scope
             if scope[key] is None:
                 return
+            # Resolvers are called here, not by `template` and `count_user`: two calls less.
             try:
                 template = None
                 if own_route or "router" in scope or HOST_KEY in scope or "path_template" in scope:
-                    template = self.template()
+                    try:
+                        template = route_of(scope)
+                    except Exception:
+                        fault("the route resolver")
+                if not self.gone and type(inner) is MethodType:
+                    server: Any = inner.__self__
+                    kind = type(server)
+                    if tells[kind] if kind in tells else learn(server):
+                        self.gone = server.disconnected
                 if self.gone:
-                    abandon(self.head["status"], template, scope["method"])
+                    now = abandon(head["status"], template, scope["method"])
                 else:
-                    end(self.start, self.head["status"], template, scope["method"])
+                    now = end(self.start, head["status"], template, scope["method"])
                 if own_user or "session" in scope or HOST_KEY in scope:
-                    self.count_user()
+                    try:
+                        user_id = user_of(scope)
+                        if user_id is not None:
+                            saw_user(user_id, now)
+                    except Exception:
+                        fault("the user resolver")
             except Exception:
                 fault("recording a request")
                 leave()
@@ -279,14 +299,15 @@ def _exchange_class(
 
         def failed(self, error: BaseException | None) -> None:
             """The app ended without a complete response."""
-            if not self.open:
+            head = self.head
+            if head is CLOSED:
                 return
-            self.open = False
+            self.head = CLOSED
             scope = self.scope
             if scope[key] is None:
                 return
             try:
-                status = self.head.get("status", 500)
+                status = head.get("status", 500)
                 gone = self.gone or isinstance(error, CancelledError) or _disconnected(self.inner)
                 if gone:
                     abandon(status, self.template(), scope["method"])

@@ -56,7 +56,7 @@ def metrics_app(
         await response(scope, receive, send)
 
     # The router knows how to answer lifespan events, for a sub-app that is served by itself.
-    return Router(default=serve, redirect_slashes=False)
+    return Router(default=serve)
 
 
 def _session_user(scope: Scope) -> str | None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import contextmanager
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
@@ -107,7 +108,7 @@ class MetricsMiddleware:
             response: HttpResponseBase = self.get_response(request)
         except BaseException:
             # Django makes responses of exceptions; what comes here ends the process or the thread.
-            self._report(_Outcome.FAILED, request, start, 500)
+            self._report(request, start, 500, _Outcome.FAILED)
             raise
         return self._measured(request, start, response)
 
@@ -115,10 +116,10 @@ class MetricsMiddleware:
         try:
             response: HttpResponseBase = await self.get_response(request)
         except asyncio.CancelledError:  # as Django does to the view of a client that has gone
-            self._report(_Outcome.GONE, request, start, 500)
+            self._report(request, start, 500, _Outcome.GONE)
             raise
         except BaseException:
-            self._report(_Outcome.FAILED, request, start, 500)
+            self._report(request, start, 500, _Outcome.FAILED)
             raise
         return self._measured(request, start, response)
 
@@ -127,9 +128,9 @@ class MetricsMiddleware:
     ) -> HttpResponseBase:
         """Report a response that is complete now, and one that streams when it is closed."""
         if not response.streaming:
-            self._report(_Outcome.COMPLETE, request, start, response.status_code)
+            self._report(request, start, response.status_code, _Outcome.COMPLETE)
             return response
-        stream = _Stream()
+        stream = _Stream(partial(self._report, request, start, response.status_code))
         # A server that can send files by itself takes the file out of a response that nobody has
         # wrapped. It closes the response, too.
         if not (hasattr(response, "file_to_stream") and "wsgi.file_wrapper" in request.META):
@@ -140,14 +141,12 @@ class MetricsMiddleware:
             try:
                 close()
             finally:
-                if not stream.reported:
-                    stream.reported = True
-                    self._report(stream.outcome, request, start, response.status_code)
+                stream.over()
 
         response.close = closing
         return response
 
-    def _report(self, outcome: _Outcome, request: HttpRequest, start: float, status: int) -> None:
+    def _report(self, request: HttpRequest, start: float, status: int, outcome: _Outcome) -> None:
         recorder = self._recorder
         carrier = _carrier(request)
         if carrier[recorder.key] is None:
@@ -183,14 +182,21 @@ class _Outcome(Enum):
 
 
 class _Stream:
-    """How far the body of a response has been read."""
+    """A streaming response, reported once: when it is closed, or has failed.
 
-    __slots__ = ("outcome", "reported")
+    After a failure Django does not close it, under ASGI.
+    """
 
-    def __init__(self) -> None:
-        self.reported = False
-        # Until it is begun: a server need not read the body that HEAD does not get.
-        self.outcome = _Outcome.COMPLETE
+    def __init__(self, report: Callable[[_Outcome], None]) -> None:
+        self._report = report
+        self._open = True
+        # Until reading begins: a server need not read the body that HEAD does not get.
+        self._outcome = _Outcome.COMPLETE
+
+    def over(self) -> None:
+        if self._open:
+            self._open = False
+            self._report(self._outcome)
 
     def follow(self, response: StreamingHttpResponse) -> None:
         content = response.streaming_content
@@ -200,23 +206,24 @@ class _Stream:
             response.streaming_content = self._follow(content)
 
     def _follow(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        self.outcome = _Outcome.GONE
-        try:
+        with self._reading():
             yield from chunks
-        except Exception:
-            self.outcome = _Outcome.FAILED
-            raise
-        self.outcome = _Outcome.COMPLETE
 
     async def _follow_async(self, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-        self.outcome = _Outcome.GONE
-        try:
+        with self._reading():
             async for chunk in chunks:
                 yield chunk
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        self._outcome = _Outcome.GONE
+        try:
+            yield
         except Exception:
-            self.outcome = _Outcome.FAILED
+            self._outcome = _Outcome.FAILED
+            self.over()
             raise
-        self.outcome = _Outcome.COMPLETE
+        self._outcome = _Outcome.COMPLETE
 
 
 class _DjangoRequest:
@@ -241,9 +248,8 @@ def user_of(request: HttpRequest) -> object | None:
     user = fields.get("user")
     if issubclass(type(user), LazyObject):
         user = None if user._wrapped is empty else user._wrapped
-    for loaded in (user, fields.get("_acached_user")):
-        if loaded is not None and loaded.is_authenticated:
-            return loaded.pk  # type: ignore[no-any-return]
+    if user is not None and user.is_authenticated:
+        return user.pk  # type: ignore[no-any-return]
     session = fields.get("session")
     if isinstance(session, SessionBase):
         return session_user(vars(session).get("_session_cache"))

@@ -71,7 +71,7 @@ def _finished(_app: flask.Flask, response: Response, **_: object) -> None:
     if isinstance(host, _FlaskRequest):
         # The page of an HTTPException is made by running it as an application of its own.
         is_page = response.status_code >= 300 and type(response.response) is ClosingIterator
-        host.is_whole = is_page or (response.is_sequence and not response.direct_passthrough)
+        host.is_whole = is_page or response.is_sequence
 
 
 class _FlaskRequest:

@@ -7,7 +7,6 @@ for (403), and the answer. Every error is JSON and says nothing of the inside.
 
 from __future__ import annotations
 
-import html
 import reprlib
 import time
 from collections.abc import Callable, Mapping
@@ -51,8 +50,7 @@ class Handlers:
         except StopIteration as done:
             response: Response = done.value
             return response
-        work.close()  # it would not give up waiting
-        return _error(500, "Internal error")
+        return _error(500, "Internal error")  # a policy that would not give up waiting
 
     async def handle_async(self, request: Request) -> Response:
         """Answer a request, waiting where policy or identity are asynchronous; never raises."""
@@ -160,7 +158,7 @@ def _index(monitor: MetricsMonitor, request: Request) -> Response:
     last = "" if request.path else request.mount.rstrip("/").rpartition("/")[2]
     here = f"./{quote(last, safe='')}/" if last else "./"
     links = "\n".join(
-        f'<li><a href="{html.escape(here + path[1:])}">{html.escape(path[1:])}</a></li>'
+        f'<li><a href="{here}{path[1:]}">{path[1:]}</a></li>'
         for path, methods in ROUTES.items()
         if "GET" in methods and path[1:]
     )

@@ -12,7 +12,9 @@ response), or abandoned (`abandon`: closed before its end, because the client we
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from itertools import chain
+from types import GeneratorType
+from typing import TYPE_CHECKING, Protocol
 
 from metricsmw import MetricsMonitor, get_metrics_monitor
 
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 # Status lines are remembered by their number; an app that makes them up is parsed each time.
 MAX_STATUS_LINES = 1000
+# Stands for the status line once the outcome is reported.
+CLOSED = "closed"
 
 
 def metrics_app(
@@ -79,10 +83,10 @@ class WSGIMetricsMiddleware:
         self._begin = self.recorder.begin
         self._excluded = excluder(exclude)
         self._sub_path = path
-        # The quick test for it; where there is none, this leads at worst to the exact one.
-        self._needle = path or "\0"
+        # The quick test for paths that may not be measured; None: all are.
+        self._needle = "" if self._excluded else path
         self._sub_app = metrics_app(self.monitor, auth, identity=identity) if path else None
-        self._exchange, self._sized_exchange = _exchange_classes(self.recorder, route, user)
+        self._exchange = _exchange_class(self.recorder, route, user)
         listen()
         self.recorder.announce()
 
@@ -90,9 +94,8 @@ class WSGIMetricsMiddleware:
         key = self._key
         if key in environ:
             return self.app(environ, start_response)
-        if (
-            "PATH_INFO" in environ and self._needle in environ["PATH_INFO"]
-        ) or self._excluded is not None:
+        needle = self._needle
+        if needle is not None and "PATH_INFO" in environ and needle in environ["PATH_INFO"]:
             aside = self._aside(environ)
             if aside is not None:
                 return aside(environ, start_response)
@@ -100,18 +103,25 @@ class WSGIMetricsMiddleware:
         exchange = self._exchange()
         exchange.environ = environ
         exchange.inner = start_response
-        exchange.status = ""
-        exchange.open = True
+        exchange.status = None
         exchange.start = self._begin()
         try:
             body = self.app(environ, exchange.start_response)
         except BaseException:
             exchange.failed()
             raise
-        if type(body) is list or type(body) is tuple:
+        kind = type(body)
+        if kind is list or kind is tuple:
             exchange.complete()
             return body
-        return self._hand_out(exchange, body)
+        if kind is not GeneratorType:
+            return self._hand_out(exchange, body)
+        exchange.body = body
+        return exchange
+
+    def _hand_out(self, exchange: _Exchange, body: Iterable[bytes]) -> Iterable[bytes]:
+        """A body that is neither list, tuple nor generator, as the server is to see it."""
+        return exchange.hand_out(body)
 
     def _aside(self, environ: WSGIEnvironment) -> WSGIApplication | None:
         """Who answers a request that is not to be measured; None: it is to be."""
@@ -134,50 +144,29 @@ class WSGIMetricsMiddleware:
         }
         return self._sub_app(mounted, start_response)
 
-    def _hand_out(self, exchange: _Exchange, body: Iterable[bytes]) -> Iterable[bytes]:
-        """The body as the server is to see it: as it is, or behind the exchange."""
-        if isinstance(body, (list, tuple)):
-            exchange.complete()
-            return body
-        wrapper = exchange.environ.get("wsgi.file_wrapper")
-        if isinstance(wrapper, type) and isinstance(body, wrapper):
-            exchange.watch_close(body)
-            return body
-        if hasattr(type(body), "__len__"):
-            exchange.__class__ = self._sized_exchange
-        exchange.body = body
-        exchange.chunks = None
-        exchange.exhausted = False
-        exchange.raised = False
-        return exchange
-
 
 class _Exchange(Protocol):
     """One request and its response; the attributes are set by the middleware."""
 
     environ: WSGIEnvironment
     inner: StartResponse
-    status: str
-    open: bool
+    status: str | None
     start: float
     body: Iterable[bytes]
-    chunks: Iterator[bytes] | None
-    exhausted: bool
-    raised: bool
 
     def start_response(
         self, status: str, headers: Headers, exc_info: OptExcInfo | None = None
     ) -> Callable[[bytes], object]: ...
     def complete(self) -> None: ...
     def failed(self) -> None: ...
-    def watch_close(self, body: Iterable[bytes]) -> None: ...
+    def hand_out(self, body: Iterable[bytes]) -> Iterable[bytes]: ...
     def __iter__(self) -> Iterator[bytes]: ...
 
 
-def _exchange_classes(
+def _exchange_class(
     recorder: Recorder, route: RouteResolver | None, user: UserResolver | None
-) -> tuple[Callable[[], _Exchange], Any]:
-    """Two classes of exchanges, plain and sized, with all that is constant in their closure."""
+) -> Callable[[], _Exchange]:
+    """A class of exchanges with all that is the same for every request in its closure."""
     key = recorder.key
     end, fail, abandon = recorder.end, recorder.fail, recorder.abandon
     saw_user, leave, fault = recorder.user, recorder.leave, recorder.fault
@@ -197,27 +186,18 @@ def _exchange_classes(
         return code
 
     class Exchange:
-        __slots__ = (
-            "body",
-            "chunks",
-            "environ",
-            "exhausted",
-            "inner",
-            "open",
-            "raised",
-            "start",
-            "status",
-        )
+        """Also the body where that is a generator: it is the commonest one, and can tell itself
+        how it ended."""
+
+        __slots__ = ("body", "chunks", "environ", "exhausted", "inner", "start", "status")
 
         environ: WSGIEnvironment
         inner: StartResponse
-        status: str
-        open: bool
+        status: str | None  # None: not yet; CLOSED: the outcome is reported
         start: float
         body: Iterable[bytes]
-        chunks: Iterator[bytes] | None
+        chunks: Iterator[bytes]
         exhausted: bool
-        raised: bool
 
         def start_response(
             self, status: str, headers: Headers, exc_info: OptExcInfo | None = None
@@ -234,45 +214,54 @@ def _exchange_classes(
 
         def complete(self) -> None:
             """The response is whole."""
-            if not self.open:
+            line = self.status
+            if line is CLOSED:
                 return
-            self.open = False
+            if line is None:
+                self.failed()
+                return
+            self.status = CLOSED
             environ = self.environ
             if environ[key] is None:
                 return
-            line = self.status
-            if not line:
-                self.report(fail)
-                return
+            # Resolvers are called here, not by `template` and `count_user`: two calls less.
             try:
                 template = None
                 if own_route or HOST_KEY in environ or "bottle.route" in environ:
-                    template = self.template()
+                    try:
+                        template = route_of(environ)
+                    except Exception:
+                        fault("the route resolver")
                 code = codes[line] if line in codes else code_of(line)
-                end(self.start, code, template, environ["REQUEST_METHOD"])
+                now = end(self.start, code, template, environ["REQUEST_METHOD"])
                 if own_user or HOST_KEY in environ or "REMOTE_USER" in environ:
-                    self.count_user()
+                    try:
+                        user_id = user_of(environ)
+                        if user_id is not None:
+                            saw_user(user_id, now)
+                    except Exception:
+                        fault("the user resolver")
             except Exception:
                 fault("recording a request")
                 leave()
 
         def failed(self) -> None:
-            """An exception escaped."""
-            if self.open:
-                self.open = False
-                self.report(fail)
+            """An exception escaped, or there was no response."""
+            self.report(fail)
 
         def gone(self) -> None:
             """The client went away."""
-            if self.open:
-                self.open = False
-                self.report(abandon_at)
+            self.report(abandon_at)
 
-        def report(self, outcome: Callable[[float, int, str | None, str], None]) -> None:
+        def report(self, outcome: Callable[[float, int, str | None, str], object]) -> None:
+            line = self.status
+            if line is CLOSED:
+                return
+            self.status = CLOSED
             if self.environ[key] is None:
                 return
             try:
-                code = code_of(self.status) if self.status else 500
+                code = 500 if line is None else code_of(line)
                 outcome(self.start, code, self.template(), self.environ["REQUEST_METHOD"])
                 self.count_user()
             except Exception:
@@ -296,6 +285,19 @@ def _exchange_classes(
 
         # --- the body ----------------------------------------------------------------------------
 
+        def hand_out(self, body: Iterable[bytes]) -> Iterable[bytes]:
+            """A body that is neither list, tuple nor generator, as the server is to see it."""
+            if isinstance(body, (list, tuple)):
+                self.complete()
+                return body
+            wrapper = self.environ.get("wsgi.file_wrapper")
+            if isinstance(wrapper, type) and isinstance(body, wrapper):
+                self.watch_close(body)
+                return body
+            self.body = body
+            self.__class__ = SizedIterated if hasattr(type(body), "__len__") else Iterated
+            return self
+
         def watch_close(self, body: Iterable[bytes]) -> None:
             """Count a file wrapper when it is closed; where it cannot tell, now."""
             inner_close = getattr(body, "close", None)
@@ -313,6 +315,62 @@ def _exchange_classes(
                 self.complete()
 
         def __iter__(self) -> Iterator[bytes]:
+            # No Python code runs for a chunk: after the last one comes the end mark.
+            self.exhausted = False
+            self.chunks = chain(self.body, self.end_mark())
+            return self.chunks
+
+        def end_mark(self) -> Iterator[bytes]:
+            self.exhausted = True
+            return
+            yield b""
+
+        def __next__(self) -> bytes:
+            try:
+                chunks = self.chunks
+            except AttributeError:
+                chunks = iter(self)
+            return next(chunks)
+
+        def close(self) -> None:
+            body = self.body
+            # Its frame is gone once it has ended; without the end mark, by an exception.
+            ended = body.gi_frame is None  # type: ignore[attr-defined]
+            try:
+                body.close()  # type: ignore[attr-defined]
+            except BaseException:
+                self.failed()
+                raise
+            try:
+                exhausted = self.exhausted
+            except AttributeError:  # never iterated
+                exhausted = False
+            self.closed(exhausted, ended and not exhausted)
+
+        def closed(self, exhausted: bool, raised: bool) -> None:
+            if raised:
+                self.failed()
+            elif exhausted or self.bodiless():
+                self.complete()
+            else:
+                self.gone()
+
+        def bodiless(self) -> bool:
+            """Whether the server had no reason to iterate."""
+            method = self.environ.get("REQUEST_METHOD")
+            return method == "HEAD" or (self.status or "")[:3] in ("204", "304")
+
+    class Iterated(Exchange):
+        """The body where that is any other iterable: it is watched from outside."""
+
+        __slots__ = ()
+
+        def __iter__(self) -> Iterator[bytes]:
+            self.exhausted = False
+            self.chunks = self.watched()
+            return self.chunks
+
+        def watched(self) -> Iterator[bytes]:
             try:
                 # No "yield from": it would close the inner iterator a second time.
                 for chunk in self.body:  # noqa: UP028
@@ -320,14 +378,9 @@ def _exchange_classes(
             except GeneratorExit:
                 raise
             except BaseException:
-                self.raised = True
+                self.failed()
                 raise
             self.exhausted = True
-
-        def __next__(self) -> bytes:
-            if self.chunks is None:
-                self.chunks = iter(self)
-            return next(self.chunks)
 
         def close(self) -> None:
             try:
@@ -337,18 +390,9 @@ def _exchange_classes(
             except BaseException:
                 self.failed()
                 raise
-            if self.raised:
-                self.failed()
-            elif self.exhausted or self.bodiless():
-                self.complete()
-            else:
-                self.gone()
+            self.closed(getattr(self, "exhausted", False), False)
 
-        def bodiless(self) -> bool:
-            """Whether the server had no reason to iterate."""
-            return self.environ.get("REQUEST_METHOD") == "HEAD" or self.status[:3] in ("204", "304")
-
-    class SizedExchange(Exchange):
+    class SizedIterated(Iterated):
         __slots__ = ()
 
         def __len__(self) -> int:
@@ -357,4 +401,4 @@ def _exchange_classes(
     def abandon_at(_: float, code: int, template: str | None, method: str) -> None:
         abandon(code, template, method)
 
-    return Exchange, SizedExchange
+    return Exchange

@@ -48,7 +48,7 @@ def record(report: Report, quick: bool) -> None:
             DESCRIBED: calls(described.record_request, 12.5),
         },
         60 if quick else 400,
-        0.002,
+        0.0005,
     )
     report.section("one record, one thread")
     for name in (CLOCK, RECORD, FULL, DESCRIBED):
@@ -66,7 +66,7 @@ def record(report: Report, quick: bool) -> None:
             RECORD: _on_threads(calls(monitor.record_request, 12.5)),
             DESCRIBED: _on_threads(calls(described.record_request, 12.5)),
         },
-        10 if quick else 40,
+        4 if quick else 15,
         0.05,
     )
     for name in ("one thread", RECORD, DESCRIBED):
@@ -97,7 +97,7 @@ def readers(report: Report, quick: bool) -> None:
 def snapshot(report: Report, quick: bool) -> None:
     """One snapshot of 1, 8 and 64 live workers; with few and with many requests."""
     report.section("one snapshot")
-    rounds = 30 if quick else 200
+    rounds = 25 if quick else 150
     cases = [(1, 1, 0.15), (1, 1_000_000, 0.15), (8, 10_000, 0.5), (64, 10_000, 4.0)]
     costs = []
     for workers, requests, limit in cases:

@@ -113,7 +113,7 @@ def _built(build: Callable[[], App]) -> App | None:
 def _against_peers(
     report: Report, quick: bool, host: str, contenders: Mapping[str, Requests]
 ) -> None:
-    timed = _in_a_loop(partial(race, contenders, 60 if quick else 400, 0.002))
+    timed = _in_a_loop(partial(race, contenders, 60 if quick else 400, 0.001))
     report.figure("the bare app", timed.cost(BARE).scaled(MICRO), "us")
     report.figure("ours", timed.added(OURS, BARE).scaled(MICRO), "us")
     for name in contenders:
@@ -135,7 +135,7 @@ def _against_floors(
     time_limit: float,
     calls_limit: int,
 ) -> None:
-    timed = race(contenders, 100 if quick else 600, 0.002)
+    timed = race(contenders, 100 if quick else 800, 0.0005)
     report.section(f"{protocol}: added to the bare app, a request")
     report.figure("the bare app", timed.cost(BARE).scaled(MICRO), "us")
     added = [name for name in contenders if name != BARE]

@@ -124,7 +124,8 @@ def route_of(request: Scope) -> str:
 class Client:
     """The server's side of a connection, as a middleware sees it under uvicorn: bound methods."""
 
-    disconnected = False
+    def __init__(self) -> None:
+        self.disconnected = False
 
     async def receive(self) -> Message:
         return {"type": "http.request", "body": b"", "more_body": False}

@@ -2,9 +2,9 @@
 
 A machine that other work shares drifts by more than what is measured here, so nothing is ever
 compared with a figure taken at another time. Each round runs one short batch of every contender,
-in an order that rotates; differences are taken inside a round, and the median over the rounds is
-reported with its 95 % interval (bootstrap over the rounds). The garbage collector rests meanwhile,
-as in `timeit`.
+in an order that rotates. Whatever else runs can only make a round longer, so the quietest quarter
+of the rounds counts; differences are taken inside a round, and their median is reported with its
+95 % interval (bootstrap over the rounds). The garbage collector rests meanwhile, as in `timeit`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ Batch = Callable[[int], None]
 """Does its work the given number of times."""
 
 RESAMPLES = 200
+QUIETEST = 4
 
 
 @dataclass(frozen=True)
@@ -77,23 +78,23 @@ class Race:
 
 
 def race(contenders: Mapping[str, Batch], rounds: int, batch_seconds: float) -> Race:
-    """Times every contender `rounds` times, in batches of about `batch_seconds`."""
+    """Times every contender in batches of about that long; keeps the `rounds` quietest rounds."""
+    names = list(contenders)
     sizes = {name: _batch_size(batch, batch_seconds) for name, batch in contenders.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    order = list(contenders)
+    timed: list[dict[str, float]] = []
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
-        for _ in range(rounds):
-            for name in order:
-                size = sizes[name]
-                seconds[name].append(_seconds(contenders[name], size) / size)
-            order.append(order.pop(0))
+        for _ in range(rounds * QUIETEST):
+            timed.append({name: _seconds(contenders[name], sizes[name]) for name in names})
+            names.append(names.pop(0))
     finally:
         if enabled:
             gc.enable()
-    return Race(seconds)
+    timed.sort(key=lambda seconds: sum(seconds.values()))
+    quiet = timed[:rounds]
+    return Race({name: [seconds[name] / sizes[name] for seconds in quiet] for name in names})
 
 
 def calls(function: Callable[..., object], *args: object, **kwargs: object) -> Batch:

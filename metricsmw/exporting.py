@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -44,23 +44,16 @@ def write_atomically(path: str | os.PathLike[str], text: str) -> None:
     """
     target = os.path.abspath(os.fspath(path))
     folder, name = os.path.split(target)
-    fd, draft = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+    draft = os.path.join(folder, f".{name}.{os.getpid()}-{threading.get_ident()}")
     try:
-        with open(fd, "w", encoding="utf-8", newline="") as file:
+        with open(draft, "w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(draft, _mode(target))
+        with suppress(FileNotFoundError):
+            os.chmod(draft, os.stat(target).st_mode & 0o777)
         os.replace(draft, target)
     except BaseException:
         with suppress(OSError):
             os.unlink(draft)
         raise
-
-
-def _mode(target: str) -> int:
-    """The mode of the file to be replaced, or what a new file would get."""
-    try:
-        return os.stat(target).st_mode & 0o777
-    except OSError:
-        return 0o644

@@ -88,6 +88,7 @@ class PrivateGroup:
     def __init__(self, settings: Settings, reason: str, created: float) -> None:
         self.reason = reason
         self.history = History(MemoryBytes(), settings.max_history_minutes)
+        self._thread_lock = threading.Lock()
         self.reset: Reset = NEVER
         me = this_process()
         self.segment = Segment(
@@ -102,7 +103,12 @@ class PrivateGroup:
 
     @contextlib.contextmanager
     def exclusive(self, wait: bool) -> Iterator[bool]:
-        yield True
+        held = self._thread_lock.acquire(blocking=wait)
+        try:
+            yield held
+        finally:
+            if held:
+                self._thread_lock.release()
 
     def close(self) -> None:
         self.segment.silence()
@@ -208,6 +214,7 @@ class SharedGroup:
             self.directory = base / f"{root.pid}-{root.start}"
             _remove_dead_servers(base)
         _make_private_directory(self.directory)
+        self._reset_path = str(self.directory / "reset")
         self._lock_fd = os.open(
             self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600
         )
@@ -382,7 +389,7 @@ class SharedGroup:
     @property
     def reset(self) -> Reset:
         try:
-            status = os.stat(self.directory / "reset", follow_symlinks=False)
+            status = os.stat(self._reset_path, follow_symlinks=False)
         except OSError:
             return NEVER
         seen = (status.st_ino, status.st_mtime_ns)

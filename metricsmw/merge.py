@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
+from itertools import compress
 from typing import NamedTuple, Protocol, TypedDict, TypeVar
 
 from metricsmw.histogram import (
@@ -149,7 +150,8 @@ def read_table(
         if len(whole) != size:
             raise DamagedError("truncated")
         doubles = memoryview(whole[: shape.names]).cast("d").tolist()
-        labels = doubles[: shape.slots]
+        slots = shape.slots
+        labels = doubles[:slots]
         end = int.from_bytes(whole[shape.current :], "little")
         begin = end
         end_label = None
@@ -171,13 +173,16 @@ def read_table(
         total, window = end - start, end - max(begin, start)
         if past:
             total, window = max(total, 0), max(window, 0)
-        if end & high != zero or window < 0 or (total | window) & high:
+        if total < 0 or window < 0 or (total | window) & high:
             raise DamagedError("impossible counts")
-        peaks = [0.0] * shape.rows
-        for slot, label in enumerate(labels):
-            if first <= label <= last and doubles[shape.slots + slot] >= reset_at:
-                at = 2 * shape.slots + slot * shape.rows
-                peaks = list(map(max, peaks, doubles[at : at + shape.rows]))
+        valid = [
+            first <= label <= last and since >= reset_at
+            for label, since in zip(labels, doubles[slots : 2 * slots], strict=True)
+        ]
+        peaks = [
+            max(compress(doubles[row : row + slots], valid), default=0.0)
+            for row in range(2 * slots, len(doubles), slots)
+        ]
         return TableReading(total, window, peaks)
     raise DamagedError("no whole checkpoint")
 
@@ -210,7 +215,7 @@ class SegmentReading:
             raise DamagedError("truncated")
         if whole[: len(MAGIC)] != MAGIC:
             raise DamagedError("no segment")
-        self.header = memoryview(whole[:HEADER_BYTES]).cast("d").tolist()
+        self.header = memoryview(whole[:HEADER_BYTES]).cast("d")
         if self.header[Field.LAYOUT] != LAYOUT:
             raise DamagedError("of another version")
         if self.header[Field.WINDOW] != window_seconds:
@@ -444,6 +449,8 @@ def _route_row(name: Name, count: int, peak: float) -> RouteRow:
     requests = latency.count + lanes[ROUTE_ZERO + RouteLane.ABANDONED]
     errors = min(lanes[ROUTE_ZERO + RouteLane.ERRORS], requests)
     status = ROUTE_ZERO + RouteLane.STATUS
+    classes = lanes[status : status + 6]
+    classes[2] = max(latency.count - sum(classes), 0)
     return {
         "method": name.method,
         "route": name.route,
@@ -453,5 +460,5 @@ def _route_row(name: Name, count: int, peak: float) -> RouteRow:
         "latency_p95_ms": round(latency.percentile(95) * 1000, 2),
         "latency_p99_ms": round(latency.percentile(99) * 1000, 2),
         "latency_max_ms": round(latency.max * 1000, 2),
-        "statuses": {f"{k}xx": lanes[status + k] for k in range(1, 6) if lanes[status + k]},
+        "statuses": {f"{k}xx": classes[k] for k in range(1, 6) if classes[k]},
     }

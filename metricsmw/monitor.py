@@ -7,6 +7,7 @@ import os
 import threading
 import warnings
 from collections.abc import Mapping
+from math import inf
 from types import TracebackType
 from typing import NoReturn, TypedDict
 
@@ -115,6 +116,7 @@ class MetricsMonitor:
         """Leave the segment; for the recorder."""
         group, self._group = self._group, None
         if forked:
+            self._created = self._clock.monotonic()
             self._resources = ResourceSampler()
         if group is not None:
             group.forget() if forked else group.close()
@@ -167,7 +169,7 @@ class MetricsMonitor:
         """
         try:
             seconds = latency_ms * 0.001
-            if not 0.0 <= seconds < 1e300 or latency_ms is True or latency_ms is False:
+            if not 0.0 <= seconds < inf or latency_ms is True or latency_ms is False:
                 _refuse_latency(latency_ms)
         except (TypeError, OverflowError):
             _refuse_latency(latency_ms)

@@ -25,7 +25,7 @@ from metricsmw.clock import Clock
 from metricsmw.config import Settings
 from metricsmw.histogram import CEILING_SECONDS, FLOOR_SECONDS
 from metricsmw.routes import RouteTables, Row
-from metricsmw.segment import Field, Lane, RouteLane, Segment, step_number
+from metricsmw.segment import ROUTE_ZERO, Field, Lane, RouteLane, Segment, step_number
 from metricsmw.users import UserTable
 
 logger = logging.getLogger("metricsmw")
@@ -42,6 +42,12 @@ _recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
 def _needs_lock() -> bool:
     gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     return not gil or sys.implementation.name != "cpython"
+
+
+class SawUser(Protocol):
+    """`Recorder.user`."""
+
+    def __call__(self, user_id: object, now: float | None = None) -> None: ...
 
 
 class Host(Protocol):
@@ -69,25 +75,25 @@ class Recorder:
     The methods that a request passes through are attributes made by `_build`:
 
     - ``begin() -> float``: one more request in flight; its start.
-    - ``end(start, status, route, method)``: its response is complete.
+    - ``end(start, status, route, method) -> float``: its response is complete; when that was.
     - ``fail(start, status, route, method)``: it failed, whatever the status that was sent.
     - ``abandon(status, route, method)``: its client went away: in the totals only.
     - ``observe(seconds, is_error)``: a latency by hand, without a route.
     - ``leave()``: one request in flight less, and nothing counted.
-    - ``user(user_id)``: the user was active now.
+    - ``user(user_id, at=None)``: the user was active at that time, or now.
 
     ``route`` is the host's template, or None where nothing matched. ``key`` marks an environ or
     a scope as being measured by this recorder.
     """
 
     begin: Callable[[], float]
-    end: Callable[[float, int, str | None, str], None]
+    end: Callable[[float, int, str | None, str], float]
     fail: Callable[[float, int, str | None, str], None]
-    abandon: Callable[[int, str | None, str], None]
+    abandon: Callable[[int, str | None, str], float]
     observe: Callable[[float, bool], None]
     observe_route: Callable[[float, bool, str | None, str, int | None], None]
     leave: Callable[[], None]
-    user: Callable[[object], None]
+    user: SawUser
     websocket: Callable[[float], None]
 
     def __init__(
@@ -134,9 +140,14 @@ class Recorder:
         settings = self._settings
         step = settings.step
         errors, abandoned = int(Lane.ERRORS), int(Lane.ABANDONED)
-        route_errors, route_abandoned = int(RouteLane.ERRORS), int(RouteLane.ABANDONED)
-        # status -> lane of its class, and whether it is an error
-        classes = {s: int(RouteLane.STATUS) + s // 100 for s in range(100, 600)}
+        # The middle of a route's row is its bucket 0; two buckets of scale 5 make one of its own.
+        route_shift = 2 * ROUTE_ZERO + 1
+        route_errors = ROUTE_ZERO + RouteLane.ERRORS
+        route_abandoned = ROUTE_ZERO + RouteLane.ABANDONED
+        # No status by hand, or one outside 100 … 599, which some app did send.
+        unclassed = ROUTE_ZERO + RouteLane.STATUS
+        classes: dict[int | None, int] = {s: unclassed + s // 100 for s in range(100, 600)}
+        floor = FLOOR_SECONDS
 
         # Until the segment is open gauges go here; opening it adds them up.
         gauges: memoryview[float] | list[float] = [0.0, 0.0]
@@ -156,32 +167,32 @@ class Recorder:
         def leave() -> None:
             gauges[0] -= 1.0
 
-        def end(start: float, status: int, route: str | None, method: str) -> None:
+        def end(start: float, status: int, route: str | None, method: str) -> float:
             now = clock()
             seconds = now - start
             if now >= deadline:
                 roll(now)
-            status_lane = classes[status] if status in classes else weird(status)
-            if not FLOOR_SECONDS <= seconds <= top:
+            if not floor <= seconds <= top:
                 seconds = edge(seconds)
             bucket = ceil(log2(seconds) * 32.0)
             try:
                 row = rows[route][method]
             except KeyError:
                 row = find(route, method)
-            base = row.base
             if seconds > row.top:
                 row_edge(row, seconds)
             route_lanes = row.lanes
             lanes[bucket] += 1.0
-            route_lanes[base + (bucket + 1 >> 1)] += 1.0
-            route_lanes[base + status_lane] += 1.0
-            if status >= 400:
-                lanes[errors] += 1.0
-                route_lanes[base + route_errors] += 1.0
+            route_lanes[bucket + route_shift >> 1] += 1.0
+            if not 200 <= status < 300:  # 2xx is what remains of the histogram's count
+                route_lanes[classes[status] if status in classes else unclassed] += 1.0
+                if status >= 400:
+                    lanes[errors] += 1.0
+                    route_lanes[route_errors] += 1.0
             gauges[0] -= 1.0
+            return now
 
-        def abandon(status: int, route: str | None, method: str) -> None:
+        def abandon(status: int, route: str | None, method: str) -> float:
             now = clock()
             if now >= deadline:
                 roll(now)
@@ -191,8 +202,9 @@ class Recorder:
                 row = find(route, method)
             route_lanes = row.lanes
             lanes[abandoned] += 1.0
-            route_lanes[row.base + route_abandoned] += 1.0
+            route_lanes[route_abandoned] += 1.0
             gauges[0] -= 1.0
+            return now
 
         def fail(start: float, status: int, route: str | None, method: str) -> None:
             now = clock()
@@ -222,27 +234,26 @@ class Recorder:
             seconds = min(max(seconds, FLOOR_SECONDS), CEILING_SECONDS)
             if seconds > row.top:
                 row_edge(row, seconds)
-            base = row.base
             route_lanes = row.lanes
-            route_lanes[base + (ceil(log2(seconds) * 32.0) + 1 >> 1)] += 1.0
-            if status is not None:
-                status_lane = classes[status] if status in classes else weird(status)
-                route_lanes[base + status_lane] += 1.0
+            route_lanes[ceil(log2(seconds) * 32.0) + route_shift >> 1] += 1.0
+            if status is None or not 200 <= status < 300:
+                route_lanes[classes[status] if status in classes else unclassed] += 1.0
             if is_error:
-                route_lanes[base + route_errors] += 1.0
+                route_lanes[route_errors] += 1.0
 
-        def user(user_id: object) -> None:
+        def user(user_id: object, now: float | None = None) -> None:
             text = user_id if user_id.__class__ is str else str(user_id)
+            if now is None:
+                now = clock()
             try:
                 seen, row = known[text]
             except KeyError:
-                now = clock()
                 if now >= deadline:
                     roll(now)
                 assert users is not None
                 users.add(str(text), now)
                 return
-            seen[row] = clock()
+            seen[row] = now
 
         def websocket(change: float) -> None:
             now = clock()
@@ -252,10 +263,6 @@ class Recorder:
                 gauges[1] += change
 
         # --- the slow path -------------------------------------------------------------------
-
-        def weird(status: int) -> int:
-            """The lane of a status outside 100 … 599, which some app did send."""
-            return int(RouteLane.STATUS)
 
         def edge(seconds: float) -> float:
             """A new maximum of the step, or a value beyond the ends (NaN included)."""

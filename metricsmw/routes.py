@@ -13,7 +13,6 @@ from metricsmw.segment import (
     NAME_BYTES,
     ROUTE_LANES,
     ROUTE_STEPS_PER_WINDOW,
-    ROUTE_ZERO,
     STEPS_PER_WINDOW,
     Kind,
     Segment,
@@ -36,11 +35,10 @@ STEP_RATIO = STEPS_PER_WINDOW // ROUTE_STEPS_PER_WINDOW
 class Row:
     """One (method, template): where its lanes are, and the step's peak in seconds so far."""
 
-    __slots__ = ("base", "lanes", "number", "table", "top")
+    __slots__ = ("lanes", "number", "table", "top")
 
     def __init__(self, table: Table, number: int) -> None:
-        self.lanes = table.lanes
-        self.base = number * ROUTE_LANES + ROUTE_ZERO
+        self.lanes = table.lanes[number * ROUTE_LANES : (number + 1) * ROUTE_LANES]
         self.number = number
         self.table = table
         self.top = table.peak(number)

@@ -12,7 +12,7 @@ A `Table` is
 
     labels       slots doubles: the step at whose start the checkpoint was taken, 0 = none
     since        slots doubles: monotonic time from which that step's peaks are valid
-    peaks        slots x rows doubles: the largest value of that step, in seconds
+    peaks        rows x slots doubles: the largest value of that step, in seconds
     names        rows x 512 bytes (tables of routes only)
     CUR          rows x lanes cumulative lanes
     CP[slots]    copies of CUR as it stood at the start of a step
@@ -33,6 +33,7 @@ import mmap
 import os
 import struct
 from enum import IntEnum
+from functools import cache
 from typing import NamedTuple, Protocol
 
 from metricsmw.histogram import FIRST, LAST, ROUTE_FIRST, ROUTE_LAST
@@ -101,7 +102,7 @@ class RouteLane(IntEnum):
 
     ERRORS = ROUTE_LAST + 1
     ABANDONED = ROUTE_LAST + 2
-    STATUS = ROUTE_LAST + 3  # + 1 … 5: the class of the status
+    STATUS = ROUTE_LAST + 3  # + 1, 3, 4, 5: the class of the status; + 0: none; 2 is the rest
 
 
 ROUTE_LANES = 640
@@ -112,33 +113,21 @@ def _round_up(size: int, unit: int) -> int:
     return -(-size // unit) * unit
 
 
-class Shape(NamedTuple):
+class Shape:
     """The geometry of a `Table`; offsets are relative to its start."""
 
-    rows: int
-    lanes: int
-    slots: int
-    named: bool
+    __slots__ = ("current", "lanes", "named", "names", "peaks", "rows", "since", "slots", "stride")
 
-    @property
-    def since(self) -> int:
-        return self.slots * 8
-
-    @property
-    def peaks(self) -> int:
-        return self.slots * 16
-
-    @property
-    def names(self) -> int:
-        return self.peaks + self.slots * self.rows * 8
-
-    @property
-    def current(self) -> int:
-        return self.names + (self.rows * NAME_BYTES if self.named else 0)
-
-    @property
-    def stride(self) -> int:
-        return self.rows * self.lanes * 8
+    def __init__(self, rows: int, lanes: int, slots: int, *, named: bool) -> None:
+        self.rows = rows
+        self.lanes = lanes
+        self.slots = slots
+        self.named = named
+        self.since = slots * 8
+        self.peaks = slots * 16
+        self.names = self.peaks + slots * rows * 8
+        self.current = self.names + (rows * NAME_BYTES if named else 0)
+        self.stride = rows * lanes * 8
 
     def checkpoint(self, slot: int) -> int:
         return self.current + (1 + slot) * self.stride
@@ -158,6 +147,7 @@ def zero_lanes(lanes: int) -> bytes:
     return struct.pack("d", BIAS) * lanes
 
 
+@cache
 def route_shape(rows: int) -> Shape:
     """The table of a chunk of that many routes."""
     return Shape(rows, ROUTE_LANES, 12, named=True)
@@ -265,17 +255,16 @@ class Table:
 
     def restart_peaks(self, since: float) -> None:
         """The peaks of the step begin anew at monotonic ``since``."""
-        rows = self.shape.rows
-        for number in range(rows):
-            self._peaks[self._slot * rows + number] = 0.0
+        for number in range(self.shape.rows):
+            self.set_peak(number, 0.0)
         self._since[self._slot] = since
 
     def peak(self, number: int) -> float:
         """The largest value in seconds of that row in this step."""
-        return self._peaks[self._slot * self.shape.rows + number]
+        return self._peaks[number * self.shape.slots + self._slot]
 
     def set_peak(self, number: int, seconds: float) -> None:
-        self._peaks[self._slot * self.shape.rows + number] = seconds
+        self._peaks[number * self.shape.slots + self._slot] = seconds
 
 
 class Chunk(NamedTuple):

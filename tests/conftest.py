@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 
 import pytest
@@ -45,15 +46,17 @@ def pytest_runtest_makereport(
 
 
 @pytest.fixture(autouse=True)
-def server_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def server_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test is a server of its own: another directory, another monitor, default settings."""
     for name in [name for name in os.environ if name.startswith("METRICSMW_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("METRICSMW_DIR", str(tmp_path / "servers"))
     monkeypatch.setattr(monitor, "_singleton", None)
-    yield
-    if monitor._singleton is not None:
-        monitor._singleton.close()
+    # Not tmp_path, whose teardown fails where a test is interrupted before it has begun.
+    with TemporaryDirectory(prefix="metricsmw-test-") as folder:
+        monkeypatch.setenv("METRICSMW_DIR", folder)
+        yield
+        if monitor._singleton is not None:
+            monitor._singleton.close()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 What its documentation shows stands here as it shows it, style included; around it is only what
 makes it a test. It is the proof that code written for that system runs on this one.
 """
-# ruff: noqa: E712, PT001, PT018
+# ruff: noqa: E712
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -43,14 +42,6 @@ DESCRIBED_FIELDS = [
     "total_requests",
     "total_errors",
 ]
-
-
-@pytest.fixture(autouse=True)
-def from_zero() -> Iterator[None]:
-    """The singleton is the whole process's: each test starts and leaves it empty."""
-    get_metrics_monitor().reset_statistics()
-    yield
-    get_metrics_monitor().reset_statistics()
 
 
 # Usage guide
@@ -381,9 +372,7 @@ class MetricsAlerter:
         # Send email, Slack, etc.
 
 
-def test_alerting_loop(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_alerting_loop(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monitor = get_metrics_monitor()
     for _ in range(20):
         monitor.record_request(1500.0, is_error=True)

@@ -118,7 +118,7 @@ def test_the_api_page_shows_the_answers_as_they_are(title: str) -> None:
 
 
 def compare_shapes(documented: object, real: object) -> None:
-    """Both have the same fields in the same order; what is empty in the page stands for anything."""
+    """Assert the same fields in the same order; what is empty in the page may be anything."""
     if isinstance(documented, dict) and documented:
         assert isinstance(real, dict)
         assert list(documented) == list(real)

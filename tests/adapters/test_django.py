@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import urljoin
 
 import django
 import pytest
@@ -138,6 +139,28 @@ async def async_stream(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(lines())
 
 
+async def async_broken_stream(request: HttpRequest) -> StreamingHttpResponse:
+    async def lines() -> AsyncIterator[bytes]:
+        yield b"one\n"
+        raise RuntimeError("on purpose")
+
+    return StreamingHttpResponse(lines())
+
+
+async def async_endless_stream(request: HttpRequest) -> StreamingHttpResponse:
+    async def lines() -> AsyncIterator[bytes]:
+        while True:
+            yield b"more\n"
+            await asyncio.sleep(0)
+
+    return StreamingHttpResponse(lines())
+
+
+def own_user(request: HttpRequest) -> HttpResponse:
+    request.user = User(pk=99)  # as an API framework does for a token
+    return HttpResponse("hello")
+
+
 def file(request: HttpRequest) -> FileResponse:
     return FileResponse(io.BytesIO(b"file"), filename="file.txt")
 
@@ -161,6 +184,9 @@ urlpatterns = [
     url("stream", stream),
     url("broken-stream", broken_stream),
     url("async-stream", async_stream),
+    url("async-broken-stream", async_broken_stream),
+    url("async-endless-stream", async_endless_stream),
+    url("own-user", own_user),
     url("file", file),
     url("api/metrics/", include("metricsmw.adapters.django")),
     url("numbers", include(glue.urls(auth=token("secret")))),
@@ -355,13 +381,29 @@ def environ_of(path: str, **options: Any) -> dict[str, Any]:
     return RequestFactory().get(path, **options).environ  # type: ignore[no-any-return]
 
 
+def scope_of(path: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
+    path, _, query = path.partition("?")
+    pairs = (headers or {}).items()
+    return {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "query_string": query.encode(),
+        "root_path": "",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in pairs],
+    }
+
+
 def called(app: Any, environ: dict[str, Any]) -> Any:
     """Call a WSGI application as a server does and return the iterable it returns."""
     return app(environ, lambda status, headers, exc_info=None: lambda data: None)
 
 
-def test_client_gone_in_the_middle_of_a_stream(monitor: MetricsMonitor, measured: None) -> None:
-    body = called(wsgi_stack(), environ_of("/stream"))
+@pytest.mark.parametrize("more", [{}, {"wsgi.file_wrapper": FileWrapper}])
+def test_client_gone_in_the_middle_of_a_stream(
+    monitor: MetricsMonitor, measured: None, more: dict[str, Any]
+) -> None:
+    body = called(wsgi_stack(), environ_of("/stream") | more)
     assert next(iter(body)) == b"one\n"
     body.close()
     assert (monitor.total_requests, monitor.total_errors) == (1, 0)
@@ -384,6 +426,30 @@ def test_stream_that_fails_is_an_error(monitor: MetricsMonitor, measured: None) 
         b"".join(body)
     body.close()
     assert (monitor.total_requests, monitor.total_errors) == (1, 1)
+    assert in_flight(monitor) == 0
+
+
+def test_async_stream_that_fails_is_an_error(monitor: MetricsMonitor, measured: None) -> None:
+    with pytest.raises(RuntimeError, match="on purpose"):
+        Wrapped(asynchronous=True).get("/async-broken-stream")
+    assert (monitor.total_requests, monitor.total_errors) == (1, 1)
+    assert in_flight(monitor) == 0
+
+
+def test_async_client_gone_in_the_middle_of_a_stream(
+    monitor: MetricsMonitor, measured: None
+) -> None:
+    async def go() -> None:
+        server = ApplicationCommunicator(get_asgi_application(), scope_of("/async-endless-stream"))
+        await server.send_input({"type": "http.request"})
+        await server.receive_output(5)
+        assert (await server.receive_output(5))["body"] == b"more\n"
+        await server.send_input({"type": "http.disconnect"})
+        await server.wait(5)
+
+    asyncio.run(go())
+    assert (monitor.total_requests, monitor.total_errors) == (1, 0)
+    assert monitor.get_latency_percentiles() == (0.0, 0.0, 0.0)
     assert in_flight(monitor) == 0
 
 
@@ -496,6 +562,11 @@ def test_looking_for_the_user_asks_no_store(monitor: MetricsMonitor, measured: N
     assert len(queries) == 2  # the app's own: the session and the user
 
 
+def test_user_who_is_of_no_session(monitor: MetricsMonitor, measured: None) -> None:
+    Client().get("/own-user")
+    assert monitor.get_active_user_ids() == ["99"]
+
+
 def test_remote_user(monitor: MetricsMonitor, measured: None) -> None:
     Client().get("/", REMOTE_USER="ann")
     assert monitor.get_active_user_ids() == ["ann"]
@@ -543,6 +614,9 @@ def test_urls_below_a_mount_without_a_slash_and_with_a_policy() -> None:
     assert client.get("/numbers/current").status_code == 401
     for path in ("/numbers", "/numbers/", "/numbers/current"):
         assert client.get(path, **bearer).status_code == 200
+    for page in ("/numbers", "/numbers/"):
+        links = re.findall(r'href="([^"]*)"', client.get(page, **bearer).content.decode())
+        assert "/numbers/current" in [urljoin(page, link) for link in links]
     assert client.get("/numbersx", **bearer).status_code == 404
 
 
@@ -569,6 +643,19 @@ def test_session_without_a_user_model_opens(bare: None, key: str, status: int) -
     client = Client()
     client.get(f"/keep?{key}=ann")
     assert client.get("/api/metrics/current").status_code == status
+
+
+def test_the_sub_app_needs_no_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+    seen: list[bool] = []
+
+    def policy(request: object) -> bool:
+        seen.append(connection.in_atomic_block)
+        return True
+
+    view = BaseHandler().make_view_atomic(glue.metrics_view(MetricsMonitor(), policy))
+    assert view(RequestFactory().get("/current"), below="current").status_code == 200
+    assert seen == [False]
 
 
 def test_no_sessions_at_all() -> None:
@@ -600,17 +687,8 @@ class Wrapped:
         return asyncio.run(self._get(path, headers))
 
     async def _get(self, path: str, headers: dict[str, str]) -> tuple[int, bytes]:
-        path, _, query = path.partition("?")
-        scope = {
-            "type": "http",
-            "method": "GET",
-            "path": path,
-            "query_string": query.encode(),
-            "root_path": "",
-            "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
-        }
-        server = ApplicationCommunicator(self.app, scope)
-        await server.send_input({"type": "http.request", "body": b""})
+        server = ApplicationCommunicator(self.app, scope_of(path, headers))
+        await server.send_input({"type": "http.request"})
         start = await server.receive_output(5)
         body = b""
         while True:
@@ -662,8 +740,11 @@ def test_wrapped_sub_app(
     status, body = app.get(f"{mount}/current", logged_in())
     assert status == 200
     assert b'"total_requests":1,' in body
-    for path in ("", "/", "/routes"):
-        assert app.get(mount + path, logged_in())[0] == 200
+    for page in (mount, mount + "/"):
+        status, body = app.get(page, logged_in())
+        links = [urljoin(page, link) for link in re.findall(r'href="([^"]*)"', body.decode())]
+        assert f"{mount}/current" in links
+        assert {app.get(link, logged_in())[0] for link in links} == {200}
     assert app.get(f"{mount}/none", logged_in()) == (404, b'{"error":"Not found"}')
     assert app.get(f"{mount}x")[0] == 404
     assert rows(monitor) == {"GET /": 1, "GET <unmatched>": 1}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 from flask import Blueprint, Flask, Response, abort, session, stream_with_context
@@ -198,6 +200,23 @@ def test_streams_are_of_their_route(
     assert monitor.get_active_user_ids() == ["ann"]
 
 
+def test_a_body_that_another_middleware_makes_counts_when_it_is_closed(
+    app: Flask, monitor: MetricsMonitor
+) -> None:
+    inner = app.wsgi_app
+
+    def louder(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        body = inner(environ, start_response)
+        return (chunk.upper() for chunk in body)
+
+    app.wsgi_app = louder  # type: ignore[method-assign]
+    answer = instrument(app, monitor).test_client().get("/")
+    assert answer.get_data() == b"HELLO"
+    assert monitor.total_requests == 0
+    answer.close()
+    assert rows(monitor) == {"GET /": 1}
+
+
 def test_exception_that_escapes(app: Flask, monitor: MetricsMonitor) -> None:
     def fail() -> str:
         raise RuntimeError("on purpose")
@@ -272,6 +291,19 @@ def test_said_twice_counts_once(app: Flask, monitor: MetricsMonitor) -> None:
     assert monitor.get_current_snapshot().requests_in_flight == 0
 
 
+def test_said_twice_puts_nothing_in_a_request_s_way(app: Flask, monitor: MetricsMonitor) -> None:
+    MetricsMiddleware(app, monitor)
+    once = app.wsgi_app
+    MetricsMiddleware(app, monitor)
+    assert app.wsgi_app is once
+
+
+def test_a_path_that_is_served_keeps_its_policy(app: Flask, monitor: MetricsMonitor) -> None:
+    instrument(app, monitor, auth=token("secret"))
+    instrument(app, monitor, auth=public())
+    assert app.test_client().get("/api/metrics/current").status_code == 401
+
+
 def test_app_goes_on_as_before(app: Flask, monitor: MetricsMonitor) -> None:
     instrument(app, monitor)
     app.add_url_rule("/late/<x>", view_func=hello, endpoint="late")
@@ -297,6 +329,9 @@ def test_everything_below_the_blueprint_is_the_sub_app_s(
     for path in ("/api/metrics", "/api/metrics/"):
         answer = client.get(path)
         assert (answer.status_code, answer.mimetype) == (200, "text/html")
+        links = [urljoin(path, link) for link in re.findall(r'href="([^"]*)"', answer.text)]
+        assert "/api/metrics/current" in links
+        assert {client.get(link).status_code for link in links} == {200}
     for path in ("/api/metrics/none", "/api/metrics/current/", "/api/metrics/a/b"):
         answer = client.get(path)
         assert (answer.status_code, answer.json) == (404, {"error": "Not found"})

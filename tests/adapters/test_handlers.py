@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import csv
+import functools
 import io
 import json
 import logging
@@ -614,6 +615,7 @@ CROSS_SITE = [
     {"origin": "https://app.example", "host": ""},
     {"origin": "https://app.example", "host": "app.example:8443"},
     {"origin": "https://none", "host": ""},
+    {"origin": "https://", "host": ""},
 ]
 OWN_PAGE = [
     {},
@@ -842,12 +844,19 @@ class TestWaiting:
             return request.identity() == request.identity() == "ann"
 
         def status(policy: Policy, path: str) -> int:
-            request = Request("GET", path, "", {}, Host())
+            request = Request("GET", path, "", {}, functools.partial(Host()))
             return asyncio.run(Handlers(monitor, policy).handle_async(request)).status
 
         assert status(twice, "/current") == 200
         assert len(asks) == 1
+
+        async def settled_twice(request: Request) -> bool:
+            await request.settle()
+            return request.identity() == "ann"
+
+        assert status(settled_twice, "/current") == 200
+        assert len(asks) == 2
         assert status(twice, "/health") == 200
         assert status(public(), "/current") == 200
         assert status(token("secret"), "/current") == 401
-        assert len(asks) == 1
+        assert len(asks) == 2

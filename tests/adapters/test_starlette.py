@@ -346,6 +346,15 @@ def test_twice_is_harmless(monitor: MetricsMonitor) -> None:
     assert monitor.total_requests == 1
     assert ask(app, "/api/metrics/current") == 200
     assert monitor.total_requests == 1
+    # Nor does the second call put anything in a request's way.
+    assert isinstance(app.middleware_stack, ASGIMetricsMiddleware)
+    assert not isinstance(app.middleware_stack.app, ASGIMetricsMiddleware)
+
+
+def test_a_path_that_is_served_keeps_its_policy(monitor: MetricsMonitor) -> None:
+    app = instrument(Starlette(), monitor, auth=token("secret"))
+    instrument(app, monitor, auth=public())
+    assert ask(app, "/api/metrics/current") == 401
 
 
 # --- the sub-app ------------------------------------------------------------------------------

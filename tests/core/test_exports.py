@@ -68,13 +68,18 @@ def test_a_path_may_be_text(
     assert (tmp_path / "there").read_bytes()[:40] == (tmp_path / "here").read_bytes()[:40]
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
 @pytest.mark.parametrize("export", EXPORTS)
-def test_a_file_is_as_readable_as_any_other(
-    filled: MetricsMonitor, tmp_path: Path, export: str
+def test_a_new_file_is_as_readable_as_any_other(
+    filled: MetricsMonitor, tmp_path: Path, export: str, umask: int
 ) -> None:
     plain = tmp_path / "plain"
-    plain.write_text("")
-    getattr(filled, export)(tmp_path / "out")
+    before = os.umask(umask)
+    try:
+        plain.write_text("")
+        getattr(filled, export)(tmp_path / "out")
+    finally:
+        os.umask(before)
     assert (tmp_path / "out").stat().st_mode == plain.stat().st_mode
 
 

@@ -109,6 +109,19 @@ print(json.dumps([parent_before, child_before, child_after, parent_after, number
     assert parent_later == filled(7, "/parent", sockets=1, in_flight=1, history=1)
 
 
+def test_the_childs_age_is_its_own(forks: Callable[..., Any]) -> None:
+    rates = forks("""
+from metricsmw.clock import ManualClock
+clock = ManualClock()
+monitor = MetricsMonitor(300, clock=clock)
+clock.advance(200)
+record(monitor, 20, "/parent")
+work = lambda: (record(monitor, 20, "/child"), numbers(monitor)["rate"])[1]
+print(json.dumps([in_child(work), numbers(monitor)["rate"]]))
+""")
+    assert rates == [20.0, 6.0]
+
+
 def test_a_grandchild_too(forks: Callable[..., Any]) -> None:
     child, grandchild = forks("""
 monitor = MetricsMonitor()

@@ -35,9 +35,7 @@ def test_websockets_do_not_time_out(monitor: MetricsMonitor, clock: ManualClock)
     assert monitor.total_requests == 0
 
 
-def test_a_request_is_in_flight_until_its_end(
-    monitor: MetricsMonitor, clock: ManualClock
-) -> None:
+def test_a_request_is_in_flight_until_its_end(monitor: MetricsMonitor, clock: ManualClock) -> None:
     recorder = monitor.recorder
     start = recorder.begin()
     assert monitor.get_current_snapshot().requests_in_flight == 1

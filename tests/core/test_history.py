@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 
@@ -10,10 +11,17 @@ import pytest
 from metricsmw import MetricsMonitor, MetricsSnapshot
 from metricsmw.clock import ManualClock
 
+History = Sequence[Mapping[str, str | float | int]]
 
-def totals(history: list[dict[str, object]]) -> list[object]:
+
+def totals(history: History) -> list[int]:
     """`total_requests` of every entry."""
-    return [entry["total_requests"] for entry in history]
+    return [int(entry["total_requests"]) for entry in history]
+
+
+def times(history: History) -> list[datetime]:
+    """When every entry was taken."""
+    return [datetime.fromisoformat(str(entry["timestamp"])) for entry in history]
 
 
 def test_none_yet(monitor: MetricsMonitor) -> None:
@@ -42,7 +50,7 @@ def test_one_a_minute_while_nobody_reads(monitor: MetricsMonitor, clock: ManualC
     history = totals(monitor.get_metrics_history())
     assert len(history) == 30
     # Wherever in the minute it is taken, there are 60 more each time.
-    steps = {later - earlier for earlier, later in pairwise(history)}  # type: ignore[operator]
+    steps = {later - earlier for earlier, later in pairwise(history)}
     assert steps == {60}
 
 
@@ -52,7 +60,7 @@ def test_idle_minutes_have_theirs(monitor: MetricsMonitor, clock: ManualClock) -
     clock.advance(20 * 60)
     history = monitor.get_metrics_history()
     assert totals(history) == [60] * 20
-    rates = [entry["request_rate_rpm"] for entry in history]
+    rates = [float(entry["request_rate_rpm"]) for entry in history]
     assert all(rate > 0 for rate in rates[:5])
     assert all(rate == 0.0 for rate in rates[6:])
     assert [entry["error_rate_pct"] for entry in history[:5]] == [100.0] * 5
@@ -66,20 +74,32 @@ def test_what_comes_after_an_idle_time_is_not_put_into_it(
     clock.advance(10 * 60 + 30)
     monitor.record_request(10.0)
     clock.advance(5 * 60)
-    assert totals(monitor.get_metrics_history())[:10] == [1] * 10
-    assert totals(monitor.get_metrics_history())[11:] == [2] * 4
+    history = totals(monitor.get_metrics_history())
+    assert history[:10] == [1] * 10
+    assert set(history[11:]) == {2}
+
+
+def test_minutes_before_the_first_request_have_theirs(
+    monitor: MetricsMonitor, clock: ManualClock
+) -> None:
+    clock.advance(5 * 60)
+    monitor.record_request(10.0)
+    clock.advance(2 * 60)
+    history = totals(monitor.get_metrics_history())
+    assert (len(history), history[:5], history[-1]) == (7, [0] * 5, 1)
 
 
 def test_timestamps_are_a_minute_apart(monitor: MetricsMonitor, clock: ManualClock) -> None:
+    monitor.record_request(10.0)
     clock.advance(30 * 60)
     monitor.record_request(10.0)
     clock.advance(7 * 60)
     monitor.get_metrics_history()
     clock.advance(8 * 60)
-    times = [datetime.fromisoformat(e["timestamp"]) for e in monitor.get_metrics_history()]
-    assert len(times) == 45
-    assert {later - earlier for earlier, later in pairwise(times)} == {timedelta(minutes=1)}
-    assert abs(times[-1].timestamp() - clock.time()) <= 60
+    stamps = times(monitor.get_metrics_history())
+    assert len(stamps) == 45
+    assert {later - earlier for earlier, later in pairwise(stamps)} == {timedelta(minutes=1)}
+    assert abs(stamps[-1].timestamp() - clock.time()) <= 60
 
 
 def test_entries_are_snapshots(monitor: MetricsMonitor, clock: ManualClock) -> None:
@@ -90,15 +110,15 @@ def test_entries_are_snapshots(monitor: MetricsMonitor, clock: ManualClock) -> N
     assert len(history) == 3
     for entry in history:
         assert list(entry) == fields
-        assert isinstance(MetricsSnapshot(**entry), MetricsSnapshot)
+        assert MetricsSnapshot(**entry).to_dict() == entry  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("most", [1, 5, 60, 120])
 def test_it_is_bounded(most: int, clock: ManualClock) -> None:
     with MetricsMonitor(max_history_minutes=most, clock=clock) as monitor:
         for minute in range(most + 20):
-            clock.advance(60)
             monitor.record_request(10.0)
+            clock.advance(60)
             assert len(monitor.get_metrics_history(most)) == min(minute + 1, most)
         clock.advance(86_400)
         assert totals(monitor.get_metrics_history(most)) == [most + 20] * most
@@ -113,31 +133,33 @@ def test_a_long_idle_time_is_cheap(monitor: MetricsMonitor, clock: ManualClock) 
     assert monitor.get_request_rate_rpm() == 0.0
 
 
-def test_the_last_minutes_only(monitor: MetricsMonitor, clock: ManualClock) -> None:
-    for _ in range(10):
-        monitor.record_request(10.0)
-        clock.advance(60)
-    whole = monitor.get_metrics_history()
-    assert totals(whole) == list(range(1, 11))
-    assert monitor.get_metrics_history(minutes=3) == whole[-3:]
-    assert monitor.get_metrics_history(1) == whole[-1:]
-    assert monitor.get_metrics_history(minutes=60) == whole
-    assert monitor.get_metrics_history(minutes=10_000) == whole
+@pytest.mark.parametrize("start", [960.0, 1000.0], ids=["on the minute", "within a minute"])
+def test_the_last_minutes_only(start: float) -> None:
+    clock = ManualClock(start=start)
+    with MetricsMonitor(clock=clock) as monitor:
+        for _ in range(10):
+            monitor.record_request(10.0)
+            clock.advance(60)
+        whole = monitor.get_metrics_history()
+        assert totals(whole) == list(range(1, 11))
+        assert monitor.get_metrics_history(minutes=3) == whole[-3:]
+        assert monitor.get_metrics_history(1) == whole[-1:]
+        assert monitor.get_metrics_history(minutes=60) == whole
+        assert monitor.get_metrics_history(minutes=10_000) == whole
 
 
 def test_one_may_be_saved_by_hand(monitor: MetricsMonitor, clock: ManualClock) -> None:
     monitor.record_request(10.0)
     monitor.save_snapshot_to_history()
-    (entry,) = monitor.get_metrics_history()
-    assert entry["total_requests"] == 1
-    assert datetime.fromisoformat(entry["timestamp"]).timestamp() == clock.time()
-    clock.advance(90)
+    history = monitor.get_metrics_history()
+    assert totals(history) == [1]
+    assert times(history)[0].timestamp() == clock.time()
+    clock.advance(60)
     monitor.record_request(10.0)
     monitor.save_snapshot_to_history()
     history = monitor.get_metrics_history()
     assert totals(history) == [1, 1, 2]
-    times = [datetime.fromisoformat(entry["timestamp"]) for entry in history]
-    assert times == sorted(times)
+    assert times(history) == sorted(times(history))
 
 
 def test_saving_by_hand_is_bounded_too(clock: ManualClock) -> None:
@@ -150,8 +172,9 @@ def test_saving_by_hand_is_bounded_too(clock: ManualClock) -> None:
 
 
 def test_the_list_is_the_callers_own(monitor: MetricsMonitor, clock: ManualClock) -> None:
+    monitor.record_request(10.0)
     clock.advance(120)
     taken = monitor.get_metrics_history()
     taken[0]["total_requests"] = 77
     taken.clear()
-    assert totals(monitor.get_metrics_history()) == [0, 0]
+    assert totals(monitor.get_metrics_history()) == [1, 1]

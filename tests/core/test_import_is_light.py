@@ -54,9 +54,7 @@ def imported(run_python: Callable[..., str]) -> dict[str, str]:
 
 def test_it_imports_nothing_heavy(imported: dict[str, str]) -> None:
     assert "metricsmw" in imported
-    heavy = {
-        name for name in imported if any(name == h or name.startswith(f"{h}.") for h in HEAVY)
-    }
+    heavy = {name for name in imported if any(name == h or name.startswith(f"{h}.") for h in HEAVY)}
     assert heavy == set()
 
 

@@ -21,6 +21,17 @@ def test_close_may_be_called_again(clock: ManualClock) -> None:
     monitor.close()
 
 
+def test_a_closed_monitor_that_is_used_again_starts_again(clock: ManualClock) -> None:
+    monitor = MetricsMonitor(clock=clock)
+    monitor.record_request(1.0, user_id="ada")
+    monitor.close()
+    monitor.record_request(2.0)
+    snapshot = monitor.get_current_snapshot()
+    assert (snapshot.total_requests, snapshot.active_users) == (1, 0)
+    assert snapshot.latency_max_ms == 2.0
+    monitor.close()
+
+
 def test_a_monitor_that_recorded_nothing_may_be_closed() -> None:
     monitor = MetricsMonitor()
     monitor.close()

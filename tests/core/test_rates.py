@@ -66,7 +66,7 @@ def timelines(draw: st.DrawFn) -> tuple[int, list[tuple[float, float, bool]]]:
     return window, draw(st.lists(event, max_size=40))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(timeline=timelines(), start=st.floats(0, 1e6), look_before=st.booleans())
 def test_the_window_is_the_one_promised(
     timeline: tuple[int, list[tuple[float, float, bool]]], start: float, look_before: bool
@@ -88,9 +88,7 @@ def test_the_window_is_the_one_promised(
             monitor.record_request(latency, is_error)
             events.append(Event(clock.monotonic(), latency, is_error))
             snapshot = monitor.get_current_snapshot()
-            assert_window(
-                snapshot, events, now=clock.monotonic(), started=start, window=window
-            )
+            assert_window(snapshot, events, now=clock.monotonic(), started=start, window=window)
             assert snapshot.total_requests == len(events)
             assert snapshot.total_errors == sum(event.is_error for event in events)
 

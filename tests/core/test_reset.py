@@ -33,9 +33,7 @@ def assert_empty(monitor: MetricsMonitor) -> None:
 
 
 @pytest.mark.parametrize("later", [0.0, 0.5, 5.0, 59.0, 200.0, 301.0, 3600.0])
-def test_everything_is_gone(
-    monitor: MetricsMonitor, clock: ManualClock, later: float
-) -> None:
+def test_everything_is_gone(monitor: MetricsMonitor, clock: ManualClock, later: float) -> None:
     clock.advance(100)
     fill(monitor)
     clock.advance(later)
@@ -108,15 +106,17 @@ def test_again_and_again(monitor: MetricsMonitor, clock: ManualClock) -> None:
         assert_empty(monitor)
 
 
-def test_routes_have_room_again() -> None:
-    with MetricsMonitor(max_routes=3, clock=ManualClock()) as monitor:
-        for number in range(10):
-            monitor.record_request(1.0, method="GET", route=f"/old/{number}", status=200)
-        monitor.reset_statistics()
-        for number in range(3):
-            monitor.record_request(1.0, method="GET", route=f"/new/{number}", status=200)
-        routes = {row["route"]: row["requests"] for row in monitor.get_routes()}
-        assert routes == {"/new/0": 1, "/new/1": 1, "/new/2": 1}
+@pytest.mark.parametrize("into_the_step", [0.0, 2.0, 4.9])
+def test_the_maximum_is_exact_from_the_reset_on(
+    monitor: MetricsMonitor, clock: ManualClock, into_the_step: float
+) -> None:
+    monitor.record_request(9000.0, method="GET", route="/", status=200)
+    clock.advance(100 + into_the_step)
+    monitor.reset_statistics()
+    monitor.record_request(123.45, method="GET", route="/", status=200)
+    monitor.record_request(123.44, method="GET", route="/", status=200)
+    assert monitor.get_current_snapshot().latency_max_ms == 123.45
+    assert monitor.get_routes()[0]["latency_max_ms"] == 123.45
 
 
 def test_the_configuration_stays(clock: ManualClock) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
+from metricsmw.merge import RouteRow
 
 from .reference import ROUTE_BOUND
 
@@ -32,7 +33,7 @@ def counts(monitor: MetricsMonitor) -> dict[tuple[str, str], int]:
     return {(row["method"], row["route"]): row["requests"] for row in monitor.get_routes()}
 
 
-def classes(row: dict[str, dict[str, int]]) -> dict[str, int]:
+def classes(row: RouteRow) -> dict[str, int]:
     """The status classes of a row that occurred."""
     return {name: count for name, count in row["statuses"].items() if count}
 
@@ -147,9 +148,7 @@ def test_the_default_maximum_holds_two_hundred(monitor: MetricsMonitor) -> None:
     ],
     ids=["long", "not ASCII", "empty", "templates"],
 )
-def test_routes_that_differ_have_their_own_rows(
-    monitor: MetricsMonitor, routes: list[str]
-) -> None:
+def test_routes_that_differ_have_their_own_rows(monitor: MetricsMonitor, routes: list[str]) -> None:
     for route in routes:
         monitor.record_request(1.0, method="GET", route=route, status=200)
     assert sorted(row["requests"] for row in monitor.get_routes()) == [1, 1]
@@ -190,7 +189,7 @@ statuses = st.sampled_from([200, 204, 301, 404, 500])
 gaps = st.sampled_from([0.0, 0.0, 1.0, 5.0, 29.5, 31.0, 100.0, 300.0, 331.0, 5000.0])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(steps=st.lists(st.tuples(gaps, methods, routes, statuses), max_size=60))
 def test_against_a_list(steps: list[tuple[float, str, str | None, int]]) -> None:
     clock = ManualClock()

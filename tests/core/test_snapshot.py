@@ -83,7 +83,7 @@ def test_numbers_are_rounded_to_two_decimals(filled: MetricsMonitor) -> None:
     assert snapshot.latency_max_ms == 30.99
     assert snapshot.request_rate_rpm == 3.0
     for name, value in snapshot.to_dict().items():
-        if FIELDS[name] is float:
+        if isinstance(value, float):
             assert value == round(value, 2), name
 
 
@@ -117,7 +117,8 @@ def test_the_getters_say_the_same(filled: MetricsMonitor) -> None:
 def test_statistics_have_three_parts(filled: MetricsMonitor) -> None:
     statistics = filled.get_statistics()
     assert list(statistics) == ["current", "totals", "configuration"]
-    assert list(statistics["current"]) == list(FIELDS)
+    # After the snapshot's own fields it may say more, of estimated users for one.
+    assert list(statistics["current"])[: len(FIELDS)] == list(FIELDS)
     assert statistics["current"]["total_requests"] == 3
     totals = statistics["totals"]
     assert totals["total_requests"] == 3

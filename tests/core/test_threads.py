@@ -10,6 +10,7 @@ from random import Random
 
 import pytest
 
+import metricsmw.recorder
 from metricsmw import MetricsMonitor, MetricsSnapshot
 from metricsmw.clock import ManualClock
 
@@ -65,9 +66,7 @@ def recorder_of(monitor: MetricsMonitor, rounds: int) -> Callable[[], None]:
     def job() -> None:
         for _ in range(rounds):
             for latency, is_error, method, route, status in PATTERN:
-                monitor.record_request(
-                    latency, is_error, method=method, route=route, status=status
-                )
+                monitor.record_request(latency, is_error, method=method, route=route, status=status)
 
     return job
 
@@ -172,6 +171,44 @@ def test_readers_see_only_what_can_be(monitor: MetricsMonitor, clock: ManualCloc
                 assert any(value == pytest.approx(x, rel=GLOBAL_BOUND) for x in possible)
     assert max(seen_routes) <= 6 * rounds * 200
     assert_exact(monitor, 6 * rounds)
+
+
+def test_builds_without_a_gil_take_a_lock(
+    monkeypatch: pytest.MonkeyPatch, clock: ManualClock
+) -> None:
+    monkeypatch.setattr(metricsmw.recorder, "_needs_lock", lambda: True)
+    with MetricsMonitor(clock=clock) as monitor:
+        run_together(*[recorder_of(monitor, 20)] * THREADS)
+        assert_exact(monitor, THREADS * 20)
+        monitor.recorder.end(monitor.recorder.begin(), 200, "/", "GET")
+        monitor.reset_statistics()
+        assert monitor.total_requests == 0
+
+
+def test_a_minute_gets_one_snapshot_however_many_ask(
+    monitor: MetricsMonitor, clock: ManualClock
+) -> None:
+    minutes = 40
+    monitor.record_request(10.0)
+    next_minute = threading.Barrier(THREADS, action=lambda: clock.advance(60))
+
+    def job() -> None:
+        for _ in range(minutes):
+            next_minute.wait()
+            monitor.get_metrics_history()
+
+    run_together(*[job] * THREADS)
+    stamps = [entry["timestamp"] for entry in monitor.get_metrics_history()]
+    assert len(stamps) == len(set(stamps)) == minutes
+
+
+def test_snapshots_saved_at_once_are_all_kept(monitor: MetricsMonitor) -> None:
+    def job() -> None:
+        for _ in range(7):
+            monitor.save_snapshot_to_history()
+
+    run_together(*[job] * THREADS)
+    assert len(monitor.get_metrics_history()) == THREADS * 7
 
 
 def test_users_and_gauges_of_many_threads(monitor: MetricsMonitor) -> None:

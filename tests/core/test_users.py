@@ -81,11 +81,17 @@ def test_the_timeout_is_not_the_window(clock: ManualClock) -> None:
         ["line\nbreak", "line"],
         ["\ud800", "\udfff"],
     ],
-    ids=["long", "long, not ASCII", "spaces and case", "emoji", "zero byte", "newline", "surrogate"],
+    ids=[
+        "long",
+        "long, not ASCII",
+        "spaces and case",
+        "emoji",
+        "zero byte",
+        "newline",
+        "surrogate",
+    ],
 )
-def test_ids_that_differ_are_different_users(
-    monitor: MetricsMonitor, users: list[str]
-) -> None:
+def test_ids_that_differ_are_different_users(monitor: MetricsMonitor, users: list[str]) -> None:
     for user in users * 2:
         monitor.record_user_activity(user)
     assert monitor.get_active_users() == len(users)
@@ -138,15 +144,14 @@ def test_statistics_say_that_it_is_an_estimate() -> None:
             statistics = monitor.get_statistics()
             return {
                 name: value
-                for part in statistics.values()
-                for name, value in part.items()
-                if "user" in name and name not in ("active_users", "user_timeout_seconds")
+                for name, value in statistics["current"].items()
+                if "user" in name and name != "active_users"
             }
 
     assert said(100) != said(1000)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     steps=st.lists(
         st.tuples(st.sampled_from([0, 0, 1, 30, 100, 299, 302, 1e6]), st.text(max_size=3)),

@@ -67,12 +67,11 @@ def test_good_settings_are_taken(settings: dict[str, Any]) -> None:
 def test_a_setting_out_of_range_is_named_with_value_and_range(name: str, value: int) -> None:
     with pytest.raises(ValueError, match=name) as caught:
         MetricsMonitor(**{name: value})  # type: ignore[arg-type]
-    message = str(caught.value)
-    assert str(value) in message.replace(",", "").replace("_", "") or repr(value) in message
-    others = re.findall(r"-?\d+", message.replace(repr(value), ""))
-    assert len(others) >= 2, f"no range in {message!r}"
+    numbers = [int(number) for number in re.findall(r"-?\d+", str(caught.value))]
+    numbers.remove(value)
+    assert len(numbers) >= 2, f"no range in {caught.value}"
     if name == "window_seconds":
-        assert {"10", "3600"} <= set(others)
+        assert {10, 3600} <= set(numbers)
 
 
 @pytest.mark.parametrize(("name", "value"), WRONG_TYPE)
@@ -95,7 +94,7 @@ def test_an_unknown_setting_is_a_type_error() -> None:
 
 def test_settings_but_the_window_are_keywords_only() -> None:
     with pytest.raises(TypeError):
-        MetricsMonitor(300, 300)  # type: ignore[misc]
+        MetricsMonitor(300, 300)  # type: ignore[call-arg]
 
 
 def assert_untouched(monitor: MetricsMonitor) -> None:
@@ -108,9 +107,7 @@ def assert_untouched(monitor: MetricsMonitor) -> None:
 
 
 @pytest.mark.parametrize("latency", [math.nan, math.inf, -math.inf, -1.0, -1, -1e-9, -1e300])
-def test_a_latency_that_cannot_be_is_a_value_error(
-    monitor: MetricsMonitor, latency: float
-) -> None:
+def test_a_latency_that_cannot_be_is_a_value_error(monitor: MetricsMonitor, latency: float) -> None:
     with pytest.raises(ValueError, match="latency_ms") as caught:
         monitor.record_request(
             latency, is_error=True, user_id="ada", method="GET", route="/", status=500

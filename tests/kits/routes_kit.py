@@ -15,7 +15,7 @@ import io
 import re
 import socket
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -125,16 +125,25 @@ class Api:
         rows: list[dict[str, Any]] = self.get("/routes").json()["routes"]
         return rows
 
+    def until(self, probe: Callable[[], bool], what: str) -> None:
+        """Ask until `probe` says yes. Once that was in vain, later waits for this server are short:
+        a number that is stuck fails every test after the first, and should do so soon.
+        """
+        try:
+            wait_until(probe, what, self._server.patience)
+        except AssertionError:
+            self._server.patience = 0.5
+            raise
+
     def settled(self, requests: int) -> dict[str, Any]:
         """The numbers once `requests` requests are in them and none is under way."""
+        metrics: dict[str, Any] = {}
 
-        def complete() -> dict[str, Any] | None:
-            metrics = self.current()
-            done = metrics["total_requests"] >= requests and metrics["requests_in_flight"] == 0
-            return metrics if done else None
+        def complete() -> bool:
+            metrics.update(self.current())
+            return metrics["total_requests"] >= requests and metrics["requests_in_flight"] == 0
 
-        metrics = wait_until(complete, f"{requests} requests in the numbers", seconds=10)
-        assert metrics is not None
+        self.until(complete, f"{requests} requests in the numbers")
         assert metrics["total_requests"] == requests
         return metrics
 
@@ -486,7 +495,7 @@ class RoutesKit:
         head = f"POST /upload HTTP/1.1\r\nHost: {server.host}:{server.port}\r\n"
         with socket.create_connection((server.host, server.port)) as client:
             client.sendall(f"{head}Content-Length: 10\r\n\r\n12345".encode())
-            wait_until(lambda: api.current()["requests_in_flight"] == 1, "a request in flight")
+            api.until(lambda: api.current()["requests_in_flight"] == 1, "a request in flight")
             assert api.current()["total_requests"] == 0
             client.sendall(b"67890")
             assert client.recv(12).endswith(b"200")
@@ -506,13 +515,13 @@ class RoutesKit:
         with connect(f"{url}/ws") as one:
             one.send("ping")
             assert one.recv() == "ping"
-            wait_until(lambda: open_now(1), "one WebSocket")
+            api.until(lambda: open_now(1), "one WebSocket")
             with connect(f"{url}/ws"):
-                wait_until(lambda: open_now(2), "two WebSockets")
+                api.until(lambda: open_now(2), "two WebSockets")
             with pytest.raises(InvalidStatus):
                 connect(f"{url}/nowhere")
-            wait_until(lambda: open_now(1), "one WebSocket again")
-        wait_until(lambda: open_now(0), "no WebSocket")
+            api.until(lambda: open_now(1), "one WebSocket again")
+        api.until(lambda: open_now(0), "no WebSocket")
         api.settled(0)
 
     # -- one truth ---------------------------------------------------------------------------------

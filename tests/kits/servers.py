@@ -135,6 +135,7 @@ class Server:
         self.host = "127.0.0.1"
         self.port = port
         self.url = f"http://{self.host}:{port}"
+        self.patience = 10.0  # seconds that tests wait for its numbers to settle
         self._process = process
         self._log = log
 
