@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from metricsmw import MetricsMonitor, get_metrics_monitor
 
 from .contract import Exclude as Exclude
-from .contract import excluder
+from .contract import disown, excluder
 from .hosts import HOST_KEY, listen, route_of_scope, user_of_scope
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ class ASGIMetricsMiddleware:
         path = self._sub_path
         if path is not None and (below == path or below.startswith(path + "/")):
             scope[self._key] = None  # no middleware of ours further in may count it either
+            disown(scope)  # nor one further out
             return self._serve
         if self._excluded is not None and self._excluded(below):
             return self.app

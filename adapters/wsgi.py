@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from metricsmw import MetricsMonitor, get_metrics_monitor
 
 from .contract import Exclude as Exclude
-from .contract import excluder
+from .contract import disown, excluder
 from .hosts import HOST_KEY, listen, route_of_environ, user_of_environ
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ class WSGIMetricsMiddleware:
         path = self._sub_path
         if path is not None and (below == path or below.startswith(path + "/")):
             environ[self._key] = None  # no middleware of ours further in may count it either
+            disown(environ)  # nor one further out
             return self._serve
         if self._excluded is not None and self._excluded(below):
             return self.app

@@ -17,7 +17,7 @@ class Clock(Protocol):
 
     @property
     def monotonic(self) -> Callable[[], float]:
-        """Seconds that never go back, from an arbitrary start > 0."""
+        """Seconds that never go back, from an arbitrary start >= 0."""
 
     @property
     def time(self) -> Callable[[], float]:
@@ -41,8 +41,6 @@ class ManualClock:
     """
 
     def __init__(self, start: float = 1000.0, wall: float = 1_700_000_000.0) -> None:
-        if not start > 0:
-            raise ValueError(f"start must be > 0, got {start!r}: 0 stands for never")
         self.now = start
         self.wall = wall
 
