@@ -292,6 +292,10 @@ class Recorder:
             """Open the segment if need be; take the checkpoints that are due."""
             nonlocal deadline, minute, top
             with self._lock:
+                if self.segment is not None and not self.segment.memory.is_whole:
+                    # Truncated or removed by someone: the next store there could be a SIGBUS.
+                    forget()
+                    self._host.detach(forked=True)
                 if self.segment is None:
                     open_segment()
                 if now < deadline:
@@ -355,7 +359,7 @@ class Recorder:
 
     def open(self) -> Segment:
         """This process's segment, opened if need be."""
-        if self.segment is None:
+        if self.segment is None or not self.segment.memory.is_whole:
             self._roll(self._clock.monotonic())
         assert self.segment is not None
         return self.segment

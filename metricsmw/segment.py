@@ -170,6 +170,10 @@ class Memory(Protocol):
     def read(self, offset: int, size: int) -> bytes:
         """A copy of the bytes; shorter where the segment ends."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that was mapped is still there, where others look for it."""
+
     def close(self) -> None: ...
 
 
@@ -190,6 +194,10 @@ class AnonymousMemory:
                 return part[offset - start : offset - start + size]
         return b""
 
+    @property
+    def is_whole(self) -> bool:
+        return True
+
     def close(self) -> None:
         self._parts.clear()
 
@@ -199,6 +207,7 @@ class FileMemory:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self._end = 0
 
     def map(self, offset: int, size: int) -> memoryview:
         # Allocated first: a full disk is an error here, not a SIGBUS at some later store.
@@ -206,10 +215,16 @@ class FileMemory:
             os.posix_fallocate(self.fd, offset, size)
         elif os.fstat(self.fd).st_size < offset + size:
             os.pwrite(self.fd, bytes(size), offset)
+        self._end = max(self._end, offset + size)
         return memoryview(mmap.mmap(self.fd, size, offset=offset))
 
     def read(self, offset: int, size: int) -> bytes:
         return os.pread(self.fd, size, offset)
+
+    @property
+    def is_whole(self) -> bool:
+        status = os.fstat(self.fd)
+        return status.st_size >= self._end and status.st_nlink > 0
 
     def close(self) -> None:
         if self.fd >= 0:

@@ -7,25 +7,34 @@ look-up and one store.
 Past `max_users` the table keeps only the users whose key lies below a threshold, which halves
 whenever the table is full: threshold sampling (the adaptive sampling of Wegman, analysed by
 Flajolet, "On adaptive sampling", Computing 43, 1990). The count is then the number of kept users
-times 2**k. With n kept users its relative standard error is about 1/sqrt(n), and n is at least
-about half the cap: 1.4 % for the default 10,000. When activity falls, the threshold doubles
-again; it is recorded with at once, but counted with only a full timeout later, when every user
-below it has had the time to be seen.
+times 2**k. With n kept users its relative standard error is below 1/sqrt(n), and n is at least
+about 15/32 of the cap: 1.5 % for the default 10,000. Once a timeout it is looked whether activity
+has fallen. If so, the threshold rises again; it is recorded with at once, but counted with only a
+full timeout later, when every user below it has had the time to be seen.
+
+A full table is gone through once for many new users: it has a sixteenth more rows than it may
+have active users, so that going through it frees at least that many.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable
 from hashlib import blake2b
+from math import inf
 
 from metricsmw.config import Settings
 from metricsmw.segment import Field, Kind, Segment
+
+logger = logging.getLogger("metricsmw")
 
 KEY_BITS = 64
 SHORT_TEXT, LONG_TEXT = 64, 1024
 LENGTH_BYTES = 2
 CHUNKS_PER_POOL = 16
+SLACK = 16  # the table is gone through when this part of its rows may be free
+# One user of 2**40 is more than there will ever be; below it, a sample of none is bad luck.
+MAX_SAMPLING = 40
 
 
 def user_key(text: str) -> int:
@@ -34,24 +43,50 @@ def user_key(text: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-def stored_text(text: str) -> bytes:
+def _tail(key: int) -> str:
+    return f"…{key:016x}"
+
+
+def stored_text(text: str, key: int) -> bytes:
     """The id as it is stored: whole up to 1022 bytes of UTF-8, else shortened, with its hash."""
     raw = text.encode("utf-8", "surrogatepass")
     room = LONG_TEXT - LENGTH_BYTES
     if len(raw) <= room:
         return raw
-    tail = f"…{user_key(text):016x}".encode()
+    tail = _tail(key).encode()
     return raw[: room - len(tail)].decode("utf-8", "ignore").encode() + tail
+
+
+def read_text(row: bytes, key: int) -> str | None:
+    """The id in a row's text column; None where it is not that key's.
+
+    It may be another user's by now, half of two users', or damaged.
+    """
+    length = int.from_bytes(row[:LENGTH_BYTES], "little")
+    try:
+        text = row[LENGTH_BYTES : LENGTH_BYTES + length].decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return None
+    return text if user_key(text) == key or text.endswith(_tail(key)) else None
 
 
 class _Pool:
     """Rows of one text width, in chunks of the segment."""
 
-    def __init__(self, segment: Segment, width: int, chunk_rows: int) -> None:
+    def __init__(
+        self,
+        segment: Segment,
+        width: int,
+        chunk_rows: int,
+        known: dict[str, tuple[memoryview[float], int]],
+    ) -> None:
         self._segment = segment
-        self._width = width
         self._chunk_rows = chunk_rows
+        self._known = known
+        self.width = width
         self.columns: list[tuple[memoryview[float], memoryview[int], memoryview[int]]] = []
+        # Whose row it is. Not read back from the segment: a request must not depend on its bytes.
+        self.owners: list[list[str | None]] = []
         self.free: list[tuple[int, int]] = []
         for chunk in segment.chunks:
             if chunk.kind is Kind.USERS and chunk.width == width:
@@ -60,56 +95,60 @@ class _Pool:
     def _add(self, view: memoryview, rows: int) -> None:
         seen = view[: rows * 8].cast("d")
         keys = view[rows * 8 : rows * 16].cast("Q")
-        texts = view[rows * 16 : rows * (16 + self._width)]
+        texts = view[rows * 16 : rows * (16 + self.width)]
         place = len(self.columns)
         self.columns.append((seen, keys, texts))
-        self.free.extend((place, row) for row in range(rows - 1, -1, -1) if not seen[row])
+        self.owners.append([None] * rows)
+        for row in range(rows - 1, -1, -1):
+            if seen[row]:
+                text = read_text(bytes(texts[row * self.width : (row + 1) * self.width]), keys[row])
+                if text is not None and text not in self._known:
+                    self.owners[place][row] = text
+                    self._known[text] = seen, row
+                    continue
+                seen[row] = 0.0
+            self.free.append((place, row))
 
     def grow(self) -> bool:
         """Add a chunk; False where the pool or the memory is at its end."""
         if len(self.columns) == CHUNKS_PER_POOL:
             return False
         try:
-            chunk = self._segment.append(Kind.USERS, self._chunk_rows, self._width)
+            chunk = self._segment.append(Kind.USERS, self._chunk_rows, self.width)
         except OSError:
             return False
         self._add(chunk.view, chunk.rows)
         self._segment.publish()
         return True
 
-    def write(self, key: int, raw: bytes, now: float) -> tuple[memoryview[float], int]:
+    def write(self, text: str, key: int, raw: bytes, now: float) -> None:
         """Fill a free row; last seen goes last, as it is what makes the row count."""
         place, row = self.free.pop()
         seen, keys, texts = self.columns[place]
-        start = row * self._width
+        start = row * self.width
         keys[row] = key
         texts[start : start + LENGTH_BYTES] = len(raw).to_bytes(LENGTH_BYTES, "little")
         texts[start + LENGTH_BYTES : start + LENGTH_BYTES + len(raw)] = raw
         seen[row] = now
-        return seen, row
+        self.owners[place][row] = text
+        self._known[text] = seen, row
 
-    def text(self, place: int, row: int) -> str:
-        _, _, texts = self.columns[place]
-        return read_text(bytes(texts[row * self._width : (row + 1) * self._width]))
-
-    def drop(self, keep: Callable[[float, int], bool]) -> int:
-        """Free the rows that are not to be kept; how many are in use now."""
-        used = 0
+    def drop(self, oldest: float, limit: int) -> None:
+        """Free the rows last seen before monotonic ``oldest``, or whose key is at the limit."""
         self.free.clear()
-        for place, (seen, keys, _) in enumerate(self.columns):
-            for row in range(len(seen)):
-                if seen[row] and keep(seen[row], keys[row]):
-                    used += 1
-                else:
+        for place, ((seen, keys, _), owners) in enumerate(
+            zip(self.columns, self.owners, strict=True)
+        ):
+            for row, at in enumerate(seen.tolist()):
+                owner = owners[row]
+                if owner is not None:
+                    if at >= oldest and keys[row] < limit:
+                        continue
+                    owners[row] = None
+                    del self._known[owner]
+                if at:
                     seen[row] = 0.0
-                    self.free.append((place, row))
-        return used
-
-
-def read_text(row: bytes) -> str:
-    """The id in a row's text column."""
-    length = int.from_bytes(row[:LENGTH_BYTES], "little")
-    return row[LENGTH_BYTES : LENGTH_BYTES + length].decode("utf-8", "surrogatepass")
+                self.free.append((place, row))
 
 
 class UserTable:
@@ -121,85 +160,93 @@ class UserTable:
         settings: Settings,
         known: dict[str, tuple[memoryview[float], int]],
     ) -> None:
-        cap = settings.max_users
-        self._header = segment.header
+        self._cap = settings.max_users
+        self._slack = max(1, self._cap // SLACK)
         self._timeout = float(settings.user_timeout_seconds)
-        self._cap = cap
-        self._short = _Pool(segment, SHORT_TEXT, max(min(512, cap), -(-cap // CHUNKS_PER_POOL)))
-        self._long = _Pool(segment, LONG_TEXT, max(min(32, cap), -(-cap // CHUNKS_PER_POOL)))
-        self._lock = threading.Lock()
+        self._header = segment.header
         self._known = known
-        self._relink()
+        rows = -(-(self._cap + self._slack) // CHUNKS_PER_POOL)
+        self._short = _Pool(segment, SHORT_TEXT, max(min(512, self._cap), rows), known)
+        self._long = _Pool(segment, LONG_TEXT, max(min(32, self._cap), rows), known)
+        self._lock = threading.Lock()
+        self._refused = False
+        self._sample(*(_whole(segment.header[f]) for f in (Field.SAMPLE_RECORD, Field.SAMPLE_COUNT)))
+        self._review_at = segment.header[Field.SAMPLE_SINCE] + self._timeout
 
     def add(self, text: str, now: float) -> None:
         """A user that is not in ``known`` was active at monotonic ``now``."""
         key = user_key(text)
         with self._lock:
+            if now >= self._review_at and self._record:
+                self._review(now)
+            if key >= self._limit:
+                return
+            raw = stored_text(text, key)
+            if len(raw) == LONG_TEXT - LENGTH_BYTES:  # perhaps shortened: no long text is kept
+                text = raw.decode("utf-8", "surrogatepass")
             if text in self._known:
                 seen, row = self._known[text]
                 seen[row] = now
                 return
-            if len(self._known) >= self._cap:
+            if len(self._known) >= self._room:
                 self._make_room(now)
-            if key >> self._shift:
-                return
-            raw = stored_text(text)
             pool = self._short if len(raw) <= SHORT_TEXT - LENGTH_BYTES else self._long
             if not pool.free and not pool.grow():
-                self._make_room(now)
-                if not pool.free:
-                    self._shrink(now)
-                if key >> self._shift or not pool.free:
+                if not pool.columns:
+                    self._refuse()
                     return
-            self._known[text] = pool.write(key, raw, now)
+                self._room = len(self._known)
+                self._make_room(now)
+            if key < self._limit and pool.free:
+                pool.write(text, key, raw, now)
 
     def clear(self) -> None:
         """Forget all users."""
         with self._lock:
-            for pool in (self._short, self._long):
-                pool.drop(lambda seen, key: False)
-            self._relink()
-            self._header[Field.SAMPLE_RECORD] = self._header[Field.SAMPLE_COUNT] = 0.0
+            self._drop(inf)
+            self._sample(0, 0)
 
-    @property
-    def _shift(self) -> int:
-        return KEY_BITS - int(self._header[Field.SAMPLE_RECORD])
+    def _sample(self, record: int, count: int) -> None:
+        """Keep one user of 2**record; until that has matured, count with one of 2**count."""
+        self._record, self._count = record, max(count, record)
+        self._limit = 1 << KEY_BITS - record
+        self._room = self._cap if record else self._cap + self._slack
+        # Readers look at these before and after the rows: first the ways to count, then the rows.
+        self._header[Field.SAMPLE_COUNT] = float(self._count)
+        self._header[Field.SAMPLE_RECORD] = float(record)
 
     def _make_room(self, now: float) -> None:
-        """Drop the expired; where that frees too little, sample; where it frees much, unsample."""
-        used = self._keep(now)
-        k = self._header[Field.SAMPLE_RECORD]
-        if used >= self._cap:
-            self._shrink(now)
-        elif k and used * 4 < self._cap:
-            self._header[Field.SAMPLE_COUNT] = k
+        """Drop the expired, and where that frees too little, sample."""
+        self._drop(now - self._timeout)
+        while len(self._known) > self._room - self._slack and self._record < MAX_SAMPLING:
+            self._sample(self._record + 1, self._count)
+            self._drop(now - self._timeout)
+
+    def _review(self, now: float) -> None:
+        """Where activity has fallen, sample less. At most once a timeout, so all has matured."""
+        self._review_at = now + self._timeout
+        self._drop(now - self._timeout)
+        less = 0
+        while less < self._record and max(len(self._known), 1) << less + 2 <= self._cap:
+            less += 1
+        if less:
+            count = self._record
+            self._header[Field.SAMPLE_COUNT] = float(count)
             self._header[Field.SAMPLE_SINCE] = now
-            self._header[Field.SAMPLE_RECORD] = k - 1
+            self._sample(count - less, count)
 
-    def _shrink(self, now: float) -> None:
-        k = self._header[Field.SAMPLE_RECORD] + 1
-        self._header[Field.SAMPLE_COUNT] = k
-        self._header[Field.SAMPLE_RECORD] = k
-        self._keep(now)
-
-    def _keep(self, now: float) -> int:
-        oldest = now - self._timeout
-        shift = self._shift
-
-        def keep(seen: float, key: int) -> bool:
-            return seen >= oldest and not key >> shift
-
-        used = self._short.drop(keep) + self._long.drop(keep)
-        self._relink()
-        return used
-
-    def _relink(self) -> None:
-        """Make ``known`` what the rows say; in place, as the hot path holds it."""
-        known = {}
+    def _drop(self, oldest: float) -> None:
         for pool in (self._short, self._long):
-            for place, (seen, _, _) in enumerate(pool.columns):
-                for row in range(len(seen)):
-                    if seen[row]:
-                        known[pool.text(place, row)] = (seen, row)
-        self._known.clear()
-        self._known.update(known)
+            pool.drop(oldest, self._limit)
+
+    def _refuse(self) -> None:
+        """There is no memory for a single row: say so, once."""
+        if not self._refused:
+            self._refused = True
+            self._header[Field.FAULTS] += 1.0
+            logger.warning("metricsmw: no room for users, who are not counted")
+
+
+def _whole(value: float) -> int:
+    """A sampling that a worker wrote; 0 for what none did."""
+    return int(value) if 0 <= value <= MAX_SAMPLING else 0
