@@ -81,6 +81,7 @@ class MetricsMiddleware:
         self.get_response = get_response
         monitor = get_metrics_monitor() if self.monitor is None else self.monitor
         self._recorder = monitor.recorder
+        self._recorder.announce()
         self._excluded = excluder(self.exclude)
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:

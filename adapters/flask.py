@@ -197,7 +197,7 @@ def metrics_blueprint(
                 mount=request.root_path + request.path.removesuffix(below),
             )
         )
-        return flask.Response(answer.body, answer.status, answer.headers)
+        return flask.Response([answer.body], answer.status, answer.headers)
 
     for rule in ("", "/", "/<path:below>"):
         blueprint.add_url_rule(

@@ -76,7 +76,7 @@ def route_of_environ(environ: WSGIEnvironment) -> str | None:
 def route_of_scope(scope: Mapping[str, Any]) -> str | None:
     """Return the route template of an ASGI request that was answered, or None."""
     host: HostRequest | None = scope.get(HOST_KEY)
-    if "router" in scope and "starlette.routing" in sys.modules:
+    if "router" in scope:
         template = _starlette()(scope)
         if template is None and "fastapi" in scope:
             template = _fastapi()(scope)

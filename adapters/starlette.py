@@ -104,47 +104,29 @@ def _serve(router: Router, path: str, metrics: ASGIApp) -> None:
 
 def template_of(scope: Mapping[str, Any]) -> str | None:
     """Return the template of the route that a Starlette router chose, mounts included, or None."""
-    endpoint = scope.get("endpoint")
-    if endpoint is None:
+    if "endpoint" not in scope:
         return None
     router = scope["router"]
-    templates: _Templates | None = vars(router).get(_TEMPLATES)
+    templates: _Templates | None = getattr(router, _TEMPLATES, None)
     if templates is None:
-        templates = vars(router)[_TEMPLATES] = _Templates(router)
-    ways = templates.ways_to(endpoint)
-    if not ways:
-        return None
-    root: str = scope.get("app_root_path", scope.get("root_path", ""))
-    template = ways[0].template
-    if ways[0].pattern is not None:
-        template = _chosen(ways, split(scope["path"], root)[1], scope["method"])
+        templates = _Templates(router)
+        setattr(router, _TEMPLATES, templates)
+    key = id(scope["endpoint"])
+    if key in templates.only and len(router.routes) == templates.top:
+        template = templates.only[key]
+    else:
+        template = templates.resolve(scope)
+    root = scope["app_root_path"] if "app_root_path" in scope else scope.get("root_path")
     return root.rstrip("/") + template if root and template is not None else template
 
 
-class _Way(NamedTuple):
-    """One way to an endpoint."""
-
-    endpoint: object
-    template: str | None  # None: a mounted router itself, whose routes did not match
-    regex: str
-    methods: Collection[str] | None
-    pattern: re.Pattern[str] | None = None  # where other templates lead to the endpoint, too
-
-
-def _chosen(ways: list[_Way], path: str, method: str) -> str | None:
-    """Return the template of the way that the router took, told by its pattern and method."""
-    matching = [way for way in ways if way.pattern is not None and way.pattern.fullmatch(path)]
-    full = (way for way in matching if not way.methods or method in way.methods)
-    # Where none matches in full, the first that matches all but the method answers 405.
-    way = next(full, matching[0] if matching else None)
-    return None if way is None else way.template
-
-
 class _Templates:
-    """The ways to each endpoint below one router.
+    """The templates that lead to each endpoint below one router.
 
     Routers and routes compare by value and cannot be hashed, so endpoints are told apart by id();
-    the table holds them, so that no id is used twice.
+    the tables hold them, so that no id is used twice. `only`: the template of an endpoint that has
+    but one, None for a mounted router itself, whose routes did not match. `top`: how many routes
+    the router had when its tree was walked.
     """
 
     # An endpoint that no walk finds (below a kind of route of the app's own) costs a walk each
@@ -156,29 +138,55 @@ class _Templates:
         self._fruitless = 0
         self._walk()
 
-    def ways_to(self, endpoint: object) -> list[_Way] | None:
-        """Return all ways to an endpoint, in the router's order; several only if they differ."""
-        if len(self._router.routes) != self._top:
+    def resolve(self, scope: Mapping[str, Any]) -> str | None:
+        """Return the template where it is not simply one of `only`."""
+        key = id(scope["endpoint"])
+        if len(self._router.routes) != self.top:
             self._walk()  # routes were added
-        ways = self._table.get(id(endpoint))
-        if ways is None and self._fruitless < self.FRUITLESS_WALKS:
+        elif key not in self._ways and self._fruitless < self.FRUITLESS_WALKS:
             self._walk()
-            ways = self._table.get(id(endpoint))
-            self._fruitless += ways is None
-        return ways
+            self._fruitless += key not in self._ways
+        if key in self.only or key not in self._ways:
+            return self.only.get(key)
+        root = scope.get("app_root_path", scope.get("root_path", ""))
+        return _chosen(self._ways[key], split(scope["path"], root)[1], scope["method"])
 
     def _walk(self) -> None:
-        self._top = len(self._router.routes)
-        table: dict[int, list[_Way]] = {}
         routes = self._router.routes
+        ways: dict[int, list[_Way]] = {}
         for way in _ways(routes, "", "", (routes,)):
-            table.setdefault(id(way.endpoint), []).append(way)
-        for ways in table.values():
-            if len({way.template for way in ways}) == 1:
-                del ways[1:]
-            else:
-                ways[:] = [way._replace(pattern=re.compile(way.regex)) for way in ways]
-        self._table = table
+            ways.setdefault(id(way.endpoint), []).append(way)
+        self.only = {
+            key: each[0].template
+            for key, each in ways.items()
+            if len({way.template for way in each}) == 1
+        }
+        for key in ways.keys() - self.only.keys():
+            ways[key] = [way._replace(pattern=re.compile(way.regex)) for way in ways[key]]
+        self._ways = ways
+        self.top = len(routes)
+
+
+class _Way(NamedTuple):
+    """One way to an endpoint."""
+
+    endpoint: object
+    template: str | None
+    regex: str
+    methods: Collection[str] | None
+    pattern: re.Pattern[str] | None = None  # where other templates lead to the endpoint, too
+
+
+def _chosen(ways: list[_Way], path: str, method: str) -> str | None:
+    """Return the template of the way that the router took, told by its pattern and method."""
+    partial = None
+    for way in ways:
+        if way.pattern is not None and way.pattern.fullmatch(path):
+            if not way.methods or method in way.methods:
+                return way.template
+            # Where none matches in full, the first that matches all but the method answers 405.
+            partial = partial or way.template
+    return partial
 
 
 def _ways(

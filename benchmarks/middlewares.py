@@ -149,7 +149,7 @@ def _against_floors(
     report.section(f"{protocol}: calls of functions added, a request")
     bare = calls_per_request(contenders[BARE])
     for name in added:
-        calls = calls_per_request(contenders[name]) - bare
+        calls = round(calls_per_request(contenders[name]) - bare, 1)
         report.figure(name, calls, "")
         if name == USERS:
             report.goal(f"{protocol}: calls added, users on", calls, calls_limit, "")

@@ -5,14 +5,18 @@
     40   capacity rows of doubles: number, monotonic time, Unix time, the snapshot's numeric
          fields, number again (a row whose numbers differ is being written)
 
-Row n lies in place n % capacity. Only the worker that holds the server's lock writes.
+Row n lies in place n % capacity. Only the worker that holds the server's lock writes, and what it
+writes counts with the header, which goes last and at once: a worker that dies in between has
+added nothing.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from metricsmw.snapshot import INTEGER_FIELDS, NUMERIC_FIELDS, iso_timestamp
@@ -25,6 +29,9 @@ ROW = struct.Struct(f"{len(NUMERIC_FIELDS) + 4}d")
 class Bytes(Protocol):
     """Where a history lives."""
 
+    def reserve(self, size: int) -> None:
+        """Have room for that many bytes. Raises OSError where there is none."""
+
     def read(self, offset: int, size: int) -> bytes: ...
     def write(self, offset: int, data: bytes) -> None: ...
 
@@ -35,11 +42,13 @@ class MemoryBytes:
     def __init__(self) -> None:
         self._data = bytearray()
 
+    def reserve(self, size: int) -> None:
+        self._data.extend(bytes(size - len(self._data)))
+
     def read(self, offset: int, size: int) -> bytes:
         return bytes(self._data[offset : offset + size])
 
     def write(self, offset: int, data: bytes) -> None:
-        self._data[len(self._data) : offset] = bytes(max(0, offset - len(self._data)))
         self._data[offset : offset + len(data)] = data
 
 
@@ -48,6 +57,11 @@ class FileBytes:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+
+    def reserve(self, size: int) -> None:
+        # A full disk is an error here, not a missing minute later.
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(self._fd, 0, size)
 
     def read(self, offset: int, size: int) -> bytes:
         return os.pread(self._fd, size, offset)
@@ -66,19 +80,27 @@ class _Header(NamedTuple):
     origin: float
     minutes: float
 
+    @property
+    def is_whole(self) -> bool:
+        return self.magic == MAGIC and self.first <= self.next and all(0 <= n < 2**53 for n in self)
+
+
+EMPTY = _Header(MAGIC, 0.0, 0.0, 0.0, 0.0)
+
 
 class History:
-    """At most ``capacity`` snapshots, one a minute, oldest first."""
+    """At most ``capacity`` snapshots, one a minute, oldest first. Raises OSError for no room."""
 
     def __init__(self, data: Bytes, capacity: int) -> None:
         self._data = data
         self._capacity = capacity
+        data.reserve(HEADER.size + capacity * ROW.size)
 
     def _header(self) -> _Header:
         raw = self._data.read(0, HEADER.size)
-        header = _Header(*HEADER.unpack(raw)) if len(raw) == HEADER.size else None
+        header = _Header(*HEADER.unpack(raw)) if len(raw) == HEADER.size else EMPTY
         # What cannot be read is as good as empty.
-        return header if header and header.magic == MAGIC else _Header(MAGIC, *[0.0] * 4)
+        return header if header.is_whole else EMPTY
 
     def _write_header(self, header: _Header) -> None:
         self._data.write(0, HEADER.pack(*header))
@@ -96,14 +118,20 @@ class History:
     def set_minutes(self, minutes: int) -> None:
         self._write_header(self._header()._replace(minutes=float(minutes)))
 
-    def append(self, at: float, wall: float, values: Sequence[float]) -> None:
-        """Add a snapshot's numeric fields, taken at monotonic ``at``, Unix ``wall``."""
+    def append(
+        self, at: float, wall: float, values: Sequence[float], minutes: int | None = None
+    ) -> None:
+        """Add a snapshot's numeric fields, taken at monotonic ``at``, Unix ``wall``.
+
+        With ``minutes`` that many minutes after the origin are now written.
+        """
         header = self._header()
         number = header.next
         row = ROW.pack(number, at, wall, *values, number)
         place = int(number) % self._capacity
         self._data.write(HEADER.size + place * ROW.size, row)
-        self._write_header(header._replace(next=number + 1))
+        written = header.minutes if minutes is None else float(minutes)
+        self._write_header(header._replace(next=number + 1, minutes=written))
 
     def start(self, origin: float) -> None:
         """Forget all rows; minutes count from monotonic ``origin`` on."""
@@ -122,8 +150,9 @@ class History:
             if len(raw) < ROW.size:
                 continue
             begin, at, wall, *values, end = ROW.unpack(raw)
-            if begin == end == number and at > since:
-                rows.append(_as_snapshot(wall, values))
+            if begin == end == number and at > since and all(map(math.isfinite, values)):
+                with suppress(ValueError, OverflowError):  # no time that there is
+                    rows.append(_as_snapshot(wall, values))
         return rows
 
 

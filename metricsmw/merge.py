@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from itertools import compress
 from typing import NamedTuple, Protocol, TypedDict, TypeVar
 
 from metricsmw.histogram import (
+    CEILING_SECONDS,
     FIRST,
     LAST,
     ROUTE_FIRST,
@@ -26,6 +28,7 @@ from metricsmw.routes import OTHER, STEP_RATIO, UNMATCHED, Name
 from metricsmw.segment import (
     DIRECTORY_ENTRY,
     DIRECTORY_OFFSET,
+    FIXED_BYTES,
     HEADER_BYTES,
     LAYOUT,
     MAGIC,
@@ -43,15 +46,21 @@ from metricsmw.segment import (
     Lane,
     RouteLane,
     Shape,
+    chunk_bytes,
     route_shape,
     step_number,
     zero_lanes,
 )
-from metricsmw.users import KEY_BITS, read_text
+from metricsmw.users import KEY_BITS, LONG_TEXT, MAX_SAMPLING, SHORT_TEXT, read_text
 
 # A torn or overtaken checkpoint is looked for again this often before the segment is given up.
 ATTEMPTS = 5
 OVERALL = SERVER_OFFSET + SERVER_SHAPE.current + SERVER_SHAPE.stride
+# No number of the header, and no count, is as large.
+BEYOND = 2.0**53
+MOST_ROWS = 1 << 17
+SAMPLE = struct.Struct("3d")  # from Field.SAMPLE_RECORD on
+WIDTHS: dict[float, tuple[int, ...]] = {Kind.ROUTES: (0,), Kind.USERS: (SHORT_TEXT, LONG_TEXT)}
 
 Read = Callable[[int, int], bytes]
 
@@ -61,6 +70,10 @@ T = TypeVar("T")
 
 class DamagedError(Exception):
     """A segment whose bytes cannot be what a worker wrote."""
+
+
+# What reading such a segment may raise.
+DAMAGE = (DamagedError, OSError, ValueError, OverflowError)
 
 
 class Source(Protocol):
@@ -140,9 +153,8 @@ def read_table(
 
     With ``past`` it is read as it was when the last step ended. Raises `DamagedError`.
     """
-    last, first = steps
-    lanes = shape.rows * shape.lanes
-    high, zero = _masks(lanes)
+    last, first = steps[0], max(steps[1], 1)  # label 0 is none
+    high, zero = _masks(shape.rows * shape.lanes)
     size = shape.current + shape.stride
     for _ in range(ATTEMPTS):
         whole = head or read(offset, size)
@@ -152,6 +164,8 @@ def read_table(
         doubles = memoryview(whole[: shape.names]).cast("d").tolist()
         slots = shape.slots
         labels = doubles[:slots]
+        if sum(labels) % 1:  # NaN too
+            raise DamagedError("impossible steps")
         end = int.from_bytes(whole[shape.current :], "little")
         begin = end
         end_label = None
@@ -169,6 +183,8 @@ def read_table(
             if checkpoint is None:
                 continue
             begin = checkpoint
+        if end & high != zero or begin & high != zero:
+            raise DamagedError("no counts")
         start = zero if baseline is None else baseline
         total, window = end - start, end - max(begin, start)
         if past:
@@ -183,6 +199,8 @@ def read_table(
             max(compress(doubles[row : row + slots], valid), default=0.0)
             for row in range(2 * slots, len(doubles), slots)
         ]
+        if not all(0.0 <= peak <= CEILING_SECONDS for peak in peaks):
+            raise DamagedError("impossible peaks")
         return TableReading(total, window, peaks)
     raise DamagedError("no whole checkpoint")
 
@@ -199,6 +217,53 @@ def _checkpoint(read: Read, offset: int, shape: Shape, label: float) -> int | No
     return int.from_bytes(state, "little")
 
 
+class Part(NamedTuple):
+    """A chunk as the directory names it."""
+
+    kind: Kind
+    offset: int
+    rows: int
+    width: int
+
+    @property
+    def size(self) -> int:
+        return chunk_bytes(self.kind, self.rows, self.width)
+
+
+class Header:
+    """The header page of a segment, checked. Raises `DamagedError`."""
+
+    __slots__ = ("end", "nonce", "numbers", "parts", "pid")
+
+    def __init__(self, page: bytes) -> None:
+        if len(page) != HEADER_BYTES:
+            raise DamagedError("truncated")
+        if page[: len(MAGIC)] != MAGIC:
+            raise DamagedError("no segment")
+        self.numbers = memoryview(page).cast("d")
+        if self.numbers[Field.LAYOUT] != LAYOUT:
+            raise DamagedError("of another version")
+        if not all(-BEYOND < number < BEYOND for number in self.numbers[1 : len(Field)]):
+            raise DamagedError("impossible header")
+        self.nonce = int(self.numbers[Field.NONCE])
+        self.pid = int(self.numbers[Field.PID])
+        self.parts: list[Part] = []
+        self.end = FIXED_BYTES
+        if not 0 <= self.numbers[Field.CHUNKS] <= MAX_CHUNKS:
+            raise DamagedError("impossible directory")
+        for number in range(int(self.numbers[Field.CHUNKS])):
+            self._add_part(DIRECTORY_OFFSET // 8 + number * DIRECTORY_ENTRY)
+
+    def _add_part(self, entry: int) -> None:
+        kind, offset, rows, width = self.numbers[entry : entry + DIRECTORY_ENTRY]
+        # Chunks lie one after the other.
+        if offset != self.end or not 1 <= rows <= MOST_ROWS or width not in WIDTHS.get(kind, ()):
+            raise DamagedError("impossible directory")
+        part = Part(Kind(int(kind)), self.end, int(rows), int(width))
+        self.parts.append(part)
+        self.end += part.size
+
+
 class SegmentReading:
     """One segment, read once: header and server-wide table; users and routes on demand."""
 
@@ -211,21 +276,15 @@ class SegmentReading:
         self._reset = reset
         self.alive = source.alive
         whole = self._read(0, OVERALL)
-        if len(whole) != OVERALL:
-            raise DamagedError("truncated")
-        if whole[: len(MAGIC)] != MAGIC:
-            raise DamagedError("no segment")
-        self.header = memoryview(whole[:HEADER_BYTES]).cast("d")
-        if self.header[Field.LAYOUT] != LAYOUT:
-            raise DamagedError("of another version")
+        self._header = Header(whole[:HEADER_BYTES])
+        self.header = self._header.numbers
+        self.pid = self._header.pid
         if self.header[Field.WINDOW] != window_seconds:
             raise DamagedError("of another window")
-        try:
-            self._nonce = int(self.header[Field.NONCE])
-            self.pid = int(self.header[Field.PID])
-            self.table = self._table(SERVER_OFFSET, SERVER_SHAPE, whole[SERVER_OFFSET:])
-        except (ValueError, OverflowError) as error:
-            raise DamagedError("not numbers") from error
+        # Whatever part is missing, the segment is left out as a whole.
+        if not self._read(self._header.end - 1, 1):
+            raise DamagedError("truncated")
+        self.table = self._table(SERVER_OFFSET, SERVER_SHAPE, whole[SERVER_OFFSET:])
 
     def _table(self, offset: int, shape: Shape, head: bytes | None = None) -> TableReading:
         routes = shape.named
@@ -238,7 +297,7 @@ class SegmentReading:
             shape,
             steps,
             self._reset.at,
-            self._reset.states.get((self._nonce, offset)),
+            self._reset.states.get((self._header.nonce, offset)),
             self._period.past,
             head,
         )
@@ -251,69 +310,95 @@ class SegmentReading:
         """A gauge of a live worker; that of a dead one is 0."""
         return max(int(self.header[field]), 0) if self.alive else 0
 
-    def _chunks(self, kind: Kind) -> Iterable[tuple[int, int, int]]:
-        """(offset, rows, width) of the chunks of a kind."""
-        start = DIRECTORY_OFFSET // 8
-        number = int(self.header[Field.CHUNKS])
-        if not 0 <= number <= MAX_CHUNKS:
-            raise DamagedError("impossible directory")
-        for entry in range(start, start + number * DIRECTORY_ENTRY, DIRECTORY_ENTRY):
-            found, offset, rows, width = (int(v) for v in self.header[entry : entry + 4])
-            if found == kind:
-                yield offset, rows, width
+    def _bytes(self, offset: int, size: int) -> bytes:
+        data = self._read(offset, size)
+        if len(data) != size:
+            raise DamagedError("truncated")
+        return data
 
-    def states(self) -> Iterable[tuple[tuple[int, int], int]]:
-        """Every table's state as it is now, for a reset."""
-        tables = [(SERVER_OFFSET, SERVER_SHAPE)]
-        tables += [(offset, route_shape(rows)) for offset, rows, _ in self._chunks(Kind.ROUTES)]
-        for offset, shape in tables:
-            # Two equal copies: no worker stood between two stores of one request.
-            state = self._read(offset + shape.current, shape.stride)
-            for _ in range(ATTEMPTS):
-                again = self._read(offset + shape.current, shape.stride)
-                if again == state:
-                    break
-                state = again
-            yield (self._nonce, offset), int.from_bytes(state, "little")
+    def _parts(self, kind: Kind) -> Iterable[Part]:
+        return (part for part in self._header.parts if part.kind is kind)
 
-    def sampling(self, timeout: float) -> int:
-        """k, where only one user of 2**k is kept to be counted; 0 where all are."""
-        matured = self._period.now >= self.header[Field.SAMPLE_SINCE] + timeout
-        return int(self.header[Field.SAMPLE_RECORD if matured else Field.SAMPLE_COUNT])
+    def active(self, oldest: float, timeout: float) -> tuple[int, list[int]]:
+        """Keys of the users seen at or after monotonic ``oldest``, and k: the worker kept only
+        one user of 2**k to be counted; 0 where it kept all."""
+        for _ in range(ATTEMPTS):
+            k = self._sampling(timeout)
+            keys = self.users(oldest)
+            if self._sampling(timeout) == k:
+                break  # else rows were dropped while they were read
+        return k, keys
 
-    def users(self, oldest: float) -> Iterable[tuple[int, int, int]]:
-        """(key, offset of its text, width) of users seen at or after monotonic ``oldest``."""
-        for offset, rows, width in self._chunks(Kind.USERS):
-            columns = self._read(offset, rows * 16)
-            if len(columns) != rows * 16:
-                raise DamagedError("truncated")
-            seen = memoryview(columns[: rows * 8]).cast("d").tolist()
-            keys = memoryview(columns[rows * 8 :]).cast("Q").tolist()
-            texts = offset + rows * 16
-            for row, (at, key) in enumerate(zip(seen, keys, strict=True)):
-                if at and at >= oldest:
-                    yield key, texts + row * width, width
+    def _sampling(self, timeout: float) -> int:
+        record, count, since = SAMPLE.unpack(self._bytes(Field.SAMPLE_RECORD * 8, SAMPLE.size))
+        k = record if self._period.now >= since + timeout else count
+        if not 0 <= k <= MAX_SAMPLING:
+            raise DamagedError("impossible sampling")
+        return int(k)
+
+    def users(self, oldest: float) -> list[int]:
+        """Keys of the users seen at or after monotonic ``oldest``."""
+        found: list[int] = []
+        for part in self._parts(Kind.USERS):
+            columns = self._bytes(part.offset, part.rows * 16)
+            recent, keys = self._user_columns(columns, part.rows, oldest)
+            found.extend(compress(keys, recent))
+        return found
+
+    @staticmethod
+    def _user_columns(data: bytes, rows: int, oldest: float) -> tuple[list[bool], list[int]]:
+        """Which rows were seen at or after monotonic ``oldest``, and all rows' keys."""
+        seen = memoryview(data[: rows * 8]).cast("d").tolist()
+        keys = memoryview(data[rows * 8 : rows * 16]).cast("Q").tolist()
+        return [at >= oldest and at > 0 for at in seen], keys
 
     def user_ids(self, oldest: float) -> Iterable[str]:
         """The ids of users seen at or after monotonic ``oldest``."""
-        for _, offset, width in self.users(oldest):
-            yield read_text(self._read(offset, width))
+        for part in self._parts(Kind.USERS):
+            data = self._bytes(part.offset, part.size)
+            recent, keys = self._user_columns(data, part.rows, oldest)
+            for row in compress(range(part.rows), recent):
+                start = part.rows * 16 + row * part.width
+                text = read_text(data[start : start + part.width], keys[row])
+                if text is not None:
+                    yield text
 
     def routes(self) -> Iterable[tuple[Name, int, float]]:
         """(name, lanes in the window, peak in seconds) of every row in use."""
-        for offset, rows, _ in self._chunks(Kind.ROUTES):
+        for _, offset, rows, _ in self._parts(Kind.ROUTES):
             shape = route_shape(rows)
             table = self._table(offset, shape)
             if not table.window:
                 continue
             lanes = table.window.to_bytes(shape.stride, "little")
-            names = self._read(offset + shape.names, rows * NAME_BYTES)
+            names = self._bytes(offset + shape.names, rows * NAME_BYTES)
             width = ROUTE_LANES * 8
             for row in range(rows):
                 name = Name.unpack(names[row * NAME_BYTES : (row + 1) * NAME_BYTES])
                 count = int.from_bytes(lanes[row * width : (row + 1) * width], "little")
                 if name and count:
                     yield name, count, table.peaks[row]
+
+
+def table_states(read: Read) -> Iterable[tuple[tuple[int, int], int]]:
+    """Every table's state as it is now, by (nonce, offset). Raises `DamagedError`."""
+    nonce = Header(read(0, HEADER_BYTES)).nonce
+    yield (nonce, SERVER_OFFSET), _state(read, SERVER_OFFSET, SERVER_SHAPE)
+    # Looked up only now: a route's row that appears later has counted nothing before.
+    for kind, offset, rows, _ in Header(read(0, HEADER_BYTES)).parts:
+        if kind is Kind.ROUTES:
+            yield (nonce, offset), _state(read, offset, route_shape(rows))
+
+
+def _state(read: Read, offset: int, shape: Shape) -> int:
+    # Two equal copies: no worker stood between two stores of one request.
+    state = read(offset + shape.current, shape.stride)
+    for _ in range(ATTEMPTS):
+        again = read(offset + shape.current, shape.stride)
+        if again == state:
+            break
+        state = again
+    return int.from_bytes(state, "little")
 
 
 class RouteRow(TypedDict):
@@ -342,11 +427,12 @@ class ServerReading:
         self.period = period
         self.reset = reset
         self.damaged: dict[str, str] = {}
+        self._sources = sources
         self.segments: list[SegmentReading] = []
         for name, source in sources.items():
             try:
                 segment = SegmentReading(name, source, period, reset, window_seconds)
-            except (DamagedError, OSError) as error:
+            except DAMAGE as error:
                 self.damaged[name] = str(error)
             else:
                 self.segments.append(segment)
@@ -390,14 +476,22 @@ class ServerReading:
     def active_users(self, timeout: float) -> tuple[int, float]:
         """How many users were active within ``timeout`` seconds, and that count's relative
         standard error: 0.0 where it is exact."""
-        k = max((segment.sampling(timeout) for segment in self.segments), default=0)
         oldest = self._oldest(timeout)
-        keys = {key for key, *_ in self._gather(lambda segment: segment.users(oldest))}
+
+        def look(segment: SegmentReading) -> Iterable[tuple[int, list[int]]]:
+            k, keys = segment.active(oldest, timeout)
+            # Of a dead worker's sample nothing is left, once no user in it is active.
+            if keys or segment.alive:
+                yield k, keys
+
+        found = list(self._gather(look))
+        k = max((k for k, _ in found), default=0)
+        keys = set().union(*(keys for _, keys in found))
         if not k:
             return len(keys), 0.0
-        limit = KEY_BITS - k
-        kept = sum(not key >> limit for key in keys)
-        return kept << k, kept**-0.5 if kept else 0.0
+        limit = 1 << KEY_BITS - k
+        kept = sum(key < limit for key in keys)
+        return kept << k, max(kept, 1) ** -0.5
 
     def user_ids(self, timeout: float) -> list[str]:
         """The ids of the active users that are kept by name, sorted."""
@@ -412,14 +506,25 @@ class ServerReading:
         for segment in self.segments:
             try:
                 found = list(read(segment))
-            except (DamagedError, OSError, ValueError, OverflowError) as error:
+            except DAMAGE as error:
                 self.damaged[segment.name] = str(error)
                 continue
             yield from found
 
+    def examine(self) -> None:
+        """Look into users and routes as well, so that ``damaged`` names all that is."""
+        for look in (SegmentReading.routes, lambda segment: segment.users(0.0)):
+            for _ in self._gather(look):
+                pass
+
     def states(self) -> dict[tuple[int, int], int]:
-        """Every table's state as it is now, for a reset."""
-        return dict(self._gather(SegmentReading.states))
+        """Every table's state as it is now, for a reset; of damaged segments too, as what is
+        wrong with their window passes with it."""
+        states: dict[tuple[int, int], int] = {}
+        for source in self._sources.values():
+            with suppress(*DAMAGE):
+                states.update(table_states(source.read))
+        return states
 
     def routes(self, max_routes: int) -> list[RouteRow]:
         """The per-route rows of the window, busiest first; past ``max_routes``: ``<other>``."""

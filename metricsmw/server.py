@@ -1,21 +1,26 @@
 """Which server this process is a worker of: the root of its family of worker processes.
 
-Workers are forked or spawned by one master that runs the same program. A process belongs to its
-parent where both run the same executable and either their command lines are the same (fork:
-gunicorn, uWSGI), or its own is multiprocessing's bootstrap (spawn, forkserver: uvicorn,
-hypercorn, granian), or both rewrote theirs as a title ("gunicorn: master [app]"). The root is the
-topmost process reached so. A supervisor that merely starts programs is no root: their command
-lines differ from its own.
+A process belongs to its parent where it is a fork of it (gunicorn, uWSGI), or where
+multiprocessing started it (uvicorn, hypercorn, granian): its command line is then that module's
+bootstrap, run by the same executable. The root is the topmost process reached so. Whoever merely
+starts a program, a shell or a supervisor, is no root of it, whatever its own command line is.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
+import sys
+from collections.abc import Callable
+from functools import cache
+from types import ModuleType
 from typing import NamedTuple
 
 import psutil
 
 BOOTSTRAPS = ("from multiprocessing.", "--multiprocessing-fork")
+TITLE = re.compile(r"(\S+:|uWSGI) ")  # "gunicorn: worker [app]", "uWSGI worker 1"
 
 
 class Process(NamedTuple):
@@ -27,24 +32,28 @@ class Process(NamedTuple):
     @property
     def is_running(self) -> bool:
         """Whether it still runs; a zombie does not."""
-        return _stat(self.pid) == self.start
+        return _start(self.pid) == self.start
 
 
-def _stat(pid: int) -> int | None:
+def _fields(pid: int) -> list[bytes]:
+    """The fields of /proc/<pid>/stat, from the state on; none where there is no such file."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()
+    except OSError:
+        return []
+
+
+def _start(pid: int) -> int | None:
     """The start of a running process, None where there is none.
 
     Clock ticks since boot from /proc, which no change of the wall clock moves; elsewhere
     psutil's creation time in milliseconds.
     """
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+    if fields := _fields(pid):
         return None if fields[0] in (b"Z", b"X") else int(fields[19])
-    except (FileNotFoundError, ProcessLookupError):
-        if os.path.exists("/proc/self/stat"):
-            return None
-    except (OSError, IndexError, ValueError):
-        pass
+    if _fields(os.getpid()):
+        return None
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
@@ -57,31 +66,82 @@ def _stat(pid: int) -> int | None:
 def this_process() -> Process:
     """The calling process."""
     pid = os.getpid()
-    return Process(pid, _stat(pid) or 0)
+    return Process(pid, _start(pid) or 0)
 
 
+@cache
 def root_process() -> Process:
-    """The root of this process's server; this process itself where it has no master."""
+    """The root of this process's server; this process itself where it has no master.
+
+    Looked for once; a fork inherits what was found, for its server is the same.
+    """
     root = psutil.Process()
     try:
         while (parent := root.parent()) is not None and _is_worker_of(root, parent):
             root = parent
     except psutil.Error:
         pass  # what cannot be looked at is no master of ours
-    return Process(root.pid, _stat(root.pid) or 0)
+    return Process(root.pid, _start(root.pid) or 0)
 
 
 def _is_worker_of(child: psutil.Process, parent: psutil.Process) -> bool:
-    if child.exe() != parent.exe():
-        return False
-    own, masters = child.cmdline(), parent.cmdline()
-    if own == masters or any(word.startswith(BOOTSTRAPS) for word in own):
-        return True
-    return _title(own) is not None and _title(own) == _title(masters)
+    own = child.cmdline()
+    if any(word.startswith(BOOTSTRAPS) for word in own):
+        return child.exe() == parent.exe()
+    layouts = _layout(child.pid), _layout(parent.pid)
+    if None not in layouts:
+        return layouts[0] == layouts[1]
+    masters = parent.cmdline()
+    return own == masters or (_title(own) is not None and _title(own) == _title(masters))
+
+
+def _layout(pid: int) -> tuple[bytes, bytes] | None:
+    """Where a process's code and stack begin, where the system says so.
+
+    A fork has them where its parent has; a program that is started gets random places.
+    """
+    fields = _fields(pid)
+    if not fields or fields[25] == b"0":  # another system, or another user's process
+        return None
+    return fields[23], fields[25]
 
 
 def _title(cmdline: list[str]) -> str | None:
-    """The first word of a rewritten command line such as ``gunicorn: worker [app]``."""
-    text = " ".join(cmdline).strip()
-    word, colon, _ = text.partition(": ")
-    return word if colon and " " not in word else None
+    """What a command line that was rewritten as a title begins with."""
+    title = TITLE.match(" ".join(cmdline))
+    return title and title[0]
+
+
+def on_fork(function: Callable[[], None]) -> None:
+    """Have the function called in every child that is forked from now on, once."""
+    forked = os.getpid()
+
+    def child() -> None:
+        nonlocal forked
+        if forked != os.getpid():
+            forked = os.getpid()
+            function()
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=child)
+    if uwsgi := sys.modules.get("uwsgi"):
+        _on_uwsgi_fork(uwsgi, child)
+
+
+def _on_uwsgi_fork(uwsgi: ModuleType, function: Callable[[], None]) -> None:
+    """uWSGI forks its workers past Python's hooks; it has one of its own."""
+    earlier: Callable[[], None] | None = getattr(uwsgi, "post_fork_hook", None)
+    if earlier is None:
+        try:
+            # It keeps a list for that hook, which would take the place of a hook set here.
+            importlib.import_module("uwsgidecorators").postfork(function)
+            return
+        except Exception:
+            pass  # it cannot be imported without a master, by whoever tries
+
+    def hook() -> None:
+        if earlier is not None:
+            earlier()
+        function()
+
+    vars(uwsgi)["post_fork_hook"] = hook

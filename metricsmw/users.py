@@ -32,7 +32,7 @@ KEY_BITS = 64
 SHORT_TEXT, LONG_TEXT = 64, 1024
 LENGTH_BYTES = 2
 CHUNKS_PER_POOL = 16
-SLACK = 16  # the table is gone through when this part of its rows may be free
+SLACK = 16  # going through a full table is to free at least this part of it
 # One user of 2**40 is more than there will ever be; below it, a sample of none is bad luck.
 MAX_SAMPLING = 40
 
@@ -145,7 +145,7 @@ class _Pool:
                     if at >= oldest and keys[row] < limit:
                         continue
                     owners[row] = None
-                    del self._known[owner]
+                    self._known.pop(owner, None)
                 if at:
                     seen[row] = 0.0
                 self.free.append((place, row))
@@ -161,17 +161,19 @@ class UserTable:
         known: dict[str, tuple[memoryview[float], int]],
     ) -> None:
         self._cap = settings.max_users
-        self._slack = max(1, self._cap // SLACK)
+        self._most = -(-self._cap * SLACK // (SLACK - 1))  # rows in use
         self._timeout = float(settings.user_timeout_seconds)
         self._header = segment.header
         self._known = known
-        rows = -(-(self._cap + self._slack) // CHUNKS_PER_POOL)
+        rows = -(-self._most // CHUNKS_PER_POOL)
         self._short = _Pool(segment, SHORT_TEXT, max(min(512, self._cap), rows), known)
         self._long = _Pool(segment, LONG_TEXT, max(min(32, self._cap), rows), known)
         self._lock = threading.Lock()
         self._refused = False
-        self._sample(*(_whole(segment.header[f]) for f in (Field.SAMPLE_RECORD, Field.SAMPLE_COUNT)))
-        self._review_at = segment.header[Field.SAMPLE_SINCE] + self._timeout
+        header = segment.header
+        self._room = 0
+        self._sample(_sampling(header[Field.SAMPLE_RECORD]), _sampling(header[Field.SAMPLE_COUNT]))
+        self._review_at = header[Field.SAMPLE_SINCE] + self._timeout
 
     def add(self, text: str, now: float) -> None:
         """A user that is not in ``known`` was active at monotonic ``now``."""
@@ -182,21 +184,22 @@ class UserTable:
             if key >= self._limit:
                 return
             raw = stored_text(text, key)
-            if len(raw) == LONG_TEXT - LENGTH_BYTES:  # perhaps shortened: no long text is kept
-                text = raw.decode("utf-8", "surrogatepass")
+            pool = self._short
+            if len(raw) > SHORT_TEXT - LENGTH_BYTES:
+                pool = self._long
+                text = raw.decode("utf-8", "surrogatepass")  # what was shortened is not kept whole
             if text in self._known:
                 seen, row = self._known[text]
                 seen[row] = now
                 return
             if len(self._known) >= self._room:
                 self._make_room(now)
-            pool = self._short if len(raw) <= SHORT_TEXT - LENGTH_BYTES else self._long
             if not pool.free and not pool.grow():
                 if not pool.columns:
                     self._refuse()
                     return
                 self._room = len(self._known)
-                self._make_room(now)
+                self._make_room(now, pool)
             if key < self._limit and pool.free:
                 pool.write(text, key, raw, now)
 
@@ -210,24 +213,28 @@ class UserTable:
         """Keep one user of 2**record; until that has matured, count with one of 2**count."""
         self._record, self._count = record, max(count, record)
         self._limit = 1 << KEY_BITS - record
-        self._room = self._cap if record else self._cap + self._slack
+        self._room = self._cap if record else self._most
         # Readers look at these before and after the rows: first the ways to count, then the rows.
         self._header[Field.SAMPLE_COUNT] = float(self._count)
         self._header[Field.SAMPLE_RECORD] = float(record)
 
-    def _make_room(self, now: float) -> None:
+    def _make_room(self, now: float, short_of: _Pool | None = None) -> None:
         """Drop the expired, and where that frees too little, sample."""
-        self._drop(now - self._timeout)
-        while len(self._known) > self._room - self._slack and self._record < MAX_SAMPLING:
+        oldest = now - self._timeout
+        active = self._room * (SLACK - 1) // SLACK
+        self._drop(oldest)
+        while len(self._known) > active or (short_of is not None and not short_of.free):
+            if self._record == MAX_SAMPLING:
+                break
             self._sample(self._record + 1, self._count)
-            self._drop(now - self._timeout)
+            self._drop(oldest)
 
     def _review(self, now: float) -> None:
         """Where activity has fallen, sample less. At most once a timeout, so all has matured."""
         self._review_at = now + self._timeout
         self._drop(now - self._timeout)
         less = 0
-        while less < self._record and max(len(self._known), 1) << less + 2 <= self._cap:
+        while less < self._record and len(self._known) << less + 2 <= self._cap:
             less += 1
         if less:
             count = self._record
@@ -247,6 +254,6 @@ class UserTable:
             logger.warning("metricsmw: no room for users, who are not counted")
 
 
-def _whole(value: float) -> int:
+def _sampling(value: float) -> int:
     """A sampling that a worker wrote; 0 for what none did."""
     return int(value) if 0 <= value <= MAX_SAMPLING else 0

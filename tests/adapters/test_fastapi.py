@@ -32,7 +32,7 @@ def rows(monitor: MetricsMonitor) -> dict[str, int]:
 
 def ask(app: Any, path: str, method: str = "GET", **options: Any) -> int:
     client = TestClient(app, raise_server_exceptions=False, **options)
-    return client.request(method, path, follow_redirects=False).status_code
+    return int(client.request(method, path, follow_redirects=False).status_code)
 
 
 async def read(id: str) -> str:

@@ -50,7 +50,7 @@ def rows(monitor: MetricsMonitor) -> dict[str, int]:
 
 def ask(app: Any, path: str, method: str = "GET", **options: Any) -> int:
     client = TestClient(app, raise_server_exceptions=False, **options)
-    return client.request(method, path, follow_redirects=False).status_code
+    return int(client.request(method, path, follow_redirects=False).status_code)
 
 
 # --- templates --------------------------------------------------------------------------------
@@ -335,7 +335,7 @@ def test_the_app_goes_on_as_before(monitor: MetricsMonitor) -> None:
         assert client.get("/sub/").text == "ok"
     assert lived == ["up", "down"]
     assert monitor.total_requests == 3
-    assert [route.path for route in app.routes] == ["/state", "/sub"]
+    assert [getattr(route, "path", None) for route in app.routes] == ["/state", "/sub"]
 
 
 def test_twice_is_harmless(monitor: MetricsMonitor) -> None:
@@ -478,7 +478,8 @@ def test_looking_at_the_session_does_not_touch_it(monitor: MetricsMonitor) -> No
         answers.append(client.get("/"))
     bare, measured = answers
     assert monitor.get_active_user_ids() == ["ann"]
-    assert measured.headers.raw == bare.headers.raw
+    # By name only: older releases sign the session anew, with the time, in every answer.
+    assert list(measured.headers) == list(bare.headers)
     assert "vary" not in measured.headers
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import bottle
+import bottle  # type: ignore[import-untyped]
 import falcon
 import falcon.asgi
 import litestar
@@ -19,7 +19,7 @@ import quart
 import werkzeug.test
 from fastapi import FastAPI
 from flask import Flask
-from pyramid.config import Configurator
+from pyramid.config import Configurator  # type: ignore[import-untyped]
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
@@ -150,7 +150,7 @@ def of_async_falcon() -> falcon.asgi.App[Any, Any]:
 
 
 def of_pyramid() -> Any:
-    from pyramid.response import Response
+    from pyramid.response import Response  # type: ignore[import-untyped]
 
     with Configurator() as config:
         config.add_route("hello", "/")
@@ -213,7 +213,8 @@ def test_wsgi_applications(make: Callable[[], Any], monitor: MetricsMonitor) -> 
     assert answer.get_data() == b"hello"
     answer.close()
     assert monitor.total_requests == 1
-    assert client.get("/api/metrics/current").json["metrics"]["total_requests"] == 1
+    current: Any = client.get("/api/metrics/current").json
+    assert current["metrics"]["total_requests"] == 1
     assert monitor.total_requests == 1
 
 
@@ -256,7 +257,8 @@ def test_litestar_s_templates(monitor: MetricsMonitor) -> None:
         return id
 
     router = litestar.Router("/sub/{tenant:str}", route_handlers=[item])
-    client = TestClient(wrap(litestar.Litestar([item, router]), monitor))
+    app: Any = litestar.Litestar([item, router])
+    client = TestClient(wrap(app, monitor))
     for path in ("/items/7", "/items/x", "/sub/acme/items/8", "/none"):
         client.get(path)
     assert rows(monitor) == {

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from .reference import GLOBAL_BOUND
+
 PRELUDE = """
 import json, os, sys
 from metricsmw import MetricsMonitor, get_metrics_monitor
@@ -195,44 +197,75 @@ print(json.dumps(results))
     assert [result["routes"] for result in results] == [{"/child": 3}] * 15
 
 
-def test_forked_workers_share_the_server_wide_monitor(forks: Callable[..., Any]) -> None:
-    # All children live until all have recorded: then each must see what all recorded.
-    results = forks("""
+WORKERS = """
+class Worker:
+    # A forked child that evaluates, one after the other, what it is asked.
+    def __init__(self):
+        questions, self.ask_into = os.pipe()
+        self.answers, answer_into = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                while length := int.from_bytes(os.read(questions, 4), "little"):
+                    result = eval(os.read(questions, length))
+                    os.write(answer_into, json.dumps(result).encode())
+            finally:
+                os._exit(0)
+        os.close(questions)
+        os.close(answer_into)
+
+    def ask(self, question):
+        os.write(self.ask_into, len(question).to_bytes(4, "little") + question.encode())
+        return json.loads(os.read(self.answers, 2**16))
+
+    def end(self):
+        os.write(self.ask_into, bytes(4))
+        os.waitpid(self.pid, 0)
+
 monitor = get_metrics_monitor()
-ready, go = os.pipe(), os.pipe()
-pipes = []
-for number in range(3):
-    reading, writing = os.pipe()
-    if os.fork() == 0:
-        record(monitor, 10, "/shared")
-        monitor.increment_websocket_connections()
-        os.write(ready[1], b".")
-        os.read(go[0], 1)
-        os.write(writing, json.dumps(numbers(monitor)).encode())
-        os.write(ready[1], b".")
-        os.read(go[0], 1)
-        os._exit(0)
-    os.close(writing)
-    pipes.append(reading)
+workers = [Worker() for _ in range(3)]
+"""
 
-def all_there():
-    for _ in range(3):
-        os.read(ready[0], 1)
 
-all_there()
-os.write(go[1], b"...")
-all_there()
-os.write(go[1], b"...")
-results = []
-for reading in pipes:
-    with open(reading) as pipe:
-        results.append(json.loads(pipe.read()))
-    os.wait()
-print(json.dumps(results))
-""")
-    for result in results:
-        assert (result["requests"], result["errors"]) == (30, 30)
-        assert result["routes"] == {"/shared": 30}
-        assert result["users"] == ["user of /shared"]
-        assert result["sockets"] == 3
-        assert result["rate"] == 30.0
+def test_forked_workers_share_the_server_wide_monitor(forks: Callable[..., Any]) -> None:
+    results, after_one_left = forks(
+        WORKERS
+        + """
+for number, worker in enumerate(workers):
+    worker.ask(f"record(monitor, {10 + number}, '/shared')")
+    worker.ask("monitor.increment_websocket_connections()")
+results = [worker.ask("numbers(monitor)") for worker in workers]
+workers.pop().end()
+print(json.dumps([results, workers[0].ask("numbers(monitor)")]))
+for worker in workers:
+    worker.end()
+"""
+    )
+    assert results == [filled(33, "/shared", sockets=3, workers=3)] * 3
+    # What it counted stays; what it held open is gone with it.
+    assert after_one_left == filled(33, "/shared", sockets=2, workers=2)
+
+
+def test_a_reset_is_for_all_workers(forks: Callable[..., Any]) -> None:
+    after_reset, after_more = forks(
+        WORKERS
+        + """
+first, second, third = workers
+for worker in workers:
+    worker.ask("record(monitor, 10, '/old')")
+    worker.ask("monitor.save_snapshot_to_history()")
+second.ask("monitor.reset_statistics()")
+after_reset = [worker.ask("numbers(monitor)") for worker in workers]
+first.ask("record(monitor, 4, '/new')")
+print(json.dumps([after_reset, [worker.ask("numbers(monitor)") for worker in workers]]))
+for worker in workers:
+    worker.end()
+"""
+    )
+    assert after_reset == [{**NOTHING, "workers": 3}] * 3
+    # The worker that recorded did not reset: its exact maximum is back with the next step.
+    for result in after_more:
+        assert result.pop("max") == pytest.approx(50.0, rel=GLOBAL_BOUND)
+    expected = filled(4, "/new", workers=3)
+    del expected["max"]
+    assert after_more == [expected] * 3

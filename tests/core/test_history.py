@@ -43,15 +43,24 @@ def test_reading_often_adds_nothing(monitor: MetricsMonitor, clock: ManualClock)
     assert len(monitor.get_metrics_history()) == 5
 
 
-def test_one_a_minute_while_nobody_reads(monitor: MetricsMonitor, clock: ManualClock) -> None:
-    for _ in range(30 * 60):
+@pytest.mark.parametrize("window", [10, 77, 300, 3600])
+def test_one_a_minute_while_nobody_reads(window: int, clock: ManualClock) -> None:
+    with MetricsMonitor(window, clock=clock) as monitor:
+        for _ in range(30 * 60):
+            clock.advance(0.5)
+            monitor.record_request(10.0)
+            clock.advance(0.5)
+        assert totals(monitor.get_metrics_history()) == [60 * minute for minute in range(1, 31)]
+
+
+@pytest.mark.parametrize("window", [10, 77, 300, 3600])
+def test_what_comes_just_after_the_minute_is_the_next_ones(window: int, clock: ManualClock) -> None:
+    with MetricsMonitor(window, clock=clock) as monitor:
         monitor.record_request(10.0)
-        clock.advance(1)
-    history = totals(monitor.get_metrics_history())
-    assert len(history) == 30
-    # Wherever in the minute it is taken, there are 60 more each time.
-    steps = {later - earlier for earlier, later in pairwise(history)}
-    assert steps == {60}
+        for _ in range(5):
+            clock.advance(60.01)
+            monitor.record_request(10.0)
+        assert totals(monitor.get_metrics_history()) == [1, 2, 3, 4, 5]
 
 
 def test_idle_minutes_have_theirs(monitor: MetricsMonitor, clock: ManualClock) -> None:

@@ -141,7 +141,8 @@ class Api:
 
         def complete() -> bool:
             metrics.update(self.current())
-            return metrics["total_requests"] >= requests and metrics["requests_in_flight"] == 0
+            done: bool = metrics["total_requests"] >= requests
+            return done and metrics["requests_in_flight"] == 0
 
         self.until(complete, f"{requests} requests in the numbers")
         assert metrics["total_requests"] == requests
