@@ -5,8 +5,8 @@ whose bound methods are cheaper than closures with as many variables. `send` is 
 that hands on the server's own awaitable; only the last message is awaited here, because latency
 runs until the server has taken it.
 
-One request has one outcome, reported once: complete (`end`), failed (`fail`: an exception, or no
-response), or abandoned (`abandon`: the client went away, or the task was cancelled).
+One request has one outcome, reported once: complete (`end`), failed (`fail`: an exception, no
+response, or a server that shut down), or abandoned (`abandon`: the client went away).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from types import MethodType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from metricsmw import MetricsMonitor, get_metrics_monitor
 
@@ -37,11 +37,12 @@ UserResolver = Callable[[Scope], object]
 IdentityResolver = Callable[[Scope], "str | Awaitable[str | None] | None"]
 
 BODY = "http.response.body"
-# Messages that end a response unless they say that more comes.
-FINAL = {BODY, "http.response.pathsend", "http.response.zerocopysend", "http.response.trailers"}
-# What stands for the first message while there is none, and once the outcome is reported.
-NOT_STARTED: Message = {}
-CLOSED: Message = {}
+TRAILERS = "http.response.trailers"
+# Messages that end a response without trailers, unless they say that more comes.
+FINAL = {BODY, "http.response.pathsend", "http.response.zerocopysend"}
+# What stands for the status and for the scope once the outcome is reported.
+CLOSED = cast("int", object())
+NOWHERE: Scope = {}
 
 
 def metrics_app(
@@ -113,20 +114,24 @@ class ASGIMetricsMiddleware:
             if aside is not None:
                 await aside(scope, receive, send)
                 return
-        scope[key] = self.recorder
         exchange = self._exchange()
         exchange.scope = scope
         exchange.inner_receive = receive
         exchange.inner = send
-        exchange.head = NOT_STARTED
-        exchange.gone = False
-        exchange.start = self._begin()
+        exchange.status = None
+        exchange.plain = exchange.gone = False
+        scope[key] = exchange
+        try:
+            exchange.start = self._begin()
+        except Exception:
+            exchange.status = CLOSED
+            self.recorder.fault("recording a request")
         try:
             await self.app(scope, exchange.receive, exchange.send)
         except BaseException as error:
             exchange.failed(error)
             raise
-        if exchange.head is not CLOSED:
+        if exchange.status is not CLOSED:
             exchange.failed(None)
 
     def _aside(self, scope: Scope) -> ASGIApp | None:
@@ -138,6 +143,7 @@ class ASGIMetricsMiddleware:
             disown(scope)  # nor one further out
             return self._serve
         if self._excluded is not None and self._excluded(below):
+            scope[self._key] = None
             return self.app
         return None
 
@@ -150,14 +156,16 @@ class ASGIMetricsMiddleware:
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket" and self._key not in scope:
-            scope[self._key] = self.recorder
-            socket = _Socket(self.recorder, receive, send)
-            try:
-                await self.app(scope, socket.receive, socket.send)
-            finally:
-                socket.closed()
-            return
-        if scope["type"] == "lifespan":
+            scope[self._key] = None
+            _, below = split(scope["path"], scope.get("root_path", ""))
+            if self._excluded is None or not self._excluded(below):
+                socket = _Socket(self.recorder, receive, send)
+                try:
+                    await self.app(scope, socket.receive, socket.send)
+                finally:
+                    socket.closed()
+                return
+        elif scope["type"] == "lifespan":
             # A server's worker that has just started is one before its first request.
             try:
                 self.recorder.open()
@@ -172,7 +180,8 @@ class _Exchange(Protocol):
     scope: Scope
     inner_receive: Receive
     inner: Send
-    head: Message
+    status: int | None
+    plain: bool
     gone: bool
     start: float
 
@@ -185,9 +194,8 @@ def _exchange_class(
     recorder: Recorder, route: RouteResolver | None, user: UserResolver | None
 ) -> Callable[[], _Exchange]:
     """A class of exchanges with all that is the same for every request in its closure."""
-    key = recorder.key
     end, fail, abandon = recorder.end, recorder.fail, recorder.abandon
-    saw_user, leave, fault = recorder.user, recorder.leave, recorder.fault
+    saw_user, left, fault = recorder.user, recorder.leave, recorder.fault
     route_of = route or route_of_scope
     user_of = user or user_of_scope
     own_route, own_user = route is not None, user is not None
@@ -198,41 +206,50 @@ def _exchange_class(
         tells[type(server)] = isinstance(getattr(server, "disconnected", None), bool)
         return tells[type(server)]
 
+    def give_up() -> None:
+        """What could not be recorded is no longer in flight, either."""
+        fault("recording a request")
+        try:
+            left()
+        except Exception:
+            fault("recording a request")
+
     class Exchange:
-        __slots__ = ("gone", "head", "inner", "inner_receive", "scope", "start")
+        """Stands in the scope as long as it may be disowned; has the scope until it is reported."""
+
+        __slots__ = ("gone", "inner", "inner_receive", "plain", "scope", "start", "status")
 
         scope: Scope
         inner_receive: Receive
         inner: Send
-        head: Message
+        status: int | None  # None: not yet; CLOSED: the outcome is reported
+        plain: bool  # the response has started, and no trailers are to follow
         gone: bool
         start: float
 
         async def receive(self) -> Message:
             message = await self.inner_receive()
-            if message["type"] == "http.disconnect" and self.head is not CLOSED:
+            if message["type"] == "http.disconnect":
                 self.gone = True
             return message
 
         def send(self, message: Message) -> Awaitable[None]:
             if "status" in message:
-                self.head = message
+                if self.status is None:
+                    self.status = message["status"]
+                    self.plain = "trailers" not in message or not message["trailers"]
                 return self.inner(message)
-            if (
-                message["type"] == BODY
-                and not (message.get("more_body"))
-                and "trailers" not in self.head
-            ):
+            if self.plain and message["type"] == BODY and not message.get("more_body"):
                 return self.send_last(message)
             return self.send_other(message)
 
         async def send_other(self, message: Message) -> None:
-            """Part of a stream, or one of the rarer messages."""
-            if message["type"] in FINAL and not (
-                message.get("more_body")
-                or message.get("more_trailers")
-                or (self.head.get("trailers") and message["type"] != "http.response.trailers")
-            ):
+            """Part of a stream, one of the rarer messages, or one out of turn."""
+            if self.plain:
+                last = message["type"] in FINAL and not message.get("more_body")
+            else:
+                last = message["type"] == TRAILERS and not message.get("more_trailers")
+            if last:
                 await self.send_last(message)
                 return
             try:
@@ -243,18 +260,19 @@ def _exchange_class(
 
         async def send_last(self, message: Message) -> None:
             inner = self.inner
+            # Not what `receive` says from here on: servers end it once they have the last message.
+            gone = self.gone
             try:
                 await inner(message)
             except OSError:
                 self.gone = True
                 raise
-            head = self.head
-            if head is CLOSED:
+            status = self.status
+            if status is None or status is CLOSED:
                 return
-            self.head = CLOSED
+            self.status = CLOSED
             scope = self.scope
-            if scope[key] is None:
-                return
+            self.scope = NOWHERE
             # Resolvers are called here, not by `template` and `count_user`: two calls less.
             try:
                 template = None
@@ -263,15 +281,15 @@ def _exchange_class(
                         template = route_of(scope)
                     except Exception:
                         fault("the route resolver")
-                if not self.gone and type(inner) is MethodType:
+                if not gone and type(inner) is MethodType:
                     server: Any = inner.__self__
                     kind = type(server)
                     if tells[kind] if kind in tells else learn(server):
-                        self.gone = server.disconnected
-                if self.gone:
-                    now = abandon(head["status"], template, scope["method"])
+                        gone = server.disconnected
+                if gone:
+                    now = abandon(status, template, scope["method"])
                 else:
-                    now = end(self.start, head["status"], template, scope["method"])
+                    now = end(self.start, status, template, scope["method"])
                 if own_user or "session" in scope or HOST_KEY in scope:
                     try:
                         user_id = user_of(scope)
@@ -280,19 +298,18 @@ def _exchange_class(
                     except Exception:
                         fault("the user resolver")
             except Exception:
-                fault("recording a request")
-                leave()
+                give_up()
 
-        def template(self) -> str | None:
+        def template(self, scope: Scope) -> str | None:
             try:
-                return route_of(self.scope)
+                return route_of(scope)
             except Exception:
                 fault("the route resolver")
                 return None
 
-        def count_user(self) -> None:
+        def count_user(self, scope: Scope) -> None:
             try:
-                user_id = user_of(self.scope)
+                user_id = user_of(scope)
                 if user_id is not None:
                     saw_user(user_id)
             except Exception:
@@ -300,35 +317,52 @@ def _exchange_class(
 
         def failed(self, error: BaseException | None) -> None:
             """The app ended without a complete response."""
-            head = self.head
-            if head is CLOSED:
+            status, scope = self.status, self.scope
+            if status is CLOSED:
                 return
-            self.head = CLOSED
-            scope = self.scope
-            if scope[key] is None:
-                return
+            self.status = CLOSED
+            self.scope = NOWHERE
             try:
-                status = head.get("status", 500)
-                gone = self.gone or isinstance(error, CancelledError) or _disconnected(self.inner)
-                if gone:
-                    abandon(status, self.template(), scope["method"])
+                connected = _connected(self.inner)
+                cancelled = connected is None and isinstance(error, CancelledError)
+                if self.gone or connected is False or cancelled:
+                    abandon(status or 500, self.template(scope), scope["method"])
                 else:
-                    fail(self.start, status, self.template(), scope["method"])
-                self.count_user()
+                    fail(self.start, status or 500, self.template(scope), scope["method"])
+                self.count_user(scope)
+            except Exception:
+                give_up()
+
+        def leave(self) -> None:
+            """The request is one of the sub-app's own."""
+            if self.status is CLOSED:
+                return
+            self.status = CLOSED
+            self.scope = NOWHERE
+            try:
+                left()
             except Exception:
                 fault("recording a request")
-                leave()
+
+        def __reduce__(self) -> tuple[type, tuple[()]]:
+            """A copy of the scope, be it in another process, is measured where this one is."""
+            return type(None), ()
 
     return Exchange
 
 
-def _disconnected(send: Send) -> bool:
-    """Whether the server already knows that the client is gone.
+def _connected(send: Send) -> bool | None:
+    """Whether the client is still there; None where the server does not tell.
 
-    uvicorn's `send` does nothing then, so its request cycle is asked; other servers say it by
-    `receive`, or by an OSError from `send`.
+    uvicorn's request cycle knows, and hypercorn's stream; their `send` does nothing for a client
+    that is gone. Other servers say it by `receive`, or by an OSError from `send`.
     """
-    return getattr(getattr(send, "__self__", None), "disconnected", False) is True
+    server = getattr(send, "__self__", None)
+    for name in ("disconnected", "closed"):
+        gone = getattr(server, name, None)
+        if isinstance(gone, bool):
+            return not gone
+    return None
 
 
 class _Socket:
@@ -349,7 +383,11 @@ class _Socket:
         return message
 
     async def send(self, message: Message) -> None:
-        await self._inner(message)
+        try:
+            await self._inner(message)
+        except OSError:  # the client is gone
+            self.closed()
+            raise
         if message["type"] == "websocket.accept":
             self._change(True)
         elif message["type"] == "websocket.close":
@@ -361,11 +399,11 @@ class _Socket:
     def _change(self, opened: bool) -> None:
         if opened is self._open:
             return
-        self._open = opened
         try:
             if opened:
                 self._recorder.websocket_opened()
             else:
                 self._recorder.websocket_closed()
+            self._open = opened
         except Exception:
             self._recorder.fault("counting a WebSocket")

@@ -1,16 +1,18 @@
 """The WSGI middleware: measures every request of the app it wraps.
 
 The hot path. What can be prepared is prepared in `__init__`. A body that is complete when the app
-returns it (a list or tuple) is returned as it is and counted at once; a file wrapper is returned
-as it is too, so that the server's sendfile goes on working; any other body is handed out behind a
-thin object, whose `close()` counts the request.
+returns it (a list, a tuple or bytes) is returned as it is and counted at once; a file wrapper is
+returned as it is too, so that the server's sendfile goes on working; any other body is handed out
+behind a thin object, whose `close()` counts the request.
 
-One request has one outcome, reported once: complete (`end`), failed (`fail`: an exception, or no
-response), or abandoned (`abandon`: closed before its end, because the client went away).
+One request has one outcome, reported once: complete (`end`), failed (`fail`: an exception, no
+response, or a server that shut down), or abandoned (`abandon`: closed before its end, because the
+client went away).
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from types import GeneratorType
@@ -37,8 +39,10 @@ if TYPE_CHECKING:
 
 # Status lines are remembered by their number; an app that makes them up is parsed each time.
 MAX_STATUS_LINES = 1000
-# Stands for the status line once the outcome is reported.
-CLOSED = "closed"
+# What stands for the status line and for the environ once the outcome is reported; no app's status
+# line is this object, whatever it says.
+CLOSED = str(b"closed", "ascii")
+NOWHERE: WSGIEnvironment = {}
 
 
 def metrics_app(
@@ -51,6 +55,16 @@ def metrics_app(
     from .wsgi_app import metrics_app as make
 
     return make(monitor, auth, identity=identity)
+
+
+def as_wsgi(path: str) -> str:
+    """A path as WSGI hands it over: its bytes in the guise of Latin-1."""
+    return path.encode().decode("latin-1")
+
+
+def as_text(path: str) -> str:
+    """A path of WSGI as text."""
+    return path if path.isascii() else path.encode("latin-1").decode("utf-8", "replace")
 
 
 class WSGIMetricsMiddleware:
@@ -82,7 +96,7 @@ class WSGIMetricsMiddleware:
         self._key = self.recorder.key
         self._begin = self.recorder.begin
         self._excluded = excluder(exclude)
-        self._sub_path = path
+        self._sub_path = path = None if path is None else as_wsgi(path)
         # The quick test for paths that may not be measured; None: all are.
         self._needle = "" if self._excluded else path
         self._sub_app = metrics_app(self.monitor, auth, identity=identity) if path else None
@@ -99,12 +113,16 @@ class WSGIMetricsMiddleware:
             aside = self._aside(environ)
             if aside is not None:
                 return aside(environ, start_response)
-        environ[key] = self.recorder
         exchange = self._exchange()
         exchange.environ = environ
         exchange.inner = start_response
         exchange.status = None
-        exchange.start = self._begin()
+        environ[key] = exchange
+        try:
+            exchange.start = self._begin()
+        except Exception:
+            exchange.status = CLOSED
+            self.recorder.fault("recording a request")
         try:
             body = self.app(environ, exchange.start_response)
         except BaseException:
@@ -131,7 +149,8 @@ class WSGIMetricsMiddleware:
             environ[self._key] = None  # no middleware of ours further in may count it either
             disown(environ)  # nor one further out
             return self._serve
-        if self._excluded is not None and self._excluded(below):
+        if self._excluded is not None and self._excluded(as_text(below)):
+            environ[self._key] = None
             return self.app
         return None
 
@@ -168,9 +187,8 @@ def _exchange_class(
     recorder: Recorder, route: RouteResolver | None, user: UserResolver | None
 ) -> Callable[[], _Exchange]:
     """A class of exchanges with all that is the same for every request in its closure."""
-    key = recorder.key
     end, fail, abandon = recorder.end, recorder.fail, recorder.abandon
-    saw_user, leave, fault = recorder.user, recorder.leave, recorder.fault
+    saw_user, left, fault = recorder.user, recorder.leave, recorder.fault
     route_of = route or route_of_environ
     user_of = user or user_of_environ
     own_route, own_user = route is not None, user is not None
@@ -186,30 +204,43 @@ def _exchange_class(
             codes[line] = code
         return code
 
-    class Exchange:
-        """Also the body where that is a generator: it is the commonest one, and can tell itself
-        how it ended."""
+    def give_up() -> None:
+        """What could not be recorded is no longer in flight, either."""
+        fault("recording a request")
+        try:
+            left()
+        except Exception:
+            fault("recording a request")
 
-        __slots__ = ("body", "chunks", "environ", "exhausted", "inner", "start", "status")
+    class Exchange:
+        """Stands in the environ as long as it may be disowned; has that until it is reported.
+
+        Also the body where that is a generator: it is the commonest one, and can tell itself
+        how it ended.
+        """
+
+        __slots__ = ("body", "environ", "exhausted", "inner", "start", "status")
 
         environ: WSGIEnvironment
         inner: StartResponse
         status: str | None  # None: not yet; CLOSED: the outcome is reported
         start: float
         body: Iterable[bytes]
-        chunks: Iterator[bytes]
-        exhausted: bool
+        exhausted: bool  # missing: never iterated
 
         def start_response(
             self, status: str, headers: Headers, exc_info: OptExcInfo | None = None
         ) -> Callable[[bytes], object]:
-            self.status = status
             if exc_info is None:
-                return self.inner(status, headers)
-            try:
-                return self.inner(status, headers, exc_info)
-            finally:
-                exc_info = None  # as PEP 3333 asks: no circle through the traceback
+                write = self.inner(status, headers)
+            else:
+                try:
+                    write = self.inner(status, headers, exc_info)
+                finally:
+                    exc_info = None  # as PEP 3333 asks: no circle through the traceback
+            if self.status is not CLOSED:
+                self.status = status
+            return write
 
         # --- outcomes ----------------------------------------------------------------------------
 
@@ -223,8 +254,7 @@ def _exchange_class(
                 return
             self.status = CLOSED
             environ = self.environ
-            if environ[key] is None:
-                return
+            self.environ = NOWHERE
             # Resolvers are called here, not by `template` and `count_user`: two calls less.
             try:
                 template = None
@@ -243,8 +273,7 @@ def _exchange_class(
                     except Exception:
                         fault("the user resolver")
             except Exception:
-                fault("recording a request")
-                leave()
+                give_up()
 
         def failed(self) -> None:
             """An exception escaped, or there was no response."""
@@ -255,44 +284,66 @@ def _exchange_class(
             self.report(abandon_at)
 
         def report(self, outcome: Callable[[float, int, str | None, str], object]) -> None:
-            line = self.status
+            line, environ = self.status, self.environ
             if line is CLOSED:
                 return
-            self.status = CLOSED
-            if self.environ[key] is None:
+            if line is None and environ.get("HTTP_UPGRADE", "").lower() == "websocket":
+                self.leave()  # the app took over the connection, for minutes
                 return
+            self.status = CLOSED
+            self.environ = NOWHERE
             try:
                 code = 500 if line is None else code_of(line)
-                outcome(self.start, code, self.template(), self.environ["REQUEST_METHOD"])
-                self.count_user()
+                outcome(self.start, code, self.template(environ), environ["REQUEST_METHOD"])
+                self.count_user(environ)
+            except Exception:
+                give_up()
+
+        def leave(self) -> None:
+            """This is no request to be counted: it is one of the sub-app's own, say."""
+            if self.status is CLOSED:
+                return
+            self.status = CLOSED
+            self.environ = NOWHERE
+            try:
+                left()
             except Exception:
                 fault("recording a request")
-                leave()
 
-        def template(self) -> str | None:
+        def template(self, environ: WSGIEnvironment) -> str | None:
             try:
-                return route_of(self.environ)
+                return route_of(environ)
             except Exception:
                 fault("the route resolver")
                 return None
 
-        def count_user(self) -> None:
+        def count_user(self, environ: WSGIEnvironment) -> None:
             try:
-                user_id = user_of(self.environ)
+                user_id = user_of(environ)
                 if user_id is not None:
                     saw_user(user_id)
             except Exception:
                 fault("the user resolver")
 
+        def __reduce__(self) -> tuple[type, tuple[()]]:
+            """A copy of the environ, be it in another process, is measured where this one is."""
+            return type(None), ()
+
         # --- the body ----------------------------------------------------------------------------
 
         def hand_out(self, body: Iterable[bytes]) -> Iterable[bytes]:
             """A body that is neither list, tuple nor generator, as the server is to see it."""
-            if isinstance(body, (list, tuple)):
+            # uWSGI takes bytes as they are.
+            if isinstance(body, (list, tuple, bytes)):
                 self.complete()
                 return body
             wrapper = self.environ.get("wsgi.file_wrapper")
-            if isinstance(wrapper, type) and isinstance(body, wrapper):
+            # uWSGI's is a function that returns the file itself.
+            if (
+                isinstance(body, wrapper)
+                if isinstance(wrapper, type)
+                else wrapper is not None and hasattr(body, "read")
+            ):
                 self.watch_close(body)
                 return body
             self.body = body
@@ -302,13 +353,21 @@ def _exchange_class(
         def watch_close(self, body: Iterable[bytes]) -> None:
             """Count a file wrapper when it is closed; where it cannot tell, now."""
             inner_close = getattr(body, "close", None)
+            # A server may have been started in an except block.
+            before = sys.exc_info()[1]
 
             def close() -> None:
+                error = sys.exc_info()[1]
                 try:
                     if inner_close is not None:
                         inner_close()
-                finally:
+                except BaseException:
+                    self.failed()
+                    raise
+                if error is before:
                     self.complete()
+                else:
+                    self.cut_short()
 
             try:
                 body.close = close  # type: ignore[attr-defined]
@@ -316,10 +375,10 @@ def _exchange_class(
                 self.complete()
 
         def __iter__(self) -> Iterator[bytes]:
-            # No Python code runs for a chunk: after the last one comes the end mark.
+            # No Python code runs for a chunk: after the last one comes the end mark. The iterator
+            # is not kept, so that what the server drops ends then.
             self.exhausted = False
-            self.chunks = chain(self.body, self.end_mark())
-            return self.chunks
+            return chain(self.body, self.end_mark())
 
         def end_mark(self) -> Iterator[bytes]:
             self.exhausted = True
@@ -327,11 +386,15 @@ def _exchange_class(
             yield b""
 
         def __next__(self) -> bytes:
+            self.exhausted = False
             try:
-                chunks = self.chunks
-            except AttributeError:
-                chunks = iter(self)
-            return next(chunks)
+                return next(self.body)  # type: ignore[call-overload, no-any-return]
+            except StopIteration:
+                self.exhausted = True
+                raise
+            except BaseException:
+                self.failed()
+                raise
 
         def close(self) -> None:
             body = self.body
@@ -344,22 +407,28 @@ def _exchange_class(
                 raise
             try:
                 exhausted = self.exhausted
-            except AttributeError:  # never iterated
-                exhausted = False
-            self.closed(exhausted, ended and not exhausted)
-
-        def closed(self, exhausted: bool, raised: bool) -> None:
-            if raised:
-                self.failed()
-            elif exhausted or self.bodiless():
+            except AttributeError:  # never iterated, which a server does before it finds nobody
+                exhausted = True
+            if exhausted:
                 self.complete()
+            elif ended:
+                self.failed()
+            else:
+                self.cut_short()
+
+        def cut_short(self) -> None:
+            """The body was closed before its end: by whom tells the exception in flight."""
+            error = sys.exc_info()[1]
+            bodiless = (self.status or "")[:3] in ("204", "304")
+            if bodiless or self.environ.get("REQUEST_METHOD") == "HEAD":
+                self.complete()
+            # What servers raise for a body that is not one of bytes, or as they shut down.
+            elif isinstance(error, (TypeError, AssertionError)) or not isinstance(
+                error, (Exception, GeneratorExit, type(None))
+            ):
+                self.failed()
             else:
                 self.gone()
-
-        def bodiless(self) -> bool:
-            """Whether the server had no reason to iterate."""
-            method = self.environ.get("REQUEST_METHOD")
-            return method == "HEAD" or (self.status or "")[:3] in ("204", "304")
 
     class Iterated(Exchange):
         """The body where that is any other iterable: it is watched from outside."""
@@ -368,8 +437,7 @@ def _exchange_class(
 
         def __iter__(self) -> Iterator[bytes]:
             self.exhausted = False
-            self.chunks = self.watched()
-            return self.chunks
+            return self.watched()
 
         def watched(self) -> Iterator[bytes]:
             try:
@@ -391,7 +459,10 @@ def _exchange_class(
             except BaseException:
                 self.failed()
                 raise
-            self.closed(getattr(self, "exhausted", False), False)
+            if getattr(self, "exhausted", True):
+                self.complete()
+            else:
+                self.cut_short()
 
     class SizedIterated(Iterated):
         __slots__ = ()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -25,11 +22,16 @@ def export_document(monitor: MetricsMonitor) -> dict[str, object]:
 
 def json_text(monitor: MetricsMonitor) -> str:
     """`export_document` as JSON text."""
+    import json  # here, as importing the package is to cost next to nothing
+
     return json.dumps(export_document(monitor), indent=2, ensure_ascii=False) + "\n"
 
 
 def csv_text(rows: Sequence[Mapping[str, object]]) -> str:
     """A header of the snapshot's fields, and a line for each row."""
+    import csv
+    import io
+
     text = io.StringIO()
     writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
     writer.writeheader()

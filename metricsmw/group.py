@@ -10,6 +10,10 @@
 The kernel drops a dead worker's flock, also after SIGKILL, and pid reuse cannot bring it back:
 so a lock tells who is alive. A new worker adopts a dead one's segment, whose counts go on; there
 are never more files than workers that lived at once. Nothing here runs in the background.
+
+What is locked is another opening of the file than what is mapped: a mapping keeps its own open
+until the last view of it is gone, and a forked child can lose track of views that other threads
+of its parent had in hand. It would keep the lock of a worker that has died.
 """
 
 from __future__ import annotations
@@ -23,8 +27,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from metricsmw.config import Settings
 from metricsmw.history import FileBytes, History, MemoryBytes
@@ -186,6 +191,14 @@ def base_directory() -> Path:
     return base / f"metricsmw-{os.geteuid()}"
 
 
+class _Place(NamedTuple):
+    """This worker's segment: its file's name, the descriptor whose flock says that it lives."""
+
+    name: str
+    alive_fd: int
+    segment: Segment
+
+
 class SharedGroup:
     """A server's directory, and this worker's place in it. Raises OSError where it cannot be."""
 
@@ -196,6 +209,7 @@ class SharedGroup:
             raise OSError("this platform has no file locks")
         self._settings = settings
         self._sources: dict[str, _FileSource | _Unreadable] = {}
+        self._sources_lock = threading.Lock()
         # The flock is the process's; this keeps its threads apart.
         self._thread_lock = threading.Lock()
         self._reset = NEVER
@@ -215,22 +229,23 @@ class SharedGroup:
             _remove_dead_servers(base)
         _make_private_directory(self.directory)
         self._reset_path = str(self.directory / "reset")
-        self._lock_fd = os.open(
-            self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600
-        )
-        try:
+        with contextlib.ExitStack() as undo:
+            self._lock_fd = self._open_shared("lock")
+            undo.callback(os.close, self._lock_fd)
             with self.exclusive(wait=True):
                 if by_hand:
                     self._clear_if_dead()
-                self.name, self.segment = self._adopt(root, now) or self._create(root, now)
-            history = os.open(
-                self.directory / "history", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600
-            )
-        except BaseException:
-            os.close(self._lock_fd)
-            raise
+                history = self._open_shared("history")
+                undo.callback(os.close, history)
+                place = self._adopt(root, now) or self._create(root, now)
+            undo.pop_all()
+        self.name, self._alive_fd, self.segment = place
+        self._inode = os.fstat(self._alive_fd).st_ino
         self._history_bytes = FileBytes(history)
         self.history = History(self._history_bytes, settings.max_history_minutes)
+
+    def _open_shared(self, name: str) -> int:
+        return os.open(self.directory / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
 
     # --- this worker's segment -------------------------------------------------------------------
 
@@ -261,24 +276,32 @@ class SharedGroup:
                 with contextlib.suppress(OSError):
                     os.unlink(entry.path)
 
-    def _adopt(self, root: Process, now: float) -> tuple[str, Segment] | None:
+    def _adopt(self, root: Process, now: float) -> _Place | None:
         """Take over the segment of a worker that has died."""
         for name in self._files():
-            try:
-                fd = _open_own(str(self.directory / name), os.O_RDWR)
-            except OSError:
-                continue
-            memory = FileMemory(fd)
-            if self._claim(fd) and self._is_whole(name, memory, now):
-                return name, Segment(
-                    memory,
-                    window_seconds=self._settings.window_seconds,
-                    now=now,
-                    owner=this_process(),
-                    root=root,
-                    fresh=False,
-                )
-            memory.close()
+            path = str(self.directory / name)
+            with contextlib.ExitStack() as undo:
+                try:
+                    alive_fd = _open_own(path, os.O_RDWR)
+                    undo.callback(os.close, alive_fd)
+                    if not self._claim(alive_fd):
+                        continue
+                    memory = FileMemory(_open_own(path, os.O_RDWR))
+                    undo.callback(memory.close)
+                    if not self._is_whole(name, memory, now):
+                        continue
+                    segment = Segment(
+                        memory,
+                        window_seconds=self._settings.window_seconds,
+                        now=now,
+                        owner=this_process(),
+                        root=root,
+                        fresh=False,
+                    )
+                except (OSError, ValueError):
+                    continue
+                undo.pop_all()
+                return _Place(name, alive_fd, segment)
         return None
 
     @staticmethod
@@ -310,16 +333,18 @@ class SharedGroup:
             return False
         return True
 
-    def _create(self, root: Process, now: float) -> tuple[str, Segment]:
+    def _create(self, root: Process, now: float) -> _Place:
         taken = set(os.listdir(self.directory))
-        number = next(n for n in range(len(taken) + 1) if f"{PREFIX}{n}" not in taken)
-        draft = self.directory / f"new-{os.getpid()}"
-        with contextlib.suppress(FileNotFoundError):
-            draft.unlink()
-        fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        memory = FileMemory(fd)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        name = next(n for n in map(f"{PREFIX}{{}}".format, count()) if n not in taken)
+        draft = self.directory / "new-worker"
+        draft.unlink(missing_ok=True)
+        with contextlib.ExitStack() as undo:
+            alive_fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            undo.callback(os.close, alive_fd)
+            undo.callback(draft.unlink, missing_ok=True)
+            fcntl.flock(alive_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            memory = FileMemory(_open_own(str(draft), os.O_RDWR))
+            undo.callback(memory.close)
             segment = Segment(
                 memory,
                 window_seconds=self._settings.window_seconds,
@@ -327,44 +352,35 @@ class SharedGroup:
                 owner=this_process(),
                 root=root,
             )
-            name = f"{PREFIX}{number}"
             draft.rename(self.directory / name)
-        except BaseException:
-            memory.close()
-            draft.unlink(missing_ok=True)
-            raise
-        return name, segment
+            undo.pop_all()
+        return _Place(name, alive_fd, segment)
 
     # --- all segments ----------------------------------------------------------------------------
 
     def sources(self) -> Mapping[str, Source]:
         found: dict[str, Source] = {}
-        for entry in os.scandir(self.directory):
-            name = entry.name
-            if not name.startswith(PREFIX):
-                continue
-            if name == self.name and entry.inode() == os.fstat(self._own_fd).st_ino:
-                found[name] = _OwnSource(self.segment.memory)
-                continue
-            known = self._sources.get(name)
-            if known is None or known.inode != entry.inode():
-                if known is not None:
-                    known.close()
-                try:
-                    known = _FileSource(entry.path, entry.inode())
-                except OSError as error:
-                    known = _Unreadable(entry.inode(), error)
-                self._sources[name] = known
-            found[name] = known
-        for name in self._sources.keys() - found.keys():
-            self._sources.pop(name).close()
+        with self._sources_lock:
+            for entry in os.scandir(self.directory):
+                name = entry.name
+                if not name.startswith(PREFIX):
+                    continue
+                if name == self.name and entry.inode() == self._inode:
+                    found[name] = _OwnSource(self.segment.memory)
+                    continue
+                known = self._sources.get(name)
+                if known is None or known.inode != entry.inode():
+                    if known is not None:
+                        known.close()
+                    try:
+                        known = _FileSource(entry.path, entry.inode())
+                    except OSError as error:
+                        known = _Unreadable(entry.inode(), error)
+                    self._sources[name] = known
+                found[name] = known
+            for name in self._sources.keys() - found.keys():
+                self._sources.pop(name).close()
         return found
-
-    @property
-    def _own_fd(self) -> int:
-        memory = self.segment.memory
-        assert isinstance(memory, FileMemory)
-        return memory.fd
 
     # --- what all share --------------------------------------------------------------------------
 
@@ -400,7 +416,7 @@ class SharedGroup:
 
     def _read_reset(self) -> Reset:
         try:
-            fd = _open_own(str(self.directory / "reset"), os.O_RDONLY)
+            fd = _open_own(self._reset_path, os.O_RDONLY)
             with open(fd, "rb") as file:
                 data = file.read()
             at, number = RESET_HEADER.unpack_from(data)
@@ -416,17 +432,16 @@ class SharedGroup:
             return NEVER
 
     def write_reset(self, reset: Reset) -> None:
-        draft = self.directory / f"reset-{os.getpid()}"
+        draft = self.directory / "new-reset"
         with open(draft, "wb") as file:
             file.write(RESET_HEADER.pack(reset.at, len(reset.states)))
             for (nonce, offset), state in reset.states.items():
                 raw = state.to_bytes(-(-state.bit_length() // 8), "little")
                 file.write(RESET_ENTRY.pack(nonce, offset, len(raw)) + raw)
-        draft.replace(self.directory / "reset")
+        draft.replace(self._reset_path)
 
     def close(self) -> None:
         self.segment.silence()
-        fcntl.flock(self._own_fd, fcntl.LOCK_UN)
         self.forget()
 
     def forget(self) -> None:
@@ -434,7 +449,8 @@ class SharedGroup:
             source.close()
         self._sources.clear()
         self._history_bytes.close()
-        os.close(self._lock_fd)
+        for fd in (self._lock_fd, self._alive_fd):
+            os.close(fd)
         self.segment.memory.close()
 
 

@@ -7,9 +7,8 @@ import os
 import threading
 import warnings
 from collections.abc import Mapping
-from math import inf
 from types import TracebackType
-from typing import NoReturn, TypedDict
+from typing import TypedDict
 
 from metricsmw.clock import SYSTEM_CLOCK, Clock
 from metricsmw.config import Settings, Shared
@@ -86,7 +85,9 @@ class MetricsMonitor:
         self._resources = ResourceSampler()
         self._logged_damage: set[str] = set()
         self.recorder = Recorder(self.settings, clock, self)
-        self._observe = self.recorder.observe
+        # Straight to the recorder, which saves a call, unless a subclass has its own.
+        if type(self).record_request is MetricsMonitor.record_request:
+            self.record_request = self.recorder.record_request  # type: ignore[method-assign]
 
     # --- the recorder's host ---------------------------------------------------------------------
 
@@ -167,37 +168,9 @@ class MetricsMonitor:
 
         Raises `TypeError` or `ValueError` for bad input, which records nothing.
         """
-        try:
-            seconds = latency_ms * 0.001
-            if not 0.0 <= seconds < inf or latency_ms is True or latency_ms is False:
-                _refuse_latency(latency_ms)
-        except (TypeError, OverflowError):
-            _refuse_latency(latency_ms)
-        if method is None and route is None and status is None:
-            self._observe(seconds, is_error)
-        else:
-            self._record_route(seconds, is_error, method, route, status)
-        if user_id is not None:
-            self.recorder.user(user_id)
-
-    def _record_route(
-        self,
-        seconds: float,
-        is_error: bool,
-        method: str | None,
-        route: str | None,
-        status: int | None,
-    ) -> None:
-        if status is not None:
-            if isinstance(status, bool) or not isinstance(status, int):
-                raise TypeError(f"status must be a whole number from 100 to 599, got {status!r}")
-            if not 100 <= status <= 599:
-                raise ValueError(f"status must be a whole number from 100 to 599, got {status!r}")
-            is_error = is_error or status >= 400
-        for name, value in (("method", method), ("route", route)):
-            if value is not None and not isinstance(value, str):
-                raise TypeError(f"{name} must be a str or None, got {value!r}")
-        self.recorder.observe_route(seconds, is_error, route, method or "", status)
+        self.recorder.record_request(
+            latency_ms, is_error, user_id, method=method, route=route, status=status
+        )
 
     def record_user_activity(self, user_id: object) -> None:
         """The user, known by ``str(user_id)``, was active now."""
@@ -476,13 +449,6 @@ def _percent(part: int, whole: int) -> float:
 
 def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 2)
-
-
-def _refuse_latency(value: object) -> NoReturn:
-    allowed = "latency_ms must be a finite number of milliseconds >= 0"
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        raise ValueError(f"{allowed}, got {value!r}")
-    raise TypeError(f"{allowed}, got {value!r}")
 
 
 _singleton: MetricsMonitor | None = None

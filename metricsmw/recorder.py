@@ -35,8 +35,50 @@ R = TypeVar("R")
 
 NO_LANES = memoryview(b"").cast("d")
 
+LATENCY_RANGE = "latency_ms must be a finite number of milliseconds >= 0"
+
+# What takes the lock where there is no GIL: all that counts something up.
+LOCKED = (
+    "begin",
+    "end",
+    "fail",
+    "abandon",
+    "leave",
+    "record_request",
+    "observe",
+    "observe_route",
+    "user",
+    "websocket",
+)
+
 _numbers = count(1)
 _recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
+
+
+def check_latency(latency_ms: float) -> float:
+    """The latency in seconds; `ValueError` or `TypeError` where it is none."""
+    if isinstance(latency_ms, bool) or not isinstance(latency_ms, (int, float)):
+        raise TypeError(f"{LATENCY_RANGE}, got {latency_ms!r}")
+    # An int may be too large for a float, and then it is above the ceiling of floats.
+    if not 0 <= latency_ms <= sys.float_info.max:
+        raise ValueError(f"{LATENCY_RANGE}, got {latency_ms!r}")
+    return min(latency_ms, CEILING_SECONDS * 1000) * 0.001
+
+
+def check_status(status: int) -> bool:
+    """Whether the status is an error; `ValueError` or `TypeError` where it is no status."""
+    message = f"status must be a whole number from 100 to 599, got {status!r}"
+    if isinstance(status, bool) or not isinstance(status, int):
+        raise TypeError(message)
+    if not 100 <= status <= 599:
+        raise ValueError(message)
+    return status >= 400
+
+
+def check_text(name: str, value: str | None) -> None:
+    """Raise `TypeError` unless the value is a str or None."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{name} must be a str or None, got {value!r}")
 
 
 def _needs_lock() -> bool:
@@ -48,6 +90,21 @@ class SawUser(Protocol):
     """`Recorder.user`."""
 
     def __call__(self, user_id: object, now: float | None = None) -> None: ...
+
+
+class RecordRequest(Protocol):
+    """`Recorder.record_request`."""
+
+    def __call__(
+        self,
+        latency_ms: float,
+        is_error: bool = False,
+        user_id: object = None,
+        *,
+        method: str | None = None,
+        route: str | None = None,
+        status: int | None = None,
+    ) -> None: ...
 
 
 class Host(Protocol):
@@ -78,7 +135,8 @@ class Recorder:
     - ``end(start, status, route, method) -> float``: its response is complete; when that was.
     - ``fail(start, status, route, method)``: it failed, whatever the status that was sent.
     - ``abandon(status, route, method)``: its client went away: in the totals only.
-    - ``observe(seconds, is_error)``: a latency by hand, without a route.
+    - ``record_request(…)``: `MetricsMonitor.record_request`.
+    - ``observe(seconds, is_error)``: a latency without a route.
     - ``leave()``: one request in flight less, and nothing counted.
     - ``user(user_id, at=None)``: the user was active at that time, or now.
 
@@ -90,6 +148,7 @@ class Recorder:
     end: Callable[[float, int, str | None, str], float]
     fail: Callable[[float, int, str | None, str], None]
     abandon: Callable[[int, str | None, str], float]
+    record_request: RecordRequest
     observe: Callable[[float, bool], None]
     observe_route: Callable[[float, bool, str | None, str, int | None], None]
     leave: Callable[[], None]
@@ -114,18 +173,8 @@ class Recorder:
         self.segment: Segment | None = None
         self._build()
         if _needs_lock():
-            for name in (
-                "begin",
-                "end",
-                "fail",
-                "abandon",
-                "observe",
-                "observe_route",
-                "leave",
-                "user",
-            ):
+            for name in LOCKED:
                 setattr(self, name, self._locked(getattr(self, name)))
-            self.websocket = self._locked(self.websocket)
         _recorders.add(self)
 
     def _locked(self, function: Callable[P, R]) -> Callable[P, R]:
@@ -185,7 +234,7 @@ class Recorder:
             lanes[bucket] += 1.0
             route_lanes[bucket + route_shift >> 1] += 1.0
             if not 200 <= status < 300:  # 2xx is what remains of the histogram's count
-                route_lanes[classes[status] if status in classes else unclassed] += 1.0
+                route_lanes[classes.get(status, unclassed)] += 1.0
                 if status >= 400:
                     lanes[errors] += 1.0
                     route_lanes[route_errors] += 1.0
@@ -213,11 +262,62 @@ class Recorder:
             observe_route(now - start, True, route, method, status)
             gauges[0] -= 1.0
 
+        def record_request(
+            latency_ms: float,
+            is_error: bool = False,
+            user_id: object = None,
+            *,
+            method: str | None = None,
+            route: str | None = None,
+            status: int | None = None,
+        ) -> None:
+            if (
+                route is not None
+                or status is not None
+                or method is not None
+                or user_id is not None
+                or latency_ms is True
+            ):
+                record_all(latency_ms, is_error, user_id, method, route, status)
+                return
+            try:
+                seconds = latency_ms * 0.001
+            except (TypeError, OverflowError):
+                seconds = check_latency(latency_ms)
+            now = clock()
+            if now >= deadline:
+                roll(now)
+            if not floor <= seconds <= top:
+                seconds = edge(check_latency(latency_ms))
+            lanes[ceil(log2(seconds) * 32.0)] += 1.0
+            if is_error:
+                lanes[errors] += 1.0
+
+        def record_all(
+            latency_ms: float,
+            is_error: bool,
+            user_id: object,
+            method: str | None,
+            route: str | None,
+            status: int | None,
+        ) -> None:
+            seconds = check_latency(latency_ms)
+            if status is not None:
+                is_error = check_status(status) or is_error
+            check_text("method", method)
+            check_text("route", route)
+            if method is None and route is None and status is None:
+                observe(seconds, is_error)
+            else:
+                observe_route(seconds, is_error, route, method or "", status)
+            if user_id is not None:
+                user(user_id)
+
         def observe(seconds: float, is_error: bool) -> None:
             now = clock()
             if now >= deadline:
                 roll(now)
-            if not FLOOR_SECONDS <= seconds <= top:
+            if not floor <= seconds <= top:
                 seconds = edge(seconds)
             lanes[ceil(log2(seconds) * 32.0)] += 1.0
             if is_error:
@@ -237,7 +337,7 @@ class Recorder:
             route_lanes = row.lanes
             route_lanes[ceil(log2(seconds) * 32.0) + route_shift >> 1] += 1.0
             if status is None or not 200 <= status < 300:
-                route_lanes[classes[status] if status in classes else unclassed] += 1.0
+                route_lanes[classes.get(status, unclassed)] += 1.0
             if is_error:
                 route_lanes[route_errors] += 1.0
 
@@ -351,6 +451,7 @@ class Recorder:
 
         self.begin, self.end, self.fail = begin, end, fail
         self.abandon, self.leave = abandon, leave
+        self.record_request = record_request
         self.observe, self.observe_route = observe, observe_route
         self.user, self.websocket = user, websocket
         self._roll, self._forget, self.start_over = roll, forget, start_over

@@ -8,9 +8,9 @@ Past `max_users` the table keeps only the users whose key lies below a threshold
 whenever the table is full: threshold sampling (the adaptive sampling of Wegman, analysed by
 Flajolet, "On adaptive sampling", Computing 43, 1990). The count is then the number of kept users
 times 2**k. With n kept users its relative standard error is below 1/sqrt(n), and n is at least
-about 15/32 of the cap: 1.5 % for the default 10,000. Once a timeout it is looked whether activity
-has fallen. If so, the threshold rises again; it is recorded with at once, but counted with only a
-full timeout later, when every user below it has had the time to be seen.
+about 15/32 of the cap: 1.5 % for the default 10,000. When activity has fallen, the threshold rises
+again; it is recorded with at once, but counted with only a full timeout later, when every user
+below it has had the time to be seen.
 
 A full table is gone through once for many new users: it has a sixteenth more rows than it may
 have active users, so that going through it frees at least that many.
@@ -33,6 +33,7 @@ SHORT_TEXT, LONG_TEXT = 64, 1024
 LENGTH_BYTES = 2
 CHUNKS_PER_POOL = 16
 SLACK = 16  # going through a full table is to free at least this part of it
+REVIEWS = 8  # a timeout; in each it is looked whether activity has fallen
 # One user of 2**40 is more than there will ever be; below it, a sample of none is bad luck.
 MAX_SAMPLING = 40
 
@@ -230,12 +231,13 @@ class UserTable:
             self._drop(oldest)
 
     def _review(self, now: float) -> None:
-        """Where activity has fallen, sample less. At most once a timeout, so all has matured."""
-        self._review_at = now + self._timeout
+        """Where activity has fallen, sample less."""
         self._drop(now - self._timeout)
         less = 0
         while less < self._record and len(self._known) << less + 2 <= self._cap:
             less += 1
+        # Not again before what is changed now has matured.
+        self._review_at = now + (self._timeout if less else self._timeout / REVIEWS)
         if less:
             count = self._record
             self._header[Field.SAMPLE_COUNT] = float(count)

@@ -169,6 +169,26 @@ print(json.dumps([child, numbers(monitor)]))
     assert (parent["requests"], parent["routes"], parent["in_flight"]) == (1, {"/parent": 1}, 0)
 
 
+def test_a_user_known_before_the_fork_is_the_childs_too(forks: Callable[..., Any]) -> None:
+    parent, child = forks("""
+from metricsmw.clock import ManualClock
+clock = ManualClock()
+monitor = MetricsMonitor(clock=clock)
+monitor.record_user_activity("ada")
+
+def work():
+    clock.advance(200)
+    monitor.record_user_activity("ada")
+    return monitor.get_active_user_ids()
+
+child = in_child(work)
+clock.advance(301)
+print(json.dumps([monitor.get_active_user_ids(), child]))
+""")
+    assert child == ["ada"]
+    assert parent == [], "the child's activity went into the parent's numbers"
+
+
 def test_a_fork_while_threads_record(forks: Callable[..., Any]) -> None:
     # A lock that another thread held at the moment of the fork must not stay held in the child.
     results = forks("""
