@@ -20,10 +20,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import stat
 import struct
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -187,7 +185,12 @@ def _make_private_directory(path: Path) -> None:
 def base_directory() -> Path:
     """Where the servers of this user keep their directories."""
     shm = Path("/dev/shm")
-    base = shm if shm.is_dir() and os.access(shm, os.W_OK) else Path(tempfile.gettempdir())
+    if shm.is_dir() and os.access(shm, os.W_OK):
+        base = shm
+    else:
+        from tempfile import gettempdir  # here, as it loads a random generator
+
+        base = Path(gettempdir())
     return base / f"metricsmw-{os.geteuid()}"
 
 
@@ -462,7 +465,9 @@ def _remove_dead_servers(base: Path) -> None:
             continue
         if Process(int(pid), int(start)).is_running or _has_live_worker(entry.path):
             continue
-        shutil.rmtree(entry.path, ignore_errors=True)
+        from shutil import rmtree  # here, as it loads every compressor
+
+        rmtree(entry.path, ignore_errors=True)
 
 
 def _has_live_worker(directory: str) -> bool:

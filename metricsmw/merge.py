@@ -374,10 +374,13 @@ class SegmentReading:
             names = self._bytes(offset + shape.names, rows * NAME_BYTES)
             width = ROUTE_LANES * 8
             for row in range(rows):
-                name = Name.unpack(names[row * NAME_BYTES : (row + 1) * NAME_BYTES])
                 count = int.from_bytes(lanes[row * width : (row + 1) * width], "little")
-                if name and count:
-                    yield name, count, table.peaks[row]
+                if not count:
+                    continue
+                name = Name.unpack(names[row * NAME_BYTES : (row + 1) * NAME_BYTES])
+                if name is None:
+                    raise DamagedError("counts of no route")
+                yield name, count, table.peaks[row]
 
 
 def table_states(read: Read) -> Iterable[tuple[tuple[int, int], int]]:

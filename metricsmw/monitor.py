@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from metricsmw.clock import SYSTEM_CLOCK, Clock
 from metricsmw.config import Settings, Shared
@@ -17,10 +17,12 @@ from metricsmw.group import Group, PrivateGroup, SharedGroup
 from metricsmw.health import OPERATIONAL, HealthCheck, ServerHealth, check_health
 from metricsmw.merge import Period, Reset, RouteRow, ServerReading
 from metricsmw.recorder import Recorder
-from metricsmw.resources import ResourceSampler
 from metricsmw.segment import Field, Segment
 from metricsmw.server import root_process
 from metricsmw.snapshot import NUMERIC_FIELDS, MetricsSnapshot, iso_timestamp
+
+if TYPE_CHECKING:
+    from metricsmw.resources import ResourceSampler
 
 logger = logging.getLogger("metricsmw")
 
@@ -82,7 +84,7 @@ class MetricsMonitor:
         self._clock = clock
         self._created = clock.monotonic()
         self._group: Group | None = None
-        self._resources = ResourceSampler()
+        self._resources = _new_sampler()
         self._logged_damage: set[str] = set()
         self.recorder = Recorder(self.settings, clock, self)
         # Straight to the recorder, which saves a call, unless a subclass has its own.
@@ -118,7 +120,7 @@ class MetricsMonitor:
         group, self._group = self._group, None
         if forked:
             self._created = self._clock.monotonic()
-            self._resources = ResourceSampler()
+            self._resources = _new_sampler()
         if group is not None:
             group.forget() if forked else group.close()
 
@@ -441,6 +443,13 @@ class MetricsMonitor:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _new_sampler() -> ResourceSampler:
+    # Imported here for psutil's sake: importing this package is to cost next to nothing.
+    from metricsmw.resources import ResourceSampler
+
+    return ResourceSampler()
 
 
 def _percent(part: int, whole: int) -> float:

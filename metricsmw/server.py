@@ -15,9 +15,11 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from types import ModuleType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import psutil
+# psutil is imported where it is used: importing this package is to cost next to nothing.
+if TYPE_CHECKING:
+    import psutil
 
 BOOTSTRAPS = ("from multiprocessing.", "--multiprocessing-fork")
 TITLE = re.compile(r"(\S+:|uWSGI) ")  # "gunicorn: worker [app]", "uWSGI worker 1"
@@ -54,6 +56,8 @@ def _start(pid: int) -> int | None:
         return None if fields[0] in (b"Z", b"X") else int(fields[19])
     if _fields(os.getpid()):
         return None
+    import psutil
+
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
@@ -75,6 +79,8 @@ def root_process() -> Process:
 
     Looked for once; a fork inherits what was found, for its server is the same.
     """
+    import psutil
+
     root = psutil.Process()
     try:
         while (parent := root.parent()) is not None and _is_worker_of(root, parent):

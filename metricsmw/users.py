@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from hashlib import blake2b
 from math import inf
 
 from metricsmw.config import Settings
@@ -40,6 +39,8 @@ MAX_SAMPLING = 40
 
 def user_key(text: str) -> int:
     """The 64-bit hash by which all workers know a user."""
+    from hashlib import blake2b  # here, as it loads OpenSSL
+
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BITS // 8).digest()
     return int.from_bytes(digest, "little")
 
