@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING
 
 from described import DescribedASGI, DescribedMonitor, DescribedWSGI
 from floors import ASGIFloor, ASGIHonestFloor, WSGIFloor, WSGIHonestFloor
-from metricsmw.adapters import wrap
-from metricsmw.adapters.asgi import ASGIMetricsMiddleware
-from metricsmw.adapters.wsgi import WSGIMetricsMiddleware
 from peers import PATH, Host, hosts
 from raw import (
     Requests,
@@ -19,6 +16,7 @@ from raw import (
     calls_per_request,
     drive_asgi,
     drive_wsgi,
+    garbage_per_request,
     route_of,
     user_of,
     wsgi_generator_app,
@@ -27,6 +25,9 @@ from raw import (
 from timing import Race, race
 
 from metricsmw import MetricsMonitor
+from metricsmw.adapters import wrap
+from metricsmw.adapters.asgi import ASGIMetricsMiddleware
+from metricsmw.adapters.wsgi import WSGIMetricsMiddleware
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -117,6 +118,8 @@ def _against_peers(
     timed = _in_a_loop(partial(race, contenders, 60 if quick else 400, 0.001))
     report.figure("the bare app", timed.cost(BARE).scaled(MICRO), "us")
     report.figure("ours", timed.added(OURS, BARE).scaled(MICRO), "us")
+    garbage = garbage_per_request(contenders[OURS]) - garbage_per_request(contenders[BARE])
+    report.figure("ours: objects left to the garbage collector", round(garbage, 1), "")
     for name in contenders:
         if name in (BARE, OURS):
             continue

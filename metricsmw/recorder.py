@@ -306,7 +306,7 @@ class Recorder:
                 is_error = check_status(status) or is_error
             check_text("method", method)
             check_text("route", route)
-            if method is None and route is None and status is None:
+            if method is None and route is None:
                 observe(seconds, is_error)
             else:
                 observe_route(seconds, is_error, route, method or "", status)

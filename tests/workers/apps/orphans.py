@@ -35,7 +35,7 @@ def worker(ready: int) -> None:
 
     for _ in range(3):
         threading.Thread(target=busy, daemon=True).start()
-    for _ in range(20):
+    for _ in range(40):
         if os.fork() == 0:
             time.sleep(30)
             os._exit(0)
