@@ -185,12 +185,14 @@ class Run:
     outcome: Outcome | None = None  # what the numbers must say, judged by the server
     headers_sent: bool = False
     writes: int = 0
+    over: bool = False
 
     def __post_init__(self) -> None:
         self.began = self.clock.monotonic()
 
     def note(self, *event: object) -> None:
-        self.events.append(event)
+        if not self.over:  # what the garbage collector finds is not in any order
+            self.events.append(event)
 
     def new(self, kind: type[BaseException]) -> BaseException:
         """An exception that is told from all others of its class."""
@@ -498,4 +500,5 @@ def play(
     """Serve one request to the program, as wrapped."""
     run = Run(program, script, clock)
     Server(run).serve(wrap(application(run)))
+    run.over = True
     return run
