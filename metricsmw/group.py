@@ -465,9 +465,10 @@ def _remove_dead_servers(base: Path) -> None:
             continue
         if Process(int(pid), int(start)).is_running or _has_live_worker(entry.path):
             continue
-        from shutil import rmtree  # here, as it loads every compressor
-
-        rmtree(entry.path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for file in os.scandir(entry.path):
+                os.unlink(file.path)
+            os.rmdir(entry.path)
 
 
 def _has_live_worker(directory: str) -> bool:

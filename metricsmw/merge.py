@@ -558,7 +558,11 @@ def _route_row(name: Name, count: int, peak: float) -> RouteRow:
     errors = min(lanes[ROUTE_ZERO + RouteLane.ERRORS], requests)
     status = ROUTE_ZERO + RouteLane.STATUS
     classes = lanes[status : status + 6]
-    classes[2] = max(latency.count - sum(classes), 0)
+    # Copied after the histogram, they may be ahead of it.
+    classes[2] = latency.count
+    for k in (0, 1, 3, 4, 5):
+        classes[k] = min(classes[k], classes[2])
+        classes[2] -= classes[k]
     return {
         "method": name.method,
         "route": name.route,

@@ -22,6 +22,12 @@ import logging
 import threading
 from math import inf
 
+try:
+    # Where hashlib has it from, without the OpenSSL that hashlib loads.
+    from _blake2 import blake2b
+except ImportError:
+    from hashlib import blake2b
+
 from metricsmw.config import Settings
 from metricsmw.segment import Field, Kind, Segment
 
@@ -39,8 +45,6 @@ MAX_SAMPLING = 40
 
 def user_key(text: str) -> int:
     """The 64-bit hash by which all workers know a user."""
-    from hashlib import blake2b  # here, as it loads OpenSSL
-
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BITS // 8).digest()
     return int.from_bytes(digest, "little")
 
