@@ -1,0 +1,17 @@
+"""Fixtures of the conformance kit: a monitor on a clock that only the test moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from metricsmw import MetricsMonitor
+from metricsmw.clock import ManualClock
+
+
+@pytest.fixture
+def monitor(clock: ManualClock) -> Iterator[MetricsMonitor]:
+    """A private monitor with the default settings on the manual clock."""
+    with MetricsMonitor(clock=clock) as monitor:
+        yield monitor

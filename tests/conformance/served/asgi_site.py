@@ -1,0 +1,73 @@
+"""The ASGI app for tests under real servers: streams and uploads of any size.
+
+| route | answers |
+|---|---|
+| GET /hello | `hello` |
+| GET /stream?mb=3 | that many parts of a megabyte, made one at a time; `receive` is never asked |
+| GET /events | an endless stream, until the client goes away |
+| POST /upload | how many bytes came |
+| GET /peak | the most memory this process has had, in MB |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections.abc import AsyncIterator
+from urllib.parse import parse_qs
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from metricsmw.adapters import wrap
+
+MEGABYTE = 1 << 20
+
+
+class Stream:
+    """By hand, as Starlette's would ask `receive` meanwhile."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        number = int(parse_qs(scope["query_string"])[b"mb"][0])
+        headers = [(b"content-length", str(number * MEGABYTE).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for _ in range(number):
+            body = bytes(MEGABYTE)
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body"})
+
+
+async def events(request: Request) -> StreamingResponse:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"data: event\n\n"
+            await asyncio.sleep(0.01)
+
+    return StreamingResponse(endless(), media_type="text/event-stream")
+
+
+async def upload(request: Request) -> PlainTextResponse:
+    length = 0
+    async for chunk in request.stream():
+        length += len(chunk)
+    return PlainTextResponse(str(length))
+
+
+async def peak(request: Request) -> PlainTextResponse:
+    return PlainTextResponse(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024))
+
+
+app = wrap(
+    Starlette(
+        routes=[
+            Route("/hello", lambda request: PlainTextResponse("hello")),
+            Route("/stream", Stream()),
+            Route("/events", events),
+            Route("/upload", upload, methods=["POST"]),
+            Route("/peak", peak),
+        ]
+    )
+)

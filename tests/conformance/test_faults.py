@@ -1,0 +1,267 @@
+"""Metrics that fail: the application's answer is untouched, and the fault is logged and counted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from metricsmw import MetricsMonitor
+from metricsmw.adapters.asgi import ASGIMetricsMiddleware
+from metricsmw.adapters.wsgi import WSGIMetricsMiddleware
+
+from .drivers import Exchange, call, fetch, get, hello, new_scope, part, start, wsgi_hello
+from .outcomes import assert_counted, complete, failed, faults
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from metricsmw.adapters.asgi import Receive, Scope, Send
+
+
+def broken(*_: object, **__: object) -> Any:
+    raise LookupError("broken")
+
+
+class BrokenStr:
+    """A user id that cannot be written down."""
+
+    __str__ = broken
+
+
+Run = Callable[..., None]
+"""run(monitor, settings of the middleware …): one request that is whole, and its answer checked."""
+
+
+def over_wsgi(monitor: MetricsMonitor, **settings: Any) -> None:
+    assert get(WSGIMetricsMiddleware(wsgi_hello, monitor, **settings)) == b"hello"
+
+
+def over_wsgi_streaming(monitor: MetricsMonitor, **settings: Any) -> None:
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        yield from wsgi_hello(environ, start_response)
+
+    assert get(WSGIMetricsMiddleware(app, monitor, **settings)) == b"hello"
+
+
+def over_asgi(monitor: MetricsMonitor, **settings: Any) -> None:
+    assert fetch(ASGIMetricsMiddleware(hello, monitor, **settings)) == b"hello"
+
+
+class OwnError(Exception):
+    """Raised by an application."""
+
+
+def wsgi_failing(monitor: MetricsMonitor, **settings: Any) -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        raise OwnError
+
+    with pytest.raises(OwnError) as caught:
+        get(WSGIMetricsMiddleware(app, monitor, **settings))
+    assert caught.value.__context__ is None
+
+
+def asgi_failing(monitor: MetricsMonitor, **settings: Any) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise OwnError
+
+    with pytest.raises(OwnError) as caught:
+        fetch(ASGIMetricsMiddleware(app, monitor, **settings))
+    assert caught.value.__context__ is None
+
+
+def wsgi_left(monitor: MetricsMonitor, **settings: Any) -> None:
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield b"one"
+        yield b"two"
+
+    answer = call(WSGIMetricsMiddleware(app, monitor, **settings))
+    assert next(iter(answer.body)) == b"one"
+    answer.close()
+
+
+def asgi_left(monitor: MetricsMonitor, **settings: Any) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await start(send)
+        await part(send)
+
+    exchange = Exchange({"type": "http.disconnect"})
+    app_ = ASGIMetricsMiddleware(app, monitor, **settings)
+    asyncio.run(app_(new_scope(), exchange.receive, exchange.send))  # type: ignore[arg-type]
+
+
+WHOLE: list[Run] = [over_wsgi, over_wsgi_streaming, over_asgi]
+FAILED: list[Run] = [wsgi_failing, asgi_failing]
+LEFT: list[Run] = [wsgi_left, asgi_left]
+every_way = pytest.mark.parametrize("run", WHOLE + FAILED + LEFT)
+
+TIMES = 3
+
+
+def assert_told(monitor: MetricsMonitor, caplog: pytest.LogCaptureFixture, what: str) -> None:
+    """One line with its traceback, however often it failed; and each time counted."""
+    assert faults(monitor) == TIMES
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("metricsmw", logging.ERROR)
+    assert what in record.getMessage()
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], LookupError)
+    assert monitor.get_current_snapshot().requests_in_flight == 0
+
+
+@every_way
+@pytest.mark.parametrize(
+    ("setting", "what"), [("route", "the route resolver"), ("user", "the user resolver")]
+)
+def test_a_resolver_that_fails(
+    run: Run, setting: str, what: str, monitor: MetricsMonitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The request is counted all the same."""
+    for _ in range(TIMES):
+        run(monitor, **{setting: broken})
+    assert_told(monitor, caplog, what)
+    assert monitor.total_requests == TIMES
+    assert monitor.total_errors == (TIMES if run in FAILED else 0)
+
+
+@pytest.mark.parametrize("run", WHOLE)
+def test_a_user_that_cannot_be_written_down(
+    run: Run, monitor: MetricsMonitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(TIMES):
+        run(monitor, user=lambda request: BrokenStr())
+    assert_told(monitor, caplog, "the user resolver")
+    assert_counted(monitor, *[complete()] * TIMES)
+
+
+@every_way
+@pytest.mark.parametrize("settings", [{}, {"route": lambda request: "/x"}])
+def test_a_store_that_fails(
+    run: Run,
+    settings: dict[str, Any],
+    monitor: MetricsMonitor,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The request is lost to the numbers, and no longer in flight."""
+    for name in ("end", "fail", "abandon"):
+        monkeypatch.setattr(monitor.recorder, name, broken)
+    for _ in range(TIMES):
+        run(monitor, **settings)
+    monkeypatch.undo()
+    assert_told(monitor, caplog, "recording a request")
+    assert_counted(monitor)
+
+
+@every_way
+def test_a_store_that_fails_at_the_beginning(
+    run: Run,
+    monitor: MetricsMonitor,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(monitor.recorder, "begin", broken)
+    for _ in range(TIMES):
+        run(monitor)
+    monkeypatch.undo()
+    assert_told(monitor, caplog, "recording a request")
+    assert_counted(monitor)
+
+
+@every_way
+def test_a_store_that_fails_altogether(
+    run: Run, monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("end", "fail", "abandon", "user", "leave"):
+        monkeypatch.setattr(monitor.recorder, name, broken)
+    run(monitor, user=lambda request: "ada")
+    monkeypatch.undo()
+    assert faults(monitor)
+    assert monitor.total_requests == 0
+
+
+@pytest.mark.parametrize("run", WHOLE)
+def test_the_same_requests_without_a_fault(
+    run: Run, monitor: MetricsMonitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(monitor, route=lambda request: "/x", user=lambda request: "ada")
+    assert_counted(monitor, complete())
+    assert monitor.get_active_user_ids() == ["ada"]
+    assert faults(monitor) == 0
+    assert not caplog.records
+
+
+def test_a_websocket_that_cannot_be_counted(
+    monitor: MetricsMonitor, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was not counted as opened is not counted as closed, either."""
+    monitor.increment_websocket_connections()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        monkeypatch.undo()
+
+    for _ in range(TIMES):
+        monkeypatch.setattr(monitor.recorder, "websocket_opened", broken)
+        exchange = Exchange()
+        scope = new_scope() | {"type": "websocket"}
+        asyncio.run(
+            ASGIMetricsMiddleware(app, monitor)(scope, exchange.receive, exchange.send)  # type: ignore[arg-type]
+        )
+        assert [message["type"] for message in exchange.sent] == ["websocket.accept"]
+    assert_told(monitor, caplog, "counting a WebSocket")
+    assert monitor.get_websocket_connections() == 1
+
+
+def test_a_segment_that_cannot_be_opened(
+    monitor: MetricsMonitor, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope["type"])
+
+    monkeypatch.setattr(monitor.recorder, "open", broken)
+    for _ in range(TIMES):
+        exchange = Exchange()
+        asyncio.run(
+            ASGIMetricsMiddleware(app, monitor)(
+                {"type": "lifespan"}, exchange.receive, exchange.send
+            )  # type: ignore[arg-type]
+        )
+    monkeypatch.undo()
+    assert seen == ["lifespan"] * TIMES
+    assert_told(monitor, caplog, "opening the worker's segment")
+
+
+@pytest.mark.parametrize("kind", [WSGIMetricsMiddleware, ASGIMetricsMiddleware])
+def test_an_auth_policy_that_fails(
+    kind: Any, monitor: MetricsMonitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The sub-app answers 500 and says nothing; the application goes on."""
+    is_wsgi = kind is WSGIMetricsMiddleware
+    app = kind(wsgi_hello if is_wsgi else hello, monitor, path="/metrics", auth=broken)
+    ask: Callable[..., bytes] = get if is_wsgi else fetch
+    for _ in range(TIMES):
+        assert ask(app, path="/metrics/current") == b'{"error":"Internal error"}'
+    assert ask(app, path="/") == b"hello"
+    assert_told(monitor, caplog, "")
+    assert_counted(monitor, complete())
+
+
+def test_what_failed_before_does_not_hide_what_fails_now(monitor: MetricsMonitor) -> None:
+    """An exception of the application has no fault of ours for its context."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await start(send)
+        raise OwnError
+
+    with pytest.raises(OwnError) as caught:
+        fetch(ASGIMetricsMiddleware(app, monitor, route=broken, user=broken))
+    assert caught.value.__context__ is None
+    assert_counted(monitor, failed(200))

@@ -1,0 +1,535 @@
+"""Damage to segments and to their directory: the rest is right, what is left out is told, and no
+record or read fails."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import random
+import shutil
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from kits.crew import Crew, SharedClock, Worker, crew, shared_numbers
+
+import metricsmw.group
+from metricsmw import MetricsMonitor
+from metricsmw.clock import ManualClock
+from metricsmw.segment import (
+    DIRECTORY_OFFSET,
+    FIXED_BYTES,
+    HEADER_BYTES,
+    SERVER_SHAPE,
+    Field,
+)
+from metricsmw.snapshot import NUMERIC_FIELDS
+
+ROOT = os.geteuid() == 0
+STEP = 5.0
+NOBODY = 65534
+
+Numbers = tuple[int, dict[str, int], list[str]]
+
+
+def record(monitor: MetricsMonitor, name: str, times: int) -> None:
+    """In a worker: so many requests of one user to one route."""
+    for _ in range(times):
+        monitor.record_request(10.0, user_id=name, method="GET", route=f"/{name}", status=200)
+
+
+def numbers(monitor: MetricsMonitor) -> Numbers:
+    """In a worker: requests, routes and users, out of an answer that is one."""
+    snapshot = monitor.get_current_snapshot().to_dict()
+    statistics = monitor.get_statistics()
+    values = [float(snapshot[name]) for name in NUMERIC_FIELDS]
+    assert all(math.isfinite(value) and value >= 0 for value in values)
+    json.dumps([statistics, monitor.get_metrics_history(), monitor.get_health()], allow_nan=False)
+    routes = {row["route"]: row["requests"] for row in monitor.get_routes()}
+    return monitor.total_requests, routes, monitor.get_active_user_ids()
+
+
+def segment_path(monitor: MetricsMonitor) -> str:
+    """In a worker: its file."""
+    group = monitor._group
+    assert isinstance(group, metricsmw.group.SharedGroup)
+    return str(group.directory / group.name)
+
+
+def expected(**counts: int) -> Numbers:
+    return sum(counts.values()), {f"/{name}": n for name, n in counts.items()}, sorted(counts)
+
+
+@dataclass
+class Scene:
+    """A worker that reads, one that lives and one that has died; all have recorded."""
+
+    workers: Crew
+    clock: SharedClock
+    reader: Worker
+    live: Worker
+    files: dict[str, Path]
+
+    def damage(self, victim: str, do: Callable[[Path], None]) -> None:
+        do(self.files[victim])
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    clock = SharedClock()
+    with crew(3, clock) as workers:
+        reader, live, dead = workers.workers
+        reader.do(record, "reader", 3)
+        live.do(record, "live", 5)
+        dead.do(record, "dead", 7)
+        clock.advance(STEP)
+        live.do(record, "live", 5)
+        dead.do(record, "dead", 7)
+        clock.advance(STEP)
+        files = {"live": Path(live.do(segment_path)), "dead": Path(dead.do(segment_path))}
+        dead.kill()
+        assert reader.do(numbers) == expected(reader=3, live=10, dead=14)
+        yield Scene(workers, clock, reader, live, files)
+
+
+def truncate(length: int) -> Callable[[Path], None]:
+    """Cut off at that length; from the end where it is negative."""
+
+    def do(path: Path) -> None:
+        os.truncate(path, length if length >= 0 else path.stat().st_size + length)
+
+    return do
+
+
+def overwrite(
+    offset: int, size: int | None, fill: Callable[[int], bytes]
+) -> Callable[[Path], None]:
+    """Fill so many bytes; to the end where there is no size."""
+
+    def do(path: Path) -> None:
+        with path.open("r+b") as file:
+            file.seek(offset)
+            file.write(fill(path.stat().st_size - offset if size is None else size))
+
+    return do
+
+
+def replace(make: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Put something else in its place."""
+
+    def do(path: Path) -> None:
+        path.unlink()
+        make(path)
+
+    return do
+
+
+def write_text(path: Path) -> None:
+    path.write_text("no segment\n" * 1000)
+
+
+def set_field(field: Field, value: float) -> Callable[[Path], None]:
+    return overwrite(field * 8, 8, lambda size: struct.pack("d", value))
+
+
+zeros = bytes
+noise = random.Random(11).randbytes
+
+TRUNCATED = {
+    f"truncated at {length}": truncate(length)
+    for length in (
+        *(0, 1, 7, 8, 100, HEADER_BYTES - 1, HEADER_BYTES, HEADER_BYTES + SERVER_SHAPE.current),
+        *(HEADER_BYTES + SERVER_SHAPE.checkpoint(0), FIXED_BYTES - 1, FIXED_BYTES, -4096, -1),
+    )
+}
+OVERWRITTEN = {
+    "zeroed": overwrite(0, None, zeros),
+    "header zeroed": overwrite(0, HEADER_BYTES, zeros),
+    "counts zeroed": overwrite(HEADER_BYTES, SERVER_SHAPE.size, zeros),
+    "random bytes": overwrite(0, None, noise),
+    "random header": overwrite(Field.PID * 8, HEADER_BYTES - Field.PID * 8, noise),
+    "random chunk directory": overwrite(DIRECTORY_OFFSET, 512, noise),
+    "random steps": overwrite(HEADER_BYTES, SERVER_SHAPE.current, noise),
+    "random counts": overwrite(HEADER_BYTES + SERVER_SHAPE.current, SERVER_SHAPE.stride, noise),
+    "random from the counts on": overwrite(HEADER_BYTES, None, noise),
+    "older version": set_field(Field.LAYOUT, 0.0),
+    "newer version": set_field(Field.LAYOUT, 2.0),
+    "another window": set_field(Field.WINDOW, 60.0),
+    "impossible chunks": set_field(Field.CHUNKS, 1e9),
+    "no number": set_field(Field.CREATED, math.nan),
+    "infinite": set_field(Field.IN_FLIGHT, math.inf),
+    "no process": set_field(Field.PID, math.nan),
+    "a process beyond all": set_field(Field.PID, math.inf),
+}
+REPLACED = {
+    "symbolic link": replace(lambda path: path.symlink_to("/etc/passwd")),
+    "link to nothing": replace(lambda path: path.symlink_to("nowhere")),
+    "link to itself": replace(lambda path: path.symlink_to(path)),
+    "link to another segment": replace(lambda path: path.symlink_to(path.parent / "worker-0")),
+    "directory": replace(Path.mkdir),
+    "FIFO": replace(os.mkfifo),
+    "empty file": replace(Path.touch),
+    "text": replace(write_text),
+}
+OWNED = {"owned by another user": lambda path: os.chown(path, NOBODY, NOBODY)} if ROOT else {}
+ALL = {**TRUNCATED, **OVERWRITTEN, **REPLACED, **OWNED}
+
+
+def left_out(worker: Worker) -> int:
+    """How many segments that worker says it leaves out."""
+    health = worker.do(MetricsMonitor.get_health)
+    assert (health["status"] == "degraded") == (health["segments_left_out"] > 0)
+    return health["segments_left_out"]
+
+
+@pytest.mark.parametrize("damage", ALL.values(), ids=list(ALL))
+def test_a_dead_workers_segment(scene: Scene, damage: Callable[[Path], None]) -> None:
+    scene.damage("dead", damage)
+    for worker in (scene.reader, scene.live):
+        assert worker.do(numbers) == expected(reader=3, live=10)
+        assert left_out(worker) == 1
+    # Nobody takes it over; the server goes on without it.
+    new = scene.workers.start()
+    new.do(record, "new", 2)
+    scene.live.do(record, "live", 1)
+    for worker in (scene.reader, scene.live, new):
+        assert worker.do(numbers) == expected(reader=3, live=11, new=2)
+        assert left_out(worker) == 1
+    scene.clock.advance(STEP)
+    new.do(MetricsMonitor.reset_statistics)
+    scene.clock.advance(STEP)
+    scene.reader.do(record, "reader", 1)
+    for worker in (scene.reader, scene.live, new):
+        assert worker.do(numbers) == expected(reader=1)
+
+
+@pytest.mark.parametrize("damage", ALL.values(), ids=list(ALL))
+def test_another_live_workers_segment(scene: Scene, damage: Callable[[Path], None]) -> None:
+    scene.damage("live", damage)
+    assert scene.reader.do(numbers) == expected(reader=3, dead=14)
+    assert left_out(scene.reader) == 1
+    # One that joins takes over the dead one's.
+    new = scene.workers.start()
+    new.do(record, "new", 2)
+    for worker in (scene.reader, new):
+        assert worker.do(numbers) == expected(reader=3, dead=14, new=2)
+        assert left_out(worker) == 1
+    # The victim itself goes on without a fault, and sees the others.
+    scene.clock.advance(STEP)
+    scene.live.do(record, "live", 4)
+    total, routes, _ = scene.live.do(numbers)
+    assert routes["/dead"] == 14
+    assert total >= 19
+    total, routes, _ = scene.reader.do(numbers)
+    assert total in (19, 23)
+    assert routes["/dead"] == 14
+
+
+def test_what_was_damaged_at_a_reset_does_not_come_back(scene: Scene) -> None:
+    # Damage to the state at the window's start passes as the window moves on.
+    label = int(scene.clock.monotonic() // STEP) - 1
+    checkpoint = HEADER_BYTES + SERVER_SHAPE.checkpoint(label % SERVER_SHAPE.slots)
+    scene.damage("dead", overwrite(checkpoint, SERVER_SHAPE.stride, noise))
+    assert scene.reader.do(numbers) == expected(reader=3, live=10)
+    scene.reader.do(MetricsMonitor.reset_statistics)
+    scene.clock.advance(400)
+    for worker in (scene.reader, scene.live):
+        assert worker.do(numbers) == expected()
+        assert left_out(worker) == 0
+
+
+def cut_and_restore(path: Path, times: int) -> None:
+    whole = path.read_bytes()
+    for number in range(times):
+        os.truncate(path, number * 4096 % len(whole))
+        with path.open("r+b") as file:
+            file.write(whole)
+
+
+def test_readers_survive_a_segment_that_comes_and_goes(scene: Scene) -> None:
+    reads = scene.reader.begin(read_until_told)
+    cut_and_restore(scene.files["dead"], 1000)
+    GO[0] = 0.0
+    seen = reads()
+    assert {27} <= seen <= {13, 27}
+
+
+GO = shared_numbers(1)
+
+
+def read_until_told(monitor: MetricsMonitor) -> set[int]:
+    """In a worker: the totals that it has seen."""
+    GO[0] = 1.0
+    seen: set[int] = set()
+    while GO[0]:
+        numbers(monitor)
+        seen.add(monitor.total_requests)
+    return seen | {monitor.total_requests}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_damage_to_any_part(seed: int) -> None:
+    """What cannot be told from counts may be counted; but all answers are answers, and whoever
+    joins can record."""
+    chance = random.Random(seed)
+    clock = ManualClock()
+    with MetricsMonitor(shared=True, clock=clock) as reader:
+        record(reader, "reader", 3)
+        dying = MetricsMonitor(shared=True, clock=clock)
+        for name in ("dead", "dead too"):
+            record(dying, name, 4)
+            clock.advance(STEP)
+        path = Path(segment_path(dying))
+        dying.close()
+        whole = path.read_bytes()
+        for _ in range(60):
+            data = bytearray(whole)
+            for _ in range(chance.choice([1, 1, 2, 5])):
+                start = chance.choice([0, HEADER_BYTES, FIXED_BYTES, chance.randrange(len(data))])
+                start = min(start + chance.randrange(2048), len(data))
+                size = chance.choice([1, 8, 8, 64, 4096, len(data)])
+                data[start : start + size] = chance.choice([zeros, noise, ones])(size)
+            path.write_bytes(data[: len(whole)])
+            total, routes, users = numbers(reader)
+            assert total >= 3
+            assert routes["/reader"] == 3
+            assert "reader" in users
+            with MetricsMonitor(shared=True, clock=clock) as new:
+                before = numbers(new)[0]
+                record(new, "new", 2)
+                total, routes, users = numbers(new)
+                assert (total - before, routes["/new"]) == (2, 2)
+                assert {"new", "reader"} <= set(users)
+                own = Path(segment_path(new))
+            if own != path:
+                own.unlink()
+
+
+def ones(size: int) -> bytes:
+    return b"\xff" * size
+
+
+# --- no room, no permission, no place ------------------------------------------------------------
+
+
+def use_everything(monitor: MetricsMonitor, clock: ManualClock) -> None:
+    """Nothing of this may raise; and what has no room for its route or user still counts."""
+    before = monitor.total_requests
+    for number in range(300):
+        record(monitor, f"{number:03}" + "x" * (number % 3) * 40, 1)
+    monitor.recorder.end(monitor.recorder.begin(), 200, "/", "GET")
+    monitor.increment_websocket_connections()
+    assert monitor.total_requests == before + 301
+    assert numbers(monitor)[0] == before + 301
+    clock.advance(60)
+    record(monitor, "later", 1)
+    assert numbers(monitor)[0] == before + 302
+    monitor.decrement_websocket_connections()
+
+
+@pytest.mark.parametrize("grants", range(12))
+def test_no_room(grants: int, monkeypatch: pytest.MonkeyPatch, clock: ManualClock) -> None:
+    """The file system is full after so many allocations, whatever they are for."""
+    with MetricsMonitor(shared=True, clock=clock) as other:
+        record(other, "other", 5)
+        left = grants
+        real = os.posix_fallocate
+
+        def posix_fallocate(fd: int, offset: int, size: int) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            real(fd, offset, size)
+
+        monkeypatch.setattr(os, "posix_fallocate", posix_fallocate)
+        with MetricsMonitor(shared=True, clock=clock) as monitor:
+            use_everything(monitor, clock)
+            assert left < 0
+            health = monitor.get_health()
+            if health["mode"] == "private":
+                assert "No space left" in health["mode_reason"]
+                assert monitor.total_requests == 302
+                assert health["workers"] == 1
+            else:
+                assert monitor.total_requests == 307
+                # Routes that had no room are in <other>, or in none, and then that is told.
+                routes = numbers(monitor)[1]
+                assert sum(routes.values()) == 307 or health["faults"] > 0
+                # Users that had none make it an estimate, or that is told.
+                exact = "active_users_error_pct" not in monitor.get_statistics()["current"]
+                assert not exact or monitor.get_active_users() == 302 or health["faults"] > 0
+        monkeypatch.undo()
+        total, routes, users = numbers(other)
+        assert total in (5, 307)
+        assert routes["/other"] == 5
+        assert "other" in users
+        # A worker that could not be is none; it left nothing that would be taken for one.
+        assert other.get_health()["workers"] == 1
+        assert left_out_of(other) == 0
+
+
+def left_out_of(monitor: MetricsMonitor) -> int:
+    return monitor.get_health()["segments_left_out"]
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can mount a file system")
+@pytest.mark.parametrize("kilobytes", [4, 8, 64, 600, 628, 644, 660, 700, 1000, 1500, 2000])
+def test_a_full_file_system(
+    tmp_path: Path, kilobytes: int, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
+) -> None:
+    options = ["-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(tmp_path)]
+    if subprocess.run(["mount", *options], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        monkeypatch.setenv("METRICSMW_DIR", str(tmp_path))
+        with MetricsMonitor(shared=True, clock=clock) as monitor:
+            use_everything(monitor, clock)
+            try:
+                monitor.reset_statistics()
+            except OSError:  # it cannot be for all, so it is for none
+                assert monitor.total_requests == 302
+            else:
+                assert monitor.total_requests == 0
+            use_everything(monitor, clock)
+            with MetricsMonitor(shared=True, clock=clock) as second:
+                use_everything(second, clock)
+    finally:
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
+def become_nobody() -> None:
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+
+
+def use_as_nobody(monitor: MetricsMonitor) -> tuple[str, str, int]:
+    """In a worker."""
+    record(monitor, "nobody", 3)
+    health = monitor.get_health()
+    return health["mode"], health["mode_reason"], numbers(monitor)[0]
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can become somebody else")
+@pytest.mark.parametrize("made", ["nothing", "its directory", "somebody's directory", "a file"])
+def test_a_directory_that_is_read_only(made: str) -> None:
+    base = Path(os.environ["METRICSMW_DIR"])
+    base.chmod(0o755)
+    place = base / f"metricsmw-{NOBODY}"
+    if made == "a file":
+        place.touch()
+    elif made != "nothing":
+        place.mkdir(mode=0o500)
+        if made == "its directory":
+            os.chown(place, NOBODY, NOBODY)
+    with crew(0) as workers:
+        mode, reason, total = workers.start(become_nobody).do(use_as_nobody)
+    assert (mode, total) == ("private", 3)
+    assert reason
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can become somebody else")
+def test_a_directory_that_becomes_read_only() -> None:
+    base = Path(os.environ["METRICSMW_DIR"])
+    base.chmod(0o777)
+    with crew(0) as workers:
+        first, second = workers.start(become_nobody), workers.start(become_nobody)
+        workers.all(record, "any", 2)
+        Path(first.do(segment_path)).parent.chmod(0o500)
+        assert workers.start(become_nobody).do(use_as_nobody)[::2] == ("private", 3)
+        first.do(record, "any", 2)
+        for worker in (first, second):
+            assert worker.do(numbers) == expected(any=6)
+            assert worker.do(MetricsMonitor.get_health)["workers"] == 2
+
+
+def test_without_dev_shm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hide_dev_shm(monkeypatch)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delenv("METRICSMW_DIR")
+    with crew(2) as workers:
+        workers.all(record, "any", 3)
+        assert workers.all(numbers) == [expected(any=6)] * 2
+        for path in workers.all(segment_path):
+            assert Path(path).is_relative_to(tmp_path)
+
+
+def test_without_any_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
+) -> None:
+    hide_dev_shm(monkeypatch)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    monkeypatch.delenv("METRICSMW_DIR")
+    with MetricsMonitor(shared=True, clock=clock) as monitor:
+        use_everything(monitor, clock)
+        assert monitor.get_health()["mode"] == "private"
+
+
+def hide_dev_shm(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.is_dir
+    monkeypatch.setattr(Path, "is_dir", lambda path: str(path) != "/dev/shm" and real(path))
+
+
+# --- what the workers share ----------------------------------------------------------------------
+
+SHARED_FILES = {
+    "truncated": truncate(0),
+    "cut in the middle": truncate(60),
+    "zeroed": overwrite(0, None, zeros),
+    "random bytes": overwrite(0, None, noise),
+    "infinite": overwrite(8, 32, lambda size: struct.pack("4d", *[math.inf] * 4)),
+    "no numbers": overwrite(8, None, ones),
+    "symbolic link": replace(lambda path: path.symlink_to("/etc/passwd")),
+    "directory": replace(Path.mkdir),
+    "FIFO": replace(os.mkfifo),
+    "gone": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("name", ["history", "reset", "lock"])
+@pytest.mark.parametrize("damage", SHARED_FILES.values(), ids=list(SHARED_FILES))
+def test_a_shared_file(name: str, damage: Callable[[Path], None]) -> None:
+    clock = SharedClock()
+    with crew(2, clock) as workers:
+        first, second = workers.workers
+        workers.all(record, "old", 2)
+        clock.advance(STEP)
+        first.do(MetricsMonitor.reset_statistics)
+        clock.advance(STEP)
+        workers.all(record, "new", 3)
+        clock.advance(120)
+        assert workers.all(numbers) == [expected(new=6)] * 2
+        damage(Path(first.do(segment_path)).with_name(name))
+        joined = workers.start()
+        for worker in (first, second, joined):
+            worker.do(record, "new", 1)
+            total, routes, _ = worker.do(numbers)
+            assert total >= routes["/new"] >= 1
+        clock.advance(70)
+        for worker in (first, second, joined):
+            total = worker.do(numbers)[0]
+            history = worker.do(MetricsMonitor.get_metrics_history)
+            # No minute is made up: not more than there were, and none with numbers of its own.
+            assert len(history) <= 3
+            assert all(0 <= int(row["total_requests"]) <= total for row in history)
+
+
+def test_the_directory_is_removed() -> None:
+    clock = SharedClock()
+    with crew(2, clock) as workers:
+        workers.all(record, "before", 3)
+        directory = Path(workers.workers[0].do(segment_path)).parent
+        clock.advance(STEP)
+        shutil.rmtree(directory)
+        # What was counted is lost with it; from now on they count together again.
+        workers.all(record, "after", 2)
+        assert workers.all(numbers) == [expected(after=4)] * 2
+        shutil.rmtree(directory)
+        clock.advance(STEP)
+        assert workers.all(numbers) == [expected()] * 2

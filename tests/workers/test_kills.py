@@ -1,0 +1,199 @@
+"""SIGKILL: what was counted stays, what was open is gone, and a dead server leaves nothing."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import random
+import signal
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kits.routes_kit import Api
+from kits.servers import Server, serve, wait_until
+from kits.workers import (
+    ENV,
+    announced,
+    ask,
+    directory_of,
+    held,
+    is_gone,
+    live_pids,
+    run_script,
+    segment_files,
+)
+from websockets.sync.client import connect
+
+WSGI, ASGI = "apps.raw_wsgi:app", "apps.raw_asgi:app"
+BROKEN = (OSError, http.client.HTTPException)
+
+
+def kill(pid: int) -> None:
+    """End a process for good; returns when it is gone."""
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: is_gone(pid), f"the end of {pid}")
+
+
+def current(server: Server) -> dict[str, Any]:
+    """The numbers as the first worker that answers shows them."""
+    while True:
+        with suppress(*BROKEN):
+            return Api(server).current()
+
+
+class Load:
+    """Clients that ask without pause, and one that reads; all over fresh connections."""
+
+    def __init__(self, server: Server) -> None:
+        self.completed = 0
+        self.broken = 0
+        self.readings: list[int] = []
+        self._server = server
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+
+    @contextmanager
+    def running(self, clients: int) -> Iterator[None]:
+        with ThreadPoolExecutor(clients + 1) as pool:
+            tasks = [pool.submit(self._ask) for _ in range(clients)]
+            tasks.append(pool.submit(self._read))
+            try:
+                yield
+            finally:
+                self._over.set()
+            for task in tasks:
+                task.result()
+
+    def _ask(self) -> None:
+        while not self._over.is_set():
+            try:
+                done = self._server.get("/hello").status == 200
+            except BROKEN:
+                done = False
+            with self._lock:
+                self.completed += done
+                self.broken += not done
+
+    def _read(self) -> None:
+        while not self._over.is_set():
+            self.readings.append(current(self._server)["total_requests"])
+
+
+KILLED = {
+    "sync": ["--worker-class", "sync"],
+    "gthread": ["--worker-class", "gthread", "--threads", "4", "--preload"],
+}
+
+
+@pytest.mark.parametrize("args", KILLED.values(), ids=KILLED)
+def test_no_count_is_lost_or_goes_back(args: Sequence[str]) -> None:
+    workers, kills, clients = 4, 10, 3
+    chance = random.Random(20)
+    with serve("gunicorn", WSGI, workers=workers, args=args, env=ENV) as server:
+        announced(server)
+        directory = directory_of(server)
+        load = Load(server)
+        lived = set(server.worker_pids())
+        with load.running(clients):
+            for _ in range(kills):
+                before = len(load.readings)
+                wait_until(lambda: len(load.readings) > before + 2, "reads")  # noqa: B023
+                kill(chance.choice(server.worker_pids()))
+                wait_until(lambda: len(server.worker_pids()) == workers, "a new worker")
+                announced(server)
+                lived.update(server.worker_pids())
+        assert len(lived) == workers + kills
+        settled = Api(server)
+        settled.until(lambda: settled.current()["requests_in_flight"] == 0, "the end of requests")
+        last = settled.current()
+        # One that broke was counted or not: its worker was killed before or after the count.
+        assert load.completed <= last["total_requests"] <= load.completed + load.broken
+        assert load.broken <= kills * clients
+        assert load.readings == sorted(load.readings)
+        assert last["total_requests"] >= load.readings[-1]
+        assert last["workers"] == workers
+        assert live_pids(directory) == server.worker_pids()
+        assert len(segment_files(directory)) == workers
+
+
+def kill_the_busiest(server: Server, ports: Collection[int]) -> int:
+    """Kill the worker that has most of these connections; how many it had."""
+    killed = max(server.worker_pids(), key=lambda pid: held(pid, ports))
+    lost = held(killed, ports)
+    assert lost >= len(ports) / 2
+    kill(killed)
+    return lost
+
+
+def test_the_websockets_of_the_dead_are_gone_at_the_next_read() -> None:
+    with serve("uvicorn", ASGI, workers=2, env=ENV) as server, ExitStack() as sockets:
+        announced(server)
+        ports = set()
+        for _ in range(6):
+            url = f"ws://{server.host}:{server.port}/ws"
+            socket = sockets.enter_context(connect(url, close_timeout=1))
+            socket.send("hello")
+            assert socket.recv() == "hello"
+            ports.add(socket.local_address[1])
+        assert current(server)["websocket_connections"] == 6
+        lost = kill_the_busiest(server, ports)
+        assert current(server)["websocket_connections"] == 6 - lost
+
+
+def test_the_requests_in_flight_of_the_dead_are_gone_at_the_next_read() -> None:
+    args = ["--worker-class", "gthread", "--threads", "8"]
+    with serve("gunicorn", WSGI, workers=2, args=args, env=ENV) as server, ExitStack() as clients:
+        announced(server)
+        ports = set()
+        for _ in range(4):
+            client = http.client.HTTPConnection(server.host, server.port)
+            clients.callback(client.close)
+            client.request("GET", "/slow?ms=20000")
+            ports.add(client.sock.getsockname()[1])
+        wait_until(lambda: current(server)["requests_in_flight"] == 4, "four requests")
+        lost = kill_the_busiest(server, ports)
+        assert current(server)["requests_in_flight"] == 4 - lost
+        assert current(server)["total_requests"] == 0
+        os.killpg(server.pid, signal.SIGKILL)  # no need to wait for the rest
+
+
+def test_a_new_server_begins_at_nothing_and_clears_away_the_dead() -> None:
+    with serve("gunicorn", WSGI, workers=2, env=ENV) as server:
+        announced(server)
+        directory = directory_of(server)
+        ask(server, 5)
+        Api(server).settled(5)
+        os.killpg(server.pid, signal.SIGKILL)
+        wait_until(server.ended, "the end of the server")
+        assert len(segment_files(directory)) == 2
+    with serve("gunicorn", WSGI, workers=2, env=ENV) as server:
+        announced(server)
+        assert not directory.exists()
+        ask(server, 3)
+        assert Api(server).settled(3)["workers"] == 2
+        assert len(Api(server).routes()) == 1
+
+
+def test_in_a_directory_by_hand_a_new_server_begins_at_nothing_too(tmp_path: Path) -> None:
+    env = {**ENV, "METRICSMW_DIR": str(tmp_path)}
+    directory = tmp_path / f"metricsmw-{os.geteuid()}"
+    for requests in (5, 3):
+        with serve("gunicorn", WSGI, workers=2, env=env) as server:
+            announced(server, directory)
+            ask(server, requests)
+            assert Api(server).settled(requests)["workers"] == 2
+            os.killpg(server.pid, signal.SIGKILL)
+            wait_until(server.ended, "the end of the server")
+    assert len(segment_files(directory)) == 2
+
+
+def test_a_child_of_a_dead_worker_does_not_keep_it_alive() -> None:
+    """A worker's threads are in the middle of everything when it forks children that outlive it."""
+    before, after = run_script("orphans.py")
+    assert before == {"workers": 2, "requests_in_flight": 1}
+    assert after == {"workers": 1, "requests_in_flight": 0}
