@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from metricsmw import MetricsMonitor, get_metrics_monitor
 
 from .contract import Exclude as Exclude
-from .contract import disown, excluder
+from .contract import excluder
 from .hosts import HOST_KEY, listen, route_of_scope, user_of_scope
 
 if TYPE_CHECKING:
@@ -139,11 +139,9 @@ class ASGIMetricsMiddleware:
         _, below = split(scope["path"], scope.get("root_path", ""))
         path = self._sub_path
         if path is not None and (below == path or below.startswith(path + "/")):
-            scope[self._key] = None  # no middleware of ours further in may count it either
-            disown(scope)  # nor one further out
-            return self._serve
+            return self._serve  # which takes it out of the numbers of those further out
         if self._excluded is not None and self._excluded(below):
-            scope[self._key] = None
+            scope[self._key] = None  # nor may a middleware of ours further in count it
             return self.app
         return None
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 from metricsmw import MetricsMonitor, get_metrics_monitor
 
 from .contract import Exclude as Exclude
-from .contract import disown, excluder
+from .contract import excluder
 from .hosts import HOST_KEY, listen, route_of_environ, user_of_environ
 
 if TYPE_CHECKING:
@@ -146,11 +146,9 @@ class WSGIMetricsMiddleware:
         below = environ.get("PATH_INFO", "")
         path = self._sub_path
         if path is not None and (below == path or below.startswith(path + "/")):
-            environ[self._key] = None  # no middleware of ours further in may count it either
-            disown(environ)  # nor one further out
-            return self._serve
+            return self._serve  # which takes it out of the numbers of those further out
         if self._excluded is not None and self._excluded(as_text(below)):
-            environ[self._key] = None
+            environ[self._key] = None  # nor may a middleware of ours further in count it
             return self.app
         return None
 

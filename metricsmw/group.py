@@ -28,11 +28,12 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
+from zlib import crc32
 
 from metricsmw.config import Settings
 from metricsmw.history import FileBytes, History, MemoryBytes
 from metricsmw.merge import NEVER, DamagedError, Period, Reset, SegmentReading, Source
-from metricsmw.segment import FIXED_BYTES, AnonymousMemory, Field, FileMemory, Memory, Segment
+from metricsmw.segment import HEADER_BYTES, AnonymousMemory, Field, FileMemory, Memory, Segment
 from metricsmw.server import Process, root_process, this_process
 
 try:
@@ -43,6 +44,7 @@ except ImportError:  # Windows
 Mode = Literal["private", "shared"]
 
 PREFIX = "worker-"
+RESET_CHECK = struct.Struct("<I")
 RESET_HEADER = struct.Struct("<dQ")
 RESET_ENTRY = struct.Struct("<QQQ")
 
@@ -123,8 +125,7 @@ class PrivateGroup:
 class _FileSource:
     """Another worker's segment. Read by `pread`: a truncated file is a short read, no SIGBUS."""
 
-    def __init__(self, path: str, inode: int) -> None:
-        self.inode = inode
+    def __init__(self, path: str) -> None:
         self._fd = _open_own(path, os.O_RDONLY)
 
     @property
@@ -148,8 +149,7 @@ class _Unreadable:
 
     alive = False
 
-    def __init__(self, inode: int, error: OSError) -> None:
-        self.inode = inode
+    def __init__(self, error: OSError) -> None:
         self._error = error
 
     def read(self, offset: int, size: int) -> bytes:
@@ -167,6 +167,15 @@ def _open_own(path: str, flags: int) -> int:
         os.close(fd)
         raise PermissionError("not a regular file of this user")
     return fd
+
+
+def _process(header: bytes, pid: Field, start: Field) -> Process | None:
+    """A process that a segment's header names; None where it names none."""
+    try:
+        numbers = memoryview(header).cast("d")
+        return Process(int(numbers[pid]), int(numbers[start]))
+    except (IndexError, TypeError, ValueError, OverflowError):
+        return None
 
 
 def _make_private_directory(path: Path) -> None:
@@ -211,7 +220,8 @@ class SharedGroup:
         if fcntl is None:
             raise OSError("this platform has no file locks")
         self._settings = settings
-        self._sources: dict[str, _FileSource | _Unreadable] = {}
+        # With the file's inode and owner, as a name may come to stand for another file.
+        self._sources: dict[str, tuple[tuple[int, int], _FileSource | _Unreadable]] = {}
         self._sources_lock = threading.Lock()
         # The flock is the process's; this keeps its threads apart.
         self._thread_lock = threading.Lock()
@@ -238,14 +248,13 @@ class SharedGroup:
             with self.exclusive(wait=True):
                 if by_hand:
                     self._clear_if_dead()
-                history = self._open_shared("history")
-                undo.callback(os.close, history)
+                self._history_bytes = FileBytes(self._open_shared("history"))
+                undo.callback(self._history_bytes.close)
+                self.history = History(self._history_bytes, settings.max_history_minutes)
                 place = self._adopt(root, now) or self._create(root, now)
             undo.pop_all()
         self.name, self._alive_fd, self.segment = place
         self._inode = os.fstat(self._alive_fd).st_ino
-        self._history_bytes = FileBytes(history)
-        self.history = History(self._history_bytes, settings.max_history_minutes)
 
     def _open_shared(self, name: str) -> int:
         return os.open(self.directory / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -262,18 +271,14 @@ class SharedGroup:
         """Start clean where all that is there belongs to servers that have ended."""
         for name in self._files():
             try:
-                source = _FileSource(str(self.directory / name), 0)
+                source = _FileSource(str(self.directory / name))
             except OSError:
                 continue
-            try:
-                header = memoryview(source.read(0, 4096)).cast("d")
-                root = Process(int(header[Field.ROOT_PID]), int(header[Field.ROOT_START]))
-                if source.alive or root.is_running:
-                    return
-            except (IndexError, TypeError, ValueError, OverflowError):
-                pass
-            finally:
-                source.close()
+            root = _process(source.read(0, HEADER_BYTES), Field.ROOT_PID, Field.ROOT_START)
+            needed = source.alive or (root is not None and root.is_running)
+            source.close()
+            if needed:
+                return
         for entry in os.scandir(self.directory):
             if entry.name.startswith(PREFIX) or entry.name in ("reset", "history"):
                 with contextlib.suppress(OSError):
@@ -314,12 +319,10 @@ class SharedGroup:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                header = memoryview(os.pread(fd, FIXED_BYTES, 0)[:4096])
-                if len(header) == 4096:
-                    numbers = header.cast("d")
-                    owner = Process(int(numbers[Field.PID]), int(numbers[Field.PROCESS_START]))
-                    if owner.is_running:
-                        return False
+                header = os.pread(fd, HEADER_BYTES, 0)
+                owner = _process(header, Field.PID, Field.PROCESS_START)
+                if owner is not None and owner.is_running:
+                    return False
                 time.sleep(0.001)
             else:
                 return True
@@ -368,21 +371,26 @@ class SharedGroup:
                 name = entry.name
                 if not name.startswith(PREFIX):
                     continue
-                if name == self.name and entry.inode() == self._inode:
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if name == self.name and status.st_ino == self._inode:
                     found[name] = _OwnSource(self.segment.memory)
                     continue
-                known = self._sources.get(name)
-                if known is None or known.inode != entry.inode():
-                    if known is not None:
-                        known.close()
+                identity = status.st_ino, status.st_uid
+                before, source = self._sources.get(name, (None, None))
+                if source is None or before != identity:
+                    if source is not None:
+                        source.close()
                     try:
-                        known = _FileSource(entry.path, entry.inode())
+                        source = _FileSource(entry.path)
                     except OSError as error:
-                        known = _Unreadable(entry.inode(), error)
-                    self._sources[name] = known
-                found[name] = known
+                        source = _Unreadable(error)
+                    self._sources[name] = identity, source
+                found[name] = source
             for name in self._sources.keys() - found.keys():
-                self._sources.pop(name).close()
+                self._sources.pop(name)[1].close()
         return found
 
     # --- what all share --------------------------------------------------------------------------
@@ -419,28 +427,29 @@ class SharedGroup:
 
     def _read_reset(self) -> Reset:
         try:
-            fd = _open_own(self._reset_path, os.O_RDONLY)
-            with open(fd, "rb") as file:
-                data = file.read()
-            at, number = RESET_HEADER.unpack_from(data)
-            states = {}
-            place = RESET_HEADER.size
-            for _ in range(number):
-                nonce, offset, size = RESET_ENTRY.unpack_from(data, place)
-                place += RESET_ENTRY.size
-                states[nonce, offset] = int.from_bytes(data[place : place + size], "little")
-                place += size
-            return Reset(at, states)
-        except (OSError, struct.error):
+            with open(_open_own(self._reset_path, os.O_RDONLY), "rb") as file:
+                check, data = file.read(RESET_CHECK.size), file.read()
+        except OSError:
             return NEVER
+        if len(data) < RESET_HEADER.size or check != RESET_CHECK.pack(crc32(data)):
+            return NEVER  # somebody else wrote there
+        at, number = RESET_HEADER.unpack_from(data)
+        states = {}
+        place = RESET_HEADER.size
+        for _ in range(number):
+            nonce, offset, size = RESET_ENTRY.unpack_from(data, place)
+            place += RESET_ENTRY.size
+            states[nonce, offset] = int.from_bytes(data[place : place + size], "little")
+            place += size
+        return Reset(at, states)
 
     def write_reset(self, reset: Reset) -> None:
+        data = bytearray(RESET_HEADER.pack(reset.at, len(reset.states)))
+        for (nonce, offset), state in reset.states.items():
+            raw = state.to_bytes(-(-state.bit_length() // 8), "little")
+            data += RESET_ENTRY.pack(nonce, offset, len(raw)) + raw
         draft = self.directory / "new-reset"
-        with open(draft, "wb") as file:
-            file.write(RESET_HEADER.pack(reset.at, len(reset.states)))
-            for (nonce, offset), state in reset.states.items():
-                raw = state.to_bytes(-(-state.bit_length() // 8), "little")
-                file.write(RESET_ENTRY.pack(nonce, offset, len(raw)) + raw)
+        draft.write_bytes(RESET_CHECK.pack(crc32(data)) + data)
         draft.replace(self._reset_path)
 
     def close(self) -> None:
@@ -448,7 +457,7 @@ class SharedGroup:
         self.forget()
 
     def forget(self) -> None:
-        for source in self._sources.values():
+        for _, source in self._sources.values():
             source.close()
         self._sources.clear()
         self._history_bytes.close()
@@ -478,7 +487,7 @@ def _has_live_worker(directory: str) -> bool:
         return False
     for path in paths:
         try:
-            source = _FileSource(path, 0)
+            source = _FileSource(path)
         except OSError:
             continue
         alive = source.alive

@@ -263,6 +263,12 @@ class Header:
         self.parts.append(part)
         self.end += part.size
 
+    def route_tables(self) -> Iterable[tuple[int, Shape]]:
+        """Offset and shape of the routes' tables."""
+        for part in self.parts:
+            if part.kind is Kind.ROUTES:
+                yield part.offset, route_shape(part.rows)
+
 
 class SegmentReading:
     """One segment, read once: header and server-wide table; users and routes on demand."""
@@ -316,8 +322,8 @@ class SegmentReading:
             raise DamagedError("truncated")
         return data
 
-    def _parts(self, kind: Kind) -> Iterable[Part]:
-        return (part for part in self._header.parts if part.kind is kind)
+    def _user_parts(self) -> Iterable[Part]:
+        return (part for part in self._header.parts if part.kind is Kind.USERS)
 
     def active(self, oldest: float, timeout: float) -> tuple[int, list[int]]:
         """Keys of the users seen at or after monotonic ``oldest``, and k: the worker kept only
@@ -339,7 +345,7 @@ class SegmentReading:
     def users(self, oldest: float) -> list[int]:
         """Keys of the users seen at or after monotonic ``oldest``."""
         found: list[int] = []
-        for part in self._parts(Kind.USERS):
+        for part in self._user_parts():
             columns = self._bytes(part.offset, part.rows * 16)
             recent, keys = self._user_columns(columns, part.rows, oldest)
             found.extend(compress(keys, recent))
@@ -354,7 +360,7 @@ class SegmentReading:
 
     def user_ids(self, oldest: float) -> Iterable[str]:
         """The ids of users seen at or after monotonic ``oldest``."""
-        for part in self._parts(Kind.USERS):
+        for part in self._user_parts():
             data = self._bytes(part.offset, part.size)
             recent, keys = self._user_columns(data, part.rows, oldest)
             for row in compress(range(part.rows), recent):
@@ -365,15 +371,14 @@ class SegmentReading:
 
     def routes(self) -> Iterable[tuple[Name, int, float]]:
         """(name, lanes in the window, peak in seconds) of every row in use."""
-        for _, offset, rows, _ in self._parts(Kind.ROUTES):
-            shape = route_shape(rows)
+        for offset, shape in self._header.route_tables():
             table = self._table(offset, shape)
             if not table.window:
                 continue
             lanes = table.window.to_bytes(shape.stride, "little")
-            names = self._bytes(offset + shape.names, rows * NAME_BYTES)
+            names = self._bytes(offset + shape.names, shape.rows * NAME_BYTES)
             width = ROUTE_LANES * 8
-            for row in range(rows):
+            for row in range(shape.rows):
                 count = int.from_bytes(lanes[row * width : (row + 1) * width], "little")
                 if not count:
                     continue
@@ -382,15 +387,30 @@ class SegmentReading:
                     raise DamagedError("counts of no route")
                 yield name, count, table.peaks[row]
 
+    def verify(self) -> None:
+        """Look also into what this reading has no need of. Raises `DamagedError`."""
+        for offset, shape in [(SERVER_OFFSET, SERVER_SHAPE), *self._header.route_tables()]:
+            high, zero = _masks(shape.rows * shape.lanes)
+            for slot, label in enumerate(memoryview(self._bytes(offset, shape.since)).cast("d")):
+                if not label:
+                    continue
+                if label % shape.slots != slot:
+                    raise DamagedError("impossible steps")
+                state = self._bytes(offset + shape.checkpoint(slot), shape.stride)
+                if int.from_bytes(state, "little") & high != zero:
+                    raise DamagedError("no counts")
+        self.users(0.0)
+        for _ in self.routes():
+            pass
+
 
 def table_states(read: Read) -> Iterable[tuple[tuple[int, int], int]]:
     """Every table's state as it is now, by (nonce, offset). Raises `DamagedError`."""
     nonce = Header(read(0, HEADER_BYTES)).nonce
     yield (nonce, SERVER_OFFSET), _state(read, SERVER_OFFSET, SERVER_SHAPE)
     # Looked up only now: a route's row that appears later has counted nothing before.
-    for kind, offset, rows, _ in Header(read(0, HEADER_BYTES)).parts:
-        if kind is Kind.ROUTES:
-            yield (nonce, offset), _state(read, offset, route_shape(rows))
+    for offset, shape in Header(read(0, HEADER_BYTES)).route_tables():
+        yield (nonce, offset), _state(read, offset, shape)
 
 
 def _state(read: Read, offset: int, shape: Shape) -> int:
