@@ -13,6 +13,7 @@ import gc
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from statistics import median
 from time import perf_counter
@@ -79,21 +80,32 @@ class Race:
 
 def race(contenders: Mapping[str, Batch], rounds: int, batch_seconds: float) -> Race:
     """Times every contender in batches of about that long; keeps the `rounds` quietest rounds."""
-    names = list(contenders)
     sizes = {name: _batch_size(batch, batch_seconds) for name, batch in contenders.items()}
+    batches = {name: partial(batch, sizes[name]) for name, batch in contenders.items()}
+    return race_once(batches, rounds, sizes)
+
+
+def race_once(
+    batches: Mapping[str, Callable[[], object]],
+    rounds: int,
+    sizes: Mapping[str, int] | None = None,
+) -> Race:
+    """As `race`, of batches whose size is given: what one does counts as so many calls, or one."""
+    names = list(batches)
     timed: list[dict[str, float]] = []
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
         for _ in range(rounds * QUIETEST):
-            timed.append({name: _seconds(contenders[name], sizes[name]) for name in names})
+            timed.append({name: _seconds(batches[name]) for name in names})
             names.append(names.pop(0))
     finally:
         if enabled:
             gc.enable()
     timed.sort(key=lambda seconds: sum(seconds.values()))
     quiet = timed[:rounds]
+    sizes = sizes or dict.fromkeys(names, 1)
     return Race({name: [seconds[name] / sizes[name] for seconds in quiet] for name in names})
 
 
@@ -126,13 +138,13 @@ def _batch_size(batch: Batch, batch_seconds: float) -> int:
     size = 1
     while True:
         # The quickest of three: the first one may open files or fill caches.
-        elapsed = min(_seconds(batch, size) for _ in range(3))
+        elapsed = min(_seconds(partial(batch, size)) for _ in range(3))
         if elapsed >= batch_seconds / 2:
             return max(1, round(size * batch_seconds / elapsed))
         size *= 2
 
 
-def _seconds(batch: Batch, size: int) -> float:
+def _seconds(batch: Callable[[], object]) -> float:
     start = perf_counter()
-    batch(size)
+    batch()
     return perf_counter() - start

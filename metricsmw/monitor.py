@@ -84,6 +84,7 @@ class MetricsMonitor:
         self._clock = clock
         self._created = clock.monotonic()
         self._group: Group | None = None
+        self._user = -1  # whose the group is
         self._resources = _new_sampler()
         self._logged_damage: set[str] = set()
         self.recorder = Recorder(self.settings, clock, self)
@@ -94,13 +95,17 @@ class MetricsMonitor:
     # --- the recorder's host ---------------------------------------------------------------------
 
     def attach(self) -> Segment:
-        """Open this process's segment; for the recorder."""
-        self._group = self._open_group()
-        history = self._group.history
-        if not history.origin:
-            with self._group.exclusive(wait=True):
-                if not history.origin:
-                    history.start(self._group.segment.header[Field.CREATED])
+        """This process's segment, opened if need be; for the recorder."""
+        if self._group is not None and self._user != os.geteuid():
+            self.detach(forked=False)  # opened by a worker that has dropped its privileges since
+        if self._group is None:
+            self._user = os.geteuid()
+            self._group = self._open_group()
+            history = self._group.history
+            if not history.origin:
+                with self._group.exclusive(wait=True):
+                    if not history.origin:
+                        history.start(self._group.segment.header[Field.CREATED])
         return self._group.segment
 
     def _open_group(self) -> Group:
@@ -115,14 +120,15 @@ class MetricsMonitor:
             logger.warning("metricsmw: this worker's numbers are its own only: %s", error)
             return PrivateGroup(self.settings, reason, self._created)
 
-    def detach(self, forked: bool) -> None:
-        """Leave the segment; for the recorder."""
+    def detach(self, forked: bool) -> bool:
+        """Leave the segment, if there is one; for the recorder. Returns whether there was one."""
         group, self._group = self._group, None
         if forked:
             self._created = self._clock.monotonic()
             self._resources = _new_sampler()
         if group is not None:
             group.forget() if forked else group.close()
+        return group is not None
 
     def is_worker(self) -> bool:
         """Whether this process is one of several workers of a server; for the recorder."""

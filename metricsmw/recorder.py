@@ -12,7 +12,6 @@ processes in one segment would lose counts: `deadline` in the past leads into th
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 import weakref
@@ -26,6 +25,7 @@ from metricsmw.config import Settings
 from metricsmw.histogram import CEILING_SECONDS, FLOOR_SECONDS
 from metricsmw.routes import RouteTables, Row
 from metricsmw.segment import ROUTE_ZERO, Field, Lane, RouteLane, Segment, step_number
+from metricsmw.server import on_fork
 from metricsmw.users import UserTable
 
 logger = logging.getLogger("metricsmw")
@@ -111,7 +111,7 @@ class Host(Protocol):
     """What a recorder needs of its monitor."""
 
     def attach(self) -> Segment:
-        """Open this process's segment."""
+        """This process's segment, opened if need be."""
 
     def on_minute(self, now: float) -> float:
         """The first record of a minute is about to be made, at monotonic ``now``.
@@ -119,8 +119,11 @@ class Host(Protocol):
         Returns when the next minute begins.
         """
 
-    def detach(self, forked: bool) -> None:
-        """Leave the segment; where this process is a forked child, it is the parent's."""
+    def detach(self, forked: bool) -> bool:
+        """Leave the segment, if there is one; in a forked child it is the parent's.
+
+        Returns whether there was one.
+        """
 
     def is_worker(self) -> bool:
         """Whether this process is one of several workers of a server."""
@@ -476,16 +479,15 @@ class Recorder:
     def _open_worker(self) -> None:
         try:
             if self._host.is_worker():
-                self.open()
+                self._host.attach()
         except Exception:
             self.fault("opening the worker's segment")
 
     def close(self) -> None:
         """Leave the segment: gauges go, counts stay with the server."""
         with self._lock:
-            if self.segment is not None:
-                self._forget()
-                self._host.detach(forked=False)
+            self._forget()
+            self._host.detach(forked=False)
 
     def websocket_opened(self) -> None:
         """One more WebSocket connection is open."""
@@ -521,11 +523,9 @@ class Recorder:
     def after_fork(self) -> None:
         """In a forked child: the segment is the parent's, so never write it again."""
         self._lock = threading.RLock()
-        first = self.segment is None
         self._forget()
-        self._host.detach(forked=True)
         # The child of a worker, a pool's process say, is none itself until it records.
-        if self._announced and first:
+        if not self._host.detach(forked=True) and self._announced:
             self._open_worker()
 
 
@@ -534,5 +534,4 @@ def _after_fork() -> None:
         recorder.after_fork()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+on_fork(_after_fork)

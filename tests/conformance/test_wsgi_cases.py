@@ -559,6 +559,10 @@ def test_an_application_that_took_over_a_websocket(make: Body, monitor: MetricsM
     def stops(environ: WSGIEnvironment, start_response: StartResponse) -> Any:
         raise StopIteration
 
+    def half(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield from (b"one", b"two")
+
     def silent(environ: WSGIEnvironment, start_response: StartResponse) -> Any:
         return make(chunk for chunk in ())
 
@@ -570,6 +574,10 @@ def test_an_application_that_took_over_a_websocket(make: Body, monitor: MetricsM
     # A handshake that is refused is an answer like any other.
     get(WSGIMetricsMiddleware(wsgi_hello, monitor), **upgrade)
     assert_counted(monitor, complete())
+    # And so is one that somebody leaves half read.
+    with pytest.raises(BrokenPipeError):
+        end_early(call(WSGIMetricsMiddleware(half, monitor), **upgrade), BrokenPipeError)
+    assert_counted(monitor, complete(), gone())
 
 
 def test_an_environ_that_the_application_empties(monitor: MetricsMonitor) -> None:

@@ -156,6 +156,15 @@ OVERWRITTEN = {
     "random chunk directory": overwrite(DIRECTORY_OFFSET, 512, noise),
     "random steps": overwrite(HEADER_BYTES, SERVER_SHAPE.current, noise),
     "random counts": overwrite(HEADER_BYTES + SERVER_SHAPE.current, SERVER_SHAPE.stride, noise),
+    "states zeroed": overwrite(
+        HEADER_BYTES + SERVER_SHAPE.checkpoint(0), SERVER_SHAPE.slots * SERVER_SHAPE.stride, zeros
+    ),
+    "impossible maxima": overwrite(
+        HEADER_BYTES + SERVER_SHAPE.peaks,
+        SERVER_SHAPE.slots * 8,
+        lambda size: struct.pack("d", 1e9) * (size // 8),
+    ),
+    "a chunk elsewhere": overwrite(DIRECTORY_OFFSET + 8, 8, lambda size: struct.pack("d", 4096.0)),
     "random from the counts on": overwrite(HEADER_BYTES, None, noise),
     "older version": set_field(Field.LAYOUT, 0.0),
     "newer version": set_field(Field.LAYOUT, 2.0),
@@ -241,6 +250,26 @@ def test_what_was_damaged_at_a_reset_does_not_come_back(scene: Scene) -> None:
     for worker in (scene.reader, scene.live):
         assert worker.do(numbers) == expected()
         assert left_out(worker) == 0
+
+
+@pytest.mark.parametrize("name", [b"d\xffad", b"evil", b"\x00\x00\x00\x00"])
+def test_users_whose_names_are_damaged(scene: Scene, name: bytes) -> None:
+    # They count by their keys; a name that is not the key's is told to nobody.
+    path = scene.files["dead"]
+    data = path.read_bytes()
+    assert data.count(b"\x04\x00dead") == 1  # length and text of the user's row
+    path.write_bytes(data.replace(b"\x04\x00dead", b"\x04\x00" + name))
+    _, _, users = scene.reader.do(numbers)
+    assert users == ["live", "reader"]
+    assert scene.reader.do(MetricsMonitor.get_active_users) == 3
+    # Whoever takes over can tell.
+    heir = scene.workers.start()
+    heir.do(record, "heir", 1)
+    assert heir.do(numbers)[2] == ["heir", "live", "reader"]
+    heir.do(record, "dead", 1)
+    for worker in (scene.reader, heir):
+        assert worker.do(numbers)[2] == ["dead", "heir", "live", "reader"]
+        assert worker.do(MetricsMonitor.get_active_users) == 4
 
 
 def cut_and_restore(path: Path, times: int) -> None:

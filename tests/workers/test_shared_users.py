@@ -166,6 +166,22 @@ def test_the_estimate_follows_activity() -> None:
         assert error == 0.0
 
 
+def test_the_estimate_holds_while_the_sample_grows() -> None:
+    # Each user is seen once a minute, so that it takes a minute until more of them are sampled.
+    clock = ManualClock()
+    with MetricsMonitor(max_users=1000, user_timeout_seconds=60, clock=clock) as monitor:
+        sampled = set()
+        for second in range(360):
+            many = 100_020 if second < 60 else 4_020
+            see(monitor, range(many * 2 + second % 60, many * 3, 60))
+            if second > 125:
+                count, error = active_users(monitor)
+                assert count == pytest.approx(4_020 + 67, rel=5 * error + 0.02)
+                sampled.add(round(count * error * error))  # 2**k
+            clock.advance(1)
+        assert len(sampled) > 1
+
+
 def test_a_dead_workers_sample_does_not_make_all_an_estimate() -> None:
     clock = SharedClock()
     with crew(2, clock, max_users=100, user_timeout_seconds=60) as workers:
