@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from types import MethodType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from metricsmw import MetricsMonitor, get_metrics_monitor
@@ -197,12 +196,8 @@ def _exchange_class(
     route_of = route or route_of_scope
     user_of = user or user_of_scope
     own_route, own_user = route is not None, user is not None
-    # Whether a server's request cycle tells if its client has gone, by its class.
-    tells: dict[type, bool] = {}
-
-    def learn(server: object) -> bool:
-        tells[type(server)] = isinstance(getattr(server, "disconnected", None), bool)
-        return tells[type(server)]
+    # Whether all servers so far tell by their request cycle if the client has gone.
+    tells = True
 
     def give_up() -> None:
         """What could not be recorded is no longer in flight, either."""
@@ -237,7 +232,11 @@ def _exchange_class(
                     self.status = message["status"]
                     self.plain = "trailers" not in message or not message["trailers"]
                 return self.inner(message)
-            if self.plain and message["type"] == BODY and not message.get("more_body"):
+            if (
+                self.plain
+                and message["type"] == BODY
+                and ("more_body" not in message or not message["more_body"])
+            ):
                 return self.send_last(message)
             return self.send_other(message)
 
@@ -257,7 +256,8 @@ def _exchange_class(
                 raise
 
         async def send_last(self, message: Message) -> None:
-            inner = self.inner
+            nonlocal tells
+            inner: Any = self.inner
             # Not what `receive` says from here on: servers end it once they have the last message.
             gone = self.gone
             try:
@@ -279,11 +279,17 @@ def _exchange_class(
                         template = route_of(scope)
                     except Exception:
                         fault("the route resolver")
-                if not gone and type(inner) is MethodType:
-                    server: Any = inner.__self__
-                    kind = type(server)
-                    if tells[kind] if kind in tells else learn(server):
-                        gone = server.disconnected
+                if not gone:
+                    try:
+                        # uvicorn's `send` does nothing for a client that is gone. Not what
+                        # hypercorn's stream says: it is closed by the last message.
+                        gone = (
+                            inner.__self__.disconnected is True
+                            if tells
+                            else getattr(_server(inner), "disconnected", None) is True
+                        )
+                    except AttributeError:
+                        tells = False
                 if gone:
                     now = abandon(status, template, scope["method"])
                 else:
@@ -355,12 +361,16 @@ def _connected(send: Send) -> bool | None:
     uvicorn's request cycle knows, and hypercorn's stream; their `send` does nothing for a client
     that is gone. Other servers say it by `receive`, or by an OSError from `send`.
     """
-    server = getattr(send, "__self__", None)
+    server = _server(send)
     for name in ("disconnected", "closed"):
         gone = getattr(server, name, None)
         if isinstance(gone, bool):
             return not gone
     return None
+
+
+def _server(send: Send) -> object:
+    return getattr(send, "__self__", None)
 
 
 class _Socket:

@@ -39,6 +39,7 @@ from .hosts import (
     session_identity,
     session_user,
     user_of_environ,
+    user_of_scope,
 )
 from .wsgi import WSGIMetricsMiddleware
 
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from .auth import Policy
     from .contract import Exclude
     from .wsgi import UserResolver as EnvironUser
+    from .wsgi import _Exchange as Exchange
 
 
 class MetricsMiddleware:
@@ -90,7 +92,7 @@ class MetricsMiddleware:
     def user_of(self, request: HttpRequest) -> object | None:
         """Return the user of an answered request, as far as the app has loaded it, or None."""
         if isinstance(request, ASGIRequest):
-            return user_of(request)
+            return user_of_scope(request.scope)
         return user_of_environ(request.META)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
@@ -228,19 +230,29 @@ class _Stream:
 
 
 class _DjangoRequest:
-    """The request, for the resolvers of whoever measures it."""
+    """The request, for the resolvers of whoever measures it.
 
-    __slots__ = ("_request",)
+    Asked for its user, the last question there is, it lets the request go and keeps the answers:
+    the request holds the environ that this stands in, a knot for the garbage collector to untie.
+    """
+
+    __slots__ = ("_request", "_route", "_user")
 
     def __init__(self, request: HttpRequest) -> None:
-        self._request = request
+        self._request: HttpRequest | None = request
 
     def route(self) -> str | None:
-        match: ResolverMatch | None = self._request.resolver_match
-        return None if match is None else template_of(match.route or "")
+        if self._request is not None:
+            match: ResolverMatch | None = self._request.resolver_match
+            self._route = None if match is None else template_of(match.route or "")
+        return self._route
 
     def user(self) -> object | None:
-        return user_of(self._request)
+        if self._request is not None:
+            self.route()
+            self._user = user_of(self._request)
+            self._request = None
+        return self._user
 
 
 def user_of(request: HttpRequest) -> object | None:
@@ -375,6 +387,16 @@ def urls(monitor: MetricsMonitor | None = None, auth: Policy | None = None) -> l
 urlpatterns = urls()
 
 
+class _Outside(WSGIMetricsMiddleware):
+    """Counts a response of one piece at once, as others do a list, and leaves it as it is."""
+
+    def _hand_out(self, exchange: Exchange, body: Iterable[bytes]) -> Iterable[bytes]:
+        if issubclass(type(body), HttpResponse):
+            exchange.complete()
+            return body
+        return super()._hand_out(exchange, body)
+
+
 def instrument(
     app: WSGIHandler | ASGIHandler | WSGIMetricsMiddleware | ASGIMetricsMiddleware,
     monitor: MetricsMonitor | None = None,
@@ -405,5 +427,5 @@ def instrument(
         return resolve(request)
 
     handler.resolve_request = resolve_request
-    kind: Any = ASGIMetricsMiddleware if isinstance(handler, ASGIHandler) else WSGIMetricsMiddleware
+    kind: Any = ASGIMetricsMiddleware if isinstance(handler, ASGIHandler) else _Outside
     return kind(app, monitor, exclude=exclude, user=user)  # type: ignore[no-any-return]

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 # Not "metricsmw.…": keys of that form mark a request as measured.
 HOST_KEY = "metricsmw_host"
 
+# Called with environ as a WSGI response starts: what asks hosts that forget the request once they
+# have answered.
+AT_START: list[Callable[[WSGIEnvironment], None]] = []
+
 # What stands for the paths below an app that is mounted and not looked into.
 MOUNTED = "/{path:path}"
 
@@ -122,11 +126,11 @@ def session_user(session: object) -> object | None:
     """Return the user a session names, or None; reads without marking the session as accessed."""
     # By its real type, and past its own methods: a lazy session would load itself for
     # isinstance(), and a tracking one would add "Vary: Cookie" to the app's answer for get().
-    if not issubclass(type(session), dict):
+    if not issubclass(type(session), dict) or not dict.__len__(session):  # type: ignore[arg-type]
         return None
     for key in SESSION_KEYS:
         value = dict.get(session, key)  # type: ignore[call-overload]
-        if isinstance(value, Mapping):
+        if value is not None and isinstance(value, Mapping):
             value = next((value[name] for name in _NAMES if value.get(name)), None)
         if value:
             return value  # type: ignore[no-any-return]

@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 from types import GeneratorType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from metricsmw import MetricsMonitor, get_metrics_monitor
 
 from .contract import Exclude as Exclude
 from .contract import excluder
-from .hosts import HOST_KEY, listen, route_of_environ, user_of_environ
+from .hosts import AT_START, HOST_KEY, listen, route_of_environ, user_of_environ
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
@@ -135,6 +134,7 @@ class WSGIMetricsMiddleware:
         if kind is not GeneratorType:
             return self._hand_out(exchange, body)
         exchange.body = body
+        exchange.exhausted = True  # until it is iterated
         return exchange
 
     def _hand_out(self, exchange: _Exchange, body: Iterable[bytes]) -> Iterable[bytes]:
@@ -171,6 +171,7 @@ class _Exchange(Protocol):
     status: str | None
     start: float
     body: Iterable[bytes]
+    exhausted: bool
 
     def start_response(
         self, status: str, headers: Headers, exc_info: OptExcInfo | None = None
@@ -191,6 +192,7 @@ def _exchange_class(
     user_of = user or user_of_environ
     own_route, own_user = route is not None, user is not None
     codes: dict[str, int] = {}
+    at_start = AT_START
 
     def code_of(line: str) -> int:
         """The number of a status line; 500 where it has none, as the server will fail on it."""
@@ -238,6 +240,12 @@ def _exchange_class(
                     exc_info = None  # as PEP 3333 asks: no circle through the traceback
             if self.status is not CLOSED:
                 self.status = status
+                if at_start:
+                    try:
+                        for ask in at_start:
+                            ask(self.environ)
+                    except Exception:
+                        fault("the route resolver")
             return write
 
         # --- outcomes ----------------------------------------------------------------------------
@@ -345,6 +353,7 @@ def _exchange_class(
                 self.watch_close(body)
                 return body
             self.body = body
+            self.exhausted = True
             self.__class__ = SizedIterated if hasattr(type(body), "__len__") else Iterated
             return self
 
@@ -373,15 +382,11 @@ def _exchange_class(
                 self.complete()
 
         def __iter__(self) -> Iterator[bytes]:
-            # No Python code runs for a chunk: after the last one comes the end mark. The iterator
-            # is not kept, so that what the server drops ends then.
             self.exhausted = False
-            return chain(self.body, self.end_mark())
-
-        def end_mark(self) -> Iterator[bytes]:
+            # No "yield from": it would close the body when the server drops the iterator.
+            for chunk in self.body:  # noqa: UP028
+                yield chunk
             self.exhausted = True
-            return
-            yield b""
 
         def __next__(self) -> bytes:
             self.exhausted = False
@@ -395,22 +400,21 @@ def _exchange_class(
                 raise
 
         def close(self) -> None:
-            body = self.body
-            # Its frame is gone once it has ended; without the end mark, by an exception.
-            ended = body.gi_frame is None  # type: ignore[attr-defined]
+            body: Any = self.body
+            # Its frame is gone once it has ended: if not exhausted, then by an exception.
+            if body.gi_frame is None:
+                if self.exhausted:
+                    self.complete()
+                else:
+                    self.failed()
+                return
             try:
-                body.close()  # type: ignore[attr-defined]
+                body.close()
             except BaseException:
                 self.failed()
                 raise
-            try:
-                exhausted = self.exhausted
-            except AttributeError:  # never iterated, which a server does before it finds nobody
-                exhausted = True
-            if exhausted:
+            if self.exhausted:  # never iterated, which a server does before it finds nobody
                 self.complete()
-            elif ended:
-                self.failed()
             else:
                 self.cut_short()
 
@@ -457,7 +461,7 @@ def _exchange_class(
             except BaseException:
                 self.failed()
                 raise
-            if getattr(self, "exhausted", True):
+            if self.exhausted:
                 self.complete()
             else:
                 self.cut_short()

@@ -94,8 +94,7 @@ def peers(report: Report, quick: bool) -> None:
             if app is None:
                 report.missing(name)
             else:
-                drive = host.drive if name == OURS else host.drive_others or host.drive
-                contenders[name] = drive(app, PATH)
+                contenders[name] = host.drive(app, PATH)
         if BARE in contenders and OURS in contenders:
             _against_peers(report, quick, host.name, contenders)
 

@@ -31,16 +31,12 @@ SESSION_KEY = "not a secret: the sessions of a benchmark"
 
 @dataclass(frozen=True)
 class Host:
-    """One kind of app: how to build it, how to drive it, and who else measures it.
-
-    `drive_others` drives it bare and with the peers, where ours reaches beyond its own app.
-    """
+    """One kind of app: how to build it, how to drive it, and who else measures it."""
 
     name: str
     build: Callable[[], App]
     drive: Callable[[App, str], Requests]
     peers: Mapping[str, Callable[[], App]]
-    drive_others: Callable[[App, str], Requests] | None = None
 
 
 def hosts() -> list[Host]:
@@ -92,7 +88,6 @@ def hosts() -> list[Host]:
                 "opentelemetry flask": _opentelemetry_flask,
                 "described way": _described_flask,
             },
-            _drive_flask_without_listeners,
         ),
         Host(
             "Django",
@@ -189,19 +184,6 @@ def _flask() -> Flask:
         return item_id
 
     return app
-
-
-def _drive_flask_without_listeners(app: App, path: str) -> Requests:
-    """Ours listens to signals of all Flask apps; no peer does, and the bare app must not pay."""
-    from flask import request_finished, request_started
-
-    requests = drive_wsgi(app, path)
-
-    def unheard(n: int) -> None:
-        with request_started.muted(), request_finished.muted():
-            requests(n)
-
-    return unheard
 
 
 def _prometheus_flask_exporter() -> App:

@@ -22,7 +22,7 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from metricsmw.clock import Clock
 from metricsmw.config import Settings
-from metricsmw.histogram import CEILING_SECONDS, FLOOR_SECONDS
+from metricsmw.histogram import CEILING_SECONDS, FIRST, FLOOR_SECONDS, LAST
 from metricsmw.routes import RouteTables, Row
 from metricsmw.segment import ROUTE_ZERO, Field, Lane, RouteLane, Segment, step_number
 from metricsmw.server import on_fork
@@ -200,6 +200,8 @@ class Recorder:
         unclassed = ROUTE_ZERO + RouteLane.STATUS
         classes: dict[int | None, int] = {s: unclassed + s // 100 for s in range(100, 600)}
         floor = FLOOR_SECONDS
+        # The lane of each bucket in a route's row; negative buckets count from the end.
+        halves = [bucket + route_shift >> 1 for bucket in (*range(LAST + 1), *range(FIRST, 0))]
 
         # Until the segment is open gauges go here; opening it adds them up.
         gauges: memoryview[float] | list[float] = [0.0, 0.0]
@@ -235,8 +237,9 @@ class Recorder:
                 row_edge(row, seconds)
             route_lanes = row.lanes
             lanes[bucket] += 1.0
-            route_lanes[bucket + route_shift >> 1] += 1.0
-            if not 200 <= status < 300:  # 2xx is what remains of the histogram's count
+            route_lanes[halves[bucket]] += 1.0
+            # 2xx is what remains of the histogram's count.
+            if status != 200 and not 200 <= status < 300:
                 route_lanes[classes.get(status, unclassed)] += 1.0
                 if status >= 400:
                     lanes[errors] += 1.0
