@@ -119,6 +119,7 @@ class ASGIMetricsMiddleware:
         exchange.inner = send
         exchange.status = None
         exchange.plain = exchange.gone = False
+        exchange.first = 0.0
         scope[key] = exchange
         try:
             exchange.start = self._begin()
@@ -181,6 +182,7 @@ class _Exchange(Protocol):
     plain: bool
     gone: bool
     start: float
+    first: float
 
     async def receive(self) -> Message: ...
     def send(self, message: Message) -> Awaitable[None]: ...
@@ -193,6 +195,7 @@ def _exchange_class(
     """A class of exchanges with all that is the same for every request in its closure."""
     end, fail, abandon = recorder.end, recorder.fail, recorder.abandon
     saw_user, left, fault = recorder.user, recorder.leave, recorder.fault
+    streamed, clock = recorder.streamed, recorder.clock
     route_of = route or route_of_scope
     user_of = user or user_of_scope
     own_route, own_user = route is not None, user is not None
@@ -210,7 +213,9 @@ def _exchange_class(
     class Exchange:
         """Stands in the scope as long as it may be disowned; has the scope until it is reported."""
 
-        __slots__ = ("gone", "inner", "inner_receive", "plain", "scope", "start", "status")
+        __slots__ = (
+            "first", "gone", "inner", "inner_receive", "plain", "scope", "start", "status"
+        )  # fmt: skip
 
         scope: Scope
         inner_receive: Receive
@@ -219,6 +224,7 @@ def _exchange_class(
         plain: bool  # the response has started, and no trailers are to follow
         gone: bool
         start: float
+        first: float  # when the first bytes of a stream had been handed over; 0.0: no stream
 
         async def receive(self) -> Message:
             message = await self.inner_receive()
@@ -254,6 +260,8 @@ def _exchange_class(
             except OSError:
                 self.gone = True
                 raise
+            if not self.first and message.get("body"):
+                self.first = clock()
 
         async def send_last(self, message: Message) -> None:
             nonlocal tells
@@ -294,6 +302,8 @@ def _exchange_class(
                     now = abandon(status, template, scope["method"])
                 else:
                     now = end(self.start, status, template, scope["method"])
+                    if self.first:
+                        streamed(self.start, self.first, now, template, scope["method"])
                 if own_user or "session" in scope or HOST_KEY in scope:
                     try:
                         user_id = user_of(scope)
@@ -332,7 +342,10 @@ def _exchange_class(
                 if self.gone or connected is False or cancelled:
                     abandon(status or 500, self.template(scope), scope["method"])
                 else:
-                    fail(self.start, status or 500, self.template(scope), scope["method"])
+                    template = self.template(scope)
+                    now = fail(self.start, status or 500, template, scope["method"])
+                    if self.first:
+                        streamed(self.start, self.first, now, template, scope["method"])
                 self.count_user(scope)
             except Exception:
                 give_up()

@@ -133,7 +133,8 @@ class MetricsMiddleware:
         if not response.streaming:
             self._report(request, start, response.status_code, _Outcome.COMPLETE)
             return response
-        stream = _Stream(partial(self._report, request, start, response.status_code))
+        report = partial(self._report, request, start, response.status_code)
+        stream = _Stream(report, self._recorder.clock)
         # A server that can send files by itself takes the file out of a response that nobody has
         # wrapped. It closes the response, too.
         if not (hasattr(response, "file_to_stream") and "wsgi.file_wrapper" in request.META):
@@ -149,7 +150,14 @@ class MetricsMiddleware:
         response.close = closing
         return response
 
-    def _report(self, request: HttpRequest, start: float, status: int, outcome: _Outcome) -> None:
+    def _report(
+        self,
+        request: HttpRequest,
+        start: float,
+        status: int,
+        outcome: _Outcome,
+        first_byte: float = 0.0,
+    ) -> None:
         recorder = self._recorder
         carrier = _carrier(request)
         if carrier[recorder.key] is None:
@@ -167,10 +175,11 @@ class MetricsMiddleware:
         try:
             if outcome is _Outcome.GONE:
                 recorder.abandon(status, route, request.method)
-            elif outcome is _Outcome.FAILED:
-                recorder.fail(start, status, route, request.method)
             else:
-                recorder.end(start, status, route, request.method)
+                report = recorder.fail if outcome is _Outcome.FAILED else recorder.end
+                now = report(start, status, route, request.method)
+                if first_byte:
+                    recorder.streamed(start, first_byte, now, route, request.method)
             if user is not None:
                 recorder.user(user)
         except Exception:
@@ -190,8 +199,12 @@ class _Stream:
     After a failure Django does not close it, under ASGI.
     """
 
-    def __init__(self, report: Callable[[_Outcome], None]) -> None:
+    def __init__(
+        self, report: Callable[[_Outcome, float], None], clock: Callable[[], float]
+    ) -> None:
         self._report = report
+        self._clock = clock
+        self._first_byte = 0.0
         self._open = True
         # Until reading begins: a server need not read the body that HEAD does not get.
         self._outcome = _Outcome.COMPLETE
@@ -199,7 +212,7 @@ class _Stream:
     def over(self) -> None:
         if self._open:
             self._open = False
-            self._report(self._outcome)
+            self._report(self._outcome, self._first_byte)
 
     def follow(self, response: StreamingHttpResponse) -> None:
         content = response.streaming_content
@@ -210,12 +223,19 @@ class _Stream:
 
     def _follow(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         with self._reading():
-            yield from chunks
+            for chunk in chunks:
+                yield chunk
+                self._passed(chunk)
 
     async def _follow_async(self, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         with self._reading():
             async for chunk in chunks:
                 yield chunk
+                self._passed(chunk)
+
+    def _passed(self, chunk: bytes) -> None:
+        if chunk and not self._first_byte:
+            self._first_byte = self._clock()
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -116,6 +117,7 @@ class WSGIMetricsMiddleware:
         exchange.environ = environ
         exchange.inner = start_response
         exchange.status = None
+        exchange.first = 0.0
         environ[key] = exchange
         try:
             exchange.start = self._begin()
@@ -170,6 +172,7 @@ class _Exchange(Protocol):
     inner: StartResponse
     status: str | None
     start: float
+    first: float
     body: Iterable[bytes]
     exhausted: bool
 
@@ -188,6 +191,7 @@ def _exchange_class(
     """A class of exchanges with all that is the same for every request in its closure."""
     end, fail, abandon = recorder.end, recorder.fail, recorder.abandon
     saw_user, left, fault = recorder.user, recorder.leave, recorder.fault
+    streamed, clock = recorder.streamed, recorder.clock
     route_of = route or route_of_environ
     user_of = user or user_of_environ
     own_route, own_user = route is not None, user is not None
@@ -219,14 +223,15 @@ def _exchange_class(
         how it ended.
         """
 
-        __slots__ = ("body", "environ", "exhausted", "inner", "start", "status")
+        __slots__ = ("body", "environ", "exhausted", "first", "inner", "start", "status")
 
         environ: WSGIEnvironment
         inner: StartResponse
         status: str | None  # None: not yet; CLOSED: the outcome is reported
         start: float
+        first: float  # when the first bytes of a stream had been taken; 0.0: no stream
         body: Iterable[bytes]
-        exhausted: bool  # missing: never iterated
+        exhausted: bool  # or never iterated
 
         def start_response(
             self, status: str, headers: Headers, exc_info: OptExcInfo | None = None
@@ -271,6 +276,8 @@ def _exchange_class(
                         fault("the route resolver")
                 code = codes[line] if line in codes else code_of(line)
                 now = end(self.start, code, template, environ["REQUEST_METHOD"])
+                if self.first:
+                    streamed(self.start, self.first, now, template, environ["REQUEST_METHOD"])
                 if own_user or HOST_KEY in environ or "REMOTE_USER" in environ:
                     try:
                         user_id = user_of(environ)
@@ -289,7 +296,7 @@ def _exchange_class(
             """The client went away."""
             self.report(abandon_at)
 
-        def report(self, outcome: Callable[[float, int, str | None, str], object]) -> None:
+        def report(self, outcome: Callable[[float, int, str | None, str], float]) -> None:
             line, environ = self.status, self.environ
             if line is CLOSED:
                 return
@@ -300,7 +307,10 @@ def _exchange_class(
             self.environ = NOWHERE
             try:
                 code = 500 if line is None else code_of(line)
-                outcome(self.start, code, self.template(environ), environ["REQUEST_METHOD"])
+                template, method = self.template(environ), environ["REQUEST_METHOD"]
+                now = outcome(self.start, code, template, method)
+                if self.first and outcome is fail:
+                    streamed(self.start, self.first, now, template, method)
                 self.count_user(environ)
             except Exception:
                 give_up()
@@ -383,9 +393,26 @@ def _exchange_class(
 
         def __iter__(self) -> Iterator[bytes]:
             self.exhausted = False
-            # No "yield from": it would close the body when the server drops the iterator.
-            for chunk in self.body:  # noqa: UP028
-                yield chunk
+            # A generator is its own iterator; another body sees but one iter().
+            body = self.body if type(self.body) is GeneratorType else chain(self.body)
+            try:
+                # No "yield from": it would close the body when the server drops the iterator.
+                for chunk in body:
+                    yield chunk
+                    if chunk:
+                        taken = clock()
+                        for chunk in body:
+                            self.first = taken
+                            yield chunk
+                            for chunk in body:
+                                yield chunk
+                            break
+                        break
+            except GeneratorExit:
+                raise
+            except BaseException:
+                self.failed()
+                raise
             self.exhausted = True
 
         def __next__(self) -> bytes:
@@ -433,25 +460,9 @@ def _exchange_class(
                 self.gone()
 
     class Iterated(Exchange):
-        """The body where that is any other iterable: it is watched from outside."""
+        """The body where that is any other iterable."""
 
         __slots__ = ()
-
-        def __iter__(self) -> Iterator[bytes]:
-            self.exhausted = False
-            return self.watched()
-
-        def watched(self) -> Iterator[bytes]:
-            try:
-                # No "yield from": it would close the inner iterator a second time.
-                for chunk in self.body:  # noqa: UP028
-                    yield chunk
-            except GeneratorExit:
-                raise
-            except BaseException:
-                self.failed()
-                raise
-            self.exhausted = True
 
         def close(self) -> None:
             try:
@@ -472,7 +483,7 @@ def _exchange_class(
         def __len__(self) -> int:
             return len(self.body)  # type: ignore[arg-type]
 
-    def abandon_at(_: float, code: int, template: str | None, method: str) -> None:
-        abandon(code, template, method)
+    def abandon_at(_: float, code: int, template: str | None, method: str) -> float:
+        return abandon(code, template, method)
 
     return Exchange

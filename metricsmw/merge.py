@@ -24,7 +24,7 @@ from metricsmw.histogram import (
     SCALE,
     Distribution,
 )
-from metricsmw.routes import OTHER, STEP_RATIO, UNMATCHED, Name
+from metricsmw.routes import OTHER, STEP_RATIO, UNTOLD_STREAMS, Name
 from metricsmw.segment import (
     DIRECTORY_ENTRY,
     DIRECTORY_OFFSET,
@@ -446,6 +446,71 @@ class RouteRow(TypedDict):
     latency_p99_ms: float
     latency_max_ms: float
     statuses: dict[str, int]
+    latency_ttfb_p50_ms: float | None
+    latency_ttfb_p95_ms: float | None
+    latency_ttfb_p99_ms: float | None
+
+
+class RouteLanes:
+    """The route tables of all segments, added up: lanes in the window and peak by name."""
+
+    def __init__(self, rows: Iterable[tuple[Name, int, float]]) -> None:
+        self.lanes: dict[Name, int] = {}
+        self.peaks: dict[Name, float] = {}
+        for name, count, peak in rows:
+            self.add(name, count, peak)
+
+    def add(self, name: Name, count: int, peak: float) -> None:
+        self.lanes[name] = self.lanes.get(name, 0) + count
+        self.peaks[name] = max(self.peaks.get(name, 0.0), peak)
+
+    def names(self) -> list[Name]:
+        """All but those of streams."""
+        return [name for name in self.lanes if ":" not in name.method]
+
+    def hold_to(self, max_routes: int) -> None:
+        """Add what is beyond the busiest ``max_routes`` to ``<other>``."""
+        own = [name for name in self.lanes if name.is_own]
+        if len(own) <= max_routes:
+            return
+        own.sort(key=lambda name: -sum(unpack(self.lanes[name], ROUTE_LANES)))
+        for name in own[max_routes:]:
+            other = Name(name.method, OTHER)
+            for old, new in zip(
+                (name, *name.of_stream()), (other, *other.of_stream()), strict=True
+            ):
+                if old in self.lanes:
+                    self.add(new, self.lanes.pop(old), self.peaks.pop(old))
+
+    def first_bytes(self, name: Name) -> list[int] | None:
+        """Buckets of a route's times to first byte; None where some stream's is not known."""
+        lanes = unpack(self.lanes[name], ROUTE_LANES)
+        if lanes[ROUTE_ZERO + RouteLane.STREAMS]:
+            return None
+        return _first_bytes(lanes, *(self.lanes.get(part, 0) for part in name.of_stream()))
+
+    def all_first_bytes(self) -> list[int]:
+        """Buckets of all routes' times to first byte."""
+        routes = self.names()
+        pairs = [*(name.of_stream() for name in routes), UNTOLD_STREAMS]
+        first, last = (sum(self.lanes.get(pair[k], 0) for pair in pairs) for k in (0, 1))
+        return _first_bytes(
+            unpack(sum(self.lanes[name] for name in routes), ROUTE_LANES), first, last
+        )
+
+
+def _first_bytes(lanes: list[int], first: int, last: int) -> list[int]:
+    """All latencies less those of streams, plus the streams' first bytes."""
+    buckets = _buckets(lanes)
+    if first:
+        rows = _buckets(unpack(first, ROUTE_LANES)), _buckets(unpack(last, ROUTE_LANES))
+        # Rows are copied one after the other: a stream may be in one of them only.
+        return [max(all_ - b, 0) + a for all_, a, b in zip(buckets, *rows, strict=True)]
+    return buckets
+
+
+def _buckets(lanes: list[int]) -> list[int]:
+    return lanes[ROUTE_ZERO + ROUTE_FIRST : ROUTE_ZERO + ROUTE_LAST + 1]
 
 
 class ServerReading:
@@ -562,29 +627,23 @@ class ServerReading:
 
     def routes(self, max_routes: int) -> list[RouteRow]:
         """The per-route rows of the window, busiest first; past ``max_routes``: ``<other>``."""
-        lanes: dict[Name, int] = {}
-        peaks: dict[Name, float] = {}
-
-        def add(name: Name, count: int, peak: float) -> None:
-            lanes[name] = lanes.get(name, 0) + count
-            peaks[name] = max(peaks.get(name, 0.0), peak)
-
-        for row in self._gather(SegmentReading.routes):
-            add(*row)
-        own = [name for name in lanes if name.route not in (OTHER, UNMATCHED)]
-        if len(own) > max_routes:
-            # Each worker holds to the maximum; together they may know more.
-            own.sort(key=lambda name: -sum(unpack(lanes[name], ROUTE_LANES)))
-            for name in own[max_routes:]:
-                add(Name(name.method, OTHER), lanes.pop(name), peaks.pop(name))
-        found = [_route_row(name, count, peaks[name]) for name, count in lanes.items()]
+        routes = RouteLanes(self._gather(SegmentReading.routes))
+        # Each worker holds to the maximum; together they may know more.
+        routes.hold_to(max_routes)
+        found = [_route_row(name, routes) for name in routes.names()]
         return sorted(found, key=lambda row: (-row["requests"], row["route"], row["method"]))
 
+    def first_bytes(self) -> Distribution:
+        """The times to first byte of all requests with a route's row, over that table's window."""
+        routes = RouteLanes(self._gather(SegmentReading.routes))
+        return Distribution(routes.all_first_bytes(), ROUTE_FIRST, ROUTE_SCALE)
 
-def _route_row(name: Name, count: int, peak: float) -> RouteRow:
-    lanes = unpack(count, ROUTE_LANES)
-    buckets = lanes[ROUTE_ZERO + ROUTE_FIRST : ROUTE_ZERO + ROUTE_LAST + 1]
-    latency = Distribution(buckets, ROUTE_FIRST, ROUTE_SCALE, peak)
+
+def _route_row(name: Name, routes: RouteLanes) -> RouteRow:
+    lanes = unpack(routes.lanes[name], ROUTE_LANES)
+    latency = Distribution(_buckets(lanes), ROUTE_FIRST, ROUTE_SCALE, routes.peaks[name])
+    first = routes.first_bytes(name)
+    ttfb = None if first is None else Distribution(first, ROUTE_FIRST, ROUTE_SCALE, latency.max)
     requests = latency.count + lanes[ROUTE_ZERO + RouteLane.ABANDONED]
     errors = min(lanes[ROUTE_ZERO + RouteLane.ERRORS], requests)
     status = ROUTE_ZERO + RouteLane.STATUS
@@ -604,4 +663,7 @@ def _route_row(name: Name, count: int, peak: float) -> RouteRow:
         "latency_p99_ms": round(latency.percentile(99) * 1000, 2),
         "latency_max_ms": round(latency.max * 1000, 2),
         "statuses": {f"{k}xx": classes[k] for k in range(1, 6) if classes[k]},
+        "latency_ttfb_p50_ms": None if ttfb is None else round(ttfb.percentile(50) * 1000, 2),
+        "latency_ttfb_p95_ms": None if ttfb is None else round(ttfb.percentile(95) * 1000, 2),
+        "latency_ttfb_p99_ms": None if ttfb is None else round(ttfb.percentile(99) * 1000, 2),
     }

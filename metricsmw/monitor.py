@@ -310,8 +310,9 @@ class MetricsMonitor:
     def get_statistics(self) -> Statistics:
         """The current snapshot, the totals, and the settings in force.
 
-        Where ``active_users`` is an estimate, ``current`` also has its relative standard error,
-        ``active_users_error_pct``.
+        ``current`` also has the time to first byte of the requests in the per-route table,
+        ``latency_ttfb_p50_ms`` and so on, and, where ``active_users`` is an estimate, its relative
+        standard error, ``active_users_error_pct``.
         """
         reading = self._read()
         settings = self.settings
@@ -320,6 +321,9 @@ class MetricsMonitor:
         current = snapshot.to_dict()
         if error:
             current["active_users_error_pct"] = round(100 * error, 2)
+        first = reading.first_bytes()
+        for percent in (50, 95, 99):
+            current[f"latency_ttfb_p{percent}_ms"] = _milliseconds(first.percentile(percent))
         return {
             "current": current,
             "totals": {

@@ -23,7 +23,7 @@ from typing import ParamSpec, Protocol, TypeVar
 from metricsmw.clock import Clock
 from metricsmw.config import Settings
 from metricsmw.histogram import CEILING_SECONDS, FIRST, FLOOR_SECONDS, LAST
-from metricsmw.routes import RouteTables, Row
+from metricsmw.routes import METHODS, RouteTables, Row
 from metricsmw.segment import ROUTE_ZERO, Field, Lane, RouteLane, Segment, step_number
 from metricsmw.server import on_fork
 from metricsmw.users import UserTable
@@ -44,6 +44,7 @@ LOCKED = (
     "fail",
     "abandon",
     "leave",
+    "streamed",
     "record_request",
     "observe",
     "observe_route",
@@ -136,12 +137,16 @@ class Recorder:
 
     - ``begin() -> float``: one more request in flight; its start.
     - ``end(start, status, route, method) -> float``: its response is complete; when that was.
-    - ``fail(start, status, route, method)``: it failed, whatever the status that was sent.
+    - ``fail(start, status, route, method) -> float``: it failed, whatever the status that was sent.
     - ``abandon(status, route, method)``: its client went away: in the totals only.
     - ``record_request(…)``: `MetricsMonitor.record_request`.
     - ``observe(seconds, is_error)``: a latency without a route.
+    - ``streamed(start, first, end, route, method)``: it ended at ``end``, by one of these two; its
+      first byte had been handed over at ``first``.
     - ``leave()``: one request in flight less, and nothing counted.
     - ``user(user_id, at=None)``: the user was active at that time, or now.
+
+    ``clock`` tells monotonic seconds.
 
     ``route`` is the host's template, or None where nothing matched. ``key`` marks an environ or
     a scope as being measured by this recorder.
@@ -149,12 +154,13 @@ class Recorder:
 
     begin: Callable[[], float]
     end: Callable[[float, int, str | None, str], float]
-    fail: Callable[[float, int, str | None, str], None]
+    fail: Callable[[float, int, str | None, str], float]
     abandon: Callable[[int, str | None, str], float]
     record_request: RecordRequest
     observe: Callable[[float, bool], None]
     observe_route: Callable[[float, bool, str | None, str, int | None], None]
     leave: Callable[[], None]
+    streamed: Callable[[float, float, float, str | None, str], None]
     user: SawUser
     websocket: Callable[[float], None]
 
@@ -167,6 +173,7 @@ class Recorder:
         self.key = f"metricsmw.{next(_numbers)}"
         self._settings = settings
         self._clock = clock
+        self.clock = clock.monotonic
         self._host = host
         self._announced = False
         self._lock = threading.RLock()
@@ -196,6 +203,7 @@ class Recorder:
         route_shift = 2 * ROUTE_ZERO + 1
         route_errors = ROUTE_ZERO + RouteLane.ERRORS
         route_abandoned = ROUTE_ZERO + RouteLane.ABANDONED
+        route_streams = ROUTE_ZERO + RouteLane.STREAMS
         # No status by hand, or one outside 100 … 599, which some app did send.
         unclassed = ROUTE_ZERO + RouteLane.STATUS
         classes: dict[int | None, int] = {s: unclassed + s // 100 for s in range(100, 600)}
@@ -209,6 +217,7 @@ class Recorder:
         routes: RouteTables | None = None
         users: UserTable | None = None
         rows: dict[str | None, dict[str, Row]] = {}
+        streams: dict[tuple[str | None, str], tuple[Row, Row]] = {}
         known: dict[str, tuple[memoryview[float], int]] = {}
         deadline = -inf
         minute = -inf
@@ -261,12 +270,27 @@ class Recorder:
             gauges[0] -= 1.0
             return now
 
-        def fail(start: float, status: int, route: str | None, method: str) -> None:
+        def fail(start: float, status: int, route: str | None, method: str) -> float:
             now = clock()
             if now >= deadline:
                 roll(now)
             observe_route(now - start, True, route, method, status)
             gauges[0] -= 1.0
+            return now
+
+        def streamed(
+            start: float, first: float, end: float, route: str | None, method: str
+        ) -> None:
+            try:
+                first_byte, last_byte = streams[route, method]
+            except KeyError:
+                first_byte, last_byte = find_streams(route, method)
+            # The last byte first: a reader takes no more away than it adds.
+            for row, at in ((last_byte, end), (first_byte, first)):
+                seconds = min(max(at - start, FLOOR_SECONDS), CEILING_SECONDS)
+                row_lanes = row.lanes
+                lane = halves[ceil(log2(seconds) * 32.0)]
+                row_lanes[lane] += 1.0
 
         def record_request(
             latency_ms: float,
@@ -394,6 +418,17 @@ class Recorder:
                 assert routes is not None
                 return routes.find(route, method)
 
+        def find_streams(route: str | None, method: str) -> tuple[Row, Row]:
+            with self._lock:
+                assert routes is not None
+                first, last, own = routes.find_streams(route, method)
+                if not own:
+                    lanes_of_route = find(route, method).lanes
+                    lanes_of_route[route_streams] += 1.0
+                elif method in METHODS:
+                    streams[route, method] = first, last
+                return first, last
+
         def roll(now: float) -> None:
             """Open the segment if need be; take the checkpoints that are due."""
             nonlocal deadline, minute, top
@@ -452,11 +487,12 @@ class Recorder:
             deadline = minute = -inf
             gauges, lanes, top = [0.0, 0.0], NO_LANES, 0.0
             rows.clear()
+            streams.clear()
             known.clear()
             routes = users = None
 
         self.begin, self.end, self.fail = begin, end, fail
-        self.abandon, self.leave = abandon, leave
+        self.abandon, self.leave, self.streamed = abandon, leave, streamed
         self.record_request = record_request
         self.observe, self.observe_route = observe, observe_route
         self.user, self.websocket = user, websocket

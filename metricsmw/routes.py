@@ -2,6 +2,12 @@
 
 Bounded: past `max_routes` rows all further templates share ``<other>``, requests that matched
 none share ``<unmatched>``, and methods outside the standard set share ``_OTHER``.
+
+A route that streams has two more rows, of its streams only: the times of their first bytes, and
+their latencies. All latencies less those of streams, plus the streams' first bytes, is the
+distribution of the time to first byte, and what does not stream pays nothing for it. The first
+`MAX_STREAMS` such routes have these rows; all others share a pair, so that the sum over all
+routes stays right.
 """
 
 from __future__ import annotations
@@ -28,7 +34,10 @@ METHODS = frozenset(
 LENGTH_BYTES = 2
 # Rows beyond max_routes, for <other> and <unmatched> with each method.
 SHARED_ROWS = 2 * (len(METHODS) + 1)
+MAX_STREAMS = 16
 CHUNKS = 32
+# Stands behind the method in the name of a stream's rows; no method has a colon.
+FIRST_BYTE, LAST_BYTE = ":first", ":last"
 STEP_RATIO = STEPS_PER_WINDOW // ROUTE_STEPS_PER_WINDOW
 
 
@@ -69,6 +78,18 @@ class Name(NamedTuple):
         method, _, route = text.partition(" ")
         return cls(method, route)
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it counts among the routes that are told apart."""
+        return self.route not in (OTHER, UNMATCHED) and ":" not in self.method
+
+    def of_stream(self) -> tuple[Name, Name]:
+        """The names of its streams' rows: of their first bytes, and of their last ones."""
+        return Name(self.method + FIRST_BYTE, self.route), Name(self.method + LAST_BYTE, self.route)
+
+
+UNTOLD_STREAMS = Name("", "").of_stream()
+
 
 class RouteTables:
     """The writer's side. ``rows`` is the recorder's look-up, template -> method -> row."""
@@ -83,7 +104,8 @@ class RouteTables:
         self._rows = rows
         self._tables: list[Table] = []
         self._by_name: dict[bytes, Row] = {}
-        self._own = 0  # rows in use that are neither <other> nor <unmatched>
+        self._own = 0  # rows in use that are neither <other> nor <unmatched>, nor of streams
+        self._streams = 0  # routes that have rows of their streams
         self._next = 0  # next free row of the last table
         self._step_now = (0, 0.0)  # the tables' step, and since when its peaks are valid
         self._spare: Row | None = None
@@ -101,7 +123,11 @@ class RouteTables:
                 self._next = number
                 break
             self._by_name[name.pack()] = Row(table, number)
-            self._own += name.route not in (OTHER, UNMATCHED)
+            self._count(name)
+
+    def _count(self, name: Name) -> None:
+        self._own += name.is_own
+        self._streams += name.method.endswith(LAST_BYTE) and name.method != LAST_BYTE
 
     def find(self, route: str | None, method: str) -> Row:
         """The row of a template; from now on `rows` knows it, where that stays bounded."""
@@ -115,6 +141,26 @@ class RouteTables:
         if kept == method:
             self._rows.setdefault(route, {})[method] = row
         return row
+
+    def find_streams(self, route: str | None, method: str) -> tuple[Row, Row, bool]:
+        """The rows of a route's streams, and whether they are its own."""
+        name = Name(
+            method if method in METHODS else OTHER_METHOD,
+            UNMATCHED if route is None else str(route),
+        )
+        if name.pack() not in self._by_name:
+            name = Name(name.method, OTHER)
+        own = [self._by_name.get(part.pack()) for part in name.of_stream()]
+        if None in own and self._streams < MAX_STREAMS:
+            own = [self._row(part) for part in name.of_stream()]
+        first, last = own
+        if first is not None and last is not None:
+            return first, last, True
+        shared = [self._row(part) or self._spare_row() for part in UNTOLD_STREAMS]
+        return shared[0], shared[1], False
+
+    def _row(self, name: Name) -> Row | None:
+        return self._by_name.get(name.pack()) or self._create(name)
 
     def _create(self, name: Name) -> Row | None:
         if not self._tables or self._next == self._tables[-1].shape.rows:
@@ -135,7 +181,7 @@ class RouteTables:
         table.names[start : start + LENGTH_BYTES] = packed[:LENGTH_BYTES]
         row = self._by_name[packed] = Row(table, self._next)
         self._next += 1
-        self._own += name.route not in (OTHER, UNMATCHED)
+        self._count(name)
         return row
 
     def _spare_row(self) -> Row:

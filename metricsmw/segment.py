@@ -103,6 +103,7 @@ class RouteLane(IntEnum):
     ERRORS = ROUTE_LAST + 1
     ABANDONED = ROUTE_LAST + 2
     STATUS = ROUTE_LAST + 3  # + 1, 3, 4, 5: the class of the status; + 0: none; 2 is the rest
+    STREAMS = ROUTE_LAST + 9  # whose first byte is in no row of this route
 
 
 ROUTE_LANES = 640

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -350,10 +351,15 @@ def test_streams_count_when_they_are_over(
     else:
         assert b"".join(response) == b"one\ntwo\n"
     assert (monitor.total_requests, in_flight(monitor)) == (0, 1)
+    time.sleep(0.05)
     response.close()
     response.close()
     assert (monitor.total_requests, in_flight(monitor)) == (1, 0)
     assert rows(monitor) == {f"GET {path}": 1}
+    (row,) = monitor.get_routes()
+    first = row["latency_ttfb_p50_ms"]
+    assert first is not None
+    assert row["latency_p50_ms"] - first >= 40
 
 
 @both

@@ -57,6 +57,9 @@ ROUTE = [
     "latency_p99_ms",
     "latency_max_ms",
     "statuses",
+    "latency_ttfb_p50_ms",
+    "latency_ttfb_p95_ms",
+    "latency_ttfb_p99_ms",
 ]
 
 ROUTES = {

@@ -24,6 +24,9 @@ COLUMNS = [
     "latency_p99_ms",
     "latency_max_ms",
     "statuses",
+    "latency_ttfb_p50_ms",
+    "latency_ttfb_p95_ms",
+    "latency_ttfb_p99_ms",
 ]
 STANDARD_METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"]
 

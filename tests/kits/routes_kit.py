@@ -47,6 +47,7 @@ SNAPSHOT = {
     "requests_in_flight": int,
     "workers": int,
 }
+TTFB = [f"latency_ttfb_p{percent}_ms" for percent in (50, 95, 99)]
 ROUTE_ROW = [
     "method",
     "route",
@@ -57,6 +58,7 @@ ROUTE_ROW = [
     "latency_p99_ms",
     "latency_max_ms",
     "statuses",
+    *TTFB,
 ]
 COMPONENTS = ["metrics_monitor", "request_tracking", "resource_monitoring", "websocket_tracking"]
 CONFIGURATION = {"window_seconds": 300, "user_timeout_seconds": 300, "max_history_minutes": 60}
@@ -173,8 +175,11 @@ def check_snapshot(metrics: dict[str, Any]) -> None:
 def check_statistics(statistics: dict[str, Any], parts: list[str]) -> None:
     """The statistics' parts, and that they agree with each other."""
     assert list(statistics) == parts
-    check_snapshot(statistics["current"])
     totals, current = statistics["totals"], statistics["current"]
+    extra = {name: current[name] for name in current if name not in SNAPSHOT}
+    check_snapshot({name: current[name] for name in current if name not in extra})
+    assert list(current)[len(SNAPSHOT) :] == list(extra) == TTFB
+    assert extra["latency_ttfb_p50_ms"] <= extra["latency_ttfb_p99_ms"]
     assert list(totals) == ["total_requests", "total_errors", "total_error_rate_pct"]
     assert totals["total_requests"] == current["total_requests"]
     assert totals["total_errors"] == current["total_errors"]
@@ -444,6 +449,8 @@ class RoutesKit:
             errors = statuses["4xx"] + statuses["5xx"]
             assert row["error_rate_pct"] == round(100 * errors / statuses.total(), 2)
             assert 0 < row["latency_p50_ms"] <= row["latency_p99_ms"] <= row["latency_max_ms"]
+            assert 0 < row["latency_ttfb_p50_ms"] <= row["latency_ttfb_p99_ms"]
+            assert row["latency_ttfb_p99_ms"] <= row["latency_max_ms"]
 
     def test_methods_have_rows_of_their_own(self, host: Host, api: Api, server: Server) -> None:
         server.get("/hello")
