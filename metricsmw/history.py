@@ -115,9 +115,6 @@ class History:
         """How many minutes after the origin are written."""
         return int(self._header().minutes)
 
-    def set_minutes(self, minutes: int) -> None:
-        self._write_header(self._header()._replace(minutes=float(minutes)))
-
     def append(
         self, at: float, wall: float, values: Sequence[float], minutes: int | None = None
     ) -> None:

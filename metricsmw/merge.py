@@ -8,12 +8,14 @@ later state, and their difference is exact in every lane at once.
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from itertools import compress
 from typing import NamedTuple, Protocol, TypedDict, TypeVar
 
+from metricsmw.config import RANGES
 from metricsmw.histogram import (
     CEILING_SECONDS,
     FIRST,
@@ -60,6 +62,7 @@ OVERALL = SERVER_OFFSET + SERVER_SHAPE.current + SERVER_SHAPE.stride
 # No number of the header, and no count, is as large.
 BEYOND = 2.0**53
 MOST_ROWS = 1 << 17
+NO_STEPS = sys.maxsize, sys.maxsize  # a window in which there is none
 SAMPLE = struct.Struct("3d")  # from Field.SAMPLE_RECORD on
 WIDTHS: dict[float, tuple[int, ...]] = {Kind.ROUTES: (0,), Kind.USERS: (SHORT_TEXT, LONG_TEXT)}
 
@@ -295,8 +298,11 @@ class SegmentReading:
         self._header = Header(whole[:HEADER_BYTES])
         self.header = self._header.numbers
         self.pid = self._header.pid
-        if self.header[Field.WINDOW] != window_seconds:
-            raise DamagedError("of another window")
+        lowest, highest = RANGES["window_seconds"]
+        if not lowest <= self.header[Field.WINDOW] <= highest:
+            raise DamagedError("impossible window")
+        # Such a worker's totals count; its steps are of another length, so its window does not.
+        self._same_window = self.header[Field.WINDOW] == window_seconds
         # Whatever part is missing, the segment is left out as a whole.
         if not self._read(self._header.end - 1, 1):
             raise DamagedError("truncated")
@@ -304,9 +310,11 @@ class SegmentReading:
 
     def _table(self, offset: int, shape: Shape, head: bytes | None = None) -> TableReading:
         routes = shape.named
-        steps = self._period.steps(
-            STEP_RATIO if routes else 1, ROUTE_STEPS_PER_WINDOW if routes else STEPS_PER_WINDOW
-        )
+        steps = NO_STEPS
+        if self._same_window:
+            steps = self._period.steps(
+                STEP_RATIO if routes else 1, ROUTE_STEPS_PER_WINDOW if routes else STEPS_PER_WINDOW
+            )
         return read_table(
             self._read,
             offset,
@@ -396,22 +404,6 @@ class SegmentReading:
                 if name is None:
                     raise DamagedError("counts of no route")
                 yield name, count, table.peaks[row]
-
-    def verify(self) -> None:
-        """Look also into what this reading has no need of. Raises `DamagedError`."""
-        for offset, shape in [(SERVER_OFFSET, SERVER_SHAPE), *self._header.route_tables()]:
-            high, zero = _masks(shape.rows * shape.lanes)
-            for slot, label in enumerate(memoryview(self._bytes(offset, shape.since)).cast("d")):
-                if not label:
-                    continue
-                if label % shape.slots != slot:
-                    raise DamagedError("impossible steps")
-                state = self._bytes(offset + shape.checkpoint(slot), shape.stride)
-                if int.from_bytes(state, "little") & high != zero:
-                    raise DamagedError("no counts")
-        self.users(0.0)
-        for _ in self.routes():
-            pass
 
 
 def table_states(read: Read) -> Iterable[tuple[tuple[int, int], int]]:
@@ -609,12 +601,6 @@ class ServerReading:
                 self.damaged[segment.name] = str(error)
                 continue
             yield from found
-
-    def examine(self) -> None:
-        """Look into users and routes as well, so that ``damaged`` names all that is."""
-        for look in (SegmentReading.routes, lambda segment: segment.users(0.0)):
-            for _ in self._gather(look):
-                pass
 
     def states(self) -> dict[tuple[int, int], int]:
         """Every table's state as it is now, for a reset; of damaged segments too, as what is

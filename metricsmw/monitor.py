@@ -151,8 +151,7 @@ class MetricsMonitor:
                     for minute in range(first + 1, minutes + 1):
                         at = origin + minute * MINUTE
                         reading = self._read(Period(at, self.settings.step, past=True))
-                        self._append(group, reading, at, self._clock.time() - (now - at))
-                    history.set_minutes(minutes)
+                        self._append(group, reading, at, self._clock.time() - (now - at), minute)
         return origin + (minutes + 1) * MINUTE
 
     # --- recording -------------------------------------------------------------------------------
@@ -398,28 +397,42 @@ class MetricsMonitor:
 
     def save_snapshot_to_history(self) -> None:
         """Add a snapshot to the history now, beside those of each minute."""
-        reading = self._read()
-        assert self._group is not None
-        with self._group.exclusive(wait=True):
-            self._append(self._group, reading, reading.period.now, self._clock.time())
+        self.recorder.open()
+        self._catch_up(self._clock.monotonic())
+        group = self._group
+        assert group is not None
+        # Read under the lock: another worker's reset may not come between.
+        with group.exclusive(wait=True):
+            now = self._clock.monotonic()
+            reading = self._read(Period(now, self.settings.step))
+            self._append(group, reading, now, self._clock.time())
 
-    def _append(self, group: Group, reading: ServerReading, at: float, wall: float) -> None:
+    def _append(
+        self,
+        group: Group,
+        reading: ServerReading,
+        at: float,
+        wall: float,
+        minute: int | None = None,
+    ) -> None:
         snapshot = self._snapshot(reading, wall)
-        group.history.append(at, wall, [getattr(snapshot, name) for name in NUMERIC_FIELDS])
+        values = [getattr(snapshot, name) for name in NUMERIC_FIELDS]
+        group.history.append(at, wall, values, minute)
 
     def reset_statistics(self) -> None:
         """Start over, for the whole server: counts, window, routes, users, history.
 
         Gauges stay, as what they count still is. Nothing recorded before is reported after.
+        Raises OSError where there is no room to note the reset; nothing is then reset.
         """
         self.recorder.open()
         group = self._group
         assert group is not None
         with group.exclusive(wait=True):
             now = self._clock.monotonic()
-            self.recorder.start_over(now)
             reading = self._read(Period(now, self.settings.step))
             group.write_reset(Reset(now, reading.states()))
+            self.recorder.start_over(now)
             group.history.start(now)
 
     def export_to_json(self, path: str | os.PathLike[str]) -> None:

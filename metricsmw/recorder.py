@@ -431,11 +431,13 @@ class Recorder:
 
         def roll(now: float) -> None:
             """Open the segment if need be; take the checkpoints that are due."""
-            nonlocal deadline, minute, top
+            nonlocal gauges, deadline, minute, top
             with self._lock:
-                if self.segment is not None and not self.segment.memory.is_whole:
-                    # Truncated or removed by someone: the next store there could be a SIGBUS.
+                if self.segment is not None and not self.segment.is_whole:
+                    # Truncated, removed or overwritten: the next store could be a SIGBUS.
+                    kept = self.segment.saved_gauges()
                     forget()
+                    gauges = kept
                     self._host.detach(forked=True)
                 if self.segment is None:
                     open_segment()
@@ -445,6 +447,8 @@ class Recorder:
                     minute = self._tell_minute(now)
                 assert self.segment is not None
                 assert routes is not None
+                if gauges[0] < 0.0:
+                    gauges[0] = 0.0  # requests have ended that began in a segment that is lost
                 number = step_number(now, step)
                 if self.segment.table.roll(number, max((number - 1) * step, self._restarted)):
                     top = 0.0
@@ -502,7 +506,7 @@ class Recorder:
 
     def open(self) -> Segment:
         """This process's segment, opened if need be."""
-        if self.segment is None or not self.segment.memory.is_whole:
+        if self.segment is None or not self.segment.is_whole:
             self._roll(self._clock.monotonic())
         assert self.segment is not None
         return self.segment

@@ -12,6 +12,7 @@ routes stays right.
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
 
 from metricsmw.config import Settings
@@ -20,12 +21,15 @@ from metricsmw.segment import (
     ROUTE_LANES,
     ROUTE_STEPS_PER_WINDOW,
     STEPS_PER_WINDOW,
+    Field,
     Kind,
     Segment,
     Table,
     route_shape,
 )
 from metricsmw.users import user_key
+
+logger = logging.getLogger("metricsmw")
 
 OTHER, UNMATCHED, OTHER_METHOD = "<other>", "<unmatched>", "_OTHER"
 METHODS = frozenset(
@@ -165,14 +169,13 @@ class RouteTables:
     def _create(self, name: Name) -> Row | None:
         if not self._tables or self._next == self._tables[-1].shape.rows:
             try:
-                chunk = self._segment.append(Kind.ROUTES, self._chunk_rows)
+                with self._segment.appended(Kind.ROUTES, self._chunk_rows) as chunk:
+                    table = Table(chunk.view, route_shape(chunk.rows), fresh=True)
+                    table.roll(*self._step_now)
             except OSError:
                 return None
-            table = Table(chunk.view, route_shape(chunk.rows), fresh=True)
-            table.roll(*self._step_now)
             self._tables.append(table)
             self._next = 0
-            self._segment.publish()
         table = self._tables[-1]
         packed = name.pack()
         start = self._next * NAME_BYTES
@@ -187,6 +190,8 @@ class RouteTables:
     def _spare_row(self) -> Row:
         """Where there is no room even for <other>: lanes that nobody reads."""
         if self._spare is None:
+            self._segment.header[Field.FAULTS] += 1.0
+            logger.warning("metricsmw: no room for routes, some of which are in no row")
             shape = route_shape(1)
             self._spare = Row(Table(memoryview(bytearray(shape.size)), shape, fresh=True), 0)
         return self._spare

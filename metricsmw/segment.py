@@ -32,6 +32,9 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from functools import cache
 from typing import NamedTuple, Protocol
@@ -49,6 +52,9 @@ PAGE = mmap.ALLOCATIONGRANULARITY
 
 BIAS = 2.0**52
 NAME_BYTES = 512
+
+# What no worker changes once a segment is its own: the header up to the time it was made.
+IDENTITY_BYTES = 7 * 8
 
 # A route's window slides by six steps, a tenth of the window.
 STEPS_PER_WINDOW = 60
@@ -269,6 +275,12 @@ class Table:
         self._labels[slot] = float(step)
         return True
 
+    def drop_checkpoints(self) -> None:
+        """Forget all steps: nothing that was counted so far is in any window."""
+        for slot in range(self.shape.slots):
+            self._labels[slot] = 0.0
+        self.step = 0
+
     def restart_peaks(self, since: float) -> None:
         """The peaks of the step begin anew at monotonic ``since``."""
         for number in range(self.shape.rows):
@@ -303,7 +315,7 @@ class Segment:
     """The writer's side of a segment: header, server-wide table, chunks.
 
     ``fresh`` segments are initialised; others are adopted: their counts go on, their gauges are
-    those of a dead process and start at 0.
+    those of a dead process and start at 0. A window of another length begins anew.
     """
 
     def __init__(
@@ -326,6 +338,7 @@ class Segment:
         self._directory = fixed[DIRECTORY_OFFSET:HEADER_BYTES].cast("d")
         header = self.header
         self.gauges[0] = self.gauges[1] = 0.0
+        restart = not fresh and header[Field.WINDOW] != window_seconds
         header[Field.PID], header[Field.PROCESS_START] = map(float, owner)
         header[Field.ROOT_PID], header[Field.ROOT_START] = map(float, root or owner)
         if fresh:
@@ -335,9 +348,35 @@ class Segment:
             header[Field.CREATED] = now
             fixed[: len(MAGIC)] = MAGIC  # last: from here on readers take it for whole
         self._end = FIXED_BYTES
+        self._appending = threading.Lock()
         self.chunks: list[Chunk] = []
         if not fresh:
             self._reopen_chunks()
+        if restart:
+            self._restart_window(window_seconds)
+        self._identity = self._read_identity()
+
+    def _restart_window(self, window_seconds: int) -> None:
+        """Steps of another length have other numbers: the window begins anew, totals go on."""
+        self.table.drop_checkpoints()
+        for chunk in self.chunks:
+            if chunk.kind is Kind.ROUTES:
+                Table(chunk.view, route_shape(chunk.rows), fresh=False).drop_checkpoints()
+        self.header[Field.WINDOW] = float(window_seconds)
+
+    def _read_identity(self) -> bytes:
+        return self.memory.read(0, IDENTITY_BYTES)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the memory is all there, and readers still take it for this worker's."""
+        return self.memory.is_whole and self._read_identity() == self._identity
+
+    def saved_gauges(self) -> list[float]:
+        """The gauges, read without touching mapped memory that may be gone; 0 where they are."""
+        raw = self.memory.read(Field.IN_FLIGHT * 8, 16)
+        found = struct.unpack("2d", raw) if len(raw) == 16 else ()
+        return [v if 0 <= v < BIAS else 0.0 for v in found] or [0.0, 0.0]
 
     def _reopen_chunks(self) -> None:
         for number in range(int(self.header[Field.CHUNKS])):
@@ -347,25 +386,26 @@ class Segment:
             self.chunks.append(Chunk(Kind(kind), rows, width, view))
             self._end = offset + len(view)
 
-    def append(self, kind: Kind, rows: int, width: int = 0) -> Chunk:
-        """A new zeroed chunk. Raises OSError where there is no room for it.
+    @contextmanager
+    def appended(self, kind: Kind, rows: int, width: int = 0) -> Iterator[Chunk]:
+        """A new zeroed chunk, which readers see once the block has filled it in.
 
-        It becomes visible to readers by `publish`, once its owner has filled it in.
+        Raises OSError where there is no room for it. One at a time: a thread may need a chunk of
+        users while another needs one of routes.
         """
-        if len(self.chunks) == MAX_CHUNKS:
-            raise OSError(f"a segment holds at most {MAX_CHUNKS} chunks")
-        view = self.memory.map(self._end, chunk_bytes(kind, rows, width))
-        entry = len(self.chunks) * DIRECTORY_ENTRY
-        for place, value in enumerate((kind, self._end, rows, width)):
-            self._directory[entry + place] = float(value)
-        self._end += len(view)
-        chunk = Chunk(kind, rows, width, view)
-        self.chunks.append(chunk)
-        return chunk
-
-    def publish(self) -> None:
-        """Let readers see the appended chunks."""
-        self.header[Field.CHUNKS] = float(len(self.chunks))
+        with self._appending:
+            number = len(self.chunks)
+            if number == MAX_CHUNKS:
+                raise OSError(f"a segment holds at most {MAX_CHUNKS} chunks")
+            view = self.memory.map(self._end, chunk_bytes(kind, rows, width))
+            chunk = Chunk(kind, rows, width, view)
+            yield chunk
+            entry = number * DIRECTORY_ENTRY
+            for place, value in enumerate((kind, self._end, rows, width)):
+                self._directory[entry + place] = float(value)
+            self._end += len(view)
+            self.chunks.append(chunk)
+            self.header[Field.CHUNKS] = float(number + 1)
 
     def silence(self) -> None:
         """Zero the gauges, as its worker leaves; the counts stay for the readers."""

@@ -120,11 +120,10 @@ class _Pool:
         if len(self.columns) == CHUNKS_PER_POOL:
             return False
         try:
-            chunk = self._segment.append(Kind.USERS, self._chunk_rows, self.width)
+            with self._segment.appended(Kind.USERS, self._chunk_rows, self.width) as chunk:
+                self._add(chunk.view, chunk.rows)
         except OSError:
             return False
-        self._add(chunk.view, chunk.rows)
-        self._segment.publish()
         return True
 
     def write(self, text: str, key: int, raw: bytes, now: float) -> None:

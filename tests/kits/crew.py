@@ -152,7 +152,7 @@ class Crew:
 
     def __init__(self, clock: Clock = SYSTEM_CLOCK, **settings: Any) -> None:
         self._clock = clock
-        self._settings = settings
+        self.settings = settings
         self._connections: list[Connection] = []
         self.workers: list[Worker] = []
 
@@ -162,7 +162,7 @@ class Crew:
         self._connections = [c for c in self._connections if not c.closed] + [mine]
         process = FORK.Process(
             target=_work,
-            args=(its, self._connections, self._clock, self._settings, prepare),
+            args=(its, self._connections, self._clock, self.settings, prepare),
             daemon=True,
         )
         process.start()

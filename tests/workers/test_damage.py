@@ -168,7 +168,8 @@ OVERWRITTEN = {
     "random from the counts on": overwrite(HEADER_BYTES, None, noise),
     "older version": set_field(Field.LAYOUT, 0.0),
     "newer version": set_field(Field.LAYOUT, 2.0),
-    "another window": set_field(Field.WINDOW, 60.0),
+    "impossible window": set_field(Field.WINDOW, 9.0),
+    "no window": set_field(Field.WINDOW, math.nan),
     "impossible chunks": set_field(Field.CHUNKS, 1e9),
     "no number": set_field(Field.CREATED, math.nan),
     "infinite": set_field(Field.IN_FLIGHT, math.inf),
@@ -237,6 +238,66 @@ def test_another_live_workers_segment(scene: Scene, damage: Callable[[Path], Non
     total, routes, _ = scene.reader.do(numbers)
     assert total in (19, 23)
     assert routes["/dead"] == 14
+
+
+@pytest.mark.parametrize("damage", ALL.values(), ids=list(ALL))
+def test_what_is_open_outlives_a_lost_segment(
+    damage: Callable[[Path], None], clock: ManualClock
+) -> None:
+    """A segment that its worker has to give up takes no gauge below what it counts."""
+    with (
+        MetricsMonitor(shared=True, clock=clock) as monitor,
+        MetricsMonitor(shared=True, clock=clock) as reader,
+    ):
+        reader.recorder.open()
+        begun = [monitor.recorder.begin() for _ in range(2)]
+        monitor.recorder.open()
+        monitor.increment_websocket_connections()
+        damage(Path(segment_path(monitor)))
+        clock.advance(STEP)
+        monitor.record_request(10.0)
+        for start in begun:
+            monitor.recorder.end(start, 200, "/", "GET")
+        monitor.decrement_websocket_connections()
+        clock.advance(STEP)
+        monitor.record_request(10.0)
+        for seen_by in (reader, monitor):
+            assert seen_by.get_current_snapshot().requests_in_flight == 0
+            assert seen_by.get_websocket_connections() == 0
+        begun = [monitor.recorder.begin() for _ in range(3)]
+        monitor.increment_websocket_connections()
+        if reader.get_health()["workers"] == 2:
+            assert reader.get_current_snapshot().requests_in_flight == 3
+            assert reader.get_websocket_connections() == 1
+
+
+@pytest.mark.parametrize("length", [4096, -4096])
+def test_gauges_go_on_in_the_next_segment(length: int, clock: ManualClock) -> None:
+    with MetricsMonitor(shared=True, clock=clock) as monitor:
+        begun = [monitor.recorder.begin() for _ in range(2)]
+        monitor.increment_websocket_connections()
+        truncate(length)(Path(segment_path(monitor)))
+        clock.advance(STEP)
+        monitor.record_request(10.0)
+        assert monitor.get_current_snapshot().requests_in_flight == 2
+        assert monitor.get_websocket_connections() == 1
+        for start in begun:
+            monitor.recorder.end(start, 200, "/", "GET")
+        assert monitor.get_current_snapshot().requests_in_flight == 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [OVERWRITTEN[name] for name in ("zeroed", "random bytes", "older version", "no process")],
+)
+def test_a_worker_gives_up_a_segment_that_nobody_reads(
+    scene: Scene, damage: Callable[[Path], None]
+) -> None:
+    scene.damage("live", damage)
+    scene.clock.advance(STEP)
+    scene.live.do(record, "live", 4)
+    assert scene.reader.do(numbers)[0] == 3 + 14 + 4
+    assert scene.reader.do(MetricsMonitor.get_health)["workers"] == 2
 
 
 def test_what_was_damaged_at_a_reset_does_not_come_back(scene: Scene) -> None:

@@ -7,9 +7,13 @@ from collections.abc import Sequence
 
 import psutil
 import pytest
+from kits.crew import SharedClock, crew
 from kits.routes_kit import Api
 from kits.servers import Server, serve, wait_until
 from kits.workers import ENV, announced, ask, directory_of, live_pids, read_often, segment_files
+
+from metricsmw import MetricsMonitor
+from metricsmw.group import SharedGroup
 
 WSGI = "apps.raw_wsgi:app"
 WORKERS = 2
@@ -89,3 +93,64 @@ def test_an_upgraded_gunicorn_is_a_server_of_its_own(args: Sequence[str]) -> Non
         ask(server, 5)
         Api(server).settled(5)
         assert read_often(server, 12) == {(5, WORKERS, 0)}
+
+
+@pytest.mark.parametrize("seconds", [60, 600])
+def test_another_window_after_a_reload(seconds: int) -> None:
+    """Workers with the new window take over: totals go on, the window begins anew."""
+    clock = SharedClock()
+    with crew(2, clock, window_seconds=300) as workers:
+        old, older = workers.workers
+        workers.all(record, "/old", 5)
+        clock.advance(30)
+        workers.all(record, "/old", 5)
+        workers.settings["window_seconds"] = seconds
+        # While both kinds live, each has the totals of all, and the window of its own kind.
+        new = workers.start()
+        new.do(record, "/new", 3)
+        for worker, rate, route in (
+            (old, 20, {"/old": 20}),
+            (older, 20, {"/old": 20}),
+            (new, 3, {"/new": 3}),
+        ):
+            assert worker.do(told) == (23, rate, route, 3, "healthy")
+        old.kill()
+        older.leave()
+        heir, other = workers.start(), workers.start()
+        workers.all(MetricsMonitor.get_health)  # all take their places
+        for worker in (new, heir, other):
+            assert worker.do(told) == (23, 3, {"/new": 3}, 3, "healthy")
+        clock.advance(1)
+        heir.do(record, "/old", 4)
+        for worker in (new, heir, other):
+            assert worker.do(told) == (27, 7, {"/new": 3, "/old": 4}, 3, "healthy")
+        assert len(set(workers.all(segment_name))) == 3
+        clock.advance(2 * seconds)
+        for worker in (new, heir, other):
+            assert worker.do(told) == (27, 0, {}, 3, "healthy")
+
+
+def record(monitor: MetricsMonitor, route: str, times: int) -> None:
+    """In a worker: so many requests."""
+    for _ in range(times):
+        monitor.record_request(10.0, route=route)
+
+
+def told(monitor: MetricsMonitor) -> tuple[int, int, dict[str, int], int, str]:
+    """In a worker: total, requests in the window, routes, workers, state."""
+    snapshot = monitor.get_current_snapshot()
+    reading = monitor._read()
+    return (
+        snapshot.total_requests,
+        reading.requests,
+        {row["route"]: row["requests"] for row in monitor.get_routes()},
+        snapshot.workers,
+        monitor.get_health()["status"],
+    )
+
+
+def segment_name(monitor: MetricsMonitor) -> str:
+    """In a worker: which segment it has."""
+    group = monitor._group
+    assert isinstance(group, SharedGroup)
+    return group.name
