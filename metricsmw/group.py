@@ -31,6 +31,7 @@ from typing import Literal, NamedTuple, Protocol
 from zlib import crc32
 
 from metricsmw.config import Settings
+from metricsmw.descriptor import Descriptor
 from metricsmw.history import FileBytes, History, MemoryBytes
 from metricsmw.merge import NEVER, DamagedError, Period, Reset, SegmentReading, Source
 from metricsmw.segment import HEADER_BYTES, AnonymousMemory, Field, FileMemory, Memory, Segment
@@ -73,7 +74,7 @@ class Group(Protocol):
         """Leave the group: gauges go, counts stay."""
 
     def forget(self) -> None:
-        """In a forked child: let go of what belongs to the parent, and change nothing of it."""
+        """Let go of a segment that is lost, or in a forked child the parent's; change nothing."""
 
 
 class _OwnSource:
@@ -126,22 +127,19 @@ class _FileSource:
     """Another worker's segment. Read by `pread`: a truncated file is a short read, no SIGBUS."""
 
     def __init__(self, path: str) -> None:
-        self._fd = _open_own(path, os.O_RDONLY)
+        self._file = _open_own(path, os.O_RDONLY)
 
     @property
     def alive(self) -> bool:
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        fcntl.flock(self._file, fcntl.LOCK_UN)
         return False
 
     def read(self, offset: int, size: int) -> bytes:
-        return os.pread(self._fd, size, offset)
-
-    def close(self) -> None:
-        os.close(self._fd)
+        return os.pread(self._file.fileno(), size, offset)
 
 
 class _Unreadable:
@@ -155,18 +153,14 @@ class _Unreadable:
     def read(self, offset: int, size: int) -> bytes:
         raise self._error
 
-    def close(self) -> None:
-        pass
 
-
-def _open_own(path: str, flags: int) -> int:
+def _open_own(path: str, flags: int) -> Descriptor:
     """Open a regular file that belongs to this user, following no link. Raises OSError."""
-    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
-    status = os.fstat(fd)
+    file = Descriptor(os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK))
+    status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-        os.close(fd)
         raise PermissionError("not a regular file of this user")
-    return fd
+    return file
 
 
 def _process(header: bytes, pid: Field, start: Field) -> Process | None:
@@ -204,10 +198,10 @@ def base_directory() -> Path:
 
 
 class _Place(NamedTuple):
-    """This worker's segment: its file's name, the descriptor whose flock says that it lives."""
+    """This worker's segment: its file's name, and the opening whose flock says that it lives."""
 
     name: str
-    alive_fd: int
+    life: Descriptor
     segment: Segment
 
 
@@ -242,22 +236,20 @@ class SharedGroup:
             _remove_dead_servers(base)
         _make_private_directory(self.directory)
         self._reset_path = str(self.directory / "reset")
-        with contextlib.ExitStack() as undo:
-            self._lock_fd = self._open_shared("lock")
-            undo.callback(os.close, self._lock_fd)
-            with self.exclusive(wait=True):
-                if by_hand:
-                    self._clear_if_dead()
-                self._history_bytes = FileBytes(self._open_shared("history"))
-                undo.callback(self._history_bytes.close)
-                self.history = History(self._history_bytes, settings.max_history_minutes)
-                place = self._adopt(root, now) or self._create(root, now)
-            undo.pop_all()
-        self.name, self._alive_fd, self.segment = place
-        self._inode = os.fstat(self._alive_fd).st_ino
+        self._pid = os.getpid()
+        self._lock = self._open_shared("lock")
+        with self.exclusive(wait=True):
+            if by_hand:
+                self._clear_if_dead()
+            self._history_file = self._open_shared("history")
+            self.history = History(FileBytes(self._history_file), settings.max_history_minutes)
+            place = self._adopt(root, now) or self._create(root, now)
+        self.name, self._life, self.segment = place
+        self._inode = os.fstat(self._life.fileno()).st_ino
 
-    def _open_shared(self, name: str) -> int:
-        return os.open(self.directory / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    def _open_shared(self, name: str) -> Descriptor:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        return Descriptor(os.open(self.directory / name, flags, 0o600))
 
     # --- this worker's segment -------------------------------------------------------------------
 
@@ -275,9 +267,7 @@ class SharedGroup:
             except OSError:
                 continue
             root = _process(source.read(0, HEADER_BYTES), Field.ROOT_PID, Field.ROOT_START)
-            needed = source.alive or (root is not None and root.is_running)
-            source.close()
-            if needed:
+            if source.alive or (root is not None and root.is_running):
                 return
         for entry in os.scandir(self.directory):
             if entry.name.startswith(PREFIX) or entry.name in ("reset", "history"):
@@ -288,38 +278,34 @@ class SharedGroup:
         """Take over the segment of a worker that has died."""
         for name in self._files():
             path = str(self.directory / name)
-            with contextlib.ExitStack() as undo:
-                try:
-                    alive_fd = _open_own(path, os.O_RDWR)
-                    undo.callback(os.close, alive_fd)
-                    if not self._claim(alive_fd):
-                        continue
-                    memory = FileMemory(_open_own(path, os.O_RDWR))
-                    undo.callback(memory.close)
-                    if not self._is_whole(name, memory, now):
-                        continue
-                    segment = Segment(
-                        memory,
-                        window_seconds=self._settings.window_seconds,
-                        now=now,
-                        owner=this_process(),
-                        root=root,
-                        fresh=False,
-                    )
-                except (OSError, ValueError):
+            try:
+                life = _open_own(path, os.O_RDWR)
+                if not self._claim(life):
                     continue
-                undo.pop_all()
-                return _Place(name, alive_fd, segment)
+                memory = FileMemory(_open_own(path, os.O_RDWR))
+                if not self._is_whole(name, memory, now):
+                    continue
+                segment = Segment(
+                    memory,
+                    window_seconds=self._settings.window_seconds,
+                    now=now,
+                    owner=this_process(),
+                    root=root,
+                    fresh=False,
+                )
+            except (OSError, ValueError):
+                continue
+            return _Place(name, life, segment)
         return None
 
     @staticmethod
-    def _claim(fd: int) -> bool:
+    def _claim(life: Descriptor) -> bool:
         """Lock a segment, if its worker is dead. A reader that looks at it holds it for µs."""
         for _ in range(100):
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(life, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                header = os.pread(fd, HEADER_BYTES, 0)
+                header = os.pread(life.fileno(), HEADER_BYTES, 0)
                 owner = _process(header, Field.PID, Field.PROCESS_START)
                 if owner is not None and owner.is_running:
                     return False
@@ -344,13 +330,11 @@ class SharedGroup:
         name = next(n for n in map(f"{PREFIX}{{}}".format, count()) if n not in taken)
         draft = self.directory / "new-worker"
         draft.unlink(missing_ok=True)
-        with contextlib.ExitStack() as undo:
-            alive_fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-            undo.callback(os.close, alive_fd)
-            undo.callback(draft.unlink, missing_ok=True)
-            fcntl.flock(alive_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        life = Descriptor(os.open(draft, flags, 0o600))
+        try:
+            fcntl.flock(life, fcntl.LOCK_EX | fcntl.LOCK_NB)
             memory = FileMemory(_open_own(str(draft), os.O_RDWR))
-            undo.callback(memory.close)
             segment = Segment(
                 memory,
                 window_seconds=self._settings.window_seconds,
@@ -359,8 +343,9 @@ class SharedGroup:
                 root=root,
             )
             draft.rename(self.directory / name)
-            undo.pop_all()
-        return _Place(name, alive_fd, segment)
+        finally:
+            draft.unlink(missing_ok=True)
+        return _Place(name, life, segment)
 
     # --- all segments ----------------------------------------------------------------------------
 
@@ -381,8 +366,6 @@ class SharedGroup:
                 identity = status.st_ino, status.st_uid
                 before, source = self._sources.get(name, (None, None))
                 if source is None or before != identity:
-                    if source is not None:
-                        source.close()
                     try:
                         source = _FileSource(entry.path)
                     except OSError as error:
@@ -390,7 +373,7 @@ class SharedGroup:
                     self._sources[name] = identity, source
                 found[name] = source
             for name in self._sources.keys() - found.keys():
-                self._sources.pop(name)[1].close()
+                del self._sources[name]
         return found
 
     # --- what all share --------------------------------------------------------------------------
@@ -402,14 +385,14 @@ class SharedGroup:
             return
         try:
             try:
-                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                fcntl.flock(self._lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 yield False
                 return
             try:
                 yield True
             finally:
-                fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
         finally:
             self._thread_lock.release()
 
@@ -427,7 +410,8 @@ class SharedGroup:
 
     def _read_reset(self) -> Reset:
         try:
-            with open(_open_own(self._reset_path, os.O_RDONLY), "rb") as file:
+            fd = _open_own(self._reset_path, os.O_RDONLY)
+            with open(fd.fileno(), "rb", closefd=False) as file:
                 check, data = file.read(RESET_CHECK.size), file.read()
         except OSError:
             return NEVER
@@ -450,20 +434,24 @@ class SharedGroup:
             data += RESET_ENTRY.pack(nonce, offset, len(raw)) + raw
         draft = self.directory / "new-reset"
         draft.write_bytes(RESET_CHECK.pack(crc32(data)) + data)
+        # Resets follow each other within a tick of the file system's clock, and a file may have
+        # the number of an earlier one: its time tells them apart.
+        os.utime(draft, ns=(0, int(reset.at * 1e9)))
         draft.replace(self._reset_path)
 
     def close(self) -> None:
-        self.segment.silence()
+        if self.segment.is_whole:
+            self.segment.silence()
         self.forget()
 
     def forget(self) -> None:
-        for _, source in self._sources.values():
-            source.close()
         self._sources.clear()
-        self._history_bytes.close()
-        for fd in (self._lock_fd, self._alive_fd):
-            os.close(fd)
-        self.segment.memory.close()
+        self._life.close()
+        if self._pid != os.getpid():
+            # In a fork there is no other thread that could use them, nor any to let go of them.
+            self._lock.close()
+            self._history_file.close()
+            self.segment.memory.close()
 
 
 def _remove_dead_servers(base: Path) -> None:
@@ -474,10 +462,9 @@ def _remove_dead_servers(base: Path) -> None:
             continue
         if Process(int(pid), int(start)).is_running or _has_live_worker(entry.path):
             continue
-        with contextlib.suppress(OSError):
-            for file in os.scandir(entry.path):
-                os.unlink(file.path)
-            os.rmdir(entry.path)
+        from shutil import rmtree  # here, as it loads the compressors
+
+        rmtree(entry.path, ignore_errors=True)
 
 
 def _has_live_worker(directory: str) -> bool:
@@ -487,11 +474,8 @@ def _has_live_worker(directory: str) -> bool:
         return False
     for path in paths:
         try:
-            source = _FileSource(path)
+            if _FileSource(path).alive:
+                return True
         except OSError:
             continue
-        alive = source.alive
-        source.close()
-        if alive:
-            return True
     return False

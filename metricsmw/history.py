@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple, Protocol
 
+from metricsmw.descriptor import Descriptor
 from metricsmw.snapshot import INTEGER_FIELDS, NUMERIC_FIELDS, iso_timestamp
 
 MAGIC = 20_260_124.0
@@ -53,24 +54,21 @@ class MemoryBytes:
 
 
 class FileBytes:
-    """A history in a file; ``fd`` is owned."""
+    """A history in a file."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, file: Descriptor) -> None:
+        self._file = file
 
     def reserve(self, size: int) -> None:
         # A full disk is an error here, not a missing minute later.
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(self._fd, 0, size)
+            os.posix_fallocate(self._file.fileno(), 0, size)
 
     def read(self, offset: int, size: int) -> bytes:
-        return os.pread(self._fd, size, offset)
+        return os.pread(self._file.fileno(), size, offset)
 
     def write(self, offset: int, data: bytes) -> None:
-        os.pwrite(self._fd, data, offset)
-
-    def close(self) -> None:
-        os.close(self._fd)
+        os.pwrite(self._file.fileno(), data, offset)
 
 
 class _Header(NamedTuple):

@@ -143,6 +143,11 @@ class MetricsMonitor:
         assert group is not None
         history = group.history
         origin = history.origin
+        if not origin:  # it has been damaged since it was opened
+            with group.exclusive(wait=False) as held:
+                if held and not history.origin:
+                    history.start(now)
+            return now + MINUTE
         minutes = int((now - origin) // MINUTE)
         if history.minutes < minutes:
             with group.exclusive(wait=False) as held:
@@ -150,7 +155,7 @@ class MetricsMonitor:
                     first = max(history.minutes, minutes - self.settings.max_history_minutes)
                     for minute in range(first + 1, minutes + 1):
                         at = origin + minute * MINUTE
-                        reading = self._read(Period(at, self.settings.step, past=True))
+                        reading = self._read_group(group, Period(at, self.settings.step, past=True))
                         self._append(group, reading, at, self._clock.time() - (now - at), minute)
         return origin + (minutes + 1) * MINUTE
 
@@ -193,14 +198,24 @@ class MetricsMonitor:
 
     # --- reading ---------------------------------------------------------------------------------
 
-    def _read(self, period: Period | None = None) -> ServerReading:
+    def _opened(self) -> Group:
         self.recorder.open()
-        group = self._group
-        assert group is not None
-        if period is None:
-            now = self._clock.monotonic()
-            self._catch_up(now)
-            period = Period(now, self.settings.step)
+        while (group := self._group) is None:  # another thread is about to replace a lost one
+            self.recorder.open()
+        return group
+
+    def _read(self) -> ServerReading:
+        group = self._opened()
+        now = self._clock.monotonic()
+        self._catch_up(now)
+        return self._read_group(group, Period(now, self.settings.step))
+
+    def _read_group(self, group: Group, period: Period) -> ServerReading:
+        """Read without opening anything: for whoever holds the server's lock.
+
+        Opening takes the recorder's lock and then the server's; the other way round two threads
+        would wait for each other.
+        """
         # The reset goes first: states read after it can only be later ones.
         reset = group.reset
         reading = ServerReading(group.sources(), period, reset, self.settings.window_seconds)
@@ -389,22 +404,19 @@ class MetricsMonitor:
             raise TypeError(f"minutes must be a whole number >= 1, got {minutes!r}")
         if minutes < 1:
             raise ValueError(f"minutes must be a whole number >= 1, got {minutes!r}")
+        group = self._opened()
         now = self._clock.monotonic()
-        self.recorder.open()
         self._catch_up(now)
-        assert self._group is not None
-        return self._group.history.rows(now - minutes * MINUTE)
+        return group.history.rows(now - minutes * MINUTE)
 
     def save_snapshot_to_history(self) -> None:
         """Add a snapshot to the history now, beside those of each minute."""
-        self.recorder.open()
+        group = self._opened()
         self._catch_up(self._clock.monotonic())
-        group = self._group
-        assert group is not None
         # Read under the lock: another worker's reset may not come between.
         with group.exclusive(wait=True):
             now = self._clock.monotonic()
-            reading = self._read(Period(now, self.settings.step))
+            reading = self._read_group(group, Period(now, self.settings.step))
             self._append(group, reading, now, self._clock.time())
 
     def _append(
@@ -425,15 +437,13 @@ class MetricsMonitor:
         Gauges stay, as what they count still is. Nothing recorded before is reported after.
         Raises OSError where there is no room to note the reset; nothing is then reset.
         """
-        self.recorder.open()
-        group = self._group
-        assert group is not None
+        group = self._opened()
         with group.exclusive(wait=True):
             now = self._clock.monotonic()
-            reading = self._read(Period(now, self.settings.step))
+            reading = self._read_group(group, Period(now, self.settings.step))
             group.write_reset(Reset(now, reading.states()))
-            self.recorder.start_over(now)
             group.history.start(now)
+        self.recorder.start_over(now)
 
     def export_to_json(self, path: str | os.PathLike[str]) -> None:
         """Write statistics and history as JSON; a reader never sees half a file.

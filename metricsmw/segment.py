@@ -39,6 +39,7 @@ from enum import IntEnum
 from functools import cache
 from typing import NamedTuple, Protocol
 
+from metricsmw.descriptor import Descriptor
 from metricsmw.histogram import FIRST, LAST, ROUTE_FIRST, ROUTE_LAST
 from metricsmw.server import Process
 
@@ -181,7 +182,8 @@ class Memory(Protocol):
     def is_whole(self) -> bool:
         """Whether all that was mapped is still there, where others look for it."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of it now, where no other thread uses it."""
 
 
 class AnonymousMemory:
@@ -210,33 +212,32 @@ class AnonymousMemory:
 
 
 class FileMemory:
-    """A mapped file; ``fd`` is owned and closed by `close`."""
+    """A mapped file."""
 
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
+    def __init__(self, file: Descriptor) -> None:
+        self._file = file
         self._end = 0
 
     def map(self, offset: int, size: int) -> memoryview:
+        fd = self._file.fileno()
         # Allocated first: a full disk is an error here, not a SIGBUS at some later store.
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(self.fd, offset, size)
-        elif os.fstat(self.fd).st_size < offset + size:
-            os.pwrite(self.fd, bytes(size), offset)
+            os.posix_fallocate(fd, offset, size)
+        elif os.fstat(fd).st_size < offset + size:
+            os.pwrite(fd, bytes(size), offset)
         self._end = max(self._end, offset + size)
-        return memoryview(mmap.mmap(self.fd, size, offset=offset))
+        return memoryview(mmap.mmap(fd, size, offset=offset))
 
     def read(self, offset: int, size: int) -> bytes:
-        return os.pread(self.fd, size, offset)
+        return os.pread(self._file.fileno(), size, offset)
 
     @property
     def is_whole(self) -> bool:
-        status = os.fstat(self.fd)
+        status = os.fstat(self._file.fileno())
         return status.st_size >= self._end and status.st_nlink > 0
 
     def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        self._file.close()
 
 
 class Table:

@@ -11,16 +11,18 @@ import random
 import shutil
 import struct
 import subprocess
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from kits.crew import Crew, SharedClock, Worker, crew, shared_numbers
+from kits.crew import Crew, SharedClock, Worker, crew, shared_numbers, wait_until
 
 import metricsmw.group
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
+from metricsmw.merge import Source
 from metricsmw.segment import (
     DIRECTORY_OFFSET,
     FIXED_BYTES,
@@ -582,6 +584,9 @@ SHARED_FILES = {
 }
 
 
+zero_history = overwrite(0, None, zeros)
+
+
 @pytest.mark.parametrize("name", ["history", "reset", "lock"])
 @pytest.mark.parametrize("damage", SHARED_FILES.values(), ids=list(SHARED_FILES))
 def test_a_shared_file(name: str, damage: Callable[[Path], None]) -> None:
@@ -608,6 +613,50 @@ def test_a_shared_file(name: str, damage: Callable[[Path], None]) -> None:
             # No minute is made up: not more than there were, and none with numbers of its own.
             assert len(history) <= 3
             assert all(0 <= int(row["total_requests"]) <= total for row in history)
+
+
+@pytest.mark.parametrize("damage", [truncate(0), zero_history], ids=["truncated", "zeroed"])
+def test_no_minute_is_made_up(damage: Callable[[Path], None], clock: ManualClock) -> None:
+    with MetricsMonitor(shared=True, clock=clock) as monitor:
+        record(monitor, "any", 1)
+        clock.advance(120)
+        assert len(monitor.get_metrics_history()) == 2
+        damage(Path(segment_path(monitor)).with_name("history"))
+        assert monitor.get_metrics_history() == []
+        clock.advance(60)
+        assert len(monitor.get_metrics_history()) == 1
+
+
+@pytest.mark.parametrize(
+    "read", [MetricsMonitor.reset_statistics, MetricsMonitor.save_snapshot_to_history]
+)
+def test_a_segment_is_lost_while_the_server_is_locked(
+    read: Callable[[MetricsMonitor], None], monkeypatch: pytest.MonkeyPatch, clock: ManualClock
+) -> None:
+    """One thread holds the server's lock; another has to open a segment, and waits for it."""
+    with MetricsMonitor(shared=True, clock=clock) as monitor:
+        record(monitor, "any", 3)
+        group = monitor._group
+        assert group is not None
+        real = group.sources
+
+        def sources() -> Mapping[str, Source]:
+            Path(segment_path(monitor)).unlink()
+            clock.advance(STEP)
+            other.start()
+            wait_until(monitor_is_replacing, "a new segment is being opened")
+            return real()
+
+        def monitor_is_replacing() -> bool:
+            return monitor._group is not group
+
+        other = threading.Thread(target=record, args=(monitor, "new", 2), daemon=True)
+        monkeypatch.setattr(group, "sources", sources)
+        read(monitor)
+        other.join(60)
+        assert not other.is_alive()
+        assert monitor.get_routes()[0]["route"] == "/new"
+        assert monitor.get_health()["faults"] == 0
 
 
 def test_the_directory_is_removed() -> None:
