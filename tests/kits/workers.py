@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import fcntl
+import http.client
 import json
 import os
 import struct
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+import threading
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from kits.servers import Server, wait_until
 from metricsmw.group import base_directory
 
 ENV = {"METRICSMW_TOKEN": TOKEN}
+BROKEN = (OSError, http.client.HTTPException)
 SCRIPTS = Path(__file__).resolve().parent.parent / "workers" / "apps"
 
 
@@ -35,10 +38,12 @@ def segment_files(directory: Path) -> list[Path]:
     return sorted(directory.glob("worker-*"))
 
 
-def live_pids(directory: Path) -> list[int]:
-    """The workers that hold a segment in the directory, sorted."""
+def live_pids(directory: Path, names: Collection[str] | None = None) -> list[int]:
+    """The workers that hold a segment in the directory, or one of these names, sorted."""
     pids = []
     for path in segment_files(directory):
+        if names is not None and path.name not in names:
+            continue
         with path.open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -90,6 +95,51 @@ def read_often(server: Server, times: int = 50) -> set[tuple[int, int, int]]:
     # Several at once, so that no worker answers them all.
     with ThreadPoolExecutor(4) as pool:
         return set(pool.map(read, range(times)))
+
+
+def current(server: Server) -> dict[str, Any]:
+    """The numbers as the first worker that answers shows them."""
+    while True:
+        with suppress(*BROKEN):
+            return Api(server).current()
+
+
+class Load:
+    """Clients that ask without pause, and one that reads; all over fresh connections."""
+
+    def __init__(self, server: Server) -> None:
+        self.completed = 0
+        self.broken = 0
+        self.readings: list[int] = []
+        self._server = server
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+
+    @contextmanager
+    def running(self, clients: int) -> Iterator[None]:
+        with ThreadPoolExecutor(clients + 1) as pool:
+            tasks = [pool.submit(self._ask) for _ in range(clients)]
+            tasks.append(pool.submit(self._read))
+            try:
+                yield
+            finally:
+                self._over.set()
+            for task in tasks:
+                task.result()
+
+    def _ask(self) -> None:
+        while not self._over.is_set():
+            try:
+                done = self._server.get("/hello").status == 200
+            except BROKEN:
+                done = False
+            with self._lock:
+                self.completed += done
+                self.broken += not done
+
+    def _read(self) -> None:
+        while not self._over.is_set():
+            self.readings.append(current(self._server)["total_requests"])
 
 
 def run_script(name: str, arguments: Sequence[str] = (), **environment: str) -> Any:

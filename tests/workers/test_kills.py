@@ -6,20 +6,19 @@ import http.client
 import os
 import random
 import signal
-import threading
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kits.routes_kit import Api
 from kits.servers import Server, serve, wait_until
 from kits.workers import (
     ENV,
+    Load,
     announced,
     ask,
+    current,
     directory_of,
     held,
     is_gone,
@@ -30,58 +29,12 @@ from kits.workers import (
 from websockets.sync.client import connect
 
 WSGI, ASGI = "apps.raw_wsgi:app", "apps.raw_asgi:app"
-BROKEN = (OSError, http.client.HTTPException)
 
 
 def kill(pid: int) -> None:
     """End a process for good; returns when it is gone."""
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: is_gone(pid), f"the end of {pid}")
-
-
-def current(server: Server) -> dict[str, Any]:
-    """The numbers as the first worker that answers shows them."""
-    while True:
-        with suppress(*BROKEN):
-            return Api(server).current()
-
-
-class Load:
-    """Clients that ask without pause, and one that reads; all over fresh connections."""
-
-    def __init__(self, server: Server) -> None:
-        self.completed = 0
-        self.broken = 0
-        self.readings: list[int] = []
-        self._server = server
-        self._lock = threading.Lock()
-        self._over = threading.Event()
-
-    @contextmanager
-    def running(self, clients: int) -> Iterator[None]:
-        with ThreadPoolExecutor(clients + 1) as pool:
-            tasks = [pool.submit(self._ask) for _ in range(clients)]
-            tasks.append(pool.submit(self._read))
-            try:
-                yield
-            finally:
-                self._over.set()
-            for task in tasks:
-                task.result()
-
-    def _ask(self) -> None:
-        while not self._over.is_set():
-            try:
-                done = self._server.get("/hello").status == 200
-            except BROKEN:
-                done = False
-            with self._lock:
-                self.completed += done
-                self.broken += not done
-
-    def _read(self) -> None:
-        while not self._over.is_set():
-            self.readings.append(current(self._server)["total_requests"])
 
 
 KILLED = {

@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from metricsmw import get_metrics_monitor
+from metricsmw import MetricsMonitor, get_metrics_monitor
 from metricsmw.group import base_directory
 from metricsmw.server import root_process
 
@@ -36,20 +36,41 @@ def size_of(directory: Path) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
+def cost_of(monitor: MetricsMonitor) -> tuple[int, int]:
+    """How many reads of files a snapshot takes, and how many bytes."""
+    sizes = []
+    real = os.pread
+
+    def pread(fd: int, size: int, offset: int) -> bytes:
+        data = real(fd, size, offset)
+        sizes.append(len(data))
+        return data
+
+    os.pread = pread
+    monitor.get_current_snapshot()
+    monitor.get_routes()
+    os.pread = real
+    return len(sizes), sum(sizes)
+
+
 def main() -> None:
-    """Be their master."""
+    """Be their master, and read."""
     me = root_process()  # which all forks inherit
     directory = base_directory() / f"{me.pid}-{me.start}"
-    sizes = []
+    monitor = get_metrics_monitor()
+    monitor.get_current_snapshot()
+    sizes, costs = [], []
     for number in range(0, int(sys.argv[1]), 2):
         for child in [worker(number), worker(number + 1)]:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
         sizes.append(size_of(directory))
-    monitor = get_metrics_monitor()
+        costs.append(cost_of(monitor))
     found = {
         "begin": sizes[ROUTES],
         "end": sizes[-1],
+        "begin_cost": costs[ROUTES],
+        "end_cost": costs[-1],
         "requests": monitor.total_requests,
         "routes": len(monitor.get_routes()),
         "users": monitor.get_active_users(),

@@ -1,0 +1,120 @@
+"""Damage to a running server's segments, under load: no request fails, no worker ends, and
+`/health` says what is left out."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from kits.routes_kit import Api
+from kits.servers import serve, wait_until
+from kits.workers import ENV, Load, announced, current, directory_of, live_pids, segment_files
+
+from metricsmw.segment import FIXED_BYTES, HEADER_BYTES
+
+noise = random.Random(3).randbytes
+
+
+def write_at(offset: int, data: bytes) -> Callable[[Path], None]:
+    """Overwrite a part of a segment."""
+
+    def do(path: Path) -> None:
+        with path.open("r+b") as file:
+            file.seek(offset)
+            file.write(data)
+
+    return do
+
+
+def link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/etc/passwd")
+
+
+def directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+# All that may happen to a segment in use without its worker's stores falling into nothing.
+DAMAGE = {
+    "zeroed": write_at(0, bytes(FIXED_BYTES)),
+    "random bytes": write_at(0, noise(FIXED_BYTES)),
+    "random counts": write_at(HEADER_BYTES, noise(FIXED_BYTES - HEADER_BYTES)),
+    "another version": write_at(8, bytes(8)),
+    "a symbolic link": link,
+    "a directory": directory,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=list(DAMAGE))
+def test_no_request_fails(damage: Callable[[Path], None]) -> None:
+    args = ["--worker-class", "gthread", "--threads", "2"]
+    with serve("gunicorn", "apps.raw_wsgi:app", workers=4, args=args, env=ENV) as server:
+        announced(server)
+        pids = server.worker_pids()
+        files = segment_files(directory_of(server))
+        load = Load(server)
+        with load.running(3):
+
+            def read_on() -> None:
+                before = len(load.readings)
+                wait_until(lambda: len(load.readings) > before + 4, "reads")
+
+            read_on()
+            damage(files[0])
+            read_on()
+            damage(files[1])
+            read_on()
+            health = server.get("/api/metrics/health")
+            assert health.status == 503
+            assert health.json()["status"] == "degraded"
+            assert "left out" in health.json()["components"]["request_tracking"]
+        assert load.broken == 0
+        assert server.worker_pids() == pids
+        now = current(server)
+        assert 0 < now["total_requests"] <= load.completed
+        assert 2 <= now["workers"] <= 4
+
+
+FOREIGN: Sequence[Callable[[Path], object]] = (
+    Path.touch,
+    Path.mkdir,
+    os.mkfifo,
+    lambda path: path.symlink_to("/etc/passwd"),
+    lambda path: path.write_bytes(noise(1_000_000)),
+)
+
+
+def test_files_that_are_no_segments() -> None:
+    with serve("gunicorn", "apps.raw_wsgi:app", workers=4, env=ENV) as server:
+        announced(server)
+        place = directory_of(server)
+        load = Load(server)
+        with load.running(3):
+            for number, make in enumerate(FOREIGN):
+                make(place / f"worker-{number + 10}")
+                before = len(load.readings)
+                wait_until(lambda: len(load.readings) > before + 2, "reads")  # noqa: B023
+            # A new worker takes over a segment, and none of these.
+            os.kill(server.worker_pids()[0], signal.SIGKILL)
+            wait_until(lambda: len(server.worker_pids()) == 4, "a new worker")
+            wait_until(lambda: live_pids_of_segments(place) == server.worker_pids(), "its segment")
+        assert load.broken <= 3
+        api = Api(server)
+        api.until(lambda: api.current()["requests_in_flight"] == 0, "the end of requests")
+        now = api.current()
+        assert load.completed <= now["total_requests"] <= load.completed + load.broken
+        assert now["workers"] == 4
+        assert load.readings == sorted(load.readings)
+        health = server.get("/api/metrics/health").json()
+        assert f"{len(FOREIGN)} damaged" in health["components"]["request_tracking"]
+
+
+def live_pids_of_segments(place: Path) -> list[int]:
+    """The workers of the server's own four segments."""
+    return live_pids(place, [f"worker-{number}" for number in range(4)])
