@@ -133,8 +133,8 @@ class History:
         header = self._header()
         self._write_header(header._replace(first=header.next, origin=origin, minutes=0.0))
 
-    def rows(self, since: float) -> list[dict[str, str | float | int]]:
-        """Snapshots taken after monotonic ``since``, oldest first."""
+    def rows(self, since: float, reset_at: float = 0.0) -> list[dict[str, str | float | int]]:
+        """Snapshots taken after monotonic ``since`` and not before the reset, oldest first."""
         header = self._header()
         data = self._data.read(HEADER.size, ROW.size * self._capacity)
         rows = []
@@ -145,7 +145,8 @@ class History:
             if len(raw) < ROW.size:
                 continue
             begin, at, wall, *values, end = ROW.unpack(raw)
-            if begin == end == number and at > since and all(map(math.isfinite, values)):
+            is_whole = begin == end == number and all(map(math.isfinite, values))
+            if is_whole and at > since and at >= reset_at:
                 with suppress(ValueError, OverflowError):  # no time that there is
                     rows.append(_as_snapshot(wall, values))
         return rows

@@ -407,7 +407,7 @@ class MetricsMonitor:
         group = self._opened()
         now = self._clock.monotonic()
         self._catch_up(now)
-        return group.history.rows(max(now - minutes * MINUTE, group.reset.at))
+        return group.history.rows(now - minutes * MINUTE, group.reset.at)
 
     def save_snapshot_to_history(self) -> None:
         """Add a snapshot to the history now, beside those of each minute."""
