@@ -33,6 +33,7 @@ RECORD = "record_request(latency_ms)"
 FULL = "record_request, all arguments"
 DESCRIBED = "described way"
 THREADS = 8
+DEAD = 1000  # generations of workers
 BURST = 80_000  # records, so many that starting the threads does not count
 NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 
@@ -115,6 +116,31 @@ def snapshot(report: Report, quick: bool) -> None:
         if workers == 1:
             report.figure("  the described way", Estimate(**found["described"]).scaled(1e3), "ms")
     report.figure("1,000,000 requests / 1 request", costs[1] / costs[0], "x")
+
+
+def workers(report: Report, quick: bool) -> None:
+    """One reading of a server, beside the known multi-process client's scrape; the dead too."""
+    report.section("one reading of a whole server, beside a multi-process scrape")
+    costs = {}
+    for live, dead, rounds in ((1, 0, 50), (8, 0, 20), (64, 0, 8), (1, DEAD, 4)):
+        name = f"{live} live" + (f", {dead:,} dead before" if dead else "")
+        with tempfile.TemporaryDirectory() as ours, tempfile.TemporaryDirectory() as theirs:
+            found = _child(
+                "generations.py",
+                *(live, dead, 2 if quick else rounds, 2000),
+                METRICSMW_DIR=ours,
+                PROMETHEUS_MULTIPROC_DIR=theirs,
+            )
+        for what, cost in found["costs"].items():
+            report.figure(f"{name}: {what}", Estimate(**cost).scaled(1e3), "ms")
+        for what, ratio in found["ratios"].items():
+            report.figure(f"  scrape / {what}", Estimate(**ratio), "x")
+        if not found["ratios"]:
+            report.missing("  prometheus_client")
+        costs[live, dead] = Estimate(**found["costs"]["snapshot and routes"]).value
+    ratio = costs[1, DEAD] / costs[1, 0]
+    report.figure(f"snapshot and routes: {DEAD:,} dead before / none", ratio, "x")
+    report.goal(f"a reading: {DEAD:,} dead workers before / none", ratio, 1.2)
 
 
 def memory(report: Report, quick: bool) -> None:

@@ -20,6 +20,7 @@ BENCHMARKS = {
     "record": engine.record,
     "readers": engine.readers,
     "snapshot": engine.snapshot,
+    "workers": engine.workers,
     "memory": engine.memory,
     "imports": engine.imports,
 }

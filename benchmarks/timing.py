@@ -73,6 +73,11 @@ class Race:
         rounds = list(zip(self._above(name, base), self._above(other, base), strict=True))
         return estimate(rounds, lambda ours, theirs: median(ours) / median(theirs))
 
+    def multiple(self, name: str, other: str) -> Estimate:
+        """What `name` costs, as a multiple of what `other` costs."""
+        rounds = list(zip(self._seconds[name], self._seconds[other], strict=True))
+        return estimate(rounds, lambda one, two: median(one) / median(two))
+
     def _above(self, name: str, base: str) -> list[float]:
         pairs = zip(self._seconds[name], self._seconds[base], strict=True)
         return [value - bare for value, bare in pairs]
