@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .asgi import ASGIMetricsMiddleware
 from .contract import is_async
@@ -59,6 +59,14 @@ def wrap(
     if host is not None:
         return host.instrument(app, monitor, path, auth, exclude, user)  # type: ignore[no-any-return]
 
+    if _is(app, "falcon", "App"):
+        from . import falcon
+
+        falcon.leave_routes(cast("Any", app))
+    elif _is(app, "pyramid.router", "Router"):
+        from . import pyramid
+
+        pyramid.leave_routes(app)
     kind: Any = ASGIMetricsMiddleware if _is_asgi(app) else WSGIMetricsMiddleware
     return kind(app, monitor, path=path, auth=auth, exclude=exclude, user=user)  # type: ignore[no-any-return]
 

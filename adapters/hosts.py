@@ -2,8 +2,8 @@
 
 They read environ and scope after the response and import no framework. A host that leaves
 its route where it can be read (Starlette, FastAPI, Litestar, Bottle) is read there. A host that
-cleans up after itself (Flask) or keeps to itself (Django) is asked by its glue module to leave a
-`HostRequest` under `HOST_KEY`.
+cleans up after itself (Flask, Quart) or keeps to itself (Django, Falcon, Pyramid) is asked by its
+glue module to leave a `HostRequest` under `HOST_KEY`.
 
 A template is what the app's author wrote, with the prefix the app is mounted under, as a client
 sees it: never a raw path. None means that no route matched.
@@ -61,6 +61,10 @@ def listen() -> None:
         from . import flask
 
         flask.listen()
+    if "quart" in sys.modules:
+        from . import quart
+
+        quart.listen()
 
 
 def route_of_environ(environ: WSGIEnvironment) -> str | None:

@@ -9,6 +9,8 @@ import pytest
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
 
+pytest.register_assert_rewrite(f"{__package__}.framework_kit")
+
 
 @pytest.fixture
 def monitor(clock: ManualClock) -> Iterator[MetricsMonitor]:

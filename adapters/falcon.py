@@ -1,0 +1,50 @@
+"""Falcon glue: a middleware of Falcon's own that leaves the matched template of a request.
+
+Falcon keeps the template in its request object, which nothing outside the app sees. The component
+that `leave_routes` adds stands innermost, so that it is the first to be asked when a response is
+made, and it is asked also where a middleware of the app or an error handler made that response.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .hosts import HOST_KEY
+
+if TYPE_CHECKING:
+    import falcon
+    import falcon.asgi
+
+
+def leave_routes(app: falcon.App[Any, Any] | falcon.asgi.App[Any, Any]) -> None:
+    """Have a Falcon app, WSGI or ASGI, leave its routes where the resolvers look for them."""
+    app.add_middleware(_Component())
+
+
+class _Component:
+    """Both kinds of app take it: each calls the method of its kind."""
+
+    def process_response(
+        self, req: falcon.Request, resp: object, resource: object, req_succeeded: bool
+    ) -> None:
+        req.env[HOST_KEY] = _FalconRequest(req.uri_template)
+
+    async def process_response_async(
+        self, req: falcon.asgi.Request, resp: object, resource: object, req_succeeded: bool
+    ) -> None:
+        req.scope[HOST_KEY] = _FalconRequest(req.uri_template)
+
+
+class _FalconRequest:
+    """The template; Falcon has no session."""
+
+    __slots__ = ("_template",)
+
+    def __init__(self, template: str | None) -> None:
+        self._template = template
+
+    def route(self) -> str | None:
+        return self._template
+
+    def user(self) -> None:
+        return None

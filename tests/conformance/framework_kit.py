@@ -1,0 +1,174 @@
+"""The matrix of frameworks and cases: an abstract suite for any way to serve a site.
+
+A test class gives `FrameworkKit` a fixture `served`. Each request goes to the bare site first and
+to the measured one then: the answers must be the same, and the second alone is in the numbers, in
+the row of its route's template. No raw path is ever in them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, NamedTuple, Protocol
+
+import pytest
+
+from .served.sites import UNMATCHED, Site
+
+SITES = (
+    "raw_wsgi",
+    "flask_site",
+    "dispatcher_site",
+    "django_site",
+    "falcon_site",
+    "bottle_site",
+    "pyramid_site",
+    "raw_asgi",
+    "django_asgi_site",
+    "starlette_site",
+    "fastapi_site",
+    "quart_site",
+    "litestar_site",
+    "falcon_asgi_site",
+)
+STREAM = b"one\nreleased\n"
+
+
+def site_of(name: str) -> Site:
+    """A module of `served/sites`; within this process, its package is not `sites`."""
+    site: Site = import_module(f".served.sites.{name}", __package__).SITE
+    return site
+
+
+class Answer(NamedTuple):
+    """What the client gets; `error`: the class of what the site raised, in this process."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+    error: str | None = None
+
+    def comparable(self) -> Answer:
+        """Without what is another one each time."""
+        kept = [(name, value) for name, value in self.headers if name.lower() != "date"]
+        return self._replace(headers=kept)
+
+
+class Numbers(NamedTuple):
+    """The totals, and the requests and status classes of each row: {"GET /x": (1, {"2xx": 1})}."""
+
+    requests: int
+    errors: int
+    in_flight: int
+    rows: dict[str, tuple[int, dict[str, int]]]
+
+
+class Served(Protocol):
+    """A site that runs."""
+
+    site: Site
+
+    def ask(self, method: str, path: str, body: bytes = b"", *, bare: bool = False) -> Answer:
+        """Ask as a client does; `path` is percent-encoded. Both chunks of a stream are awaited."""
+
+    def numbers(self, requests: int) -> Numbers:
+        """The numbers once so many requests are in them."""
+
+    def reset(self) -> None:
+        """Start all counts again."""
+
+    def table(self) -> list[dict[str, Any]]:
+        """The rows of GET /routes."""
+
+
+# Each request of the matrix, and the site's attribute with its template, or the template itself.
+REQUESTS: dict[str, str] = {
+    "GET /hello": "/hello",
+    "HEAD /hello": "/hello",
+    "GET /hello?q=1&q=%FF": "/hello",
+    "GET /items/7": "{item}",
+    "HEAD /items/7": "{item}",
+    "OPTIONS /items/7": "{item}",
+    "DELETE /items/7": "{item}",  # 405
+    "PROPFIND /items/7": "{item}",
+    "GET /items/x": UNMATCHED,  # not a number
+    "GET /v1/users/ada": "/v1{user}",
+    "GET /v2/users/ada": "/v2{user}",
+    "GET /v1/users/%C3%BC%20b": "/v1{user}",
+    "GET /v1/users/%FF%FE": "/v1{user}",  # no UTF-8
+    "GET /v1/users/a%2Fb": UNMATCHED,  # the slash is decoded before routing
+    "GET /mounted/things/7": "{thing}",
+    "GET /mounted/things/x": UNMATCHED,
+    "GET /mounted/none": UNMATCHED,
+    "GET /none": UNMATCHED,
+    "DELETE /none": UNMATCHED,
+    "OPTIONS /none": UNMATCHED,
+    "PROPFIND /none": UNMATCHED,
+    "GET /hello/": UNMATCHED,
+    "GET /%2e%2e/etc/passwd": UNMATCHED,
+    "POST /upload": "/upload",
+    "GET /fail": "/fail",
+    "GET /raise": "/raise",
+    "GET /stream": "/stream",
+    "HEAD /stream": "/stream",
+    "GET /async": UNMATCHED,
+}
+STANDARD = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
+
+
+def row_of(site: Site, request: str) -> str:
+    """The row that a request belongs to: "GET /items/<int:id>"."""
+    method = request.split()[0]
+    route = site.routes.get(request, REQUESTS[request])
+    if not site.has_router:
+        route = UNMATCHED
+    elif route not in site.routes.values():
+        for name in ("item", "user", "thing"):
+            route = route.replace(f"{{{name}}}", getattr(site, name))
+    return f"{method if method in STANDARD else '_OTHER'} {route}"
+
+
+class FrameworkKit:
+    """What holds for every site, however it is served."""
+
+    @pytest.mark.parametrize("request_line", REQUESTS)
+    def test_a_request(self, served: Served, request_line: str) -> None:
+        method, path = request_line.split()
+        body = b"x" * 10_000 if method == "POST" else b""
+        bare = served.ask(method, path, body, bare=True)
+        served.reset()
+        answer = served.ask(method, path, body)
+        assert answer.comparable() == bare.comparable()
+        is_error = answer.status >= 400 or answer.error is not None
+        row = row_of(served.site, request_line)
+        assert served.numbers(1) == Numbers(
+            1, is_error, 0, {row: (1, {f"{answer.status // 100}xx": 1})}
+        )
+
+    def test_the_first_chunk_is_there_before_the_last_is_made(self, served: Served) -> None:
+        assert served.ask("GET", "/stream").body == STREAM
+
+    def test_paths_that_are_not_there_share_a_row(self, served: Served) -> None:
+        served.reset()
+        for number in range(100):
+            assert served.ask("GET", f"/none/{number}?x={number}").status == 404
+        assert served.numbers(100) == Numbers(
+            100, 100, 0, {f"GET {UNMATCHED}": (100, {"4xx": 100})}
+        )
+
+    def test_the_table_is_in_the_order_of_requests(self, served: Served) -> None:
+        served.reset()
+        for path, times in (("/none", 2), ("/hello", 5), ("/items/7", 3)):
+            for _ in range(times):
+                served.ask("GET", path)
+        served.numbers(10)
+        table = served.table()
+        counts = [row["requests"] for row in table]
+        assert counts == ([5, 3, 2] if served.site.has_router else [10])
+        for row in table:
+            assert (
+                0
+                <= row["latency_p50_ms"]
+                <= row["latency_p95_ms"]
+                <= row["latency_p99_ms"]
+                <= row["latency_max_ms"] * 1.022
+            )

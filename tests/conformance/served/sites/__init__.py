@@ -1,0 +1,78 @@
+"""The same site in each framework, for the matrix of frameworks and cases.
+
+Each module has a `SITE`. Every site answers
+
+| route | answers |
+|---|---|
+| GET /hello | `hello` |
+| GET /items/7 | `item 7`; the id is a whole number where the framework can ask for one |
+| GET /v1/users/ada, GET /v2/users/ada | `user ada`: one handler, included twice |
+| GET /mounted/things/7 | `thing 7`, by a mounted app or the nearest that the framework has |
+| POST /upload | how many bytes came |
+| GET /fail | status 500 |
+| GET /raise | an exception that nobody catches |
+| GET /stream | `one`, then `released`, when the client has got that far; `late` if it has not |
+
+The file RELEASE is how a client says that it has got the first chunk of the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PATIENCE = 10.0
+UNMATCHED = "<unmatched>"
+
+
+class OnPurposeError(Exception):
+    """Raised by GET /raise."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A site and its templates.
+
+    make: a new application. item, user, thing: the templates of those routes; a user's below its
+    version. path_has_root: it takes `root_path` off the path, as it should. routes: those of
+    requests for which they are not what the kit expects. around: what `make` and requests need to
+    be done in, where other tests share the process.
+    """
+
+    make: Callable[[], Any]
+    is_asgi: bool
+    item: str = UNMATCHED
+    user: str = UNMATCHED
+    thing: str = UNMATCHED
+    has_router: bool = True
+    path_has_root: bool = True
+    routes: Mapping[str, str] = field(default_factory=dict)
+    around: Callable[[], AbstractContextManager[object]] = nullcontext
+
+
+def _released() -> bool:
+    return Path(os.environ["RELEASE"]).exists()
+
+
+def chunks() -> Iterator[bytes]:
+    """The body of GET /stream."""
+    yield b"one\n"
+    deadline = time.monotonic() + PATIENCE
+    while not _released() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    yield b"released\n" if _released() else b"late\n"
+
+
+async def async_chunks() -> AsyncIterator[bytes]:
+    """The same for ASGI."""
+    yield b"one\n"
+    deadline = time.monotonic() + PATIENCE
+    while not _released() and time.monotonic() < deadline:
+        await asyncio.sleep(0.002)
+    yield b"released\n" if _released() else b"late\n"

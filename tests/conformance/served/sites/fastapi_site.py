@@ -1,0 +1,67 @@
+"""FastAPI: a router included twice, a mounted app, a dependency that cleans up behind itself."""
+
+from collections.abc import Iterator
+
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Request
+from fastapi.responses import PlainTextResponse, StreamingResponse
+
+from . import OnPurposeError, Site, async_chunks
+
+
+def resource() -> Iterator[str]:
+    yield "resource"
+
+
+def make() -> FastAPI:
+    app, mounted, users = FastAPI(), FastAPI(), APIRouter()
+
+    @users.get("/users/{name}")
+    def user(name: str, tasks: BackgroundTasks) -> PlainTextResponse:
+        tasks.add_task(print, end="")
+        return PlainTextResponse(f"user {name}")
+
+    app.include_router(users, prefix="/v1")
+    app.include_router(users, prefix="/v2")
+
+    @mounted.get("/things/{id}")
+    async def thing(id: int) -> PlainTextResponse:
+        return PlainTextResponse(f"thing {id}")
+
+    app.mount("/mounted", mounted)
+
+    @app.get("/hello")
+    async def hello(used: str = Depends(resource)) -> PlainTextResponse:
+        return PlainTextResponse("hello")
+
+    @app.get("/items/{id}")
+    def item(id: int) -> PlainTextResponse:
+        return PlainTextResponse(f"item {id}")
+
+    @app.post("/upload")
+    async def upload(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(str(len(await request.body())))
+
+    @app.get("/fail")
+    async def fail() -> PlainTextResponse:
+        return PlainTextResponse("failed", 500)
+
+    @app.get("/raise")
+    async def raise_() -> PlainTextResponse:
+        raise OnPurposeError
+
+    @app.get("/stream")
+    async def stream() -> StreamingResponse:
+        return StreamingResponse(async_chunks())
+
+    return app
+
+
+SITE = Site(
+    make,
+    is_asgi=True,
+    item="/items/{id}",
+    user="/users/{name}",
+    thing="/mounted/things/{id}",
+    # It looks at parameters behind its router: 422.
+    routes={"GET /items/x": "/items/{id}", "GET /mounted/things/x": "/mounted/things/{id}"},
+)

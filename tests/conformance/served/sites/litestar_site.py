@@ -1,0 +1,86 @@
+"""Litestar: routers, one controller under two of them."""
+
+from collections.abc import AsyncIterator
+
+import litestar
+from litestar.response import Stream
+
+from . import UNMATCHED, OnPurposeError, Site, async_chunks
+
+
+@litestar.get("/hello", media_type="text/plain", sync_to_thread=False)
+def hello() -> str:
+    return "hello"
+
+
+@litestar.get("/items/{id:int}", media_type="text/plain")
+async def item(id: int) -> str:
+    return f"item {id}"
+
+
+@litestar.get("/users/{name:str}", media_type="text/plain")
+async def user(name: str) -> str:
+    return f"user {name}"
+
+
+@litestar.get("/things/{id:int}", media_type="text/plain")
+async def thing(id: int) -> str:
+    return f"thing {id}"
+
+
+@litestar.post("/upload", media_type="text/plain", status_code=200)
+async def upload(request: litestar.Request) -> str:
+    return str(len(await request.body()))
+
+
+@litestar.get("/fail", media_type="text/plain", status_code=500)
+async def fail() -> str:
+    return "failed"
+
+
+@litestar.get("/raise", media_type="text/plain")
+async def raise_() -> str:
+    raise OnPurposeError
+
+
+@litestar.get("/stream", media_type="text/plain")
+async def stream() -> Stream:
+    def body() -> AsyncIterator[bytes]:
+        return async_chunks()
+
+    return Stream(body())
+
+
+def make() -> litestar.Litestar:
+    return litestar.Litestar(
+        [
+            hello,
+            item,
+            litestar.Router("/v1", route_handlers=[user]),
+            litestar.Router("/v2", route_handlers=[user]),
+            litestar.Router("/mounted", route_handlers=[thing]),
+            upload,
+            fail,
+            raise_,
+            stream,
+        ],
+        openapi_config=None,
+    )
+
+
+SITE = Site(
+    make,
+    is_asgi=True,
+    item="/items/{id}",
+    user="/users/{name}",
+    thing="/mounted/things/{id}",
+    routes={
+        # Its router does not say whose path has another method, of which HEAD is one.
+        "HEAD /hello": UNMATCHED,
+        "HEAD /items/7": UNMATCHED,
+        "HEAD /stream": UNMATCHED,
+        "DELETE /items/7": UNMATCHED,
+        "PROPFIND /items/7": UNMATCHED,
+        "GET /hello/": "/hello",  # the same to it
+    },
+)

@@ -1,0 +1,67 @@
+"""Pyramid, with one configuration included twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyramid.config import Configurator  # type: ignore[import-untyped]
+from pyramid.response import Response  # type: ignore[import-untyped]
+
+from . import UNMATCHED, OnPurposeError, Site, chunks
+
+
+def text(template: str, status: int = 200) -> Any:
+    def view(request: Any) -> Any:
+        return Response(template.format(**request.matchdict), status)
+
+    return view
+
+
+def upload(request: Any) -> Any:
+    return Response(str(len(request.body)))
+
+
+def raise_(request: Any) -> Any:
+    raise OnPurposeError
+
+
+def stream(request: Any) -> Any:
+    return Response(app_iter=chunks())
+
+
+def users(version: str) -> Any:
+    def includeme(config: Any) -> None:
+        config.add_route(version, "users/{name}")
+        config.add_view(text("user {name}"), route_name=version)
+
+    includeme.__name__ = version  # the same one would be included once
+    return includeme
+
+
+def make() -> Any:
+    with Configurator() as config:
+        for path, method, view in [
+            ("/hello", "GET", text("hello")),
+            (r"/items/{id:\d+}", "GET", text("item {id}")),
+            (r"mounted/things/{id:\d+}", "GET", text("thing {id}")),
+            ("/upload", "POST", upload),
+            ("/fail", "GET", text("failed", 500)),
+            ("/raise", "GET", raise_),
+            ("/stream", "GET", stream),
+        ]:
+            config.add_route(path, path)
+            config.add_view(view, route_name=path, request_method=method)
+        config.include(users("v1"), route_prefix="/v1")
+        config.include(users("v2"), route_prefix="/v2")
+        return config.make_wsgi_app()
+
+
+SITE = Site(
+    make,
+    is_asgi=False,
+    item=r"/items/{id:\d+}",
+    user="/users/{name}",
+    thing=r"/mounted/things/{id:\d+}",
+    # Its router refuses to decode that.
+    routes={"GET /v1/users/%FF%FE": UNMATCHED},
+)

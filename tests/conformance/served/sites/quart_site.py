@@ -1,0 +1,66 @@
+"""Quart: nested blueprints, one of them registered twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quart import Blueprint, Quart, Response, request
+
+from . import OnPurposeError, Site, async_chunks
+
+
+def make() -> Quart:
+    app = Quart(__name__)
+    users = Blueprint("users", __name__, url_prefix="/users")
+
+    @users.get("/<name>")
+    async def user(name: str) -> str:
+        return f"user {name}"
+
+    for version in ("v1", "v2"):
+        outer = Blueprint(version, __name__, url_prefix=f"/{version}")
+        outer.register_blueprint(users)
+        app.register_blueprint(outer)
+    mounted = Blueprint("mounted", __name__)
+
+    @mounted.get("/things/<int:id>")
+    def thing(id: int) -> str:
+        return f"thing {id}"
+
+    app.register_blueprint(mounted, url_prefix="/mounted")
+
+    @app.get("/hello")
+    async def hello() -> str:
+        return "hello"
+
+    @app.get("/items/<int:id>")
+    async def item(id: int) -> str:
+        return f"item {id}"
+
+    @app.post("/upload")
+    async def upload() -> str:
+        body: Any = await request.get_data()
+        return str(len(body))
+
+    @app.get("/fail")
+    async def fail() -> tuple[str, int]:
+        return "failed", 500
+
+    @app.get("/raise")
+    async def raise_() -> str:
+        raise OnPurposeError
+
+    @app.get("/stream")
+    async def stream() -> Response:
+        return Response(async_chunks())
+
+    return app
+
+
+SITE = Site(
+    make,
+    is_asgi=True,
+    item="/items/<int:id>",
+    user="/users/<name>",
+    thing="/mounted/things/<int:id>",
+)

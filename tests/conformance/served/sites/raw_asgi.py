@@ -1,0 +1,43 @@
+"""ASGI without a framework."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import OnPurposeError, Site, async_chunks
+
+if TYPE_CHECKING:
+    from metricsmw.adapters.asgi import Receive, Scope, Send
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] != "http":
+        raise NotImplementedError(scope["type"])
+    path = scope["path"]
+    text, status = "not found", 404
+    if path == "/raise":
+        raise OnPurposeError
+    if path == "/stream":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        async for chunk in async_chunks():
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body"})
+        return
+    if path == "/fail":
+        text, status = "failed", 500
+    elif path == "/upload":
+        length = 0
+        more = True
+        while more:
+            message = await receive()
+            length += len(message.get("body", b""))
+            more = message.get("more_body", False)
+        text, status = str(length), 200
+    elif path == "/hello" or "/items/" in path or "/users/" in path or "/things/" in path:
+        text, status = path, 200
+    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": text.encode()})
+
+
+SITE = Site(lambda: app, is_asgi=True, has_router=False)

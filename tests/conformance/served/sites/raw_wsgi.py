@@ -1,0 +1,34 @@
+"""WSGI without a framework."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from . import OnPurposeError, Site, chunks
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+
+def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    path = environ["PATH_INFO"]
+    text, status = "not found", "404 Not Found"
+    if path == "/raise":
+        raise OnPurposeError
+    if path == "/stream":
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return chunks()
+    if path == "/fail":
+        text, status = "failed", "500 Internal Server Error"
+    elif path == "/upload":
+        length = int(environ.get("CONTENT_LENGTH") or 0)
+        text, status = str(len(environ["wsgi.input"].read(length))), "200 OK"
+    elif path == "/hello" or "/items/" in path or "/users/" in path or "/things/" in path:
+        text, status = path, "200 OK"
+    body = text.encode("latin-1")
+    start_response(status, [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+SITE = Site(lambda: app, is_asgi=False, has_router=False)

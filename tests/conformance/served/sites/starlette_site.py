@@ -1,0 +1,79 @@
+"""Starlette: mounts, one of them used twice, beside a middleware of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.routing import Host, Mount, Route, Router
+
+from . import OnPurposeError, Site, async_chunks
+
+
+async def hello(request: Request) -> PlainTextResponse:
+    return PlainTextResponse("hello")
+
+
+def item(request: Request) -> PlainTextResponse:
+    return PlainTextResponse(f"item {request.path_params['id']}")
+
+
+async def user(request: Request) -> PlainTextResponse:
+    return PlainTextResponse(f"user {request.path_params['name']}")
+
+
+async def thing(request: Request) -> PlainTextResponse:
+    return PlainTextResponse(f"thing {request.path_params['id']}")
+
+
+async def upload(request: Request) -> PlainTextResponse:
+    return PlainTextResponse(str(len(await request.body())))
+
+
+async def fail(request: Request) -> PlainTextResponse:
+    return PlainTextResponse("failed", 500)
+
+
+async def raise_(request: Request) -> PlainTextResponse:
+    raise OnPurposeError
+
+
+async def stream(request: Request) -> StreamingResponse:
+    return StreamingResponse(async_chunks())
+
+
+async def passes_on(request: Request, call_next: Any) -> Any:
+    return await call_next(request)
+
+
+def make() -> Starlette:
+    users = [Route("/users/{name}", user)]
+    mounted = Starlette(routes=[Route("/things/{id:int}", thing)])
+    return Starlette(
+        routes=[
+            Host("other.example", Router([Route("/", hello)])),
+            Route("/hello", hello),
+            Route("/items/{id:int}", item),
+            Mount("/v1", routes=users),
+            Mount("/v2", routes=users),
+            Mount("/mounted", mounted),
+            Route("/upload", upload, methods=["POST"]),
+            Route("/fail", fail),
+            Route("/raise", raise_),
+            Route("/stream", stream),
+        ],
+        middleware=[Middleware(BaseHTTPMiddleware, dispatch=passes_on)],
+    )
+
+
+SITE = Site(
+    make,
+    is_asgi=True,
+    item="/items/{id:int}",
+    user="/users/{name}",
+    thing="/mounted/things/{id:int}",
+)
