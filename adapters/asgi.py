@@ -298,7 +298,7 @@ def _exchange_class(
                         )
                     except AttributeError:
                         tells = False
-                if gone:
+                if gone and scope["method"] != "HEAD":  # which has all with the start
                     now = abandon(status, template, scope["method"])
                 else:
                     now = end(self.start, status, template, scope["method"])
@@ -339,7 +339,10 @@ def _exchange_class(
             try:
                 connected = _connected(self.inner)
                 cancelled = connected is None and isinstance(error, CancelledError)
-                if self.gone or connected is False or cancelled:
+                gone = self.gone or connected is False or cancelled
+                if gone and status is not None and scope["method"] == "HEAD":
+                    end(self.start, status, self.template(scope), "HEAD")
+                elif gone:
                     abandon(status or 500, self.template(scope), scope["method"])
                 else:
                     template = self.template(scope)

@@ -334,6 +334,26 @@ def test_an_application_that_hears_of_it(
     assert_counted(monitor, gone())
 
 
+@pytest.mark.parametrize("ending", ["return", "respond"])
+@pytest.mark.parametrize(("started", "outcome"), [(True, complete()), (False, gone())])
+def test_a_client_that_goes_with_its_answer_to_head(
+    started: bool, ending: str, outcome: Any, monitor: MetricsMonitor
+) -> None:
+    """There is no body for it to wait for, though the application may go on to make one."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if started:
+            await start(send)
+        assert await receive() == DISCONNECT
+        if started and ending == "respond":
+            await part(send)
+
+    exchange = Exchange(dict(DISCONNECT))
+    scope = new_scope(method="HEAD")
+    asyncio.run(ASGIMetricsMiddleware(app, monitor)(scope, exchange.receive, exchange.send))  # type: ignore[arg-type]
+    assert_counted(monitor, outcome)
+
+
 @pytest.mark.parametrize("when", ["before the start", "before the body", "in the stream"])
 def test_a_server_that_is_asked(when: str, monitor: MetricsMonitor) -> None:
     """The application never hears of it, nor does `send` say so."""
