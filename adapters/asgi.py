@@ -19,7 +19,7 @@ from metricsmw import MetricsMonitor, get_metrics_monitor
 
 from .contract import Exclude as Exclude
 from .contract import excluder
-from .hosts import HOST_KEY, listen, route_of_scope, user_of_scope
+from .hosts import HOST_KEY, listen, mount_path, route_of_scope, user_of_scope
 
 if TYPE_CHECKING:
     from metricsmw.recorder import Recorder
@@ -66,7 +66,8 @@ def split(path: str, root: str) -> tuple[str, str]:
 class ASGIMetricsMiddleware:
     """Measure ``app`` into ``monitor`` (default: the server's shared one).
 
-    - ``path``: where the sub-app is served; None: nowhere, this only measures.
+    - ``path``: where the sub-app is served, "/api/metrics"; None: nowhere, this only measures.
+      `ValueError` for one that does not start with a slash and go on.
     - ``auth``: who may read the sub-app, see `metricsmw.adapters.auth`.
     - ``exclude``: paths left out of the numbers: prefixes, or compiled patterns to search for.
     - ``user``, ``route``: from the scope of an answered request to its user, and to its route's
@@ -92,7 +93,7 @@ class ASGIMetricsMiddleware:
         self._key = self.recorder.key
         self._begin = self.recorder.begin
         self._excluded = excluder(exclude)
-        self._sub_path = path
+        self._sub_path = path = None if path is None else mount_path(path)
         # The quick test for paths that may not be measured; None: all are.
         self._needle = "" if self._excluded else path
         self._sub_app = metrics_app(self.monitor, auth, identity=identity) if path else None

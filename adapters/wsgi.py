@@ -22,7 +22,7 @@ from metricsmw import MetricsMonitor, get_metrics_monitor
 
 from .contract import Exclude as Exclude
 from .contract import excluder
-from .hosts import AT_START, HOST_KEY, listen, route_of_environ, user_of_environ
+from .hosts import AT_START, HOST_KEY, listen, mount_path, route_of_environ, user_of_environ
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
@@ -70,7 +70,8 @@ def as_text(path: str) -> str:
 class WSGIMetricsMiddleware:
     """Measure ``app`` into ``monitor`` (default: the server's shared one).
 
-    - ``path``: where the sub-app is served; None: nowhere, this only measures.
+    - ``path``: where the sub-app is served, "/api/metrics"; None: nowhere, this only measures.
+      `ValueError` for one that does not start with a slash and go on.
     - ``auth``: who may read the sub-app, see `metricsmw.adapters.auth`.
     - ``exclude``: paths left out of the numbers: prefixes, or compiled patterns to search for.
     - ``user``, ``route``: from the environ of an answered request to its user, and to its route's
@@ -96,7 +97,7 @@ class WSGIMetricsMiddleware:
         self._key = self.recorder.key
         self._begin = self.recorder.begin
         self._excluded = excluder(exclude)
-        self._sub_path = path = None if path is None else as_wsgi(path)
+        self._sub_path = path = None if path is None else as_wsgi(mount_path(path))
         # The quick test for paths that may not be measured; None: all are.
         self._needle = "" if self._excluded else path
         self._sub_app = metrics_app(self.monitor, auth, identity=identity) if path else None

@@ -70,6 +70,25 @@ def test_excluded_paths(
     assert_counted(monitor, *[complete()] * counted)
 
 
+@pytest.mark.parametrize("kind", [WSGIMetricsMiddleware, ASGIMetricsMiddleware])
+@pytest.mark.parametrize("path", ["", "/", "//", "metrics", "http://x/metrics", 7, b"/metrics"])
+def test_a_path_that_is_none_is_refused(kind: Any, path: Any, monitor: MetricsMonitor) -> None:
+    rule = re.escape(f"path must start with a slash and go on, like '/api/metrics', got {path!r}")
+    with pytest.raises(ValueError, match=f"^{rule}$"):
+        kind(hello, monitor, path=path)
+
+
+@either
+@pytest.mark.parametrize("below", ["/deep/er", "/deep/er/", "/deep/er/health"])
+def test_a_path_may_have_slashes_at_its_end(
+    request_over: Request, below: str, monitor: MetricsMonitor
+) -> None:
+    assert request_over(monitor, below, path="/deep/er//") != b"hello"
+    assert_counted(monitor)
+    assert request_over(monitor, "/deep/ernest", path="/deep/er//") == b"hello"
+    assert_counted(monitor, complete())
+
+
 @either
 @pytest.mark.parametrize(
     "method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "CONNECT"]
