@@ -6,6 +6,8 @@
 | GET /stream?mb=3 | that many parts of a megabyte, made one at a time; `receive` is never asked |
 | GET /events | an endless stream, until the client goes away |
 | POST /upload | how many bytes came |
+| GET /raise?when=x | an exception "before" or "after" the headers, or in the "middle" |
+| WS /ws?how=x | "echo": until the client goes; "refuse", "deny" (by a response), "close", "raise" |
 | GET /peak | the most memory this process has had, in MB |
 """
 
@@ -19,8 +21,9 @@ from urllib.parse import parse_qs
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from metricsmw.adapters import wrap
 
@@ -38,6 +41,38 @@ class Stream:
             body = bytes(MEGABYTE)
             await send({"type": "http.response.body", "body": body, "more_body": True})
         await send({"type": "http.response.body"})
+
+
+class Failing:
+    """A response that fails at some point."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        when = parse_qs(scope["query_string"])[b"when"][0].decode()
+        if when == "before":
+            raise LookupError(when)
+        headers = [(b"content-type", b"text/plain")]
+        await send({"type": "http.response.start", "status": 202, "headers": headers})
+        if when == "after":
+            raise LookupError(when)
+        await send({"type": "http.response.body", "body": b"some", "more_body": True})
+        raise LookupError(when)
+
+
+async def websocket(socket: WebSocket) -> None:
+    how = socket.query_params["how"]
+    if how == "refuse":
+        await socket.close()
+    elif how == "deny":
+        await socket.send_denial_response(PlainTextResponse("no", 403))
+    else:
+        await socket.accept()
+        if how == "close":
+            await socket.close(1001)
+        elif how == "raise":
+            raise LookupError(how)
+        else:
+            async for text in socket.iter_text():
+                await socket.send_text(text)
 
 
 async def events(request: Request) -> StreamingResponse:
@@ -68,6 +103,8 @@ app = wrap(
             Route("/events", events),
             Route("/upload", upload, methods=["POST"]),
             Route("/peak", peak),
+            Route("/raise", Failing()),
+            WebSocketRoute("/ws", websocket),
         ]
     )
 )

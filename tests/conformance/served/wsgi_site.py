@@ -7,6 +7,7 @@
 | GET /stream?mb=3 | that many chunks of a megabyte, made one at a time |
 | GET /generated?mb=3 | the same from a generator |
 | POST /upload | how many bytes came, read a megabyte at a time |
+| GET /raise?when=x | an exception "before" or "after" the headers, in the "middle", in "close" |
 | GET /sendfiles | how often this process has called `os.sendfile` |
 | GET /peak | the most memory this process has had, in MB |
 """
@@ -36,6 +37,27 @@ def counting_sendfile(*args: Any) -> int:
 
 
 os.sendfile = counting_sendfile  # type: ignore[assignment]
+
+
+class Failing:
+    """A response that fails at some point."""
+
+    def __init__(self, when: str, start_response: StartResponse) -> None:
+        self.when = when
+        if when == "before":
+            raise LookupError(when)
+        start_response("202 Accepted", [("Content-Type", "text/plain")])
+        if when == "after":
+            raise LookupError(when)
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"some"
+        if self.when == "middle":
+            raise LookupError(self.when)
+
+    def close(self) -> None:
+        if self.when == "close":
+            raise LookupError(self.when)
 
 
 class Chunks:
@@ -74,6 +96,8 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
         length = str(number * MEGABYTE)
         start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", length)])
         return Chunks(number) if path == "/stream" else generated(number)
+    if path == "/raise":
+        return Failing(query["when"][0], start_response)
     answers = {"/hello": "hello", "/sendfiles": str(sendfiles), "/peak": str(peak_mb())}
     if path == "/upload":
         answers[path] = str(read_all(environ))
