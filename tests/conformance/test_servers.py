@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import signal
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -204,6 +205,19 @@ def test_a_client_that_asks_before_it_sends(server: Server, api: Api) -> None:
     assert b"HTTP/1.1 200" in received or b"HTTP/1.0 200" in received
     assert b"4" in received.rpartition(b"\r\n\r\n")[2] or b"\r\n4\r\n" in received
     assert api.settled(1)["total_errors"] == 0
+
+
+@among(["gunicorn-sync"])
+def test_a_worker_that_is_stopped_is_no_client_that_goes(server: Server, api: Api) -> None:
+    """In the middle of a body whose client does not read on."""
+    connection = connect(server, "GET /stream?mb=50 HTTP/1.1")
+    assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    (worker,) = server.worker_pids()
+    os.kill(worker, signal.SIGQUIT)
+    with connection:
+        api.until(lambda: worker not in server.worker_pids(), "the worker's end")
+        metrics = api.settled(1)
+    assert metrics["total_errors"] == 1
 
 
 MEGABYTES = int(os.environ.get("CONFORMANCE_MB", "256"))
