@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import pytest
 
+from .plain import Answer
 from .served.sites import UNMATCHED, Site
 
 SITES = (
@@ -37,20 +38,6 @@ def site_of(name: str) -> Site:
     """A module of `served/sites`; within this process, its package is not `sites`."""
     site: Site = import_module(f".served.sites.{name}", __package__).SITE
     return site
-
-
-class Answer(NamedTuple):
-    """What the client gets; `error`: the class of what the site raised, in this process."""
-
-    status: int
-    headers: list[tuple[str, str]]
-    body: bytes
-    error: str | None = None
-
-    def comparable(self) -> Answer:
-        """Without what is another one each time."""
-        kept = [(name, value) for name, value in self.headers if name.lower() != "date"]
-        return self._replace(headers=kept)
 
 
 class Numbers(NamedTuple):

@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
-import io
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 import pytest
 
 from metricsmw import MetricsMonitor
 from metricsmw.adapters import wrap
 
-from . import drivers
-from .framework_kit import SITES, Answer, FrameworkKit, Numbers, row_of, site_of
+from .framework_kit import SITES, FrameworkKit, Numbers, row_of, site_of
+from .plain import Answer, Plain
 from .served.sites import UNMATCHED, Site
-
-
-class Exchange(drivers.Exchange):
-    """Answers a whole response with a disconnect, as servers do."""
-
-    def __init__(self, body: bytes, release: Path) -> None:
-        super().__init__({"type": "http.request", "body": body, "more_body": False})
-        self.release = release
-        self.over = asyncio.Event()
-
-    async def receive(self) -> Any:
-        if not self.messages:
-            await self.over.wait()
-            return dict(drivers.DISCONNECT)
-        return await super().receive()
-
-    async def send(self, message: Any) -> None:
-        await super().send(message)
-        if message.get("body"):
-            self.release.touch()
-        if message["type"] == "http.response.body" and not message.get("more_body"):
-            self.over.set()
 
 
 class InProcess:
@@ -54,69 +29,12 @@ class InProcess:
         self.site = site
         self.monitor = monitor
         self.release = release
-        self.prefix = prefix
+        self.client = Plain(release, site.is_asgi, prefix, site.path_has_root)
         self.bare = site.make()
         self.measured: Any = wrap(site.make(), monitor)
 
     def ask(self, method: str, path: str, body: bytes = b"", *, bare: bool = False) -> Answer:
-        app = self.bare if bare else self.measured
-        self.release.unlink(missing_ok=True)
-        if self.site.is_asgi:
-            return asyncio.run(self.ask_asgi(app, method, path, body))
-        return self.ask_wsgi(app, method, path, body)
-
-    def ask_wsgi(self, app: Any, method: str, path: str, body: bytes) -> Answer:
-        path, _, query = path.partition("?")
-        environ = drivers.new_environ(
-            unquote_to_bytes(path).decode("latin-1"),
-            method,
-            SCRIPT_NAME=self.prefix,
-            QUERY_STRING=query,
-            CONTENT_LENGTH=str(len(body)),
-            REMOTE_ADDR="127.0.0.1",
-            SERVER_PROTOCOL="HTTP/1.1",
-            **{"wsgi.input": io.BytesIO(body), "wsgi.errors": io.StringIO()},
-        )
-        answer = drivers.Answer()
-        parts: list[bytes] = []
-        error = None
-        try:
-            answer.body = app(environ, answer.start_response)
-            try:
-                for part in answer.body:
-                    parts.append(part)
-                    self.release.touch()
-            finally:
-                answer.close()
-        except Exception as raised:
-            error = type(raised).__name__
-        return Answer(int(answer.status[:3] or 500), answer.headers, b"".join(parts), error)
-
-    async def ask_asgi(self, app: Any, method: str, path: str, body: bytes) -> Answer:
-        path, _, query = path.partition("?")
-        exchange = Exchange(body, self.release)
-        scope = drivers.new_scope(
-            (self.prefix if self.site.path_has_root else "")
-            + unquote_to_bytes(path).decode("utf-8", "replace"),
-            method,
-            raw_path=path.encode(),
-            root_path=self.prefix,
-            query_string=query.encode(),
-            headers=[(b"host", b"test"), (b"content-length", str(len(body)).encode())],
-            client=("127.0.0.1", 1),
-            server=("127.0.0.1", 80),
-        )
-        error = None
-        try:
-            await app(scope, exchange.receive, exchange.send)
-        except Exception as raised:
-            error = type(raised).__name__
-        status, headers = 500, []
-        for message in exchange.sent:
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                headers = [(a.decode(), b.decode("latin-1")) for a, b in message["headers"]]
-        return Answer(status, headers, exchange.body, error)
+        return self.client.ask(self.bare if bare else self.measured, method, path, body)
 
     def numbers(self, requests: int) -> Numbers:
         snapshot = self.monitor.get_current_snapshot()

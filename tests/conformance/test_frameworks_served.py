@@ -11,7 +11,8 @@ import pytest
 from kits.routes_kit import TOKEN, Api
 from kits.servers import Server, serve
 
-from .framework_kit import Answer, FrameworkKit, Numbers, site_of
+from .framework_kit import FrameworkKit, Numbers, site_of
+from .plain import Answer
 from .served.sites import Site
 
 SERVED = Path(__file__).parent / "served"
