@@ -7,6 +7,7 @@ import os
 import threading
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypedDict
 
@@ -129,6 +130,22 @@ class MetricsMonitor:
         if group is not None:
             group.forget() if forked else group.close()
         return group is not None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process takes part in the measuring: it has recorded, read or announced."""
+        return self._group is not None
+
+    @property
+    def directory(self) -> Path | None:
+        """The directory of the server's workers; None where this monitor is private."""
+        self.recorder.open()
+        return getattr(self._group, "directory", None)
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that it runs on."""
+        return self._clock
 
     def is_worker(self) -> bool:
         """Whether this process is one of several workers of a server; for the recorder."""

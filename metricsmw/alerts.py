@@ -1,0 +1,457 @@
+"""`MetricsAlerter`: watches a monitor's numbers by rules, and tells people once for each change.
+
+One worker of the server checks. What it found, and what it still has to tell, is one file in the
+server's directory, replaced as a whole: a change and its notification are noted together, and a
+notification is struck off only after its receiver took it. So when the worker dies, the next one
+knows what has been told. Only where it dies between the two is a receiver told twice, by the same
+``Alert.id``; never is it not told.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from typing import TYPE_CHECKING, TypedDict, cast
+
+from metricsmw.background import Background
+from metricsmw.merge import RouteRow
+from metricsmw.notify import ALERT_FIELDS, Alert, Courier, Receive, as_receiver, to_log
+from metricsmw.once import Once, states
+from metricsmw.rules import (
+    SEVERITIES,
+    AnyRule,
+    BurnRate,
+    Comparison,
+    Rule,
+    Severity,
+    State,
+    Status,
+    advance,
+    parse,
+)
+from metricsmw.snapshot import iso_timestamp
+
+if TYPE_CHECKING:
+    from metricsmw.monitor import MetricsMonitor
+
+__all__ = ["Alert", "AlertRow", "BurnRate", "MetricsAlerter", "Rule", "get_alerts", "parse"]
+
+THRESHOLDS: Mapping[str, float] = {
+    "error_rate_pct": 5.0,
+    "latency_p99_ms": 1000.0,
+    "memory_usage_pct": 80.0,
+    "cpu_usage_pct": 80.0,
+}
+LEAST_INTERVAL, MOST_INTERVAL = 0.1, 86_400.0
+MOST_WAITING = 1000
+
+
+class AlertRow(TypedDict):
+    """Where a rule stands, as `GET /alerts` lists it; times are ISO 8601 in UTC.
+
+    ``since``: pending and firing, when the value was first seen beyond; else the last change, None
+    where there was none.
+    """
+
+    type: str
+    state: State
+    severity: Severity
+    field: str
+    route: str | None
+    value: float | None
+    comparison: Comparison
+    threshold: float
+    since: str | None
+    rule: str
+
+
+class Waiting(TypedDict):
+    """A notification that some receivers still have to get."""
+
+    alert: dict[str, str | float | None]
+    receivers: list[int]
+    queued: float  # monotonic
+
+
+class Book(TypedDict):
+    """All that is noted: statuses by rule, what waits, what came of it."""
+
+    alerts: list[AlertRow]
+    statuses: dict[str, dict[str, str | float | None]]
+    outbox: list[Waiting]
+    sent: int
+    failed_attempts: int
+    given_up: int
+
+
+class Moment:
+    """One look at the monitor, taken only as far as rules ask for it."""
+
+    def __init__(self, monitor: MetricsMonitor) -> None:
+        self._monitor = monitor
+
+    @cached_property
+    def snapshot(self) -> Mapping[str, str | float | int]:
+        return self._monitor.get_current_snapshot().to_dict()
+
+    @cached_property
+    def routes(self) -> Sequence[RouteRow]:
+        return self._monitor.get_routes()
+
+    def counts(self, minutes: int) -> tuple[int, int]:
+        """Requests and errors since the last minute of the history that is at least so old."""
+        rows = self._monitor.get_metrics_history(minutes + 1)
+        young = len(self._monitor.get_metrics_history(minutes))
+        if len(rows) > young:
+            return counts_since(rows[-young - 1], self.snapshot)
+        # All minutes since the start are younger; or older ones are not kept.
+        full = len(rows) >= self._monitor.settings.max_history_minutes
+        return counts_since(rows[0] if full else {}, self.snapshot)
+
+
+def counts_since(
+    earlier: Mapping[str, str | float | int], now: Mapping[str, str | float | int]
+) -> tuple[int, int]:
+    """Requests and errors between two snapshots; the earlier one may be empty."""
+    requests, errors = (
+        max(int(now[name]) - int(earlier.get(name, 0)), 0)
+        for name in ("total_requests", "total_errors")
+    )
+    return requests, min(errors, requests)
+
+
+class MetricsAlerter:
+    """Check a monitor's numbers every ``check_interval`` seconds and tell of what changed.
+
+    - ``thresholds``: snapshot field to the number that it may not exceed. Default, where there are
+      no ``rules``: error rate 5 %, p99 latency 1000 ms, memory 80 %, CPU 80 %.
+    - ``notify``: whom to tell: a callable that takes an `Alert`, an Apprise URL (extra
+      ``metricsmw[alerts]``), or a list of these; None: the log ``metricsmw.alerts``.
+    - ``rules``: `Rule` and `BurnRate` objects, or texts that `parse` takes.
+    - ``for_seconds``: the thresholds fire only after having been exceeded for so long.
+    - ``link``: the address of the dashboard, for the messages.
+    - ``timeout``: seconds a receiver may take, above 0, at most 600.
+    - ``name``: tells this alerter from others of the same server: lower case letters, digits, _.
+    - ``start``: check in a daemon thread from now on; otherwise `start`, or call `check` yourself.
+
+    All workers of a server may have one of the same name and settings: one of them checks, and
+    another goes on when it dies. ``check_interval`` is 0.1 to 86400.
+
+    Raises `ValueError` or `TypeError` for bad settings, such as a field that does not exist.
+    """
+
+    def __init__(
+        self,
+        monitor: MetricsMonitor,
+        check_interval: float = 30,
+        thresholds: Mapping[str, float] | None = None,
+        notify: Receive | str | Iterable[Receive | str] | None = None,
+        *,
+        rules: Iterable[AnyRule | str] = (),
+        for_seconds: float = 0,
+        link: str | None = None,
+        timeout: float = 10.0,
+        name: str = "alerts",
+        start: bool = True,
+    ) -> None:
+        self.monitor = monitor
+        self.check_interval = _in_range(
+            "check_interval", check_interval, LEAST_INTERVAL, MOST_INTERVAL
+        )
+        timeout = _in_range("timeout", timeout, 0.01, 600)
+        if isinstance(rules, str):
+            rules = (rules,)
+        given = [parse(rule) if isinstance(rule, str) else rule for rule in rules]
+        if thresholds is None:
+            thresholds = {} if given else THRESHOLDS
+        self.thresholds = dict(thresholds)
+        self.rules = _distinct(
+            [
+                *(
+                    Rule(field, limit, for_seconds=for_seconds)
+                    for field, limit in thresholds.items()
+                ),
+                *given,
+            ]
+        )
+        for rule in self.rules.values():
+            self._check_rule(rule)
+        if notify is None:
+            notify = to_log
+        if isinstance(notify, str) or callable(notify) or not isinstance(notify, Iterable):
+            notify = (notify,)
+        receivers = [as_receiver(one) for one in notify]
+        self._link = link
+        self._host = socket.gethostname()
+        self._lock = threading.RLock()
+        self._once = Once(monitor, name)
+        self._make_couriers: Callable[[], list[Courier]] = lambda: [
+            Courier(monitor, receiver, number, self, timeout)
+            for number, receiver in enumerate(receivers)
+        ]
+        self._couriers = self._make_couriers()
+        self._background = Background(
+            monitor, self.check, self.check_interval, "metricsmw alerts", self._renew
+        )
+        if start:
+            self.start()
+
+    def _check_rule(self, rule: AnyRule) -> None:
+        if not isinstance(rule, (Rule, BurnRate)):
+            raise TypeError(f"rules must be Rule, BurnRate or str, got {rule!r}")
+        kept = self.monitor.settings.max_history_minutes
+        if isinstance(rule, BurnRate) and rule.long_minutes > kept:
+            raise ValueError(
+                f"long_minutes must be at most max_history_minutes ({kept}), as a burn rate is "
+                f"computed from the history; got {rule.long_minutes}"
+            )
+
+    # --- running ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Check in a daemon thread, every ``check_interval`` seconds. May be repeated."""
+        self._background.start()
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Check no more, and leave it to another worker; may be repeated.
+
+        Waits up to ``timeout`` seconds for what this worker still has to tell; what is not told by
+        then is left to the next.
+        """
+        self._background.stop(timeout)
+        if self._once.lead():
+            self.flush(timeout)
+        for courier in self._couriers:
+            courier.stop()
+        self._couriers = self._make_couriers()
+        self._once.release()
+
+    def __enter__(self) -> MetricsAlerter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def _renew(self) -> None:
+        """In a forked child: threads, and locks that they held, are the parent's."""
+        self._lock = threading.RLock()
+        self._couriers = self._make_couriers()
+
+    def check(self) -> list[Alert]:
+        """Look now, if this worker is the one that does; what has begun to fire or recovered.
+
+        Never waits for a receiver: couriers tell them.
+        """
+        with self._lock:
+            if not self._once.lead():
+                return []
+            changes = self._look()
+        for courier in self._couriers:
+            courier.wake()
+        return changes
+
+    def flush(self, timeout: float = 10.0) -> bool:
+        """Wait up to ``timeout`` seconds until nothing waits to be told; whether that is so.
+
+        Another worker's notifications are waited for, too.
+        """
+        deadline = time.monotonic() + timeout
+        for courier in self._couriers:
+            courier.wake()
+        while self._book()["outbox"]:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def get_alerts(self) -> list[AlertRow]:
+        """Where every rule stands, as the checking worker last found it."""
+        return self._book()["alerts"]
+
+    # --- checking --------------------------------------------------------------------------------
+
+    def _look(self) -> list[Alert]:
+        clock = self.monitor.clock
+        now, wall = clock.monotonic(), clock.time()
+        moment = Moment(self.monitor)
+        book = self._book()
+        changes: list[Alert] = []
+        statuses: dict[str, dict[str, str | float | None]] = {}
+        rows: list[AlertRow] = []
+        for key, rule in self.rules.items():
+            noted = book["statuses"].get(key, {})
+            before = _status(noted)
+            after = advance(rule, before, self._value(rule, moment), now, wall)
+            changed = noted.get("changed")
+            if after.state != before.state:
+                changed = wall
+                if after.state in ("firing", "resolved"):
+                    changes.append(self._alert(rule, after, wall))
+            statuses[key] = asdict(after) | {"changed": changed}
+            rows.append(_row(rule, after, changed))
+        book["alerts"], book["statuses"] = rows, statuses
+        everybody = list(range(len(self._couriers)))
+        book["outbox"] += [
+            {"alert": alert.to_dict(), "receivers": everybody, "queued": now} for alert in changes
+        ]
+        surplus = len(book["outbox"]) - MOST_WAITING
+        if surplus > 0:
+            del book["outbox"][:surplus]
+            book["given_up"] += surplus
+        self._once.write(cast("Mapping[str, object]", book))
+        return changes
+
+    def _value(self, rule: AnyRule, moment: Moment) -> float | None:
+        """The rule's value; NaN where it cannot be had."""
+        try:
+            return rule.value(moment)
+        except Exception:
+            self.monitor.recorder.fault(f"the alert rule {rule}")
+            return math.nan
+
+    def _alert(self, rule: AnyRule, status: Status, wall: float) -> Alert:
+        route = rule.route
+        if isinstance(rule, Rule) and rule.method and route:
+            route = f"{rule.method} {route}"
+        return Alert(
+            id=uuid.uuid4().hex,
+            type=rule.name,
+            state="firing" if status.state == "firing" else "resolved",
+            severity=rule.severity,
+            field=rule.field,
+            value=status.value,
+            comparison=rule.comparison,
+            threshold=rule.threshold,
+            since=iso_timestamp(status.beyond_at),
+            at=iso_timestamp(wall),
+            route=route,
+            host=self._host,
+            link=self._link,
+            rule=str(rule),
+        )
+
+    def _book(self) -> Book:
+        return as_book(self._once.read())
+
+    # --- the outbox, for the couriers ------------------------------------------------------------
+
+    def waiting(self, receiver: int) -> tuple[Alert, float] | None:
+        with self._lock:
+            if not self._once.lead():
+                return None
+            now = self.monitor.clock.monotonic()
+            for entry in self._book()["outbox"]:
+                if receiver in entry["receivers"]:
+                    alert = Alert(**cast("dict[str, object]", entry["alert"]))  # type: ignore[arg-type]
+                    return alert, now - entry["queued"]
+        return None
+
+    def done(self, receiver: int, alert: Alert, delivered: bool) -> None:
+        with self._lock:
+            if not self._once.lead():
+                return
+            book = self._book()
+            for entry in book["outbox"]:
+                if entry["alert"]["id"] == alert.id and receiver in entry["receivers"]:
+                    entry["receivers"].remove(receiver)
+                    book["sent" if delivered else "given_up"] += 1
+            book["outbox"] = [entry for entry in book["outbox"] if entry["receivers"]]
+            self._once.write(cast("Mapping[str, object]", book))
+
+    def failed(self, receiver: int) -> None:
+        with self._lock:
+            if self._once.lead():
+                book = self._book()
+                book["failed_attempts"] += 1
+                self._once.write(cast("Mapping[str, object]", book))
+
+
+def get_alerts(monitor: MetricsMonitor) -> tuple[list[AlertRow], dict[str, int]]:
+    """Where every rule of every alerter of the server stands, the worst first; and what came of
+    the notifications: ``waiting``, ``sent``, ``failed_attempts``, ``given_up``."""
+    rows: list[AlertRow] = []
+    counts = {"waiting": 0, "sent": 0, "failed_attempts": 0, "given_up": 0}
+    for state in states(monitor).values():
+        if "alerts" in state:
+            book = as_book(state)
+            rows += book["alerts"]
+            counts["waiting"] += len(book["outbox"])
+            counts["sent"] += book["sent"]
+            counts["failed_attempts"] += book["failed_attempts"]
+            counts["given_up"] += book["given_up"]
+    order = ("firing", "pending", "resolved", "inactive")
+    rows.sort(key=lambda row: (order.index(row["state"]), -SEVERITIES.index(row["severity"])))
+    return rows, counts
+
+
+def as_book(state: Mapping[str, object]) -> Book:
+    """What is noted; what cannot be what an alerter notes is as good as nothing."""
+    book: Book = {
+        "alerts": [],
+        "statuses": {},
+        "outbox": [],
+        "sent": 0,
+        "failed_attempts": 0,
+        "given_up": 0,
+    }
+    if state.keys() >= book.keys():
+        noted = cast("Book", state)
+        try:
+            for status in noted["statuses"].values():
+                _status(status)
+            if all(entry["alert"].keys() == ALERT_FIELDS for entry in noted["outbox"]):
+                return noted
+        except (AttributeError, KeyError, TypeError):
+            pass
+    return book
+
+
+def _status(noted: Mapping[str, str | float | None]) -> Status:
+    if not noted:
+        return Status()
+    return Status(
+        cast("State", noted["state"]),
+        cast("float", noted["since"]),
+        cast("float", noted["beyond_at"]),
+        cast("float | None", noted["value"]),
+    )
+
+
+def _row(rule: AnyRule, status: Status, changed: object) -> AlertRow:
+    active = status.state in ("pending", "firing")
+    since = status.beyond_at if active else changed
+    return {
+        "type": rule.name,
+        "state": status.state,
+        "severity": rule.severity,
+        "field": rule.field,
+        "route": rule.route,
+        "value": status.value,
+        "comparison": rule.comparison,
+        "threshold": rule.threshold,
+        "since": iso_timestamp(since) if isinstance(since, (int, float)) else None,
+        "rule": str(rule),
+    }
+
+
+def _distinct(rules: Sequence[AnyRule]) -> dict[str, AnyRule]:
+    found = {str(rule): rule for rule in rules}
+    if len(found) < len(rules):
+        twice = sorted({str(rule) for rule in rules if list(map(str, rules)).count(str(rule)) > 1})
+        raise ValueError(f"the same rule is given twice: {twice[0]}")
+    return found
+
+
+def _in_range(name: str, value: float, lowest: float, highest: float) -> float:
+    allowed = f"a number of seconds from {lowest:g} to {highest:g}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be {allowed}, got {value!r}")
+    if not lowest <= value <= highest:
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")
+    return value

@@ -1,0 +1,101 @@
+"""A daemon thread that does a piece of work again and again, in whichever process is a worker.
+
+A thread does not survive a fork: the child gets one of its own. In a process that has forked, and
+in a fork, the work is left undone until the process takes part in the measuring: the master that
+preloads an app leaves it to its workers, and so does a helper process that a worker forks.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from metricsmw.server import on_fork
+
+if TYPE_CHECKING:
+    from metricsmw.monitor import MetricsMonitor
+
+
+class Background:
+    """Calls ``work`` every ``interval`` seconds, the first time after one of them.
+
+    What it raises is a fault of the monitor's: logged once, counted, and tried again. ``renew`` is
+    called in a forked child, where locks that other threads held would stay locked for ever.
+    """
+
+    def __init__(
+        self,
+        monitor: MetricsMonitor,
+        work: Callable[[], object],
+        interval: float,
+        name: str,
+        renew: Callable[[], None],
+    ) -> None:
+        self._monitor = monitor
+        self._work = work
+        self._interval = interval
+        self._name = name
+        self._renew = renew
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._forked = False
+        self._lock = threading.Lock()
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started, and not stopped."""
+        return self._thread is not None
+
+    def start(self) -> None:
+        """Start, unless it runs."""
+        with self._lock:
+            if self._thread is None:
+                _running.add(self)
+                self._launch()
+
+    def _launch(self) -> None:
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=(self._stopping,), name=self._name, daemon=True
+        )
+        self._thread.start()
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Stop; waits up to ``timeout`` seconds for work in progress."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            self._stopping.set()
+            _running.discard(self)
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+
+    def _run(self, stopping: threading.Event) -> None:
+        while not stopping.wait(self._interval):
+            try:
+                if not self._forked or self._monitor.is_open:
+                    self._work()
+            except Exception:
+                self._monitor.recorder.fault(self._name)
+
+    def forked(self, child: bool) -> None:
+        self._forked = True
+        if child:
+            self._lock = threading.Lock()
+            self._renew()
+            self._launch()
+
+
+# Held here, as in a forked child nothing else may hold it: the thread that did is gone.
+_running: set[Background] = set()
+
+
+def _tell(child: bool) -> None:
+    for background in list(_running):
+        background.forked(child)
+
+
+on_fork(lambda: _tell(True))
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_parent=lambda: _tell(False))

@@ -1,0 +1,200 @@
+"""Work that one worker does for its whole server, and what is noted about it.
+
+`Once` is a worker's part in such work, known by its name. One worker leads: it holds the flock of
+``once-<name>.lock`` in the server's directory until it stops or dies, and then another may lead.
+Only the leader writes ``once-<name>.json``, always as a whole, so that the next leader goes on
+where this one stood; every worker may read it. A private monitor leads by itself, in memory.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import weakref
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from metricsmw.server import on_fork
+
+try:
+    import fcntl
+except ImportError:  # Windows, where every monitor is private
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from metricsmw.monitor import MetricsMonitor
+
+State = dict[str, object]
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
+FILE = re.compile(r"once-([a-z][a-z0-9_]*)\.json")
+# The key of a state under which its work tells `/health` what is wrong; None: nothing.
+PROBLEM = "problem"
+
+
+class _Memory:
+    """What a private monitor has instead of a directory."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, str] = {}
+        self.leaders: dict[str, weakref.ref[Once]] = {}
+
+
+_memories: weakref.WeakKeyDictionary[MetricsMonitor, _Memory] = weakref.WeakKeyDictionary()
+_all: weakref.WeakSet[Once] = weakref.WeakSet()
+
+
+class Once:
+    """This worker's part in the work ``name`` (letters in lower case, digits, underscores).
+
+    Raises `ValueError` for another name.
+    """
+
+    def __init__(self, monitor: MetricsMonitor, name: str) -> None:
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise ValueError(
+                f"name must be up to 41 letters in lower case, digits and underscores, got {name!r}"
+            )
+        self._monitor = monitor
+        self._name = name
+        self._fd = -1
+        self._place: Path | None = None
+        self._lock = threading.Lock()
+        _all.add(self)
+
+    def lead(self) -> bool:
+        """Whether this worker leads; it does from now on where nobody else did.
+
+        Raises OSError where the server's directory cannot be used.
+        """
+        directory = self._monitor.directory
+        with self._lock:
+            if directory is None:
+                self._let_go()
+                leaders = _memory(self._monitor).leaders
+                known = leaders.get(self._name)
+                leader = known() if known else None
+                if leader is None:
+                    leaders[self._name] = weakref.ref(self)
+                return leader in (None, self)
+            if self._fd >= 0 and self._place == directory and os.fstat(self._fd).st_nlink:
+                return True
+            self._let_go()
+            path = directory / f"once-{self._name}.lock"
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                return False
+            self._fd, self._place = fd, directory
+            return True
+
+    def release(self) -> None:
+        """Lead no more; another worker may."""
+        with self._lock:
+            self._let_go()
+            leaders = _memory(self._monitor).leaders
+            known = leaders.get(self._name)
+            if known is not None and known() is self:
+                del leaders[self._name]
+
+    def _let_go(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def read(self) -> State:
+        """What the leader noted last; empty where there is nothing, or nothing whole."""
+        directory = self._monitor.directory
+        if directory is None:
+            return _decode(_memory(self._monitor).states.get(self._name, ""))
+        return _read(directory / f"once-{self._name}.json")
+
+    def write(self, state: Mapping[str, object]) -> None:
+        """Note it, for all workers and for the next leader. Only the leader may.
+
+        Raises OSError where there is no room; what was noted before is then untouched.
+        """
+        import json  # here, as importing the package is to cost next to nothing
+
+        text = json.dumps(state)
+        directory = self._monitor.directory
+        if directory is None:
+            _memory(self._monitor).states[self._name] = text
+            return
+        draft = directory / f"new-once-{self._name}"
+        try:
+            descriptor = os.open(
+                draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600
+            )
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.replace(draft, directory / f"once-{self._name}.json")
+        except OSError:
+            with suppress(OSError):
+                draft.unlink()
+            raise
+
+    def forget(self) -> None:
+        """In a forked child: the lead stays with the parent."""
+        self._lock = threading.Lock()
+        # Closed, not unlocked: the lock is the parent's as long as the parent has it open.
+        self._let_go()
+
+
+def states(monitor: MetricsMonitor) -> dict[str, State]:
+    """What is noted about all such work of the monitor's server, by name."""
+    directory = monitor.directory
+    if directory is None:
+        return {name: _decode(text) for name, text in sorted(_memory(monitor).states.items())}
+    found = {}
+    with suppress(OSError):
+        for name in sorted(os.listdir(directory)):
+            if match := FILE.fullmatch(name):
+                found[match[1]] = _read(directory / name)
+    return found
+
+
+def problems(monitor: MetricsMonitor) -> dict[str, str | None]:
+    """For each work that tells it, what is wrong, or None."""
+    return {
+        name: None if state[PROBLEM] is None else str(state[PROBLEM])
+        for name, state in states(monitor).items()
+        if PROBLEM in state
+    }
+
+
+def _memory(monitor: MetricsMonitor) -> _Memory:
+    return _memories.setdefault(monitor, _Memory())
+
+
+def _read(path: Path) -> State:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        with open(descriptor, encoding="utf-8") as file:
+            return _decode(file.read())
+    except (OSError, UnicodeDecodeError):
+        return {}
+
+
+def _decode(text: str) -> State:
+    import json
+
+    try:
+        state = json.loads(text)
+    except ValueError:
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def _after_fork() -> None:
+    _memories.clear()
+    for once in list(_all):
+        once.forget()
+
+
+on_fork(_after_fork)

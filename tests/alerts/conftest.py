@@ -1,0 +1,39 @@
+"""Fixtures of the alerts' tests: a monitor on a clock moved by hand, and an alerter run by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from metricsmw import MetricsMonitor
+from metricsmw.alerts import Alert, MetricsAlerter
+from metricsmw.clock import ManualClock
+
+
+@pytest.fixture
+def monitor(clock: ManualClock) -> Iterator[MetricsMonitor]:
+    """A private monitor on the manual clock."""
+    with MetricsMonitor(clock=clock) as monitor:
+        yield monitor
+
+
+@pytest.fixture
+def told() -> list[Alert]:
+    """What the receiver of `alerter` was told."""
+    return []
+
+
+@pytest.fixture
+def alerter(monitor: MetricsMonitor, told: list[Alert]) -> Iterator[Callable[..., MetricsAlerter]]:
+    """Makes alerters that check only when told to, and tell `told`."""
+    made: list[MetricsAlerter] = []
+
+    def make(**settings: Any) -> MetricsAlerter:
+        made.append(MetricsAlerter(monitor, **{"notify": told.append, "start": False} | settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()

@@ -1,0 +1,307 @@
+"""`MetricsAlerter` by hand, on a clock moved by hand: what is told, when, and how often."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from kits.servers import wait_until
+
+from metricsmw import MetricsMonitor, MetricsSnapshot
+from metricsmw.alerts import Alert, BurnRate, MetricsAlerter, Rule, get_alerts
+from metricsmw.clock import ManualClock
+
+Make = Callable[..., MetricsAlerter]
+
+
+def states(told: list[Alert]) -> list[tuple[str, str]]:
+    return [(alert.type, alert.state) for alert in told]
+
+
+def check(alerter: MetricsAlerter) -> list[str]:
+    """Check, wait until it is told, and return the states that changed."""
+    changes = [alert.state for alert in alerter.check()]
+    assert alerter.flush()
+    return changes
+
+
+def test_the_thresholds_of_the_start(alerter: Make) -> None:
+    one = alerter()
+    assert one.thresholds == {
+        "error_rate_pct": 5.0,
+        "latency_p99_ms": 1000.0,
+        "memory_usage_pct": 80.0,
+        "cpu_usage_pct": 80.0,
+    }
+    types = [rule.name for rule in one.rules.values()]
+    assert types == ["ERROR_RATE", "HIGH_LATENCY", "HIGH_MEMORY", "HIGH_CPU"]
+    assert one.check_interval == 30
+
+
+def test_told_once_on_crossing_and_once_on_recovery(
+    alerter: Make, monitor: MetricsMonitor, clock: ManualClock, told: list[Alert]
+) -> None:
+    one = alerter(thresholds={"error_rate_pct": 5.0, "latency_p99_ms": 1000.0}, link="http://h/m/")
+    assert check(one) == []
+    monitor.record_request(2500.0, is_error=True)
+    began = clock.time()
+    assert check(one) == ["firing", "firing"]
+    for _ in range(5):
+        clock.advance(30)
+        assert check(one) == []
+    assert states(told) == [("ERROR_RATE", "firing"), ("HIGH_LATENCY", "firing")]
+    clock.advance(400)  # what was slow and failed has left the window
+    monitor.record_request(10.0)
+    check(one)
+    assert sorted(states(told[2:])) == [("ERROR_RATE", "resolved"), ("HIGH_LATENCY", "resolved")]
+    first = told[0]
+    assert (first.field, first.value, first.comparison, first.threshold) == (
+        "error_rate_pct", 100.0, ">", 5.0
+    )  # fmt: skip
+    assert first.since == "2023-11-14T22:13:20.000000+00:00"
+    assert began == 1_700_000_000.0
+    for part in ("ERROR_RATE", "100", "> 5", first.since, first.host, "http://h/m/", "warning"):
+        assert part in str(first)
+    assert len({alert.id for alert in told}) == len(told)
+
+
+def test_only_after_for_seconds(
+    alerter: Make, monitor: MetricsMonitor, clock: ManualClock, told: list[Alert]
+) -> None:
+    one = alerter(thresholds={"error_rate_pct": 5.0}, for_seconds=60)
+    monitor.record_request(1.0, is_error=True)
+    for wait in (0, 30, 29):
+        clock.advance(wait)
+        assert check(one) == []
+        assert one.get_alerts()[0]["state"] == "pending"
+    clock.advance(1)
+    assert check(one) == ["firing"]
+    assert told[0].since == "2023-11-14T22:13:20.000000+00:00"
+    assert told[0].at == "2023-11-14T22:14:20.000000+00:00"
+
+
+def test_flapping_around_the_threshold_is_told_once(
+    alerter: Make, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, monitor: MetricsMonitor
+) -> None:
+    one = alerter(rules=["cpu_usage_pct > 80 clear 60"])
+    base = monitor.get_current_snapshot()
+    changes = []
+    for value in [81.0, 79.0] * 20 + [61.0, 60.0] + [79.0, 61.0] * 20 + [80.5]:
+        monkeypatch.setattr(
+            monitor, "get_current_snapshot", lambda value=value: replace(base, cpu_usage_pct=value)
+        )
+        clock.advance(30)
+        changes += check(one)
+    assert changes == ["firing", "resolved", "firing"]
+
+
+def test_no_requests_is_no_error_rate(
+    alerter: Make, monitor: MetricsMonitor, clock: ManualClock
+) -> None:
+    one = alerter(rules=["error_rate_pct > 5", "latency_p99_ms < 50", "request_rate_rpm < 1"])
+    assert [alert.type for alert in one.check()] == ["REQUEST_RATE_RPM"]
+    monitor.record_request(1.0, is_error=True)
+    assert check(one) == ["firing", "firing", "resolved"]
+    clock.advance(600)
+    assert check(one) == ["resolved", "resolved", "firing"]
+    assert one.get_alerts()[0]["value"] is None
+
+
+@pytest.mark.parametrize("broken", [math.nan, "n/a", None])
+def test_a_broken_source_changes_nothing(
+    alerter: Make,
+    monitor: MetricsMonitor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    broken: Any,
+) -> None:
+    one = alerter(rules=["cpu_usage_pct > 80", "memory_usage_pct > 200"])
+    base = monitor.get_current_snapshot()
+    shown: list[MetricsSnapshot] = [replace(base, cpu_usage_pct=99.0)]
+    monkeypatch.setattr(monitor, "get_current_snapshot", lambda: shown[-1])
+    assert check(one) == ["firing"]
+    shown.append(replace(base, cpu_usage_pct=broken))
+    for _ in range(3):
+        assert check(one) == []
+    assert one.get_alerts()[0]["state"] == "firing"
+    assert one.get_alerts()[0]["value"] == 99.0
+    faults = [r for r in caplog.records if "the alert rule HIGH_CPU" in r.getMessage()]
+    assert len(faults) == 1
+    assert monitor.get_health()["faults"] == 3
+    shown.append(base)
+    assert check(one) == ["resolved"]
+
+
+def test_a_monitor_that_raises_breaks_no_check(
+    alerter: Make, monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = alerter(rules=["error_rate_pct > 5 on /x", "cpu_usage_pct > 1e9"])
+    monitor.record_request(1.0, route="/x", method="GET", status=500)
+
+    def broken() -> None:
+        raise OSError("no numbers")
+
+    monkeypatch.setattr(monitor, "get_current_snapshot", broken)
+    assert check(one) == ["firing"]
+
+
+@pytest.mark.parametrize("jump", [-86_400.0, 86_400.0, -3.0])
+def test_a_jump_of_the_wall_clock_moves_only_timestamps(
+    alerter: Make, monitor: MetricsMonitor, clock: ManualClock, jump: float
+) -> None:
+    one = alerter(rules=["error_rate_pct > 5 for 60s"])
+    monitor.record_request(1.0, is_error=True)
+    assert check(one) == []
+    clock.advance(59)
+    clock.wall += jump
+    assert check(one) == []
+    clock.advance(1)
+    assert check(one) == ["firing"]
+    clock.wall -= 2 * jump
+    assert check(one) == []
+    clock.advance(300)
+    assert check(one) == ["resolved"]
+
+
+def test_rules_of_a_route(alerter: Make, monitor: MetricsMonitor, told: list[Alert]) -> None:
+    one = alerter(rules=[Rule("error_rate_pct", 5, route="/items/{id}", severity="critical")])
+    monitor.record_request(1.0, route="/other", method="GET", status=500)
+    assert check(one) == []
+    monitor.record_request(1.0, route="/items/{id}", method="GET", status=500)
+    assert check(one) == ["firing"]
+    assert told[0].route == "/items/{id}"
+    assert "/items/{id}" in told[0].title
+    assert "critical" in str(told[0])
+
+
+def test_a_burn_rate_over_two_windows(
+    alerter: Make, monitor: MetricsMonitor, clock: ManualClock
+) -> None:
+    one = alerter(rules=[BurnRate(99.0, 10.0, 30, 5)])
+    changes = []
+
+    def minute(good: int, bad: int) -> None:
+        for n in range(good + bad):
+            monitor.record_request(1.0, is_error=n < bad)
+        clock.advance(60)
+        changes.append(check(one))
+
+    for _ in range(40):
+        minute(100, 0)
+    minute(50, 50)  # the short window burns, the long one hardly
+    assert changes == [[]] * 41
+    for _ in range(6):
+        minute(50, 50)
+    assert [c for c in changes if c] == [["firing"]]
+    for _ in range(3):
+        minute(100, 0)
+    assert [c for c in changes if c] == [["firing"]]
+    for _ in range(4):
+        minute(100, 0)
+    assert [c for c in changes if c] == [["firing"], ["resolved"]]
+
+
+def test_a_reset_starts_the_burn_rate_again(alerter: Make, monitor: MetricsMonitor) -> None:
+    one = alerter(rules=[BurnRate(99.0, 10.0, 30, 5)])
+    monitor.record_request(1.0, is_error=True)
+    assert check(one) == ["firing"]
+    monitor.reset_statistics()
+    monitor.record_request(1.0)
+    assert check(one) == ["resolved"]
+
+
+def test_every_rule_is_listed_the_worst_first(
+    alerter: Make, monitor: MetricsMonitor, clock: ManualClock
+) -> None:
+    one = alerter(
+        rules=[
+            "total_requests > 99",
+            "total_requests > 0 for 1h",
+            "total_errors > 0 critical",
+            "total_requests > 0",
+        ]
+    )
+    other = alerter(name="other", rules=["workers > 0 info"])
+    assert get_alerts(monitor)[0] == []
+    monitor.record_request(1.0, is_error=True)
+    check(one)
+    check(other)
+    rows, counts = get_alerts(monitor)
+    assert [(row["type"], row["state"]) for row in rows] == [
+        ("TOTAL_ERRORS", "firing"),
+        ("TOTAL_REQUESTS", "firing"),
+        ("WORKERS", "firing"),
+        ("TOTAL_REQUESTS", "pending"),
+        ("TOTAL_REQUESTS", "inactive"),
+    ]
+    assert rows[0]["since"] == "2023-11-14T22:13:20.000000+00:00"
+    assert rows[-1]["since"] is None
+    assert counts == {"waiting": 0, "sent": 3, "failed_attempts": 0, "given_up": 0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "says"),
+    [
+        ({"thresholds": {"error_rate": 5}}, ValueError, "error_rate"),
+        ({"thresholds": {"error_rate_pct": "5"}}, TypeError, "error_rate_pct"),
+        ({"rules": ["nonsense > 5"]}, ValueError, "nonsense"),
+        ({"rules": [5]}, TypeError, "5"),
+        ({"rules": [BurnRate(99.0, 1.0, 600, 5)]}, ValueError, r"max_history_minutes \(60\)"),
+        ({"rules": ["workers > 1", "workers > 1"]}, ValueError, "twice"),
+        ({"check_interval": 0}, ValueError, "check_interval"),
+        ({"check_interval": "30"}, TypeError, "check_interval"),
+        ({"timeout": 0}, ValueError, "timeout"),
+        ({"name": "../x"}, ValueError, "name"),
+        ({"notify": 5}, TypeError, "notify"),
+        ({"notify": "nobody://knows.this?password=secret"}, ValueError, "nobody://"),
+    ],
+)
+def test_bad_settings_are_an_error_at_the_start(
+    alerter: Make, settings: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says) as raised:
+        alerter(**settings)
+    assert "secret" not in str(raised.value)
+
+
+def test_without_notify_it_logs(
+    alerter: Make, monitor: MetricsMonitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = alerter(notify=None)
+    monitor.record_request(1.0, is_error=True)
+    check(one)
+    (record,) = [r for r in caplog.records if r.name == "metricsmw.alerts"]
+    assert record.levelno == logging.WARNING
+    assert "ERROR_RATE" in record.getMessage()
+
+
+def test_it_runs_from_the_start_until_it_is_stopped(told: list[Alert]) -> None:
+    with MetricsMonitor() as monitor:
+        one = MetricsAlerter(monitor, 0.1, {"total_errors": 0}, told.append)
+        one.start()  # once more changes nothing
+        monitor.record_request(1.0, is_error=True)
+        wait_until(lambda: told, "the alert")
+        one.stop()
+        one.stop()
+        assert states(told) == [("TOTAL_ERRORS", "firing")]
+        assert not [t for t in threading.enumerate() if t.name == "metricsmw alerts"]
+
+
+def test_another_of_the_same_name_goes_on_where_this_one_stopped(
+    alerter: Make, monitor: MetricsMonitor, told: list[Alert]
+) -> None:
+    one, two = alerter(thresholds={"total_errors": 0}), alerter(thresholds={"total_errors": 0})
+    monitor.record_request(1.0, is_error=True)
+    assert check(one) == ["firing"]
+    assert check(two) == []
+    one.stop()
+    assert check(two) == []
+    monitor.reset_statistics()
+    assert check(two) == ["resolved"]
+    assert check(one) == []
+    assert states(told) == [("TOTAL_ERRORS", "firing"), ("TOTAL_ERRORS", "resolved")]
