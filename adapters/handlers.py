@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, quote
 import orjson
 
 from metricsmw import MetricsMonitor, __version__
+from metricsmw.alerts import get_alerts
 from metricsmw.exporting import csv_text, export_document
 from metricsmw.snapshot import iso_timestamp
 
@@ -115,6 +116,11 @@ def _routes(monitor: MetricsMonitor, request: Request) -> Response:
     return _success({"routes": monitor.get_routes()})
 
 
+def _alerts(monitor: MetricsMonitor, request: Request) -> Response:
+    alerts, notifications = get_alerts(monitor)
+    return _success({"alerts": alerts, "notifications": notifications})
+
+
 def _reset(monitor: MetricsMonitor, request: Request) -> Response:
     monitor.reset_statistics()
     return _success({"message": "Metrics statistics reset successfully"})
@@ -181,6 +187,7 @@ ROUTES: Final[Mapping[str, Mapping[str, Answer]]] = {
     "/export/csv": {"GET": _export_csv},
     "/health": {"GET": _health},
     "/routes": {"GET": _routes},
+    "/alerts": {"GET": _alerts},
 }
 OPEN: Final = frozenset({"/health"})
 

@@ -8,6 +8,7 @@ preloads an app leaves it to its workers, and so does a helper process that a wo
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -74,7 +75,7 @@ class Background:
     def _run(self, stopping: threading.Event) -> None:
         while not stopping.wait(self._interval):
             try:
-                if not self._forked or self._monitor.is_open:
+                if self._monitor.is_open or not (self._forked or _is_uwsgi_master()):
                     self._work()
             except Exception:
                 self._monitor.recorder.fault(self._name)
@@ -85,6 +86,12 @@ class Background:
             self._lock = threading.Lock()
             self._renew()
             self._launch()
+
+
+def _is_uwsgi_master() -> bool:
+    """uWSGI forks its workers past Python's hooks, so that their master is not told."""
+    uwsgi = sys.modules.get("uwsgi")
+    return uwsgi is not None and uwsgi.masterpid() == os.getpid()
 
 
 # Held here, as in a forked child nothing else may hold it: the thread that did is gone.

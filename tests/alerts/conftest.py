@@ -36,4 +36,4 @@ def alerter(monitor: MetricsMonitor, told: list[Alert]) -> Iterator[Callable[...
 
     yield make
     for one in made:
-        one.stop()
+        one.stop(0.1)
