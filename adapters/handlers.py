@@ -139,19 +139,28 @@ def _export_csv(monitor: MetricsMonitor, request: Request) -> Response:
 
 def _health(monitor: MetricsMonitor, request: Request) -> Response:
     health = monitor.get_health()
-    healthy = health["status"] == "healthy"
+    status = 200 if health["status"] == "healthy" else 503
+    rules = monitor.health_rules
+    checked: dict[str, object] = {}
     try:
         rate = monitor.get_request_rate_rpm()
+        if rules.thresholds:
+            check = monitor.check_health(rules.thresholds)
+            checked["checks"] = check["checks"]
+            if check["status"] == "degraded":
+                health["status"] = "degraded"
+                status = max(status, rules.status)
     except Exception:  # what is broken shows among the components
         monitor.recorder.fault("reading the request rate")
         rate = None
     return _json(
-        200 if healthy else 503,
+        status,
         {
-            "success": healthy,
+            "success": status == 200,
             "status": health["status"],
             "version": __version__,
             **health,
+            **checked,
             "current_rpm": rate,
             "timestamp": _timestamp(),
         },

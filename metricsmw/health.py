@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from numbers import Real
-from typing import Literal, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 from metricsmw.snapshot import NUMERIC_FIELDS, MetricsSnapshot
 
@@ -19,6 +19,13 @@ class HealthCheck(TypedDict):
     checks: dict[str, bool]
 
 
+class HealthRules(NamedTuple):
+    """Thresholds that `GET /health` holds, and its HTTP status where one is exceeded."""
+
+    thresholds: Mapping[str, float]
+    status: int
+
+
 class ServerHealth(TypedDict):
     """The state of the measuring itself; safe to show to anyone."""
 
@@ -31,13 +38,9 @@ class ServerHealth(TypedDict):
     faults: int
 
 
-def check_health(snapshot: MetricsSnapshot, thresholds: Mapping[str, float]) -> HealthCheck:
-    """Which numeric fields of the snapshot are below their thresholds; all must be.
-
-    Raises `ValueError` for a field that a snapshot does not have or a threshold that is NaN, and
-    `TypeError` for one that is no number.
-    """
-    checks: dict[str, bool] = {}
+def check_thresholds(thresholds: Mapping[str, float]) -> None:
+    """Raise `ValueError` for a field that a snapshot does not have or a threshold that is NaN, and
+    `TypeError` for one that is no number."""
     for name, threshold in thresholds.items():
         if name not in NUMERIC_FIELDS:
             raise ValueError(
@@ -48,5 +51,13 @@ def check_health(snapshot: MetricsSnapshot, thresholds: Mapping[str, float]) -> 
             raise TypeError(f"the threshold of {name} must be a number, got {threshold!r}")
         if threshold != threshold:
             raise ValueError(f"the threshold of {name} must be a number, got {threshold!r}")
-        checks[name] = getattr(snapshot, name) < threshold
+
+
+def check_health(snapshot: MetricsSnapshot, thresholds: Mapping[str, float]) -> HealthCheck:
+    """Which numeric fields of the snapshot are below their thresholds; all must be.
+
+    Raises what `check_thresholds` raises.
+    """
+    check_thresholds(thresholds)
+    checks = {name: getattr(snapshot, name) < limit for name, limit in thresholds.items()}
     return {"status": "healthy" if all(checks.values()) else "degraded", "checks": checks}

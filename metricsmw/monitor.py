@@ -15,8 +15,16 @@ from metricsmw.clock import SYSTEM_CLOCK, Clock
 from metricsmw.config import Settings, Shared
 from metricsmw.exporting import csv_text, json_text, write_atomically
 from metricsmw.group import Group, PrivateGroup, SharedGroup
-from metricsmw.health import OPERATIONAL, HealthCheck, ServerHealth, check_health
+from metricsmw.health import (
+    OPERATIONAL,
+    HealthCheck,
+    HealthRules,
+    ServerHealth,
+    check_health,
+    check_thresholds,
+)
 from metricsmw.merge import Period, Reset, RouteRow, ServerReading
+from metricsmw.once import problems
 from metricsmw.recorder import Recorder
 from metricsmw.segment import Field, Segment
 from metricsmw.server import root_process
@@ -88,6 +96,7 @@ class MetricsMonitor:
         self._user = -1  # whose the group is
         self._resources = _new_sampler()
         self._logged_damage: set[str] = set()
+        self.health_rules = HealthRules({}, 503)
         self.recorder = Recorder(self.settings, clock, self)
         # Straight to the recorder, which saves a call, unless a subclass has its own.
         if type(self).record_request is MetricsMonitor.record_request:
@@ -394,6 +403,11 @@ class MetricsMonitor:
             except Exception:
                 self.recorder.fault("reading CPU and memory")
                 components["resource_monitoring"] = "unavailable"
+            try:
+                for work, problem in problems(self).items():
+                    components[work] = problem or OPERATIONAL
+            except Exception:
+                self.recorder.fault("reading what is done once for the server")
         group = self._group
         healthy = all(state == OPERATIONAL for state in components.values())
         return {
@@ -409,6 +423,18 @@ class MetricsMonitor:
     def check_health(self, thresholds: Mapping[str, float]) -> HealthCheck:
         """Which snapshot fields are below their thresholds; see `metricsmw.health`."""
         return check_health(self.get_current_snapshot(), thresholds)
+
+    def set_health_thresholds(self, thresholds: Mapping[str, float], status: int = 503) -> None:
+        """From now on `GET /health` holds these thresholds, too; none of them where it is empty.
+
+        While a field is not below its threshold, the answer is ``degraded``, with that HTTP
+        status: 200 or 503. Each worker of the server has to be told. Raises `ValueError` or
+        `TypeError` for a field that does not exist, a threshold that is no number, another status.
+        """
+        check_thresholds(thresholds)
+        if status not in (200, 503):
+            raise ValueError(f"status must be 200 or 503, got {status!r}")
+        self.health_rules = HealthRules(dict(thresholds), status)
 
     # --- history, reset, exports -----------------------------------------------------------------
 

@@ -73,6 +73,7 @@ ROUTES = {
     "/export/csv": "GET",
     "/health": "GET",
     "/routes": "GET",
+    "/alerts": "GET",
 }
 READABLE = [path for path, method in ROUTES.items() if method == "GET"]
 GUARDED = [path for path in ROUTES if path != "/health"]

@@ -146,6 +146,7 @@ def test_what_the_dead_leader_could_not_tell_the_next_one_tells(
 def test_who_stops_leaves_it_to_another(clock: SharedClock, letters: Path) -> None:
     with server(clock, letters) as workers:
         first, second, *_ = workers.workers
+        first.do(look)
         workers.all(look)
         assert leader(workers) is first
         first.do(stop)

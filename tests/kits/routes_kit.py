@@ -71,6 +71,7 @@ READ_ROUTES = [
     "/export/csv",
     "/health",
     "/routes",
+    "/alerts",
 ]
 GUARDED = [("GET", path) for path in ["/", *READ_ROUTES] if path != "/health"] + [
     ("POST", "/reset")
