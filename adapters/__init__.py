@@ -10,13 +10,15 @@ import inspect
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from metricsmw import get_metrics_monitor
+
 from .asgi import ASGIMetricsMiddleware
 from .contract import is_async
 from .hosts import mount_path
 from .wsgi import WSGIMetricsMiddleware
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from metricsmw import MetricsMonitor
 
@@ -35,6 +37,9 @@ def wrap(
     auth: Policy | None = None,
     exclude: Iterable[Exclude] = (),
     user: Callable[[Any], object] | None = None,
+    *,
+    health_thresholds: Mapping[str, float] | None = None,
+    health_status: int = 503,
 ) -> _App:
     """Measure `app` and serve the metrics at and below `path`; wrapping twice counts once.
 
@@ -46,9 +51,14 @@ def wrap(
     policy of `metricsmw.adapters.auth`; default, whoever is logged in to the app's own session, or
     has the token in METRICSMW_TOKEN. `exclude`: paths left out of the numbers, each a prefix or a
     compiled pattern. `user`: returns the user of an answered request, given its environ or scope,
-    or None; default, the user of the app's session, else REMOTE_USER.
+    or None; default, the user of the app's session, else REMOTE_USER. `health_thresholds`: snapshot
+    fields that have to stay below these numbers; while one does not, `/health` answers `degraded`,
+    with the `health_status` 503 or 200.
     """
     path = mount_path(path)
+    if health_thresholds is not None:
+        monitor = get_metrics_monitor() if monitor is None else monitor
+        monitor.set_health_thresholds(health_thresholds, health_status)
     host: Any = None
     if _is(app, "flask", "Flask"):
         from . import flask as host

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from metricsmw.recorder import Recorder
 
     from .auth import Policy
+    from .contract import Thresholds
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -49,10 +50,15 @@ def metrics_app(
     auth: Policy | None = None,
     *,
     identity: IdentityResolver | None = None,
+    health_thresholds: Thresholds | None = None,
+    health_status: int = 503,
 ) -> ASGIApp:
     """The mountable sub-app, on Starlette; needs the extra ``metricsmw[asgi]``."""
     from .asgi_app import metrics_app as make
 
+    if health_thresholds is not None:
+        monitor = get_metrics_monitor() if monitor is None else monitor
+        monitor.set_health_thresholds(health_thresholds, health_status)
     return make(monitor, auth, identity=identity)
 
 

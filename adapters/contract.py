@@ -19,6 +19,9 @@ Identity: TypeAlias = Callable[[], str | Awaitable[str | None] | None]
 # What is left out of the numbers: a prefix of the path, or a pattern to search it for.
 Exclude: TypeAlias = "str | re.Pattern[str]"
 
+# Snapshot fields and the numbers that they have to stay below.
+Thresholds: TypeAlias = Mapping[str, float]
+
 # What a measuring middleware leaves in environ or scope: this prefix, and its recorder.
 MEASURED = "metricsmw."
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from metricsmw.recorder import Recorder
 
     from .auth import Policy
+    from .contract import Thresholds
 
     Headers = list[tuple[str, str]]
     RouteResolver = Callable[[WSGIEnvironment], str | None]
@@ -50,10 +51,15 @@ def metrics_app(
     auth: Policy | None = None,
     *,
     identity: IdentityResolver | None = None,
+    health_thresholds: Thresholds | None = None,
+    health_status: int = 503,
 ) -> WSGIApplication:
     """The mountable sub-app, on Werkzeug; needs the extra ``metricsmw[wsgi]``."""
     from .wsgi_app import metrics_app as make
 
+    if health_thresholds is not None:
+        monitor = get_metrics_monitor() if monitor is None else monitor
+        monitor.set_health_thresholds(health_thresholds, health_status)
     return make(monitor, auth, identity=identity)
 
 
