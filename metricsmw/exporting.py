@@ -12,6 +12,16 @@ from metricsmw.snapshot import FIELDS
 
 if TYPE_CHECKING:
     from metricsmw.monitor import MetricsMonitor
+    from metricsmw.scheduled import ScheduledExport as ScheduledExport
+
+
+def __getattr__(name: str) -> object:
+    # Known by this module's name, and imported by those who use it only.
+    if name == "ScheduledExport":
+        from metricsmw.scheduled import ScheduledExport
+
+        return ScheduledExport
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def export_document(monitor: MetricsMonitor) -> dict[str, object]:
