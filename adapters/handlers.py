@@ -103,9 +103,17 @@ def _current(monitor: MetricsMonitor, request: Request) -> Response:
 
 
 def _history(monitor: MetricsMonitor, request: Request) -> Response:
-    minutes = _minutes(request.query, monitor.settings.max_history_minutes)
-    history = monitor.get_metrics_history(minutes)
-    return _success({"history": history, "count": len(history), "minutes": minutes})
+    longest = monitor.longest_history
+    minutes = _minutes(request.query, longest)
+    if monitor.lasting is None:
+        history = monitor.get_metrics_history(minutes)
+        return _success({"history": history, "count": len(history), "minutes": minutes})
+    # At most a day's worth of entries, unless asked otherwise.
+    step = _whole(request.query, "step_minutes", longest) or -(-minutes // 1440)
+    history = monitor.get_metrics_history(minutes, step)
+    return _success(
+        {"history": history, "count": len(history), "minutes": minutes, "step_minutes": step}
+    )
 
 
 def _statistics(monitor: MetricsMonitor, request: Request) -> Response:
@@ -202,15 +210,19 @@ OPEN: Final = frozenset({"/health"})
 
 
 def _minutes(query: str, maximum: int) -> int:
-    """Return the parameter `minutes`, the last one where it is repeated, held to the maximum."""
-    given = parse_qs(query, keep_blank_values=True).get("minutes")
+    return _whole(query, "minutes", maximum) or min(_DEFAULT_MINUTES, maximum)
+
+
+def _whole(query: str, name: str, maximum: int) -> int | None:
+    """Return that parameter, the last one where it is repeated, held to the maximum."""
+    given = parse_qs(query, keep_blank_values=True).get(name)
     if given is None:
-        return min(_DEFAULT_MINUTES, maximum)
+        return None
     text = given[-1]
     digits = text.lstrip("0")
     if not (digits and text.isascii() and text.isdigit()):
         raise _BadRequestError(
-            f"minutes must be a whole number from 1 to {maximum}, not {reprlib.repr(text)}"
+            f"{name} must be a whole number from 1 to {maximum}, not {reprlib.repr(text)}"
         )
     # Never int() of whatever a client sends: it takes long, and past 4300 digits it raises.
     return maximum if len(digits) > len(str(maximum)) else min(int(digits), maximum)

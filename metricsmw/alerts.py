@@ -106,8 +106,8 @@ class Moment:
 
     def counts(self, minutes: int) -> tuple[int, int]:
         """Requests and errors since the last minute of the history that is at least so old."""
-        rows = self._monitor.get_metrics_history(minutes + 1)
-        young = len(self._monitor.get_metrics_history(minutes))
+        rows = self._monitor.get_recent_history(minutes + 1)
+        young = len(self._monitor.get_recent_history(minutes))
         if len(rows) > young:
             return counts_since(rows[-young - 1], self.snapshot)
         # All minutes since the start are younger; or older ones are not kept.

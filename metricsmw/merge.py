@@ -537,6 +537,11 @@ class ServerReading:
         self.total_requests = lanes_sum(total, SERVER_LANES) - errors
         self.total_errors = min(errors, self.total_requests)
 
+    def total_buckets(self) -> list[int]:
+        """The histogram since the start or the last reset, as `latency` is of the window."""
+        total = unpack(sum(s.table.total for s in self.segments), SERVER_LANES)
+        return total[FIRST:] + total[: LAST + 1]
+
     @property
     def workers(self) -> int:
         return sum(segment.alive for segment in self.segments)

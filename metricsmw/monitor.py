@@ -7,6 +7,7 @@ import os
 import threading
 import warnings
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypedDict
@@ -31,6 +32,7 @@ from metricsmw.server import root_process
 from metricsmw.snapshot import NUMERIC_FIELDS, MetricsSnapshot, iso_timestamp
 
 if TYPE_CHECKING:
+    from metricsmw.lasting import Counts, LastingHistory, Row
     from metricsmw.resources import ResourceSampler
 
 logger = logging.getLogger("metricsmw")
@@ -97,6 +99,7 @@ class MetricsMonitor:
         self._resources = _new_sampler()
         self._logged_damage: set[str] = set()
         self.health_rules = HealthRules({}, 503)
+        self.lasting: LastingHistory | None = None
         self.recorder = Recorder(self.settings, clock, self)
         # Straight to the recorder, which saves a call, unless a subclass has its own.
         if type(self).record_request is MetricsMonitor.record_request:
@@ -148,8 +151,7 @@ class MetricsMonitor:
     @property
     def directory(self) -> Path | None:
         """The directory of the server's workers; None where this monitor is private."""
-        self.recorder.open()
-        return getattr(self._group, "directory", None)
+        return getattr(self._opened(), "directory", None)
 
     @property
     def clock(self) -> Clock:
@@ -438,19 +440,72 @@ class MetricsMonitor:
 
     # --- history, reset, exports -----------------------------------------------------------------
 
-    def get_metrics_history(self, minutes: int = 60) -> list[dict[str, str | float | int]]:
+    def get_metrics_history(
+        self, minutes: int = 60, step_minutes: int = 1
+    ) -> list[dict[str, str | float | int]]:
         """The snapshots of the last ``minutes`` (at least 1), oldest first.
+
+        A `LastingHistory` lets it go back further, and ``step_minutes`` (at least 1) joins so many
+        minutes to one entry; see `LastingHistory.rows`.
 
         Raises `ValueError` or `TypeError` for minutes that are no whole number >= 1.
         """
-        if isinstance(minutes, bool) or not isinstance(minutes, int):
-            raise TypeError(f"minutes must be a whole number >= 1, got {minutes!r}")
-        if minutes < 1:
-            raise ValueError(f"minutes must be a whole number >= 1, got {minutes!r}")
+        check_minutes("minutes", minutes)
+        check_minutes("step_minutes", step_minutes)
+        lasting = self.lasting
+        if step_minutes > 1:
+            if lasting is None:
+                raise ValueError("step_minutes above 1 needs a LastingHistory")
+            now = self._clock.time()
+            return self._lasting_rows(now - minutes * MINUTE, now, step_minutes)
+        recent = self.get_recent_history(minutes)
+        if lasting is None or len(recent) >= minutes:
+            return recent
+        now = self._clock.time()
+        seam = now
+        if recent:
+            # Not the same minute from both.
+            seam = datetime.fromisoformat(str(recent[0]["timestamp"])).timestamp() - MINUTE / 2
+        return self._lasting_rows(now - minutes * MINUTE, seam, 1) + recent
+
+    def _lasting_rows(self, since: float, until: float, step_minutes: int) -> list[Row]:
+        assert self.lasting is not None
+        try:
+            return self.lasting.rows(since, until, step_minutes)
+        except Exception:
+            self.recorder.fault("reading the lasting history")
+            return []
+
+    @property
+    def longest_history(self) -> int:
+        """How many minutes back the history may reach."""
+        kept = self.settings.max_history_minutes
+        return kept if self.lasting is None else max(kept, self.lasting.max_minutes)
+
+    def get_recent_history(self, minutes: int) -> list[dict[str, str | float | int]]:
+        """The snapshots of this server that are kept in memory, as `get_metrics_history`."""
         group = self._opened()
         now = self._clock.monotonic()
         self._catch_up(now)
         return group.history.rows(now - minutes * MINUTE, group.reset.at)
+
+    def read_counts(self) -> tuple[Counts, dict[str, str | float | int], float]:
+        """All counts since the start or the last reset, the snapshot of the same moment, and the
+        monotonic time that the counts began; for a `LastingHistory`."""
+        from metricsmw.lasting import Counts, pack_lanes
+
+        group = self._opened()
+        reading = self._read()
+        counts = Counts(
+            reading.total_requests, reading.total_errors, pack_lanes(reading.total_buckets())
+        )
+        snapshot = self._snapshot(reading, self._clock.time()).to_dict()
+        return counts, snapshot, group.history.origin
+
+    @property
+    def reset_at(self) -> float:
+        """Monotonic time of the server's last reset; 0.0 where there was none."""
+        return self._opened().reset.at
 
     def save_snapshot_to_history(self) -> None:
         """Add a snapshot to the history now, beside those of each minute."""
@@ -526,6 +581,14 @@ def _new_sampler() -> ResourceSampler:
     from metricsmw.resources import ResourceSampler
 
     return ResourceSampler()
+
+
+def check_minutes(name: str, minutes: int) -> None:
+    """Raise `ValueError` or `TypeError` unless it is a whole number >= 1."""
+    if isinstance(minutes, bool) or not isinstance(minutes, int):
+        raise TypeError(f"{name} must be a whole number >= 1, got {minutes!r}")
+    if minutes < 1:
+        raise ValueError(f"{name} must be a whole number >= 1, got {minutes!r}")
 
 
 def _percent(part: int, whole: int) -> float:

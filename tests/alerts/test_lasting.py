@@ -1,0 +1,379 @@
+"""The lasting history: days back, across restarts, from merged histograms, whatever breaks."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import random
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kits.crew import SharedClock, crew
+from kits.servers import wait_until
+
+from metricsmw import MetricsMonitor
+from metricsmw.adapters.auth import public
+from metricsmw.adapters.contract import Request
+from metricsmw.adapters.handlers import Handlers
+from metricsmw.clock import ManualClock
+from metricsmw.lasting import LastingHistory
+
+BOUND = 0.011
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "metrics.db"
+
+
+@pytest.fixture
+def lasting(monitor: MetricsMonitor, path: Path) -> Iterator[LastingHistory]:
+    lasting = LastingHistory(monitor, path, start=False)
+    yield lasting
+    lasting.stop()
+
+
+def nearest_rank(values: list[float], percent: int) -> float:
+    return sorted(values)[math.ceil(len(values) * percent / 100) - 1]
+
+
+def ask(monitor: MetricsMonitor, query: str) -> tuple[int, Any]:
+    answer = Handlers(monitor, public()).handle(Request("GET", "/history", query, {}))
+    return answer.status, json.loads(answer.body)
+
+
+def test_percentiles_of_any_range_are_those_of_its_requests(
+    lasting: LastingHistory, monitor: MetricsMonitor, clock: ManualClock
+) -> None:
+    drawn = random.Random(6)
+    minutes: list[list[float]] = []
+    start = clock.time()
+    for minute in range(180):
+        # Quiet minutes are slow ones: averages of percentiles would be far off.
+        count = drawn.choice([0, 1, 3, 100])
+        values = [drawn.lognormvariate(3 if count == 100 else 6, 1) for _ in range(count)]
+        for number, value in enumerate(values):
+            monitor.record_request(value, is_error=number % 7 == 3)
+        minutes.append(values)
+        clock.advance(60)
+        assert lasting.check(), f"minute {minute}"
+        assert not lasting.check()
+    for first, last in [(0, 180), (17, 18), (3, 150), (100, 133)]:
+        wanted = [value for values in minutes[first:last] for value in values]
+        errors = sum(n % 7 == 3 for values in minutes[first:last] for n in range(len(values)))
+        found = lasting.summary(start + first * 60, start + last * 60)
+        assert (found["requests"], found["errors"]) == (len(wanted), errors)
+        assert found["seconds"] == (last - first) * 60
+        assert found["request_rate_rpm"] == round(len(wanted) / (last - first), 2)
+        for percent in (50, 95, 99):
+            exact = nearest_rank(wanted, percent) if wanted else 0.0
+            shown = found[f"latency_p{percent}_ms"]  # type: ignore[literal-required]
+            assert abs(shown - exact) <= exact * BOUND + 0.01
+
+
+def test_the_history_goes_back_beyond_the_hour(
+    lasting: LastingHistory, monitor: MetricsMonitor, clock: ManualClock
+) -> None:
+    for _ in range(300):
+        monitor.record_request(10.0, is_error=True)
+        clock.advance(60)
+        monitor.get_current_snapshot()
+        lasting.check()
+    assert len(monitor.get_metrics_history(60)) == 60
+    whole = monitor.get_metrics_history(1000)
+    assert [row["total_requests"] for row in whole] == list(range(1, 301))
+    assert list(whole[0]) == list(monitor.get_current_snapshot().to_dict())
+    assert [list(map(type, row.values())) for row in whole] == [
+        list(map(type, whole[-1].values()))
+    ] * 300
+    code, body = ask(monitor, "minutes=240")
+    assert (code, body["count"], body["minutes"], body["step_minutes"]) == (200, 240, 240, 1)
+    code, body = ask(monitor, "minutes=240&step_minutes=60")
+    assert body["step_minutes"] == 60
+    assert body["count"] in (4, 5)
+    row = body["history"][1]
+    assert (row["request_rate_rpm"], row["error_rate_pct"]) == (1.0, 100.0)
+    assert abs(row["latency_p99_ms"] - 10) <= 0.11
+    code, body = ask(monitor, "minutes=99999999")
+    assert (body["minutes"], body["step_minutes"]) == (30 * 1440, 30)
+    assert ask(monitor, "minutes=5&step_minutes=0")[0] == 400
+
+
+def test_it_writes_by_itself(
+    path: Path, monitor: MetricsMonitor, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metricsmw.lasting.CHECK_SECONDS", 0.01)
+    lasting = LastingHistory(monitor, path)
+    try:
+        for minute in range(1, 4):
+            clock.advance(60)
+            wait_until(lambda: len(lasting.rows(0, clock.time())) == minute, "the row")  # noqa: B023
+    finally:
+        lasting.stop()
+
+
+def test_it_outlives_the_server(path: Path, clock: ManualClock) -> None:
+    for run in range(3):
+        with MetricsMonitor(clock=clock) as monitor:
+            lasting = LastingHistory(monitor, path, start=False)
+            for _ in range(5):
+                monitor.record_request(10.0 * (run + 1))
+                clock.advance(60)
+                lasting.check()
+            rows = monitor.get_metrics_history(60)
+            assert len(rows) == 5 * (run + 1)
+            assert [row["total_requests"] for row in rows] == [1, 2, 3, 4, 5] * (run + 1)
+            assert lasting.summary(0, clock.time())["requests"] == 5 * (run + 1)
+            lasting.stop()
+        clock.advance(300)
+        clock.now = 5000.0 * (run + 1)  # another start of the machine
+
+
+def test_a_reset_hides_what_was_before(
+    path: Path, monitor: MetricsMonitor, lasting: LastingHistory, clock: ManualClock
+) -> None:
+    for _ in range(5):
+        monitor.record_request(10.0)
+        clock.advance(60)
+        lasting.check()
+    monitor.record_request(10.0)
+    clock.advance(30)
+    monitor.reset_statistics()
+    assert monitor.get_metrics_history(600) == []
+    monitor.record_request(10.0)
+    clock.advance(60)
+    assert lasting.check()
+    assert [row["total_requests"] for row in lasting.rows(0, clock.time())] == [1]
+    assert lasting.summary(0, clock.time())["requests"] == 1
+    lasting.stop()
+    with MetricsMonitor(clock=clock) as after:
+        again = LastingHistory(after, path, start=False)
+        assert again.summary(0, clock.time())["requests"] == 1
+
+
+def test_old_minutes_go(path: Path, monitor: MetricsMonitor, clock: ManualClock) -> None:
+    lasting = LastingHistory(monitor, path, days=1, start=False)
+    for _ in range(30):
+        clock.advance(60)
+        lasting.check()
+    clock.advance(86_400 - 600)
+    assert len(lasting.rows(0, clock.time())) == 10
+    for _ in range(3):
+        clock.advance(60)
+        lasting.check()
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT count(*) FROM minutes").fetchone()[0] == 8 + 3
+    lasting.stop()
+
+
+def test_a_jump_of_the_clock_costs_nothing(
+    path: Path, monitor: MetricsMonitor, clock: ManualClock
+) -> None:
+    lasting = LastingHistory(monitor, path, days=1, start=False)
+    for jump in [0.0] * 50 + [86_400.0 * 365, -86_400.0 * 365] + [0.0] * 5:
+        clock.wall += jump
+        monitor.record_request(10.0)
+        clock.advance(60)
+        assert lasting.check()
+    kept = lasting.summary(0, clock.time())
+    assert kept["requests"] >= 56 - 10
+    lasting.stop()
+
+
+Break = Callable[[Path], "sqlite3.Connection | None"]
+
+
+def lock(path: Path) -> sqlite3.Connection:
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("PRAGMA locking_mode = EXCLUSIVE")
+    holder.execute("BEGIN EXCLUSIVE")
+    return holder
+
+
+def damage(path: Path) -> None:
+    for name in os.listdir(path.parent):
+        (path.parent / name).unlink()
+    path.write_bytes(b"this is no database, but long enough to be one" * 200)
+
+
+def remove_the_folder(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize("break_it", [lock, damage, remove_the_folder])
+def test_a_broken_database_is_told_and_touches_nothing(
+    tmp_path: Path,
+    monitor: MetricsMonitor,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    break_it: Break,
+) -> None:
+    monkeypatch.setattr("metricsmw.lasting.WRITE_PATIENCE", 0.01)
+    monkeypatch.setattr("metricsmw.lasting.READ_PATIENCE", 0.01)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    path = folder / "metrics.db"
+    lasting = LastingHistory(monitor, path, start=False)
+    clock.advance(60)
+    assert lasting.check()
+    assert monitor.get_health()["components"]["lasting_history"] == "operational"
+    holder = break_it(path)
+    for _ in range(3):
+        monitor.record_request(10.0)
+        clock.advance(60)
+        assert not lasting.check()
+    recent = monitor.get_recent_history(60)
+    assert len(recent) == 4
+    assert monitor.get_metrics_history(600)[-4:] == recent
+    code, body = ask(monitor, "minutes=600")
+    assert (code, body["history"][-4:]) == (200, recent)
+    health = monitor.get_health()
+    assert health["status"] == "degraded"
+    assert health["components"]["lasting_history"].startswith("failing: ")
+    assert str(folder) not in health["components"]["lasting_history"]
+    errors = [r for r in caplog.records if "lasting history" in r.getMessage()]
+    assert errors[0].levelno == logging.ERROR
+    assert len(errors) <= 2
+    if holder is not None:
+        holder.close()
+        assert lasting.check()
+        assert monitor.get_health()["status"] == "healthy"
+        # What could not be written is in the next row.
+        assert lasting.summary(0, clock.time())["requests"] == 3
+        assert lasting.summary(0, clock.time())["seconds"] == 240
+    lasting.stop()
+
+
+def test_a_full_disk_is_told_and_loses_nothing(
+    lasting: LastingHistory, monitor: MetricsMonitor, clock: ManualClock, path: Path
+) -> None:
+    monitor.record_request(10.0)
+    clock.advance(60)
+    assert lasting.check()
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        monitor.record_request(10.0)
+        clock.advance(60)
+        assert not lasting.check()
+        assert "lasting_history" in monitor.get_health()["components"]
+        assert monitor.get_health()["components"]["lasting_history"].startswith("failing: ")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    clock.advance(60)
+    assert lasting.check()
+    assert lasting.summary(0, clock.time())["requests"] == 2
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+
+
+WRITER = """
+import sys
+from metricsmw import MetricsMonitor
+from metricsmw.clock import ManualClock
+from metricsmw.lasting import LastingHistory
+
+clock = ManualClock()
+monitor = MetricsMonitor(clock=clock)
+lasting = LastingHistory(monitor, sys.argv[1], start=False)
+while True:
+    for _ in range(10):
+        monitor.record_request(10.0)
+    clock.advance(60)
+    assert lasting.check()
+    print("x", end="", flush=True)
+"""
+
+
+@pytest.mark.parametrize("after", [1, 2, 17, 60, 61, 62, 63])
+def test_killed_in_the_middle_it_has_all_but_the_minute_in_progress(path: Path, after: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        written = len(process.stdout.read(after))
+        process.send_signal(signal.SIGKILL)
+        written += len(process.stdout.read())
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+        counts = [n for (n,) in database.execute("SELECT requests FROM minutes ORDER BY id")]
+    assert set(counts) == {10}
+    assert written <= len(counts) <= written + 1
+
+
+ALL: list[LastingHistory] = []  # of a worker, in its own process
+
+
+def equip(monitor: MetricsMonitor, path: Path) -> None:
+    ALL[:] = [LastingHistory(monitor, path, start=False)]
+
+
+def look(monitor: MetricsMonitor) -> bool:
+    return ALL[0].check()
+
+
+def record(monitor: MetricsMonitor) -> None:
+    monitor.record_request(10.0)
+
+
+def history(monitor: MetricsMonitor) -> list[Any]:
+    return monitor.get_metrics_history(600)
+
+
+def requests(monitor: MetricsMonitor, until: float) -> int:
+    return ALL[0].summary(0, until)["requests"]
+
+
+def test_one_worker_writes_and_its_death_loses_nothing(path: Path) -> None:
+    clock = SharedClock()
+    with crew(4, clock) as workers:
+        workers.all(equip, path)
+        workers.all(record)
+        workers.workers[0].do(look)
+        for minute in range(1, 91):
+            workers.all(record)
+            clock.advance(60)
+            if minute in (20, 50):
+                workers.workers[minute // 25].kill()
+            assert sum(workers.all(look)) == 1, f"minute {minute}"
+        histories = workers.all(history)
+        assert histories[0] == histories[1]
+        assert len(histories[0]) == 90
+        expected = 4 + 4 * 20 + 3 * 30 + 2 * 40
+        assert histories[0][-1]["total_requests"] == expected
+        assert workers.all(requests, clock.time()) == [expected] * 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"days": 0}, ValueError),
+        ({"days": 3651}, ValueError),
+        ({"days": 1.5}, TypeError),
+        ({"path": "/nowhere/at/all.db"}, ValueError),
+    ],
+)
+def test_bad_settings_are_an_error_at_the_start(
+    monitor: MetricsMonitor, path: Path, settings: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=next(iter(settings))):
+        LastingHistory(monitor, **{"path": path, "start": False} | settings)
+    assert monitor.lasting is None
+
+
+def test_joined_minutes_need_it(monitor: MetricsMonitor) -> None:
+    with pytest.raises(ValueError, match="LastingHistory"):
+        monitor.get_metrics_history(60, step_minutes=5)
