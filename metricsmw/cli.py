@@ -76,6 +76,24 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _alerts_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    test = actions.add_parser(
+        "test",
+        help="would this rule have fired in a recorded history, when, and how often",
+        description="Try alert rules on a recorded history.",
+    )
+    test.add_argument(
+        "--rule",
+        action="append",
+        required=True,
+        help='a rule such as "error_rate_pct > 5 for 2m clear 3"; may be given several times',
+    )
+    test.add_argument(
+        "--history", required=True, metavar="FILE", help="an export, as of /export/json"
+    )
+
+
 COMMANDS = (
     Command(
         name="demo",
@@ -84,6 +102,14 @@ COMMANDS = (
         needs=("httpx", "itsdangerous", "starlette", "uvicorn", "websockets"),
         arguments=_demo_arguments,
         run="metricsmw.demo:run",
+    ),
+    Command(
+        name="alerts",
+        help="try alert rules on a recorded history",
+        extra="",
+        needs=(),
+        arguments=_alerts_arguments,
+        run="metricsmw.replay:run",
     ),
 )
 

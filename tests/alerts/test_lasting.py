@@ -261,7 +261,6 @@ def test_a_full_disk_is_told_and_loses_nothing(
     monitor.record_request(10.0)
     clock.advance(60)
     assert lasting.check()
-    import resource
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))

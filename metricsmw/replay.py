@@ -1,0 +1,124 @@
+"""`metricsmw alerts test`: would a rule have fired in a recorded history, when, and how often.
+
+The history is what `/export/json`, `/history` or a scheduled export gave: a snapshot a minute. So
+that is how finely it tells; what a rule of a route needs is not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from metricsmw.alerts import counts_since
+from metricsmw.merge import RouteRow
+from metricsmw.rules import AnyRule, State, Status, advance, parse
+
+Row = Mapping[str, str | float | int]
+
+
+class Change(NamedTuple):
+    """A rule began to fire, or recovered, at a time."""
+
+    at: datetime
+    state: State
+    value: float | None
+
+
+class Past:
+    """A recorded history, up to one of its snapshots: what rules read."""
+
+    routes: Sequence[RouteRow] = ()
+
+    def __init__(self, rows: Sequence[Row], times: Sequence[float], place: int) -> None:
+        self._rows = rows
+        self._times = times
+        self._place = place
+        self.snapshot = rows[place]
+
+    def counts(self, minutes: int) -> tuple[int, int]:
+        """Requests and errors of about the last so many minutes, as far as there are snapshots."""
+        # Half a minute's grace, as snapshots are a minute apart but for milliseconds.
+        start = bisect_right(self._times, self._times[self._place] - 60 * minutes + 30) - 1
+        earlier = self._rows[max(start, 0)]
+        if int(earlier["total_requests"]) > int(self.snapshot["total_requests"]):
+            earlier = {}  # a reset or a restart lies in between
+        return counts_since(earlier, self.snapshot)
+
+
+def read_history(path: str) -> list[Row]:
+    """The snapshots of an export, oldest first. Raises OSError, or `ValueError` for another file"""
+    with open(path, encoding="utf-8") as file:
+        document = json.load(file)
+    rows = document.get("history") if isinstance(document, dict) else document
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError('no export: it has no list "history"')
+    if not rows:
+        raise ValueError("its history is empty")
+    return rows
+
+
+def replay(rule: AnyRule, rows: Sequence[Row]) -> list[Change]:
+    """What the rule would have told. Raises `ValueError` for rows that it cannot read."""
+    if rule.route is not None:
+        raise ValueError(f"a history has no routes, so this rule cannot be tried: {rule}")
+    try:
+        moments = [datetime.fromisoformat(str(row["timestamp"])) for row in rows]
+        times = [moment.timestamp() for moment in moments]
+        status = Status()
+        changes = []
+        for place, (moment, at) in enumerate(zip(moments, times, strict=True)):
+            try:
+                value = rule.value(Past(rows, times, place))
+            except ValueError:  # not a number: it says nothing
+                continue
+            before, status = status, advance(rule, status, value, at, at)
+            if status.state != before.state and status.state in ("firing", "resolved"):
+                changes.append(Change(moment, status.state, value))
+    except KeyError as error:
+        raise ValueError(f"its history has snapshots without {error}") from error
+    return changes
+
+
+def report(rule: AnyRule, rows: Sequence[Row]) -> str:
+    """What `replay` found, for people."""
+    changes = replay(rule, rows)
+    begun = [change.at for change in changes if change.state == "firing"]
+    ended = [change.at for change in changes if change.state == "resolved"]
+    last = datetime.fromisoformat(str(rows[-1]["timestamp"]))
+    minutes = sum(
+        (end - begin).total_seconds() / 60
+        for begin, end in zip(begun, [*ended, last][: len(begun)], strict=True)
+    )
+    times = "once" if len(begun) == 1 else f"{len(begun)} times" if begun else "never"
+    lines = [
+        str(rule),
+        f"  {len(rows)} snapshots from {rows[0]['timestamp']} to {rows[-1]['timestamp']}",
+        f"  would have fired {times}" + (f", {minutes:.0f} minutes in all" if begun else ""),
+    ]
+    for change in changes:
+        value = "no data" if change.value is None else f"{change.value:.10g}"
+        lines.append(f"  {change.at.isoformat()}  {change.state:8}  {value}")
+    if len(begun) > len(ended):
+        lines.append("  still firing at the end")
+    return "\n".join(lines)
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command; 0 where the rules could be tried, fired or not, else 2."""
+    try:
+        rules = [parse(text) for text in options.rule]
+    except ValueError as error:
+        print(f"metricsmw alerts test: {error}", file=sys.stderr)
+        return 2
+    try:
+        rows = read_history(options.history)
+        print("\n\n".join(report(rule, rows) for rule in rules))
+    except (OSError, ValueError) as error:
+        print(f"metricsmw alerts test: {options.history}: {error}", file=sys.stderr)
+        return 2
+    return 0

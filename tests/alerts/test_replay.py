@@ -1,0 +1,124 @@
+"""`metricsmw alerts test`: what an alerter would have told is what the replay says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from metricsmw import MetricsMonitor, cli
+from metricsmw.alerts import MetricsAlerter
+from metricsmw.clock import ManualClock
+from metricsmw.replay import replay
+from metricsmw.rules import parse
+
+RULES = [
+    "error_rate_pct > 20",
+    "error_rate_pct > 20 for 2m clear 10",
+    "latency_p99_ms > 100 for 60s critical",
+    "request_rate_rpm < 2",
+    "burn_rate(90, 10m, 2m) > 2",
+]
+minutes = st.lists(
+    st.tuples(st.integers(0, 5), st.integers(0, 3), st.booleans()), min_size=1, max_size=30
+)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+@given(minutes)
+def test_it_says_what_an_alerter_told(traffic: list[tuple[int, int, bool]]) -> None:
+    clock = ManualClock()
+    with MetricsMonitor(60, clock=clock) as monitor:
+        alerter = MetricsAlerter(monitor, rules=RULES, notify=str, start=False)
+        told: list[tuple[str, str, str]] = []
+        for good, bad, slow in traffic:
+            for number in range(good + bad):
+                monitor.record_request(500.0 if slow else 5.0, is_error=number < bad)
+            clock.advance(60)
+            monitor.get_metrics_history()
+            told += [(alert.rule, alert.state, alert.at) for alert in alerter.check()]
+        rows = monitor.get_metrics_history()
+        alerter.stop()
+    found = [
+        (str(rule), change.state, change.at.isoformat(timespec="microseconds"))
+        for rule in map(parse, RULES[:4])
+        for change in replay(rule, rows)
+    ]
+    assert sorted(found) == sorted(entry for entry in told if "burn" not in entry[0])
+
+
+@pytest.fixture
+def export(monitor: MetricsMonitor, clock: ManualClock, tmp_path: Path) -> Path:
+    """Ten quiet minutes, five bad ones, twenty quiet ones."""
+    for minute in range(35):
+        for _ in range(10):
+            monitor.record_request(10.0, is_error=10 <= minute < 15)
+        clock.advance(60)
+    path = tmp_path / "export.json"
+    monitor.export_to_json(path)
+    return path
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = cli.main(["alerts", "test", *arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def test_the_command(export: Path, run: Run) -> None:
+    code, out, err = run("--rule", "error_rate_pct > 50 for 2m clear 30", "--history", str(export))
+    assert (code, err) == (0, "")
+    assert "35 snapshots" in out
+    assert "would have fired once, 4 minutes in all" in out
+    assert out.count("firing ") == 1
+    assert out.count("resolved") == 1
+    code, out, err = run(
+        "--rule", "error_rate_pct > 101", "--rule", "total_errors > 0", "--history", str(export)
+    )
+    assert "would have fired never" in out
+    assert "still firing at the end" in out
+
+
+def test_a_burn_rate(export: Path, run: Run) -> None:
+    code, out, _ = run("--rule", "burn_rate(99, 15m, 3m) > 10", "--history", str(export))
+    assert code == 0
+    assert "would have fired once" in out
+
+
+@pytest.mark.parametrize(
+    ("rule", "content", "says"),
+    [
+        ("nonsense", None, "not a rule"),
+        ("nonsense > 5", None, "no snapshot field 'nonsense'"),
+        ("error_rate_pct > 5 on /x", None, "no routes"),
+        ("error_rate_pct > 5", "{", "export.json"),
+        ("error_rate_pct > 5", "[1]", "no export"),
+        ("error_rate_pct > 5", '{"history": []}', "empty"),
+        ("error_rate_pct > 5", '{"history": [{"timestamp": "2026-01-25"}]}', "request_rate_rpm"),
+        ("error_rate_pct > 5", '{"history": [{"timestamp": "?"}]}', "?"),
+    ],
+)
+def test_what_cannot_be_tried_is_said(
+    export: Path, run: Run, rule: str, content: str | None, says: str
+) -> None:
+    if content is not None:
+        export.write_text(content)
+    code, out, err = run("--rule", rule, "--history", str(export))
+    assert (code, out) == (2, "")
+    assert says in err
+
+
+def test_no_file(tmp_path: Path, run: Run) -> None:
+    code, _, err = run("--rule", "workers > 1", "--history", str(tmp_path / "none.json"))
+    assert code == 2
+    assert "none.json" in err
