@@ -351,8 +351,13 @@ class SharedGroup:
 
     def sources(self) -> Mapping[str, Source]:
         found: dict[str, Source] = {}
+        try:
+            entries = list(os.scandir(self.directory))
+        except OSError as error:  # moved away, or not to be entered any more
+            own = _OwnSource(self.segment.memory)
+            return {self.name: own, self.directory.name: _Unreadable(error)}
         with self._sources_lock:
-            for entry in os.scandir(self.directory):
+            for entry in entries:
                 name = entry.name
                 if not name.startswith(PREFIX):
                     continue

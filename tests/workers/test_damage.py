@@ -541,6 +541,24 @@ def test_a_directory_that_becomes_read_only() -> None:
             assert worker.do(MetricsMonitor.get_health)["workers"] == 2
 
 
+def test_a_directory_that_is_moved_away() -> None:
+    with crew(2) as workers:
+        first, second = workers.workers
+        first.do(record, "first", 2)
+        second.do(record, "second", 3)
+        directory = Path(first.do(segment_path)).parent
+        directory.rename(directory.with_name("elsewhere"))
+        assert first.do(numbers) == expected(first=2)
+        first.do(record, "first", 1)
+        assert first.do(numbers) == expected(first=3)
+        assert second.do(numbers) == expected(second=3)
+        assert left_out(first) == 1
+        directory.with_name("elsewhere").rename(directory)
+        for worker in (first, second):
+            assert worker.do(numbers) == expected(first=3, second=3)
+            assert left_out(worker) == 0
+
+
 def test_without_dev_shm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hide_dev_shm(monkeypatch)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

@@ -150,3 +150,8 @@ def test_a_child_of_a_dead_worker_does_not_keep_it_alive() -> None:
     before, after = run_script("orphans.py")
     assert before == {"workers": 2, "requests_in_flight": 1}
     assert after == {"workers": 1, "requests_in_flight": 0}
+
+
+def test_a_worker_that_outlives_its_master_keeps_its_directory() -> None:
+    """Another server's start clears away what is dead, and only that."""
+    assert run_script("survivor.py") == {"worker lives": True, "worker is dead": False}
