@@ -487,6 +487,7 @@ class MetricsMonitor:
         group = self._opened()
         now = self._clock.monotonic()
         self._catch_up(now)
+        # A worker that is killed as it resets leaves the rows from before; they count no more.
         return group.history.rows(now - minutes * MINUTE, group.reset.at)
 
     def read_counts(self) -> tuple[Counts, dict[str, str | float | int], float]:

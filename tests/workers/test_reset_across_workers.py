@@ -4,6 +4,8 @@ all there."""
 from __future__ import annotations
 
 import math
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -264,3 +266,30 @@ def test_a_snapshot_on_its_way_to_the_history(monkeypatch: pytest.MonkeyPatch) -
         saving.save_snapshot_to_history()
         for monitor in (saving, resetting):
             assert [row["total_requests"] for row in monitor.get_metrics_history()] == [0]
+
+
+def die_starting_history(monitor: MetricsMonitor) -> None:
+    """In a worker: reset, and be killed once the reset is written."""
+    group = monitor._group
+    assert group is not None
+    group.history.start = lambda origin: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+    monitor.reset_statistics()
+
+
+def test_whoever_resets_is_killed() -> None:
+    clock = SharedClock()
+    with crew(2, clock) as workers:
+        first, second = workers.workers
+        workers.all(record, 10.0, "old", 3)
+        clock.advance(121)
+        assert len(second.do(report)["history"]) == 2
+        first.begin(die_starting_history)
+        assert not first.survives()
+        clock.advance(1)
+        assert second.do(report) == NOTHING
+        clock.advance(60)
+        second.do(record, 20.0, "new", 2)
+        clock.advance(60)
+        told = second.do(report)
+        assert told["requests"] == 2
+        assert [row["total_requests"] for row in told["history"]] == [0, 2]
