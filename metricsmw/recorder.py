@@ -435,9 +435,13 @@ class Recorder:
             with self._lock:
                 if self.segment is not None and not self.segment.is_whole:
                     # Truncated, removed or overwritten: the next store could be a SIGBUS.
-                    kept = self.segment.saved_gauges()
-                    forget()
-                    gauges = kept
+                    # Other threads record there until the new one is open, and wait here then.
+                    gauges = [0.0, 0.0]
+                    in_flight, websockets = self.segment.saved_gauges()
+                    gauges[0] += in_flight
+                    gauges[1] += websockets
+                    self.segment = None
+                    deadline = minute = -inf
                     self._host.detach(forked=True)
                 if self.segment is None:
                     open_segment()
@@ -465,6 +469,8 @@ class Recorder:
             gauges[0] += in_flight
             gauges[1] += websockets
             top = segment.table.peak(0)
+            for rows_of_another in (rows, streams, known):
+                rows_of_another.clear()
             routes = RouteTables(segment, settings, rows)
             users = UserTable(segment, settings, known)
             faults, self._pending_faults = self._pending_faults, 0

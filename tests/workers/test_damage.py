@@ -11,6 +11,7 @@ import random
 import shutil
 import struct
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -300,6 +301,45 @@ def test_a_worker_gives_up_a_segment_that_nobody_reads(
     scene.live.do(record, "live", 4)
     assert scene.reader.do(numbers)[0] == 3 + 14 + 4
     assert scene.reader.do(MetricsMonitor.get_health)["workers"] == 2
+
+
+def test_no_record_fails_while_a_lost_segment_is_replaced(clock: ManualClock) -> None:
+    """Threads are past their look at the clock when another one finds the segment gone."""
+    interval = sys.getswitchinterval()
+    failed: list[BaseException] = []
+    over = threading.Event()
+    with MetricsMonitor(shared=True, clock=clock) as monitor:
+
+        def work(number: int) -> None:
+            try:
+                while not over.is_set():
+                    monitor.record_request(10.0)
+                    record(monitor, f"{number}", 1)
+                    monitor.recorder.end(monitor.recorder.begin(), 200, "/", "GET")
+            except BaseException as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+        monitor.recorder.open()
+        sys.setswitchinterval(1e-6)
+        try:
+            for thread in threads:
+                thread.start()
+            for _ in range(100):
+                before = segment_path(monitor)
+                Path(before).unlink()
+                clock.advance(STEP)
+                monitor.recorder.open()
+        finally:
+            over.set()
+            sys.setswitchinterval(interval)
+        for thread in threads:
+            thread.join()
+        assert failed == []
+        clock.advance(STEP)
+        monitor.record_request(10.0)
+        assert monitor.get_current_snapshot().requests_in_flight == 0
+        assert monitor.get_health()["faults"] == 0
 
 
 def test_what_was_damaged_at_a_reset_does_not_come_back(scene: Scene) -> None:
