@@ -15,6 +15,7 @@ import warnings
 from metricsmw import get_metrics_monitor
 
 warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is the point here
+CHILDREN = 40
 FIELDS = ("workers", "requests_in_flight")
 
 
@@ -35,11 +36,11 @@ def worker(ready: int) -> None:
 
     for _ in range(3):
         threading.Thread(target=busy, daemon=True).start()
-    for _ in range(40):
+    for _ in range(CHILDREN):
         if os.fork() == 0:
+            os.write(ready, b".")
             time.sleep(30)
             os._exit(0)
-    os.write(ready, b".")
     signal.pause()
 
 
@@ -51,7 +52,8 @@ def main() -> None:
     if child == 0:
         os.setpgid(0, 0)
         worker(ready)
-    os.read(begun, 1)
+    for _ in range(CHILDREN):
+        os.read(begun, 1)  # that child's fork is over
     before = read()
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
