@@ -12,7 +12,7 @@ from types import FrameType
 
 import pytest
 
-from metricsmw import monitor
+from metricsmw import monitor, recorder
 from metricsmw.clock import ManualClock
 
 TESTS = Path(__file__).resolve().parent
@@ -51,6 +51,9 @@ def server_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in [name for name in os.environ if name.startswith("METRICSMW_")]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(monitor, "_singleton", None)
+    # What an earlier test has left for the garbage collector would open itself again in every
+    # process that this one forks.
+    recorder._recorders.clear()
     # Not tmp_path, whose teardown fails where a test is interrupted before it has begun.
     with TemporaryDirectory(prefix="metricsmw-test-") as folder:
         monkeypatch.setenv("METRICSMW_DIR", folder)
