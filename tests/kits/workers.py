@@ -6,6 +6,7 @@ import fcntl
 import http.client
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -70,6 +71,12 @@ def is_gone(pid: int) -> bool:
         return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
     except psutil.NoSuchProcess:
         return True
+
+
+def kill(pid: int) -> None:
+    """End a process for good; returns when it is gone."""
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: is_gone(pid), f"the end of {pid}")
 
 
 def held(pid: int, ports: Collection[int]) -> int:

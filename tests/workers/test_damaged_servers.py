@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from kits.routes_kit import Api
 from kits.servers import serve, wait_until
-from kits.workers import ENV, Load, announced, current, directory_of, live_pids, segment_files
+from kits.workers import ENV, Load, announced, current, directory_of, kill, live_pids, segment_files
 
 from metricsmw.segment import FIXED_BYTES, HEADER_BYTES
 
@@ -101,7 +100,7 @@ def test_files_that_are_no_segments() -> None:
                 before = len(load.readings)
                 wait_until(lambda: len(load.readings) > before + 2, "reads")  # noqa: B023
             # A new worker takes over a segment, and none of these.
-            os.kill(server.worker_pids()[0], signal.SIGKILL)
+            kill(server.worker_pids()[0])
             wait_until(lambda: len(server.worker_pids()) == 4, "a new worker")
             wait_until(lambda: live_pids_of_segments(place) == server.worker_pids(), "its segment")
         assert load.broken <= 3

@@ -21,7 +21,7 @@ from kits.workers import (
     current,
     directory_of,
     held,
-    is_gone,
+    kill,
     live_pids,
     run_script,
     segment_files,
@@ -29,12 +29,6 @@ from kits.workers import (
 from websockets.sync.client import connect
 
 WSGI, ASGI = "apps.raw_wsgi:app", "apps.raw_asgi:app"
-
-
-def kill(pid: int) -> None:
-    """End a process for good; returns when it is gone."""
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: is_gone(pid), f"the end of {pid}")
 
 
 KILLED = {
