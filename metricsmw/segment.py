@@ -374,10 +374,14 @@ class Segment:
         return self.memory.is_whole and self._read_identity() == self._identity
 
     def saved_gauges(self) -> list[float]:
-        """The gauges, read without touching mapped memory that may be gone; 0 where they are."""
+        """The gauges, read without touching mapped memory that may be gone.
+
+        0 where they are gone, or stand in a header that somebody else has written.
+        """
         raw = self.memory.read(Field.IN_FLIGHT * 8, 16)
-        found = struct.unpack("2d", raw) if len(raw) == 16 else ()
-        return [v if 0 <= v < BIAS else 0.0 for v in found] or [0.0, 0.0]
+        if len(raw) < 16 or self._read_identity() != self._identity:
+            return [0.0, 0.0]
+        return [v if 0 <= v < BIAS else 0.0 for v in struct.unpack("2d", raw)]
 
     def _reopen_chunks(self) -> None:
         for number in range(int(self.header[Field.CHUNKS])):

@@ -274,6 +274,18 @@ def test_what_is_open_outlives_a_lost_segment(
             assert reader.get_websocket_connections() == 1
 
 
+def test_gauges_are_not_taken_from_a_header_that_others_have_written(clock: ManualClock) -> None:
+    with MetricsMonitor(shared=True, clock=clock) as monitor:
+        record(monitor, "any", 1)
+        monitor.recorder.begin()
+        path = Path(segment_path(monitor))
+        overwrite(0, HEADER_BYTES, lambda size: struct.pack("d", 1e6) * (size // 8))(path)
+        clock.advance(STEP)
+        monitor.record_request(10.0)
+        assert monitor.get_current_snapshot().requests_in_flight == 0
+        assert monitor.get_websocket_connections() == 0
+
+
 @pytest.mark.parametrize("length", [4096, -4096])
 def test_gauges_go_on_in_the_next_segment(length: int, clock: ManualClock) -> None:
     with MetricsMonitor(shared=True, clock=clock) as monitor:
