@@ -109,7 +109,12 @@ class Plain:
 
 
 class _Exchange(drivers.Exchange):
-    """Ends with a disconnect, as servers do; drops what comes after it."""
+    """Ends with a disconnect, as servers do; drops what comes after it, and can be asked.
+
+    `disconnected`: the client has gone, as uvicorn says it.
+    """
+
+    disconnected = False
 
     def __init__(self, body: bytes, client: Plain) -> None:
         super().__init__({"type": "http.request", "body": body, "more_body": False})
@@ -126,10 +131,13 @@ class _Exchange(drivers.Exchange):
         if self._over.is_set():
             return
         await super().send(message)
-        if (message["type"] == "http.response.body" and not message.get("more_body")) or (
-            message.get("body") and self._client.leaves
-        ):
+        has_body = bool(message.get("body"))
+        ends = message["type"] == "http.response.body" and not message.get("more_body")
+        self.disconnected = has_body and self._client.leaves
+        if ends or self.disconnected:
             self._over.set()
-        elif message.get("body") and not self._client.release.exists():
+            # A site that never hears of it goes on.
+            asyncio.get_running_loop().call_later(0.3, self._client.release.touch)
+        elif has_body and not self._client.release.exists():
             await asyncio.sleep(self._client.delay)
             self._client.release.touch()
