@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from metricsmw import MetricsMonitor
 from metricsmw.adapters import wrap
 
+from .drivers import wsgi_hello
 from .framework_kit import SITES, FrameworkKit, Numbers, row_of, site_of
+from .outcomes import rows
 from .plain import Answer, Plain
 from .served.sites import UNMATCHED, Site
 
@@ -112,3 +117,25 @@ class TestFrameworks(FrameworkKit):
         assert twice.ask("GET", "/items/7").body == b"item 7" or not served.site.has_router
         assert list(served.numbers(1).rows) == [row_of(served.site, "GET /items/7")]
         assert served.numbers(1).requests == 1
+
+
+@pytest.mark.parametrize("name", ["falcon_site", "pyramid_site", "bottle_site", "flask_site"])
+def test_wrapped_inside_of_a_dispatcher(name: str, monitor: MetricsMonitor, tmp_path: Path) -> None:
+    """Each app first and the whole then: counted once, under the template with its prefix."""
+    site = site_of(name)
+    app = wrap(DispatcherMiddleware(wsgi_hello, {"/shop": wrap(site.make(), monitor)}), monitor)
+    client = Plain(tmp_path / "release", is_asgi=False)
+    assert client.ask(app, "GET", "/shop/items/7").body == b"item 7"
+    assert rows(monitor) == {f"GET /shop{site.item}": 1}
+
+
+@pytest.mark.parametrize(
+    "name", ["quart_site", "litestar_site", "fastapi_site", "django_asgi_site"]
+)
+def test_wrapped_inside_of_a_mount(name: str, monitor: MetricsMonitor, tmp_path: Path) -> None:
+    site = site_of(name)
+    client = Plain(tmp_path / "release", is_asgi=True)
+    with site.around():
+        app: Any = Starlette(routes=[Mount("/shop", wrap(site.make(), monitor))])
+        assert client.ask(wrap(app, monitor), "GET", "/shop/items/7").body == b"item 7"
+    assert rows(monitor) == {f"GET /shop{site.item}": 1}
