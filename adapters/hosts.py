@@ -88,7 +88,9 @@ def route_of_scope(scope: Mapping[str, Any]) -> str | None:
         template = _starlette()(scope)
         if template is None and "fastapi" in scope:
             template = _fastapi()(scope)
-        if host is None or template is None:
+        if template is None:
+            return None
+        if host is None and not ("path_template" in scope and template.endswith(MOUNTED)):
             return template
         prefix = template.removesuffix(MOUNTED)
     else:
