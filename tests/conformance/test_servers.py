@@ -227,10 +227,12 @@ MEGABYTES = int(os.environ.get("CONFORMANCE_MB", "256"))
 @among(HOSTS)
 def test_much_data_takes_no_memory(host: str, server: Server, api: Api) -> None:
     """Down first, up then; the server itself may keep some, but never the size of it."""
-    size = MEGABYTES * MEGABYTE
+    # waitress refuses uploads of a gigabyte and more.
+    megabytes = min(MEGABYTES, 1000) if host == "waitress" else MEGABYTES
+    size = megabytes * MEGABYTE
     server.get("/stream?mb=3")
     before = int(server.get("/peak").text)
-    connection = connect(server, f"GET /stream?mb={MEGABYTES} HTTP/1.1", "Connection: close")
+    connection = connect(server, f"GET /stream?mb={megabytes} HTTP/1.1", "Connection: close")
     received = 0
     buffer = bytearray(MEGABYTE)
     with connection:
@@ -241,7 +243,7 @@ def test_much_data_takes_no_memory(host: str, server: Server, api: Api) -> None:
         server, "POST /upload HTTP/1.1", "Connection: close", f"Content-Length: {size}"
     )
     with connection:
-        for _ in range(MEGABYTES):
+        for _ in range(megabytes):
             connection.sendall(buffer)
         answer = b"".join(iter(lambda: connection.recv(1000), b""))
     assert str(size).encode() in answer
