@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypedDict, cast
 
 from metricsmw.background import Background
@@ -170,7 +171,7 @@ class MetricsAlerter:
         given = [parse(rule) if isinstance(rule, str) else rule for rule in rules]
         if thresholds is None:
             thresholds = {} if given else THRESHOLDS
-        self.thresholds = dict(thresholds)
+        self.thresholds = MappingProxyType(dict(thresholds))
         self.rules = _distinct(
             [
                 *(
@@ -297,6 +298,9 @@ class MetricsAlerter:
             rows.append(_row(rule, after, changed))
         book["alerts"], book["statuses"] = rows, statuses
         everybody = list(range(len(self._couriers)))
+        for entry in book["outbox"]:  # after a reload there may be fewer receivers
+            entry["receivers"] = [one for one in entry["receivers"] if one in everybody]
+        book["outbox"] = [entry for entry in book["outbox"] if entry["receivers"]]
         book["outbox"] += [
             {"alert": alert.to_dict(), "receivers": everybody, "queued": now} for alert in changes
         ]

@@ -1,25 +1,25 @@
 """`LastingHistory`: minutes with their histograms in an SQLite file, beyond the hour and restarts.
 
-One worker writes a row a minute, from a thread of its own; requests never see the database. A row
-holds what was counted since the row before, so percentiles over any range come from the merged
-histograms of its rows, exact within the 1.1 % of their buckets.
+One worker writes a row a minute, from a thread of its own; requests never see the database.
 
-    minutes    at         Unix time of the row's end
-               seconds    that it covers
-               requests, errors
-               snapshot   the numbers at its end, as JSON: those of the minute history
-               histogram  zlib over the 1153 buckets' counts, each 8 bytes, little endian, bucket
-                          -768 (2^-24 s) first; see `metricsmw.histogram`
-    progress   the one row that says how far the counts are written: the server and its counts
+    id, at     in the order of writing; Unix time
+    monotonic  the same time on the machine's monotonic clock
+    seconds    since the row before, or since the counts of that server began
+    server     tells a server, and what it counted since a reset, from others
+    first      1 where it is the first row of its server
+    …          the snapshot's numeric fields, by their names
+    histogram  all latencies since the server's counts began: zlib over the counts of the 1153
+               buckets, 8 bytes each, little endian, bucket -768 (2^-24 s) first
 
-A row and the progress are one transaction. So a worker that dies in the middle of it has written
-nothing, and the next one, who counts on from the progress, writes its minute too; only the end of
-the whole server loses the minute in progress.
+Histograms and totals are cumulative, as in a worker's segment: what happened in a range is its last
+row minus the one before its first, for each server in it. So percentiles over any range, exact
+within the 1.1 % of the buckets, cost two histograms, however many minutes it has. And a worker
+that dies in the middle of a row has lost nothing: the next one's row has its minute, too. Only the
+end of the whole server loses the minute in progress.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -42,34 +42,33 @@ if TYPE_CHECKING:
 logger = logging.getLogger("metricsmw")
 
 BUCKETS = LAST - FIRST + 1
-MINUTE = 60.0
+HIGHEST = int.from_bytes(bytes([0] * 7 + [128]) * BUCKETS, "little")
+MINUTE, DAY = 60.0, 86_400.0
 CHECK_SECONDS = 5.0
 # How long the writer, and a reader, wait for a database that somebody else has locked.
 WRITE_PATIENCE, READ_PATIENCE = 5.0, 0.1
 # Old rows go so many at a time: a clock that jumps ahead for a while costs no history.
 REMOVED_AT_ONCE = 10
 VERSION = 1
-SCHEMA = """
-CREATE TABLE minutes (
-    id INTEGER PRIMARY KEY,
-    at REAL NOT NULL,
-    seconds REAL NOT NULL,
-    requests INTEGER NOT NULL,
-    errors INTEGER NOT NULL,
-    snapshot TEXT NOT NULL,
-    histogram BLOB NOT NULL
-);
-CREATE INDEX minutes_at ON minutes (at);
-CREATE TABLE progress (
-    only INTEGER PRIMARY KEY CHECK (only = 1),
-    server TEXT NOT NULL,
-    monotonic REAL NOT NULL,
-    requests INTEGER NOT NULL,
-    errors INTEGER NOT NULL,
-    histogram BLOB NOT NULL,
-    hidden_before REAL NOT NULL
-);
-"""
+COLUMNS = ", ".join(NUMERIC_FIELDS)
+SCHEMA = (
+    """
+    CREATE TABLE minutes (
+        id INTEGER PRIMARY KEY,
+        at REAL NOT NULL,
+        monotonic REAL NOT NULL,
+        seconds REAL NOT NULL,
+        server TEXT NOT NULL,
+        first INTEGER NOT NULL,
+        histogram BLOB NOT NULL
+    )
+    """,
+    "CREATE INDEX minutes_at ON minutes (at)",
+    "CREATE INDEX minutes_server ON minutes (server, id)",
+    # Unix time of the last reset: what was recorded before it is not shown.
+    "CREATE TABLE hidden (only_one INTEGER PRIMARY KEY CHECK (only_one = 1), before REAL NOT NULL)",
+    "INSERT INTO hidden VALUES (1, 0.0)",
+)
 
 Row = dict[str, str | float | int]
 
@@ -91,24 +90,41 @@ class RangeSummary(TypedDict):
 
 
 class Counts(NamedTuple):
-    """Counted in some time: the histogram as one integer, a lane of 64 bits for each bucket."""
+    """What was counted; the histogram as an integer, a lane of 64 bits for each bucket."""
 
     requests: int = 0
     errors: int = 0
     histogram: int = 0
-    seconds: float = 0.0
 
     def plus(self, other: Counts) -> Counts:
         return Counts(
             self.requests + other.requests,
             self.errors + other.errors,
             self.histogram + other.histogram,
-            self.seconds + other.seconds,
         )
 
-    def latency(self) -> Distribution:
-        lanes = self.histogram.to_bytes(BUCKETS * 8, "little")
-        return Distribution(memoryview(lanes).cast("Q").tolist(), FIRST, SCALE)
+    def since(self, earlier: Counts) -> Counts:
+        """What was counted after the earlier one; never below 0, as it would be for a while where a
+        damaged segment is left out."""
+        # All lanes at once, as counts have 62 bits: a lane that fell below 0 shows in its highest.
+        histogram = self.histogram - earlier.histogram
+        if histogram < 0 or histogram & HIGHEST:
+            pairs = zip(_lanes(self.histogram), _lanes(earlier.histogram), strict=True)
+            histogram = pack_lanes(max(now - before, 0) for now, before in pairs)
+        return Counts(
+            max(self.requests - earlier.requests, 0),
+            max(self.errors - earlier.errors, 0),
+            histogram,
+        )
+
+
+class Span(NamedTuple):
+    """The rows of some time, put together."""
+
+    at: float
+    seconds: float
+    counts: Counts
+    row: Row  # the largest of each field, and the last totals
 
 
 class LastingHistory:
@@ -189,41 +205,33 @@ class LastingHistory:
 
     def _write_if_due(self, database: sqlite3.Connection) -> bool:
         _prepare(database)
+        counts, snapshot, origin = self._monitor.read_counts()
+        clock = self._monitor.clock
+        now, wall = clock.monotonic(), clock.time()
+        # Of no other start of a server, nor of this one before a reset.
+        server = repr(origin)
+        state = database.execute(
+            "SELECT monotonic FROM minutes WHERE server = ? ORDER BY id DESC LIMIT 1", (server,)
+        ).fetchone()
+        since = origin if state is None else state[0]
         # The same minutes for every worker, so that a new one does not begin others.
-        now = self._monitor.clock.monotonic()
-        state = database.execute("SELECT * FROM progress").fetchone()
-        total, snapshot, origin = self._monitor.read_counts()
-        server = repr(origin)  # tells this server from earlier ones, and from itself before a reset
-        wall = self._monitor.clock.time()
-        counted, since, hidden = Counts(), origin, self._hidden_before(0.0)
-        if state is not None:
-            _, known, monotonic, requests, errors, histogram, hidden_before = state
-            hidden = max(hidden, hidden_before)
-            if known == server:
-                counted, since = Counts(requests, errors, _unpack(histogram)), monotonic
         if now // MINUTE <= since // MINUTE:
             return False
-        row = Counts(
-            max(total.requests - counted.requests, 0),
-            max(total.errors - counted.errors, 0),
-            _difference(total.histogram, counted.histogram),
-            now - since,
-        )
+        values = [wall, now, now - since, server, state is None, _pack(counts.histogram)]
+        values += [snapshot[name] for name in NUMERIC_FIELDS]
+        places = ", ".join("?" * len(values))
         with database:
             database.execute(
-                "INSERT INTO minutes (at, seconds, requests, errors, snapshot, histogram) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
-                (wall, row.seconds, row.requests, row.errors, json.dumps(snapshot),
-                 _pack(row.histogram)),
-            )  # fmt: skip
-            database.execute(
-                "REPLACE INTO progress VALUES (1, ?, ?, ?, ?, ?, ?)",
-                (server, now, total.requests, total.errors, _pack(total.histogram), hidden),
+                "INSERT INTO minutes (at, monotonic, seconds, server, first, histogram, "
+                f"{COLUMNS}) VALUES ({places})",
+                values,
             )
+            database.execute("UPDATE hidden SET before = max(before, ?)", (self._reset_time(),))
+            # Some more than `days`, as a range needs the row before its first.
             database.execute(
                 "DELETE FROM minutes WHERE id IN "
                 "(SELECT id FROM minutes WHERE at < ? ORDER BY at LIMIT ?)",
-                (wall - self.days * 86_400, REMOVED_AT_ONCE),
+                (wall - self.days * DAY - 10 * MINUTE, REMOVED_AT_ONCE),
             )
         return True
 
@@ -249,65 +257,82 @@ class LastingHistory:
 
         Raises `sqlite3.Error` or OSError where the database cannot be read.
         """
-        rows: list[Row] = []
-        group: list[tuple[float, Row, Counts]] = []
-        for entry in self._read(since, until):
-            if step_minutes == 1:
-                rows.append(_in_order(entry[0], entry[1]))
-                continue
-            place = math.ceil(entry[0] / (MINUTE * step_minutes))
-            if group and place != math.ceil(group[0][0] / (MINUTE * step_minutes)):
-                rows.append(_merged(group))
-                group = []
-            group.append(entry)
-        if group:
-            rows.append(_merged(group))
-        return rows
+        if step_minutes > 1:
+            spans = self._spans(since, until, step_minutes * MINUTE)
+            return [_in_order(span.at, span.row | _rates(span)) for span in spans]
+        with self._readable() as database:
+            if database is None:
+                return []
+            found = database.execute(
+                f"SELECT at, {COLUMNS} FROM minutes WHERE at > ? AND at <= ? ORDER BY at",
+                (self._oldest(database, since), until),
+            )
+            return [
+                _in_order(at, dict(zip(NUMERIC_FIELDS, values, strict=True)))
+                for at, *values in found
+            ]
 
     def summary(self, since: float, until: float) -> RangeSummary:
         """What happened from after Unix time ``since`` to ``until``, in whole rows.
 
         Raises `sqlite3.Error` or OSError where the database cannot be read.
         """
-        counts = Counts()
-        for _, _, more in self._read(since, until):
-            counts = counts.plus(more)
+        spans = self._spans(since, until, math.inf)
+        span = spans[0] if spans else Span(until, 0.0, Counts(), {})
         return {
             "since": iso_timestamp(since),
             "until": iso_timestamp(until),
-            "seconds": round(counts.seconds, 2),
-            "requests": counts.requests,
-            "errors": counts.errors,
-            **_rates(counts),  # type: ignore[typeddict-item]
+            "seconds": round(span.seconds, 2),
+            "requests": span.counts.requests,
+            "errors": span.counts.errors,
+            **_rates(span),  # type: ignore[typeddict-item]
         }
 
-    def _read(self, since: float, until: float) -> Iterator[tuple[float, Row, Counts]]:
+    def _spans(self, since: float, until: float, step: float) -> list[Span]:
+        """The rows of that time, in spans of ``step`` seconds, oldest first."""
+        largest = ", ".join(f"max({name})" for name in NUMERIC_FIELDS)
+        spans: dict[int, Span] = {}
+        with self._readable() as database:
+            if database is None:
+                return []
+            groups = database.execute(
+                "SELECT CAST(at / ? AS INTEGER) AS place, server, min(id), max(id), max(at), "
+                f"sum(seconds), {largest} FROM minutes WHERE at > ? AND at <= ? "
+                "GROUP BY place, server ORDER BY place, min(id)",
+                (step, self._oldest(database, since), until),
+            ).fetchall()
+            for place, server, first, last, at, seconds, *values in groups:
+                row: Row = dict(zip(NUMERIC_FIELDS, values, strict=True))
+                end, _, _ = _counts(database, "id = ?", last)
+                begin, missing = _before(database, server, first)
+                row |= {"total_requests": end.requests, "total_errors": end.errors}
+                span = Span(at, seconds - missing, end.since(begin), row)
+                if place in spans:  # of an earlier server
+                    span = _joined(spans[place], span)
+                spans[place] = span
+        return list(spans.values())
+
+    @contextmanager
+    def _readable(self) -> Iterator[sqlite3.Connection | None]:
+        """The database; None where nothing was written yet."""
         if not self.path.exists():
+            yield None
             return
         with self._database(READ_PATIENCE) as database:
-            if not database.execute("PRAGMA user_version").fetchone()[0]:
-                return
-            state = database.execute("SELECT hidden_before FROM progress").fetchone()
-            oldest = max(
-                since,
-                self._hidden_before(state[0] if state else 0.0),
-                self._monitor.clock.time() - self.days * 86_400,
-            )
-            for at, seconds, requests, errors, snapshot, histogram in database.execute(
-                "SELECT at, seconds, requests, errors, snapshot, histogram FROM minutes "
-                "WHERE at > ? AND at <= ? ORDER BY at",
-                (oldest, until),
-            ):
-                counts = Counts(requests, errors, _unpack(histogram), seconds)
-                yield at, json.loads(snapshot), counts
+            made = database.execute("PRAGMA user_version").fetchone()[0]
+            yield database if made else None
 
-    def _hidden_before(self, known: float) -> float:
-        """Unix time of the last reset, before which nothing is shown."""
+    def _oldest(self, database: sqlite3.Connection, since: float) -> float:
+        """The time from after which rows may be shown."""
+        hidden: float = database.execute("SELECT before FROM hidden").fetchone()[0]
+        kept = self._monitor.clock.time() - self.days * DAY
+        return max(since, hidden, self._reset_time(), kept)
+
+    def _reset_time(self) -> float:
+        """Unix time of this server's last reset; 0.0 where there was none."""
         reset = self._monitor.reset_at
-        if not reset:
-            return known
         clock = self._monitor.clock
-        return max(known, clock.time() - (clock.monotonic() - reset))
+        return clock.time() - (clock.monotonic() - reset) if reset else 0.0
 
     @contextmanager
     def _database(self, patience: float) -> Iterator[sqlite3.Connection]:
@@ -317,18 +342,59 @@ class LastingHistory:
 
 
 def _prepare(database: sqlite3.Connection) -> None:
+    """Make the tables, or add the columns of fields that an older version did not have."""
     version = database.execute("PRAGMA user_version").fetchone()[0]
-    if version == VERSION:
-        return
-    if version:
+    if version not in (0, VERSION):
         raise OSError(f"the database is of another version, {version}")
-    # Readers and the writer do not wait for each other then; kept in the file.
-    database.execute("PRAGMA journal_mode = WAL")
+    if not version:
+        # Readers and the writer do not wait for each other then; kept in the file.
+        database.execute("PRAGMA journal_mode = WAL")
+    known = {name for _, name, *_ in database.execute("PRAGMA table_info (minutes)")}
+    fields = [name for name in NUMERIC_FIELDS if name not in known]
+    if version and not fields:
+        return
     with database:
         database.execute("BEGIN IMMEDIATE")
-        for statement in SCHEMA.split(";"):
+        for statement in () if version else SCHEMA:
             database.execute(statement)
+        for name in fields:
+            database.execute(f"ALTER TABLE minutes ADD COLUMN {name} REAL NOT NULL DEFAULT 0")
         database.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _counts(
+    database: sqlite3.Connection, where: str, *values: object
+) -> tuple[Counts, bool, float]:
+    """What a row's server had counted, whether it is its first row, and the seconds it covers."""
+    requests, errors, histogram, first, seconds = database.execute(
+        "SELECT total_requests, total_errors, histogram, first, seconds FROM minutes "
+        f"WHERE {where} ORDER BY id DESC LIMIT 1",
+        values,
+    ).fetchone() or (0, 0, None, 0, 0.0)
+    counted = 0 if histogram is None else _unpack(histogram)
+    return Counts(int(requests), int(errors), counted), bool(first), seconds
+
+
+def _before(database: sqlite3.Connection, server: str, row: int) -> tuple[Counts, float]:
+    """What the server had counted before that row of its; and the row's seconds where nobody knows,
+    as the row before it is gone: it is then left out."""
+    begin, is_first, seconds = _counts(database, "id = ?", row)
+    if is_first:
+        return Counts(), 0.0
+    earlier = database.execute(
+        "SELECT max(id) FROM minutes WHERE server = ? AND id < ?", (server, row)
+    ).fetchone()[0]
+    if earlier is None:
+        return begin, seconds
+    return _counts(database, "id = ?", earlier)[0], 0.0
+
+
+def _joined(one: Span, other: Span) -> Span:
+    """Two servers' spans of the same time; the later one's totals."""
+    latest = max(one, other, key=lambda span: span.at)
+    row: Row = {name: max(float(one.row[name]), float(other.row[name])) for name in one.row}
+    row |= {name: latest.row[name] for name in ("total_requests", "total_errors")}
+    return Span(latest.at, one.seconds + other.seconds, one.counts.plus(other.counts), row)
 
 
 def _pack(histogram: int) -> bytes:
@@ -345,12 +411,6 @@ def _unpack(data: bytes) -> int:
     return int.from_bytes(lanes, "little")
 
 
-def _difference(now: int, before: int) -> int:
-    """Bucket by bucket; below 0 (a damaged segment was left out) is 0."""
-    pairs = zip(_lanes(now), _lanes(before), strict=True)
-    return pack_lanes(max(later - earlier, 0) for later, earlier in pairs)
-
-
 def _lanes(histogram: int) -> list[int]:
     return memoryview(histogram.to_bytes(BUCKETS * 8, "little")).cast("Q").tolist()
 
@@ -360,13 +420,13 @@ def pack_lanes(counts: Iterable[int]) -> int:
     return int.from_bytes(b"".join(count.to_bytes(8, "little") for count in counts), "little")
 
 
-def _rates(counts: Counts) -> Row:
-    latency = counts.latency()
+def _rates(span: Span) -> Row:
+    latency = Distribution(_lanes(span.counts.histogram), FIRST, SCALE)
     p50, p95, p99 = (round(latency.percentile(p) * 1000, 2) for p in (50, 95, 99))
-    requests = counts.requests
+    requests, errors, _ = span.counts
     return {
-        "request_rate_rpm": round(60 * requests / counts.seconds, 2) if counts.seconds else 0.0,
-        "error_rate_pct": round(100 * counts.errors / requests, 2) if requests else 0.0,
+        "request_rate_rpm": round(60 * requests / span.seconds, 2) if span.seconds else 0.0,
+        "error_rate_pct": round(100 * errors / requests, 2) if requests else 0.0,
         "latency_p50_ms": p50,
         "latency_p95_ms": p95,
         "latency_p99_ms": p99,
@@ -374,22 +434,9 @@ def _rates(counts: Counts) -> Row:
     }
 
 
-def _merged(group: list[tuple[float, Row, Counts]]) -> Row:
-    counts = Counts()
-    for _, _, more in group:
-        counts = counts.plus(more)
-    row: Row = {
-        name: max(float(snapshot.get(name, 0)) for _, snapshot, _ in group)
-        for name in NUMERIC_FIELDS
-    }
-    at, last, _ = group[-1]
-    row |= {name: last.get(name, 0) for name in ("total_requests", "total_errors")}
-    return _in_order(at, row | _rates(counts))
-
-
 def _in_order(at: float, snapshot: Row) -> Row:
     row: Row = {"timestamp": iso_timestamp(at)}
     for name in FIELDS[1:]:
-        value = float(snapshot.get(name, 0))
-        row[name] = int(value) if name in INTEGER_FIELDS else value
+        value = snapshot[name]
+        row[name] = int(value) if name in INTEGER_FIELDS else float(value)
     return row

@@ -143,13 +143,6 @@ class Rule:
         if not self.name:
             object.__setattr__(self, "name", TYPES.get(self.field, self.field.upper()))
 
-    @property
-    def subject(self) -> str:
-        """What is watched, in words."""
-        if self.route is None:
-            return self.field
-        return f"{self.field} of {f'{self.method} ' if self.method else ''}{self.route}"
-
     def value(self, source: Source) -> float | None:
         """The number of this moment; None where there is none.
 
@@ -230,11 +223,6 @@ class BurnRate:
     @property
     def field(self) -> str:
         return "burn_rate"
-
-    @property
-    def subject(self) -> str:
-        """What is watched, in words."""
-        return f"burn rate of the objective {_format(self.objective)} %"
 
     def value(self, source: Source) -> float | None:
         """The smaller of the two windows' burn rates; None where the short one has no request."""

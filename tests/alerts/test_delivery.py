@@ -197,3 +197,20 @@ def test_what_waits_is_bounded(
     counts = get_alerts(monitor)[1]
     assert counts["waiting"] == 3
     assert counts["given_up"] == 5
+
+
+def test_a_receiver_that_a_reload_took_away_is_waited_for_no_longer(
+    alerter: Make, monitor: MetricsMonitor, told: list[Alert]
+) -> None:
+    def fail(alert: Alert) -> None:
+        raise ConnectionError("no way")
+
+    one = alerter(rules=RULES, notify=[told.append, fail])
+    fire(one, monitor)
+    wait_until(lambda: told and get_alerts(monitor)[1]["sent"] == 1, "the first receiver")
+    assert get_alerts(monitor)[1]["waiting"] == 1
+    one.stop(0)
+    two = alerter(rules=RULES)
+    assert two.check() == []
+    assert get_alerts(monitor)[1]["waiting"] == 0
+    assert len(told) == 1

@@ -26,7 +26,7 @@ from metricsmw.adapters.auth import public
 from metricsmw.adapters.contract import Request
 from metricsmw.adapters.handlers import Handlers
 from metricsmw.clock import ManualClock
-from metricsmw.lasting import LastingHistory
+from metricsmw.lasting import Counts, LastingHistory, pack_lanes
 
 BOUND = 0.011
 
@@ -164,16 +164,44 @@ def test_a_reset_hides_what_was_before(
 def test_old_minutes_go(path: Path, monitor: MetricsMonitor, clock: ManualClock) -> None:
     lasting = LastingHistory(monitor, path, days=1, start=False)
     for _ in range(30):
+        monitor.record_request(10.0)
         clock.advance(60)
         lasting.check()
     clock.advance(86_400 - 600)
     assert len(lasting.rows(0, clock.time())) == 10
-    for _ in range(3):
+    assert lasting.summary(0, clock.time())["requests"] == 10
+    for _ in range(30):
+        monitor.record_request(10.0)
         clock.advance(60)
         lasting.check()
+    assert len(lasting.rows(0, clock.time())) == 30
+    # The first of these follows a day's gap: the row that it counts from is gone.
+    assert lasting.summary(0, clock.time())["requests"] == 29
     with closing(sqlite3.connect(path)) as database:
-        assert database.execute("SELECT count(*) FROM minutes").fetchone()[0] == 8 + 3
+        kept = database.execute("SELECT count(*) FROM minutes").fetchone()[0]
+    assert 30 <= kept <= 41
     lasting.stop()
+
+
+def test_what_lies_before_the_oldest_minute_is_in_no_range(
+    lasting: LastingHistory, monitor: MetricsMonitor, clock: ManualClock, path: Path
+) -> None:
+    for _ in range(5):
+        monitor.record_request(10.0)
+        clock.advance(60)
+        lasting.check()
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("DELETE FROM minutes WHERE id <= 2")
+    found = lasting.summary(0, clock.time())
+    assert (found["requests"], found["seconds"]) == (2, 120)
+
+
+def test_counts_that_shrink_for_a_while_are_never_below_nothing() -> None:
+    before = Counts(10, 5, pack_lanes([0] * 100 + [7, 3] + [0] * 1051))
+    now = Counts(9, 6, pack_lanes([0] * 100 + [5, 4] + [0] * 1051))
+    assert now.since(before) == Counts(0, 1, pack_lanes([0] * 101 + [1] + [0] * 1051))
+    more = Counts(12, 5, pack_lanes([0] * 100 + [8, 4] + [0] * 1051))
+    assert more.since(before) == Counts(2, 0, pack_lanes([0] * 100 + [1, 1] + [0] * 1051))
 
 
 def test_a_jump_of_the_clock_costs_nothing(
@@ -283,7 +311,7 @@ WRITER = """
 import sys
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
-from metricsmw.lasting import LastingHistory
+from metricsmw.lasting import Counts, LastingHistory, pack_lanes
 
 clock = ManualClock()
 monitor = MetricsMonitor(clock=clock)
@@ -308,9 +336,9 @@ def test_killed_in_the_middle_it_has_all_but_the_minute_in_progress(path: Path, 
         written += len(process.stdout.read())
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
-        counts = [n for (n,) in database.execute("SELECT requests FROM minutes ORDER BY id")]
-    assert set(counts) == {10}
-    assert written <= len(counts) <= written + 1
+        totals = [n for (n,) in database.execute("SELECT total_requests FROM minutes ORDER BY id")]
+    assert totals == [10.0 * minute for minute in range(1, len(totals) + 1)]
+    assert written <= len(totals) <= written + 1
 
 
 ALL: list[LastingHistory] = []  # of a worker, in its own process
