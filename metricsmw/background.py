@@ -2,7 +2,9 @@
 
 A thread does not survive a fork: the child gets one of its own. In a process that has forked, and
 in a fork, the work is left undone until the process takes part in the measuring: the master that
-preloads an app leaves it to its workers, and so does a helper process that a worker forks.
+preloads an app leaves it to its workers, and so does a helper process that a worker forks. As
+nobody can tell such a master before it forks, a process that has measured nothing yet waits a
+little.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -19,8 +22,13 @@ if TYPE_CHECKING:
     from metricsmw.monitor import MetricsMonitor
 
 
+# For a master that loads an app to fork.
+GRACE_SECONDS = 10.0
+
+
 class Background:
-    """Calls ``work`` every ``interval`` seconds, the first time after one of them.
+    """Calls ``work`` every ``interval`` seconds, the first time after one of them, or after ten
+    seconds where nothing has been measured or read yet.
 
     What it raises is a fault of the monitor's: logged once, counted, and tried again. ``renew`` is
     called in a forked child, where locks that other threads held would stay locked for ever.
@@ -73,9 +81,12 @@ class Background:
             thread.join(timeout)
 
     def _run(self, stopping: threading.Event) -> None:
+        started = time.monotonic()
         while not stopping.wait(self._interval):
             try:
-                if self._monitor.is_open or not (self._forked or _is_uwsgi_master()):
+                alone = not self._forked and not _is_uwsgi_master()
+                waited = time.monotonic() - started >= GRACE_SECONDS
+                if self._monitor.is_open or (alone and waited):
                     self._work()
             except Exception:
                 self._monitor.recorder.fault(self._name)

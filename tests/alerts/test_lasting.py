@@ -113,6 +113,7 @@ def test_it_writes_by_itself(
     path: Path, monitor: MetricsMonitor, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("metricsmw.lasting.CHECK_SECONDS", 0.01)
+    monitor.record_request(10.0)
     lasting = LastingHistory(monitor, path)
     try:
         for minute in range(1, 4):

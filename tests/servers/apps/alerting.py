@@ -1,4 +1,4 @@
-"""A bare WSGI app with an alerter in each worker, as a user would write it.
+"""A bare app, WSGI and ASGI, with an alerter in each worker, as a user would write it.
 
 RECEIVERS: whom it tells, Apprise URLs separated by spaces. `/leader` says which worker answers and
 whether that is the one that checks.
@@ -19,6 +19,8 @@ from metricsmw.alerts import MetricsAlerter
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
+    from metricsmw.adapters.asgi import Receive, Scope, Send
+
 monitor = get_metrics_monitor(window_seconds=10)
 alerter = MetricsAlerter(
     monitor,
@@ -28,13 +30,26 @@ alerter = MetricsAlerter(
 )
 
 
-def bare(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    path = environ["PATH_INFO"]
-    status = "500 Internal Server Error" if path == "/fail" else "200 OK"
-    leads = alerter._once._fd >= 0
-    body = json.dumps({"pid": os.getpid(), "leads": leads}).encode()
-    start_response(status, [("Content-Type", "application/json")])
-    return [body]
+def who() -> bytes:
+    return json.dumps({"pid": os.getpid(), "leads": alerter._once._fd >= 0}).encode()
 
 
-app = wrap(bare, monitor, auth=public())
+def bare_wsgi(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    failed = environ["PATH_INFO"] == "/fail"
+    start_response(
+        "500 Internal Server Error" if failed else "200 OK", [("Content-Type", "application/json")]
+    )
+    return [who()]
+
+
+async def bare_asgi(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] != "http":
+        raise NotImplementedError
+    status = 500 if scope["path"] == "/fail" else 200
+    headers = [(b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": who()})
+
+
+app = wrap(bare_wsgi, monitor, auth=public())
+asgi_app = wrap(bare_asgi, monitor, auth=public())
