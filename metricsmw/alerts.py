@@ -247,7 +247,8 @@ class MetricsAlerter:
     def check(self) -> list[Alert]:
         """Look now, if this worker is the one that does; what has begun to fire or recovered.
 
-        Never waits for a receiver: couriers tell them.
+        Never waits for a receiver: couriers tell them. Raises OSError where the server's directory
+        has no room for what was found; it is then found again by the next check.
         """
         with self._lock:
             if not self._once.lead():

@@ -270,7 +270,7 @@ class SharedGroup:
             if source.alive or (root is not None and root.is_running):
                 return
         for entry in os.scandir(self.directory):
-            if entry.name.startswith(PREFIX) or entry.name in ("reset", "history"):
+            if entry.name.startswith((PREFIX, "once-")) or entry.name in ("reset", "history"):
                 with contextlib.suppress(OSError):
                     os.unlink(entry.path)
 

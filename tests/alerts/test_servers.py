@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from kits.receivers import http_receiver, mail_receiver
@@ -33,36 +36,62 @@ def ask(server: Server, path: str, times: int) -> None:
 
 
 WSGI, ASGI = "apps.alerting:app", "apps.alerting:asgi_app"
-SERVERS: dict[str, tuple[str, str, list[str]]] = {
-    "gunicorn": ("gunicorn", WSGI, ["--worker-class", "gthread", "--threads", "2"]),
-    "gunicorn-preload": ("gunicorn", WSGI, ["--preload"]),
-    "gunicorn-gevent": ("gunicorn", WSGI, ["--worker-class", "gevent"]),
-    "uwsgi": ("uwsgi", WSGI, ["--enable-threads"]),
-    "uvicorn": ("uvicorn", ASGI, []),
+SERVERS: dict[str, tuple[str, str, int, list[str]]] = {
+    "gunicorn": ("gunicorn", WSGI, 4, ["--worker-class", "gthread", "--threads", "2"]),
+    "gunicorn-preload": ("gunicorn", WSGI, 4, ["--preload"]),
+    "gunicorn-gevent": ("gunicorn", WSGI, 2, ["--worker-class", "gevent"]),
+    "uwsgi": ("uwsgi", WSGI, 4, ["--enable-threads"]),
+    "uvicorn": ("uvicorn", ASGI, 2, []),
 }
 
 
-@pytest.mark.parametrize(("name", "app", "args"), SERVERS.values(), ids=SERVERS)
-def test_four_workers_tell_once(name: str, app: str, args: Sequence[str]) -> None:
+@pytest.mark.parametrize(("name", "app", "workers", "args"), SERVERS.values(), ids=SERVERS)
+def test_its_workers_tell_once(name: str, app: str, workers: int, args: Sequence[str]) -> None:
     with http_receiver() as hook, mail_receiver() as mailbox:
         mail = f"mailto://127.0.0.1:{mailbox.port}?from=app@example.com&to=ops@example.com"
         receivers = f"json://{hook.address} {mail}"
-        with serve(name, app, workers=4, args=args, env={"RECEIVERS": receivers}) as server:
+        env = {"RECEIVERS": receivers}
+        with serve(name, app, workers=workers, args=args, env=env) as server:
             ask(server, "/fail", 12)
             # Not until the worker has taken note could it be killed without a second message.
             wait_until(lambda: sent(server) == 2, "the first messages")
             os.kill(leader(server), signal.SIGKILL)
-            wait_until(lambda: len(server.worker_pids()) == 4, "a new worker")
+            wait_until(lambda: len(server.worker_pids()) == workers, "a new worker")
             leader(server)
             ask(server, "/hello", 60)
             wait_until(lambda: sent(server) == 4, "the second messages")
             os.kill(leader(server), signal.SIGKILL)
             leader(server)
             # The process that preloads the app is none of its workers.
-            assert server.get("/api/metrics/current").json()["metrics"]["workers"] <= 4
+            assert server.get("/api/metrics/current").json()["metrics"]["workers"] <= workers
             listed = server.get("/api/metrics/alerts").json()
         assert [post["title"].split(":")[0] for post in hook.posts] == ["ALERT", "RESOLVED"]
         subjects = [mail["Subject"].split(":")[0] for mail in mailbox.mails]
         assert subjects == ["ALERT", "RESOLVED"]
         (row,) = listed["alerts"]
         assert (row["type"], row["state"]) == ("ERROR_RATE", "resolved")
+
+
+ONE_SERVER = """
+from metricsmw import get_metrics_monitor
+from metricsmw.alerts import MetricsAlerter
+
+alerter = MetricsAlerter(get_metrics_monitor(), rules=["total_errors > 0"], start=False)
+alerter.check()
+print(alerter.get_alerts()[0]["state"])
+alerter.monitor.record_request(1.0, is_error=True)
+alerter.check()
+print(alerter.get_alerts()[0]["state"])
+"""
+
+
+def test_another_server_in_the_same_place_begins_anew(tmp_path: Path) -> None:
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", ONE_SERVER],
+            env={**os.environ, "METRICSMW_DIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == ["inactive", "firing"]
