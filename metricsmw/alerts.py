@@ -9,12 +9,15 @@ knows what has been told. Only where it dies between the two is a receiver told 
 
 from __future__ import annotations
 
+import atexit
 import math
 import socket
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from types import MappingProxyType
@@ -51,6 +54,7 @@ THRESHOLDS: Mapping[str, float] = {
 }
 LEAST_INTERVAL, MOST_INTERVAL = 0.1, 86_400.0
 MOST_WAITING = 1000
+EXIT_SECONDS = 2.0
 
 
 class AlertRow(TypedDict):
@@ -216,7 +220,11 @@ class MetricsAlerter:
     # --- running ---------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Check in a daemon thread, every ``check_interval`` seconds. May be repeated."""
+        """Check in a daemon thread, every ``check_interval`` seconds. May be repeated.
+
+        At the end of the process it waits up to two seconds for what is just being delivered.
+        """
+        _started.add(self)
         self._background.start()
 
     def stop(self, timeout: float = 5.0) -> None:
@@ -226,12 +234,20 @@ class MetricsAlerter:
         then is left to the next.
         """
         self._background.stop(timeout)
-        if self._once.lead():
+        _started.discard(self)
+        if self._once.leads:
             self.flush(timeout)
-        for courier in self._couriers:
-            courier.stop()
+        self._finish(0)
         self._couriers = self._make_couriers()
         self._once.release()
+
+    def _finish(self, timeout: float) -> None:
+        """Deliver nothing more, but for what is just being delivered."""
+        for courier in self._couriers:
+            courier.stop()
+        deadline = time.monotonic() + timeout
+        for courier in self._couriers:
+            courier.join(deadline - time.monotonic())
 
     def __enter__(self) -> MetricsAlerter:
         return self
@@ -375,6 +391,19 @@ class MetricsAlerter:
                 book = self._book()
                 book["failed_attempts"] += 1
                 self._once.write(cast("Mapping[str, object]", book))
+
+
+_started: weakref.WeakSet[MetricsAlerter] = weakref.WeakSet()
+
+
+@atexit.register
+def _at_exit() -> None:
+    # Else the next worker would deliver it a second time. (What has not begun is left to that
+    # worker: a process that ends can start no more threads.)
+    for alerter in list(_started):
+        with suppress(Exception):
+            alerter._background.stop(0)
+            alerter._finish(EXIT_SECONDS)
 
 
 def get_alerts(monitor: MetricsMonitor) -> tuple[list[AlertRow], dict[str, int]]:

@@ -206,6 +206,12 @@ class Courier:
         """Start nothing more. An attempt in progress is left to its end."""
         self._stopping.set()
 
+    def join(self, timeout: float) -> None:
+        """Wait up to so many seconds for an attempt in progress, once stopped."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(max(timeout, 0))
+
     def _run(self) -> None:
         delay = FIRST_DELAY
         while True:

@@ -93,6 +93,12 @@ class Once:
             self._fd, self._place = fd, directory
             return True
 
+    @property
+    def leads(self) -> bool:
+        """Whether this worker led when it last asked to, and has not let go since."""
+        known = _memory(self._monitor).leaders.get(self._name)
+        return self._fd >= 0 or (known is not None and known() is self)
+
     def release(self) -> None:
         """Lead no more; another worker may."""
         with self._lock:

@@ -43,7 +43,7 @@ def tell(monitor: MetricsMonitor) -> bool:
 
 
 def leads(monitor: MetricsMonitor) -> bool:
-    return ALERTERS[0]._once._fd >= 0
+    return ALERTERS[0]._once.leads
 
 
 def stop(monitor: MetricsMonitor) -> None:

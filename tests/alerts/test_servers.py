@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -95,3 +96,40 @@ def test_another_server_in_the_same_place_begins_anew(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.split() == ["inactive", "firing"]
+
+
+ENDS_WHILE_TELLING = """
+import sys
+import threading
+from metricsmw import get_metrics_monitor
+from metricsmw.alerts import MetricsAlerter
+
+begun = threading.Event()
+
+def receive(alert):
+    begun.set()
+    print("begun", flush=True)
+    sys.stdin.readline()
+
+monitor = get_metrics_monitor()
+alerter = MetricsAlerter(monitor, rules=["total_errors > 0"], notify=receive)
+monitor.record_request(1.0, is_error=True)
+alerter.check()
+begun.wait()
+"""
+
+
+def test_a_process_that_ends_notes_what_it_is_just_telling(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", ENDS_WHILE_TELLING],
+        env={**os.environ, "METRICSMW_DIR": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.communicate("taken\n")
+        assert process.returncode == 0
+    (noted,) = tmp_path.rglob("once-alerts.json")
+    assert json.loads(noted.read_text())["sent"] == 1

@@ -31,7 +31,7 @@ alerter = MetricsAlerter(
 
 
 def who() -> bytes:
-    return json.dumps({"pid": os.getpid(), "leads": alerter._once._fd >= 0}).encode()
+    return json.dumps({"pid": os.getpid(), "leads": alerter._once.leads}).encode()
 
 
 def bare_wsgi(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
