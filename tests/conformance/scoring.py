@@ -500,7 +500,9 @@ two that do better so: prometheus-flask-exporter groups by `url_rule` (by defaul
 paths), and starlette-exporter on a raw app takes unknown paths, too (by default it would take
 none). A "no" is not always a fault: some of it is documented, or was never promised.
 
-The whole kit asks more, and asks it under real servers: `pytest tests/conformance`.
+The whole kit asks more, and asks it under real servers: `pytest tests/conformance`. With
+`CONFORMANCE_MB=1024` it sends a gigabyte each way through every server, and with
+`CONFORMANCE_PATHS=10000` it asks every framework for as many paths that are not there.
 """  # noqa: RUF001
 
 
