@@ -108,8 +108,8 @@ def _history(monitor: MetricsMonitor, request: Request) -> Response:
     if monitor.lasting is None:
         history = monitor.get_metrics_history(minutes)
         return _success({"history": history, "count": len(history), "minutes": minutes})
-    # At most a day's worth of entries, unless asked otherwise.
-    step = _whole(request.query, "step_minutes", longest) or -(-minutes // 1440)
+    # At most 1440 entries, so that no question takes long.
+    step = max(_whole(request.query, "step_minutes", longest) or 1, -(-minutes // 1440))
     history = monitor.get_metrics_history(minutes, step)
     return _success(
         {"history": history, "count": len(history), "minutes": minutes, "step_minutes": step}

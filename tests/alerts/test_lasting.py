@@ -106,6 +106,8 @@ def test_the_history_goes_back_beyond_the_hour(
     assert abs(row["latency_p99_ms"] - 10) <= 0.11
     code, body = ask(monitor, "minutes=99999999")
     assert (body["minutes"], body["step_minutes"]) == (30 * 1440, 30)
+    code, body = ask(monitor, "minutes=2880&step_minutes=1")
+    assert body["step_minutes"] == 2
     assert ask(monitor, "minutes=5&step_minutes=0")[0] == 400
 
 
