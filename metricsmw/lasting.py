@@ -198,7 +198,8 @@ class LastingHistory:
                 with self._database(WRITE_PATIENCE) as database:
                     written = self._write_if_due(database)
             except (sqlite3.Error, OSError) as error:
-                self._report(str(error) or type(error).__name__)
+                # Without the path: the answer of `/health` is open to all.
+                self._report(getattr(error, "strerror", None) or str(error))
                 return False
             self._report(None)
             return written
@@ -236,7 +237,7 @@ class LastingHistory:
         return True
 
     def _report(self, problem: str | None) -> None:
-        """Tell the log, once, and `/health`; SQLite's messages name no path."""
+        """Tell the log, once, and `/health`."""
         if problem is not None and not self._failing:
             logger.error("metricsmw: the lasting history %s fails: %s", self.path, problem)
         if problem is None and self._failing:
@@ -314,11 +315,12 @@ class LastingHistory:
 
     @contextmanager
     def _readable(self) -> Iterator[sqlite3.Connection | None]:
-        """The database; None where nothing was written yet."""
+        """The database as it is now, whatever is written meanwhile; None where nothing was yet."""
         if not self.path.exists():
             yield None
             return
         with self._database(READ_PATIENCE) as database:
+            database.execute("BEGIN")
             made = database.execute("PRAGMA user_version").fetchone()[0]
             yield database if made else None
 
