@@ -137,7 +137,7 @@ class MetricsAlerter:
     - ``thresholds``: snapshot field to the number that it may not exceed. Default, where there are
       no ``rules``: error rate 5 %, p99 latency 1000 ms, memory 80 %, CPU 80 %.
     - ``notify``: whom to tell: a callable that takes an `Alert`, an Apprise URL (extra
-      ``metricsmw[alerts]``), or a list of these; None: the log ``metricsmw.alerts``.
+      ``metricsmw[alerts]``), or a list of these; None, or none: the log ``metricsmw.alerts``.
     - ``rules``: `Rule` and `BurnRate` objects, or texts that `parse` takes.
     - ``for_seconds``: the thresholds fire only after having been exceeded for so long.
     - ``link``: the address of the dashboard, for the messages.
@@ -191,7 +191,7 @@ class MetricsAlerter:
             notify = to_log
         if isinstance(notify, str) or callable(notify) or not isinstance(notify, Iterable):
             notify = (notify,)
-        receivers = [as_receiver(one) for one in notify]
+        receivers = [as_receiver(one) for one in notify] or [as_receiver(to_log)]
         self._link = link
         self._host = socket.gethostname()
         self._lock = threading.RLock()

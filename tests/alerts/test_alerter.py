@@ -269,10 +269,11 @@ def test_bad_settings_are_an_error_at_the_start(
     assert "secret" not in str(raised.value)
 
 
-def test_without_notify_it_logs(
-    alerter: Make, monitor: MetricsMonitor, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("nobody", [None, []])
+def test_without_a_receiver_it_logs(
+    alerter: Make, monitor: MetricsMonitor, caplog: pytest.LogCaptureFixture, nobody: Any
 ) -> None:
-    one = alerter(notify=None)
+    one = alerter(notify=nobody)
     monitor.record_request(1.0, is_error=True)
     check(one)
     (record,) = [r for r in caplog.records if r.name == "metricsmw.alerts"]
