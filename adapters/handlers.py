@@ -116,6 +116,17 @@ def _history(monitor: MetricsMonitor, request: Request) -> Response:
     )
 
 
+def _series(monitor: MetricsMonitor, request: Request) -> Response:
+    window = monitor.window_seconds
+    seconds = _whole(request.query, "seconds", window)
+    method, route = (_parameter(request.query, name) for name in ("method", "route"))
+    if method is None and route is None:
+        return _success({**monitor.get_series(seconds)})
+    if method is None or route is None:
+        raise _BadRequestError("a route's series needs both method and route")
+    return _success({**monitor.get_route_series(method, route, seconds)})
+
+
 def _statistics(monitor: MetricsMonitor, request: Request) -> Response:
     return _success({"statistics": monitor.get_statistics()})
 
@@ -198,6 +209,7 @@ ROUTES: Final[Mapping[str, Mapping[str, Answer]]] = {
     "/": {"GET": _index},
     "/current": {"GET": _current},
     "/history": {"GET": _history},
+    "/series": {"GET": _series},
     "/statistics": {"GET": _statistics},
     "/reset": {"POST": _reset},
     "/export/json": {"GET": _export_json},
@@ -226,6 +238,11 @@ def _whole(query: str, name: str, maximum: int) -> int | None:
         )
     # Never int() of whatever a client sends: it takes long, and past 4300 digits it raises.
     return maximum if len(digits) > len(str(maximum)) else min(int(digits), maximum)
+
+
+def _parameter(query: str, name: str) -> str | None:
+    given = parse_qs(query, keep_blank_values=True).get(name)
+    return None if given is None else given[-1]
 
 
 def _success(content: dict[str, object]) -> Response:

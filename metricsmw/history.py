@@ -4,6 +4,7 @@
          time that minutes count from, 0 = none), the minutes after it that are written
     40   capacity rows of doubles: number, monotonic time, Unix time, the snapshot's numeric
          fields, number again (a row whose numbers differ is being written)
+    ...  the ring of `samples`
 
 Row n lies in place n % capacity. Only the worker that holds the server's lock writes, and what it
 writes counts with the header, which goes last and at once: a worker that dies in between has
@@ -20,6 +21,8 @@ from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from metricsmw.descriptor import Descriptor
+from metricsmw.samples import SIZE as SAMPLES_SIZE
+from metricsmw.samples import Samples
 from metricsmw.snapshot import INTEGER_FIELDS, NUMERIC_FIELDS, iso_timestamp
 
 MAGIC = 20_260_124.0
@@ -92,7 +95,9 @@ class History:
     def __init__(self, data: Bytes, capacity: int) -> None:
         self._data = data
         self._capacity = capacity
-        data.reserve(HEADER.size + capacity * ROW.size)
+        end = HEADER.size + capacity * ROW.size
+        data.reserve(end + SAMPLES_SIZE)
+        self.samples = Samples(data, end)
 
     def _header(self) -> _Header:
         raw = self._data.read(0, HEADER.size)

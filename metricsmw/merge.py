@@ -230,6 +230,48 @@ def _checkpoint(read: Read, offset: int, shape: Shape, label: float) -> int | No
     return int.from_bytes(state, "little")
 
 
+def read_steps(
+    read: Read, offset: int, shape: Shape, row: int, first: int, baseline: int | None
+) -> dict[int, int]:
+    """What one row of the table at ``offset`` counted in each step from ``first`` on, as lanes.
+
+    Each is the difference of two neighbouring checkpoints; the last one is CUR's, and of a step in
+    progress. Steps without a checkpoint counted nothing. ``baseline``: the whole table at the last
+    reset; nothing from before it is counted. Raises `DamagedError`.
+    """
+    size = shape.lanes * 8
+    inside = row * size
+    high, zero = _masks(shape.lanes)
+    start = zero
+    if baseline is not None:
+        start = baseline >> inside * 8 & (1 << size * 8) - 1
+    for _ in range(ATTEMPTS):
+        labels = read(offset, shape.since)
+        if len(labels) != shape.since:
+            raise DamagedError("truncated")
+        numbers = memoryview(labels).cast("d").tolist()
+        if sum(numbers) % 1:  # NaN too
+            raise DamagedError("impossible steps")
+        begins = sorted(int(number) for number in numbers if number >= max(first, 1))
+        places = [shape.checkpoint(number % shape.slots) for number in begins]
+        raw = [read(offset + place + inside, size) for place in (*places, shape.current)]
+        if any(len(state) != size for state in raw):
+            raise DamagedError("truncated")
+        if read(offset, shape.since) != labels:
+            continue  # a checkpoint was taken meanwhile
+        states = [int.from_bytes(state, "little") for state in raw]
+        if any(state & high != zero for state in states):
+            raise DamagedError("no counts")
+        counts: dict[int, int] = {}
+        for begin, before, after in zip(begins, states, states[1:], strict=False):
+            count = max(after, start) - max(before, start)
+            if count < 0 or count & high:
+                raise DamagedError("impossible counts")
+            counts[begin] = count
+        return counts
+    raise DamagedError("no whole checkpoint")
+
+
 class Part(NamedTuple):
     """A chunk as the directory names it."""
 
@@ -321,7 +363,7 @@ class SegmentReading:
             shape,
             steps,
             self._reset.at,
-            self._reset.states.get((self._header.nonce, offset)),
+            self._baseline(offset),
             self._period.past,
             head,
         )
@@ -404,6 +446,26 @@ class SegmentReading:
                 if name is None:
                     raise DamagedError("counts of no route")
                 yield name, count, table.peaks[row]
+
+    def steps(self, first: int) -> dict[int, int]:
+        """What the worker counted in each step from ``first`` on, as lanes."""
+        return read_steps(
+            self._read, SERVER_OFFSET, SERVER_SHAPE, 0, first, self._baseline(SERVER_OFFSET)
+        )
+
+    def route_steps(self, name: Name, first: int) -> Iterable[tuple[int, int]]:
+        """What the worker counted of one route in each of the routes' steps, as lanes."""
+        packed = name.pack()
+        for offset, shape in self._header.route_tables():
+            names = self._bytes(offset + shape.names, shape.rows * NAME_BYTES)
+            for row in range(shape.rows):
+                if names.startswith(packed, row * NAME_BYTES):
+                    baseline = self._baseline(offset)
+                    found = read_steps(self._read, offset, shape, row, first, baseline)
+                    yield from found.items()
+
+    def _baseline(self, offset: int) -> int | None:
+        return self._reset.states.get((self._header.nonce, offset))
 
 
 def table_states(read: Read) -> Iterable[tuple[tuple[int, int], int]]:
@@ -543,6 +605,16 @@ class ServerReading:
         return total[FIRST:] + total[: LAST + 1]
 
     @property
+    def created(self) -> float:
+        """Monotonic time of the server's start."""
+        return min((segment.created for segment in self.segments), default=self.period.now)
+
+    @property
+    def started(self) -> float:
+        """Monotonic time since when there are numbers: the server's start or the last reset."""
+        return max(self.created, self.reset.at)
+
+    @property
     def workers(self) -> int:
         return sum(segment.alive for segment in self.segments)
 
@@ -565,8 +637,7 @@ class ServerReading:
         least a minute (or the window, where that is shorter).
         """
         now = self.period.now
-        started = min((segment.created for segment in self.segments), default=now)
-        age = now - max(started, self.reset.at)
+        age = now - self.started
         return min(now - self.period.start, max(age, min(60.0, window_seconds)))
 
     def active_users(self, timeout: float) -> tuple[int, float]:
@@ -606,6 +677,22 @@ class ServerReading:
                 self.damaged[segment.name] = str(error)
                 continue
             yield from found
+
+    def steps(self, first: int) -> dict[int, int]:
+        """What all workers counted in each step from ``first`` on, as lanes."""
+        return self._add_up(lambda segment: segment.steps(first).items())
+
+    def route_steps(self, name: Name, first: int) -> dict[int, int]:
+        """What all workers counted of one route in each of the routes' steps, as lanes."""
+        return self._add_up(lambda segment: segment.route_steps(name, first))
+
+    def _add_up(
+        self, read: Callable[[SegmentReading], Iterable[tuple[int, int]]]
+    ) -> dict[int, int]:
+        counts: dict[int, int] = {}
+        for number, count in self._gather(read):
+            counts[number] = counts.get(number, 0) + count
+        return counts
 
     def states(self) -> dict[tuple[int, int], int]:
         """Every table's state as it is now, for a reset; of damaged segments too, as what is

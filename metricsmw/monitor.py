@@ -27,7 +27,10 @@ from metricsmw.health import (
 from metricsmw.merge import Period, Reset, RouteRow, ServerReading
 from metricsmw.once import problems
 from metricsmw.recorder import Recorder
-from metricsmw.segment import Field, Segment
+from metricsmw.routes import STEP_RATIO
+from metricsmw.samples import Sample
+from metricsmw.segment import STEPS_PER_WINDOW, Field, Segment, step_number
+from metricsmw.series import RouteSeries, Series, Steps, held, route_steps, server_steps
 from metricsmw.server import root_process
 from metricsmw.snapshot import NUMERIC_FIELDS, MetricsSnapshot, iso_timestamp
 
@@ -267,6 +270,8 @@ class MetricsMonitor:
         latency = reading.latency
         users, _ = reading.active_users(self.settings.user_timeout_seconds)
         usage = self._resources.usage(reading.pids())
+        in_flight = reading.gauge(Field.IN_FLIGHT)
+        self._keep_sample(reading, Sample(in_flight, usage.cpu_pct, usage.memory_mb))
         return MetricsSnapshot(
             timestamp=iso_timestamp(wall),
             request_rate_rpm=round(60 * reading.requests / reading.covered(window), 2),
@@ -282,9 +287,16 @@ class MetricsMonitor:
             total_requests=reading.total_requests,
             total_errors=reading.total_errors,
             latency_max_ms=_milliseconds(latency.max),
-            requests_in_flight=reading.gauge(Field.IN_FLIGHT),
+            requests_in_flight=in_flight,
             workers=reading.workers,
         )
+
+    def _keep_sample(self, reading: ServerReading, sample: Sample) -> None:
+        """Leave what was seen for the series; a minute caught up with long after saw nothing."""
+        at, step = reading.period.now, self.settings.step
+        group = self._group
+        if group is not None and self._clock.monotonic() - at < step * STEPS_PER_WINDOW:
+            group.history.samples.put(step_number(at, step), sample)
 
     def get_current_snapshot(self) -> MetricsSnapshot:
         """The numbers of this moment, over all workers of the server."""
@@ -348,6 +360,43 @@ class MetricsMonitor:
     def get_routes(self) -> list[RouteRow]:
         """The per-route table of the window, busiest first."""
         return self._read().routes(self.settings.max_routes)
+
+    def get_series(self, seconds: int | None = None) -> Series:
+        """What was counted in each step of the window that ended in the last ``seconds``.
+
+        Steps are sixtieths of the window, whose length is also the most that can be asked for and
+        the default. Raises `ValueError` or `TypeError` for seconds that are no whole number >= 1.
+        """
+        asked = held(seconds, self.settings.window_seconds)
+        reading = self._read()
+        assert self._group is not None
+        steps = Steps(reading, asked, self.settings.step, self._clock.time())
+        return {
+            "seconds": asked,
+            "step_seconds": self.settings.step,
+            "started": steps.wall_time(reading.created),
+            "reset": steps.wall_time(reading.reset.at) if reading.reset.at else None,
+            "series": server_steps(reading, steps, self._group.history.samples.get),
+        }
+
+    def get_route_series(self, method: str, route: str, seconds: int | None = None) -> RouteSeries:
+        """The same of one row of the per-route table, in tenths of the window.
+
+        ``method`` and ``route`` as `get_routes` names them; one that is not there has idle steps.
+        """
+        asked = held(seconds, self.settings.window_seconds)
+        reading = self._read()
+        step = self.settings.step * STEP_RATIO
+        steps = Steps(reading, asked, step, self._clock.time())
+        return {
+            "seconds": asked,
+            "step_seconds": step,
+            "started": steps.wall_time(reading.created),
+            "reset": steps.wall_time(reading.reset.at) if reading.reset.at else None,
+            "method": method,
+            "route": route,
+            "series": route_steps(reading, steps, method, route),
+        }
 
     def get_statistics(self) -> Statistics:
         """The current snapshot, the totals, and the settings in force.

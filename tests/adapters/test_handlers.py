@@ -67,6 +67,7 @@ ROUTES = {
     "/": "GET",
     "/current": "GET",
     "/history": "GET",
+    "/series": "GET",
     "/statistics": "GET",
     "/reset": "POST",
     "/export/json": "GET",
@@ -183,6 +184,38 @@ class TestShapes:
         [row] = body["history"]
         assert list(row) == SNAPSHOT
         assert row["total_requests"] == 2
+
+    def test_series(self, handlers: Handlers) -> None:
+        body = body_of(ask(handlers, "/series", query="seconds=60"))
+        assert list(body) == [
+            "success",
+            "seconds",
+            "step_seconds",
+            "started",
+            "reset",
+            "series",
+            "timestamp",
+        ]
+        assert (body["seconds"], body["step_seconds"], body["reset"]) == (60, 5.0, None)
+
+    def test_series_of_a_route(self, handlers: Handlers) -> None:
+        body = body_of(
+            ask(handlers, "/series", query=urlencode({"method": "GET", "route": "/a?&"}))
+        )
+        assert (body["method"], body["route"], body["step_seconds"]) == ("GET", "/a?&", 30.0)
+
+    @pytest.mark.parametrize(
+        ("query", "message"),
+        [
+            ("seconds=0", "seconds must be a whole number from 1 to 300, not '0'"),
+            ("seconds=1.5", "seconds must be a whole number from 1 to 300, not '1.5'"),
+            ("seconds=", "seconds must be a whole number from 1 to 300, not ''"),
+            ("route=/a", "a route's series needs both method and route"),
+            ("method=GET", "a route's series needs both method and route"),
+        ],
+    )
+    def test_series_refused(self, handlers: Handlers, query: str, message: str) -> None:
+        assert_error(ask(handlers, "/series", query=query), 400, message)
 
     def test_statistics(self, handlers: Handlers) -> None:
         response = ask(handlers, "/statistics")

@@ -1,0 +1,186 @@
+"""The window as a time series: what was counted in each of its steps, over all workers.
+
+The window slides in sixtieths, and each worker keeps its counts as they stood at the start of each:
+so the difference of two neighbouring checkpoints is one step of the series, and nothing is stored
+for it. Single routes go by tenths of the window.
+
+Only steps that have ended are told, so a step never changes once it was told; only a reset takes
+steps away. Steps before the server's start or the last reset are left out, idle ones are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypedDict
+
+from metricsmw.histogram import (
+    FIRST,
+    LAST,
+    ROUTE_FIRST,
+    ROUTE_LAST,
+    ROUTE_SCALE,
+    SCALE,
+    Distribution,
+)
+from metricsmw.merge import ServerReading, unpack
+from metricsmw.routes import Name
+from metricsmw.samples import Sample
+from metricsmw.segment import (
+    ROUTE_LANES,
+    ROUTE_ZERO,
+    SERVER_LANES,
+    Lane,
+    RouteLane,
+    step_number,
+)
+from metricsmw.snapshot import iso_timestamp
+
+
+class RouteStep(TypedDict):
+    """One step of one route. Latencies are None where nothing was answered in it."""
+
+    step: int
+    timestamp: str
+    requests: int
+    errors: int
+    request_rate_rpm: float
+    error_rate_pct: float
+    latency_p50_ms: float | None
+    latency_p95_ms: float | None
+    latency_p99_ms: float | None
+
+
+class SeriesStep(RouteStep):
+    """One step of the server. The last three are None where nobody looked during it."""
+
+    requests_in_flight: int | None
+    cpu_usage_pct: float | None
+    memory_usage_mb: float | None
+
+
+class Series(TypedDict):
+    """What `MetricsMonitor.get_series` returns; steps are oldest first."""
+
+    seconds: int
+    step_seconds: float
+    started: str
+    reset: str | None
+    series: list[SeriesStep]
+
+
+class RouteSeries(TypedDict):
+    """What `MetricsMonitor.get_route_series` returns; steps are oldest first."""
+
+    seconds: int
+    step_seconds: float
+    started: str
+    reset: str | None
+    method: str
+    route: str
+    series: list[RouteStep]
+
+
+class Counts(NamedTuple):
+    """What lanes say: the latencies, all requests (clients that went away too), the errors."""
+
+    latency: Distribution
+    requests: int
+    errors: int
+
+
+def server_counts(difference: int) -> Counts:
+    """The counts of a difference of server-wide states."""
+    lanes = unpack(difference, SERVER_LANES)
+    latency = Distribution(lanes[FIRST:] + lanes[: LAST + 1], FIRST, SCALE)
+    requests = latency.count + lanes[Lane.ABANDONED]
+    return Counts(latency, requests, min(lanes[Lane.ERRORS], requests))
+
+
+def route_counts(difference: int) -> Counts:
+    """The counts of a difference of a route's states."""
+    lanes = unpack(difference, ROUTE_LANES)
+    buckets = lanes[ROUTE_ZERO + ROUTE_FIRST : ROUTE_ZERO + ROUTE_LAST + 1]
+    latency = Distribution(buckets, ROUTE_FIRST, ROUTE_SCALE)
+    requests = latency.count + lanes[ROUTE_ZERO + RouteLane.ABANDONED]
+    return Counts(latency, requests, min(lanes[ROUTE_ZERO + RouteLane.ERRORS], requests))
+
+
+class Steps:
+    """The steps of length ``step`` that ended within the last ``seconds``, labelled at ``wall``.
+
+    ``seconds`` and ``step`` in seconds, ``wall`` is the Unix time of the reading.
+    """
+
+    def __init__(self, reading: ServerReading, seconds: float, step: float, wall: float) -> None:
+        now = reading.period.now
+        self._now, self._step, self._wall = now, step, wall
+        self.last = step_number(now, step) - 1
+        # Both ends count whole steps; what rounding leaves of one is none.
+        oldest = self.last - round(seconds / step) + 1
+        self.first = max(oldest, step_number(reading.started, step), 1)
+
+    def told(self, counts: Mapping[int, int], count: Callable[[int], Counts]) -> list[RouteStep]:
+        """Every step, with what was counted in it."""
+        rows: list[RouteStep] = []
+        for number in range(self.first, self.last + 1):
+            latency, requests, errors = count(counts.get(number, 0))
+            p50, p95, p99 = (
+                round(latency.percentile(percent) * 1000, 2) if latency.count else None
+                for percent in (50, 95, 99)
+            )
+            rows.append(
+                {
+                    "step": number,
+                    "timestamp": self.wall_time(number * self._step),
+                    "requests": requests,
+                    "errors": errors,
+                    "request_rate_rpm": round(60 * requests / self._step, 2),
+                    "error_rate_pct": round(100 * errors / requests, 2) if requests else 0.0,
+                    "latency_p50_ms": p50,
+                    "latency_p95_ms": p95,
+                    "latency_p99_ms": p99,
+                }
+            )
+        return rows
+
+    def wall_time(self, at: float) -> str:
+        """ISO 8601 for a monotonic time."""
+        return iso_timestamp(self._wall - (self._now - at))
+
+
+def server_steps(
+    reading: ServerReading, steps: Steps, seen: Callable[[int, int], Mapping[int, Sample]]
+) -> list[SeriesStep]:
+    """The server's steps; ``seen`` has what was seen in the steps between two numbers."""
+    samples = seen(steps.first, steps.last)
+    rows: list[SeriesStep] = []
+    for row in steps.told(reading.steps(steps.first), server_counts):
+        in_flight, cpu, memory = samples.get(row["step"], (None, None, None))
+        rows.append(
+            {
+                **row,
+                "requests_in_flight": in_flight,
+                "cpu_usage_pct": cpu,
+                "memory_usage_mb": memory,
+            }
+        )
+    return rows
+
+
+def route_steps(reading: ServerReading, steps: Steps, method: str, route: str) -> list[RouteStep]:
+    """The steps of one route, which must be of tenths of the window."""
+    return steps.told(reading.route_steps(Name(method, route), steps.first), route_counts)
+
+
+def held(seconds: int | None, window: int) -> int:
+    """The ``seconds`` asked for, held to the window; None means all of it.
+
+    Raises `TypeError` or `ValueError` for what is no whole number >= 1.
+    """
+    if seconds is None:
+        return window
+    if isinstance(seconds, bool) or not isinstance(seconds, int):
+        raise TypeError(f"seconds must be a whole number >= 1, got {seconds!r}")
+    if seconds < 1:
+        raise ValueError(f"seconds must be a whole number >= 1, got {seconds!r}")
+    return min(seconds, window)
