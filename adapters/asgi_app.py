@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,9 +16,10 @@ from metricsmw import MetricsMonitor, get_metrics_monitor
 
 from .asgi import IdentityResolver, split
 from .auth import Policy
-from .contract import Request, disown
+from .contract import Request, Response, disown
 from .handlers import Handlers
 from .hosts import session_identity
+from .stream import Streams
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -34,7 +37,9 @@ def metrics_app(
     `identity`: returns the host's logged-in session user for a scope, or None; it may be
     `async def`. Without it: the user that `scope["session"]` names, where there is one.
     """
-    handlers = Handlers(get_metrics_monitor() if monitor is None else monitor, auth)
+    monitor = get_metrics_monitor() if monitor is None else monitor
+    handlers = Handlers(monitor, auth)
+    streams = Streams(monitor)
     user_of = _session_user if identity is None else identity
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,13 +55,43 @@ def metrics_app(
                 _headers(scope),
                 partial(user_of, scope),
                 mount=scope.get("root_path", ""),
+                streams=_on_asyncio(),
             )
         )
+        if answer.stream:
+            await _stream(streams, answer, scope, receive, send)
+            return
         response = StarletteResponse(answer.body, answer.status, dict(answer.headers))
         await response(scope, receive, send)
 
     # The router knows how to answer lifespan events, for a sub-app that is served by itself.
     return Router(default=serve)
+
+
+async def _stream(
+    streams: Streams, answer: Response, scope: Scope, receive: Receive, send: Send
+) -> None:
+    async def gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async def write(body: bytes) -> None:
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+
+    headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in answer.headers]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await streams.serve(write, gone(), Headers(scope=scope).get("last-event-id", ""))
+    with suppress(OSError):  # the client is gone
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _on_asyncio() -> bool:
+    """Tell asyncio from Trio, which some servers can use instead."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _session_user(scope: Scope) -> str | None:

@@ -21,6 +21,7 @@ from typing import ClassVar, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
 from .contract import Request
+from .signin import is_signed_in
 
 Policy: TypeAlias = Callable[[Request], object]
 
@@ -98,6 +99,15 @@ def challenge_of(policy: Policy) -> str | None:
     return getattr(policy, "challenge", None)
 
 
+def token_of(policy: Policy) -> str | None:
+    """Return the token that signing in from a browser asks for, or None where there is none.
+
+    A policy of one's own may have it as its attribute `token`.
+    """
+    secret: str | None = getattr(policy, "token", None)
+    return secret or None
+
+
 def asks_identity(policy: Policy) -> bool:
     """Tell whether a policy may ask for the session user, which can be costly to find out."""
     return getattr(policy, "asks_identity", True)
@@ -115,8 +125,12 @@ class _Token:
     challenge: ClassVar[str] = _BEARER
     asks_identity: ClassVar[bool] = False
 
+    @property
+    def token(self) -> str:
+        return self.secret
+
     def __call__(self, request: Request) -> Grant | None:
-        return Grant.EXPLICIT if _bears(request, self.secret) else None
+        return _by_token(request, self.secret)
 
 
 @dataclass(frozen=True)
@@ -146,10 +160,15 @@ class _Default:
     def challenge(self) -> str | None:
         return _BEARER if _token_variable() else None
 
+    @property
+    def token(self) -> str:
+        return _token_variable()
+
     def __call__(self, request: Request) -> Grant | None:
         secret = _token_variable()
-        if secret and _bears(request, secret):
-            return Grant.EXPLICIT
+        grant = _by_token(request, secret) if secret else None
+        if grant is not None:
+            return grant
         return Grant.AMBIENT if request.identity() else None
 
 
@@ -170,7 +189,14 @@ def _credentials(request: Request, scheme: str) -> str:
     return rest.strip(" \t") if given.lower() == scheme else ""
 
 
-def _bears(request: Request, secret: str) -> bool:
+def _by_token(request: Request, secret: str) -> Grant | None:
+    if bears(request, secret):
+        return Grant.EXPLICIT
+    return Grant.AMBIENT if is_signed_in(secret, request.headers) else None
+
+
+def bears(request: Request, secret: str) -> bool:
+    """Tell whether a request carries the secret as its bearer token; in constant time."""
     given = _utf8(_credentials(request, "bearer"))
     wanted = _utf8(secret)
     # Header values come decoded as Latin-1, so a secret that was sent as UTF-8 comes in disguise.

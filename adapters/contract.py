@@ -32,11 +32,16 @@ def nobody() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer, complete: the host adds nothing but its own Date and Server."""
+    """An answer, complete: the host adds nothing but its own Date and Server.
+
+    With `stream` the body goes on without end; only a host that offered it (`Request.streams`) is
+    answered so.
+    """
 
     status: int
     headers: list[tuple[str, str]]
     body: bytes
+    stream: bool = False
 
 
 class Request:
@@ -46,9 +51,22 @@ class Request:
     "/" or "" for the mount itself, the latter where the client's URL has no slash at its end.
     `query`: the raw query string. `headers`: names in lower case, values decoded as Latin-1.
     `mount`: the path of the mount itself as the client sees it, as far as the host knows.
+    `streams`: whether the host can send a body that goes on without end.
+    `token`: what signing in from a browser asks for, or None; the handlers fill it in.
     """
 
-    __slots__ = ("_asked", "_identity", "_user", "headers", "method", "mount", "path", "query")
+    __slots__ = (
+        "_asked",
+        "_identity",
+        "_user",
+        "headers",
+        "method",
+        "mount",
+        "path",
+        "query",
+        "streams",
+        "token",
+    )
 
     def __init__(
         self,
@@ -59,12 +77,15 @@ class Request:
         identity: Identity = nobody,
         *,
         mount: str = "",
+        streams: bool = False,
     ) -> None:
         self.method = method
         self.path = path
         self.query = query
         self.headers = headers
         self.mount = mount
+        self.streams = streams
+        self.token: str | None = None
         self._identity = identity
         self._asked = False
         self._user: str | None = None

@@ -23,8 +23,19 @@ from metricsmw.alerts import get_alerts
 from metricsmw.exporting import csv_text, export_document
 from metricsmw.snapshot import iso_timestamp
 
-from .auth import Grant, Policy, as_policy, asks_identity, challenge_of, is_cross_site
+from . import dashboard, signin
+from .auth import (
+    Grant,
+    Policy,
+    as_policy,
+    asks_identity,
+    bears,
+    challenge_of,
+    is_cross_site,
+    token_of,
+)
 from .contract import Request, Response
+from .signin import TRIES_HERE
 
 Answer: TypeAlias = Callable[[MetricsMonitor, Request], Response]
 
@@ -57,17 +68,31 @@ class Handlers:
         """Answer a request, waiting where policy or identity are asynchronous; never raises."""
         doing = "auth policy"
         try:
+            static = self._static_file(request)
+            if static is not None:
+                return static
+            request.token = token_of(self._policy)
             grant = await self._grant(request)
             doing = f"answer to {request.path}" if request.path in ROUTES else "unknown path"
             response = self._answer(request, grant)
         except Exception:
             self._monitor.recorder.fault(doing)
             response = _error(500, "Internal error")
+        return replace(response, body=b"", stream=False) if request.method == "HEAD" else response
+
+    @staticmethod
+    def _static_file(request: Request) -> Response | None:
+        if request.method not in ("GET", "HEAD") or not request.path.startswith("/static/"):
+            return None
+        file = dashboard.file_at(request.path.removeprefix("/static/"))
+        if file is None:
+            return None
+        response = _static(file, request, "public, max-age=31536000, immutable")
         return replace(response, body=b"") if request.method == "HEAD" else response
 
     async def _grant(self, request: Request) -> Grant | None:
         if request.path in OPEN:
-            return Grant.EXPLICIT
+            return Grant.AMBIENT
         if self._asks_identity:
             await request.settle()
         verdict = self._policy(request)
@@ -125,6 +150,18 @@ def _series(monitor: MetricsMonitor, request: Request) -> Response:
     if method is None or route is None:
         raise _BadRequestError("a route's series needs both method and route")
     return _success({**monitor.get_route_series(method, route, seconds)})
+
+
+def _stream(monitor: MetricsMonitor, request: Request) -> Response:
+    if not request.streams:
+        return _error(406, "No stream here, where it would hold a worker: poll /current instead")
+    headers = [
+        ("Content-Type", "text/event-stream; charset=utf-8"),
+        ("Cache-Control", "no-store, no-transform"),
+        ("X-Content-Type-Options", "nosniff"),
+        ("X-Accel-Buffering", "no"),  # nginx would hold events back
+    ]
+    return Response(200, headers, b"", stream=True)
 
 
 def _statistics(monitor: MetricsMonitor, request: Request) -> Response:
@@ -186,30 +223,63 @@ def _health(monitor: MetricsMonitor, request: Request) -> Response:
     )
 
 
-def _index(monitor: MetricsMonitor, request: Request) -> Response:
+def _page(monitor: MetricsMonitor, request: Request) -> Response:
     # Relative links hold behind a proxy that strips a prefix, too. Without a slash at the end of
     # the page's own address they start from its last segment.
     last = "" if request.path else request.mount.rstrip("/").rpartition("/")[2]
     here = f"./{quote(last, safe='')}/" if last else "./"
-    links = "\n".join(
-        f'<li><a href="{here}{path[1:]}">{path[1:]}</a></li>'
-        for path, methods in ROUTES.items()
-        if "GET" in methods and path[1:]
-    )
-    page = (
-        '<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>Metrics</title>'
-        f"</head>\n<body>\n<h1>Metrics</h1>\n<ul>\n{links}\n</ul>\n</body>\n</html>\n"
-    )
-    policy = {"Content-Security-Policy": "default-src 'self'"}
-    return _response(200, "text/html; charset=utf-8", page.encode(), policy)
+    body = dashboard.page(here, request.streams)
+    return _response(200, "text/html; charset=utf-8", body, _PAGE_HEADERS)
 
 
+def _widget(monitor: MetricsMonitor, request: Request) -> Response:
+    return _static(dashboard.files()["widget.js"], request, "no-cache")
+
+
+def _static(file: dashboard.File, request: Request, cache: str) -> Response:
+    headers = {"Cache-Control": cache, "ETag": file.etag}
+    if file.etag in request.headers.get("if-none-match", ""):
+        return Response(304, list(headers.items()), b"")
+    return _response(200, file.content_type, file.body, headers)
+
+
+def _sign_in(monitor: MetricsMonitor, request: Request) -> Response:
+    if request.token is None:
+        return _error(404, "No token is set that could be signed in with")
+    wait = TRIES_HERE.wait()
+    if wait:
+        return _error(429, "Too many failed tries", {"Retry-After": str(wait)})
+    if not bears(request, request.token):
+        TRIES_HERE.failed()
+        return _error(401, "Wrong token")
+    cookie = signin.cookie(request.token, request.headers)
+    return _json(200, {"success": True, "timestamp": _timestamp()}, {"Set-Cookie": cookie})
+
+
+def _sign_out(monitor: MetricsMonitor, request: Request) -> Response:
+    if request.token is None:
+        return _error(404, "No token is set that could be signed in with")
+    cookie = signin.farewell(request.token, request.headers)
+    return _json(200, {"success": True, "timestamp": _timestamp()}, {"Set-Cookie": cookie})
+
+
+_PAGE_HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'self'; base-uri 'none'; form-action 'self'; "
+        "frame-ancestors 'self'; object-src 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "SAMEORIGIN",
+}
 ROUTES: Final[Mapping[str, Mapping[str, Answer]]] = {
-    "": {"GET": _index},
-    "/": {"GET": _index},
+    "": {"GET": _page},
+    "/": {"GET": _page},
     "/current": {"GET": _current},
     "/history": {"GET": _history},
     "/series": {"GET": _series},
+    "/stream": {"GET": _stream},
     "/statistics": {"GET": _statistics},
     "/reset": {"POST": _reset},
     "/export/json": {"GET": _export_json},
@@ -217,8 +287,12 @@ ROUTES: Final[Mapping[str, Mapping[str, Answer]]] = {
     "/health": {"GET": _health},
     "/routes": {"GET": _routes},
     "/alerts": {"GET": _alerts},
+    "/signin": {"POST": _sign_in},
+    "/signout": {"POST": _sign_out},
+    "/widget.js": {"GET": _widget},
 }
-OPEN: Final = frozenset({"/health"})
+# The page and what it is made of hold no data.
+OPEN: Final = frozenset({"", "/", "/health", "/signin", "/signout", "/widget.js"})
 
 
 def _minutes(query: str, maximum: int) -> int:

@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metricsmw import MetricsMonitor, __version__
+from metricsmw.adapters import dashboard
 from metricsmw.adapters.auth import Policy, basic, public, session, token
 from metricsmw.adapters.contract import Identity, Request, Response
 from metricsmw.adapters.handlers import Handlers
@@ -76,8 +77,9 @@ ROUTES = {
     "/routes": "GET",
     "/alerts": "GET",
 }
+OPEN = ("", "/", "/health", "/signin", "/signout", "/widget.js")
 READABLE = [path for path, method in ROUTES.items() if method == "GET"]
-GUARDED = [path for path in ROUTES if path != "/health"]
+GUARDED = [path for path in ROUTES if path not in OPEN]
 UNKNOWN = [
     "/nope",
     "/current/",
@@ -523,17 +525,84 @@ class TestIndex:
         headers = headers_of(response)
         assert response.status == 200
         assert headers["content-type"] == "text/html; charset=utf-8"
-        assert headers["content-security-policy"] == "default-src 'self'"
-        links = re.findall('href="([^"]*)"', response.body.decode())
         base = href.removesuffix("current")
-        assert links == [base + path[1:] for path in READABLE if path not in ("", "/")], (
-            "not every readable route, or not relative to the mount"
-        )
-        assert b"<script" not in response.body
+        links = re.findall('(?:href|src|action)="([^"#]*)"', response.body.decode())
+        assert href in links
+        assert all(link.startswith(base) for link in links), "not relative to the mount"
+        for link in links:
+            path = "/" + link.removeprefix(base)
+            method = "POST" if path == "/signin" else "GET"
+            assert ask(handlers, path, method).status != 404 or method == "POST"
+
+    def test_nothing_inline_and_nothing_from_elsewhere(self, handlers: Handlers) -> None:
+        response = ask(handlers, "/")
+        headers = headers_of(response)
+        assert headers["content-security-policy"].startswith("default-src 'self';")
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-frame-options"] == "SAMEORIGIN"
+        assert headers["referrer-policy"] == "no-referrer"
+        page = response.body.decode()
+        assert not re.search(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=|https?://", page)
+        assert "{" not in page
+
+    def test_the_page_knows_whether_it_can_stream(self, handlers: Handlers) -> None:
+        for streams, word in ((True, b"yes"), (False, b"no")):
+            page = handlers.handle(Request("GET", "/", "", {}, streams=streams)).body
+            assert b'data-streams="%b"' % word in page
+
+
+class TestStatic:
+    """What the page is made of: by content, for ever, and for everybody."""
+
+    @pytest.fixture
+    def closed(self, monitor: MetricsMonitor) -> Handlers:
+        return Handlers(monitor, lambda request: None)
+
+    @pytest.mark.parametrize("name", sorted(dashboard.files()))
+    def test_files(self, closed: Handlers, name: str) -> None:
+        path = f"/static/{dashboard.version()}/{name}"
+        response = ask(closed, path)
+        headers = headers_of(response)
+        assert response.status == 200
+        assert response.body
+        assert headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert headers["x-content-type-options"] == "nosniff"
+        again = ask(closed, path, if_none_match=f'"other", {headers["etag"]}')
+        assert (again.status, again.body) == (304, b"")
+        assert headers_of(again)["etag"] == headers["etag"]
+        head = ask(closed, path, "HEAD")
+        assert (head.status, head.body) == (200, b"")
+        assert headers_of(head) == headers
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/static/",
+            "/static/dashboard.js",
+            "/static/0123456789abcdef/dashboard.js",
+            "/static/{}/nope.js",
+            "/static/{}/../auth.py",
+            "/static/{}/index.html",
+            "/static/{}/__init__.py",
+            "/static/{}/",
+        ],
+    )
+    def test_what_is_none(self, closed: Handlers, handlers: Handlers, path: str) -> None:
+        path = path.format(dashboard.version())
+        assert ask(closed, path).status == 401
+        assert ask(handlers, path).status == 404
+
+    def test_the_widget(self, closed: Handlers) -> None:
+        response = ask(closed, "/widget.js")
+        headers = headers_of(response)
+        assert response.status == 200
+        assert headers["content-type"] == "text/javascript; charset=utf-8"
+        assert headers["cache-control"] == "no-cache"
+        assert ask(closed, "/widget.js", if_none_match=headers["etag"]).status == 304
 
 
 class TestLetIn:
-    """All but `/health` need it, and nobody else learns what exists."""
+    """All that holds data needs it but `/health`, and nobody else learns what exists."""
 
     @pytest.mark.parametrize(
         ("policy", "challenge"),

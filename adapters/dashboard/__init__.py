@@ -1,0 +1,92 @@
+"""The page's files as they are served: the shell, and below a hash of all of them the rest.
+
+Nothing here holds data: who may load the page learns only that it is there. The charts' library is
+brought in when the package is built; without it the page shows numbers and tables.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from html import escape
+from importlib.resources import files as resources
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from importlib.abc import Traversable
+
+CHARTS = "uPlot.iife.min.js"
+TYPES = {
+    "js": "text/javascript; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+
+
+class File(NamedTuple):
+    """A file as it is sent."""
+
+    content_type: str
+    body: bytes
+    etag: str
+
+
+@cache
+def files() -> Mapping[str, File]:
+    """The files by name; those that are not there were not built in."""
+    return {
+        name: File(TYPES[kind], body, f'"{hashlib.sha256(body).hexdigest()[:16]}"')
+        for name, body in _bodies()
+        if (kind := name.rpartition(".")[2]) in TYPES
+    }
+
+
+@cache
+def version() -> str:
+    """A hash of all files: what an address with it holds never changes."""
+    every = sorted((name, file.etag) for name, file in files().items())
+    return hashlib.sha256(repr(every).encode()).hexdigest()[:16]
+
+
+def file_at(path: str) -> File | None:
+    """The file at "hash/name", or None."""
+    asked, _, name = path.partition("/")
+    return files().get(name) if asked == version() else None
+
+
+def page(base: str, streams: bool) -> bytes:
+    """The page's shell; `base`: where the sub-app is, relative to the page, with a slash."""
+    charts = CHARTS in files()
+    vendored = (
+        '<link rel="stylesheet" href="{static}uPlot.min.css">\n'
+        '<script src="{static}uPlot.iife.min.js" defer></script>\n'
+    )
+    values = {
+        "vendored": vendored if charts else "",
+        "static": f"{base}static/{version()}/",
+        "base": base,
+        "charts": "yes" if charts else "no",
+        "streams": "yes" if streams else "no",
+    }
+    text = _shell()
+    for name, value in values.items():
+        text = text.replace(f"{{{name}}}", value if name == "vendored" else escape(value))
+    return text.encode()
+
+
+@cache
+def _shell() -> str:
+    return resources(__name__).joinpath("index.html").read_text("utf-8")
+
+
+def _bodies() -> Iterator[tuple[str, bytes]]:
+    folder = resources(__name__)
+    for entry in (*folder.iterdir(), *_inside(folder.joinpath("vendor"))):
+        if entry.is_file():
+            yield entry.name, entry.read_bytes()
+
+
+def _inside(folder: Traversable) -> Iterator[Traversable]:
+    if folder.is_dir():
+        yield from folder.iterdir()

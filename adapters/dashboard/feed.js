@@ -1,0 +1,157 @@
+// The connection: a stream where the server has one, else polling; it finds out, and comes back.
+//
+// `onUpdate` is given {metrics, started, reset, step_seconds, series, routes?}: `series` holds the
+// steps that are new (all of them after a connect). `onState` is given "live" or "polling", "lost",
+// and "unauthorised" with whether a token can be signed in with.
+
+const POLL_EVERY = 1000;
+const TABLE_EVERY = 5000;
+const SILENCE = 6000; // without an event for so long, a stream is lost
+const RETRY = 1500;
+
+export class Feed {
+  #base;
+  #streams;
+  #onUpdate;
+  #onState;
+  #run = 0; // a later run ends the earlier ones
+  #source = null;
+  #watch = 0;
+
+  constructor({ base, streams, onUpdate, onState }) {
+    this.#base = base;
+    this.#streams = streams;
+    this.#onUpdate = onUpdate;
+    this.#onState = onState;
+  }
+
+  /** Connect, or connect again. A first look tells whether one may, which a stream cannot. */
+  start() {
+    this.stop();
+    const run = this.#run;
+    if (this.#streams) this.#probe(run);
+    else this.#poll(run);
+  }
+
+  stop() {
+    this.#run += 1;
+    this.#source?.close();
+    this.#source = null;
+    clearTimeout(this.#watch);
+  }
+
+  #stream(run) {
+    let heard = false;
+    const source = (this.#source = new EventSource(new URL("stream", this.#base)));
+    const silent = () => {
+      if (run !== this.#run) return;
+      source.close();
+      // A proxy that holds events back delivers none: the numbers can still be asked for.
+      if (!heard) this.#poll(run);
+      else this.#again(run, () => this.#stream(run));
+    };
+    const listen = () => {
+      clearTimeout(this.#watch);
+      this.#watch = setTimeout(silent, SILENCE);
+    };
+    source.addEventListener("update", (event) => {
+      if (run !== this.#run) return;
+      heard = true;
+      listen();
+      this.#onState("live");
+      this.#onUpdate(JSON.parse(event.data));
+    });
+    source.addEventListener("error", () => {
+      if (run !== this.#run) return;
+      // A stream that ends after its time is taken up again by the browser, unseen; but a server
+      // that cannot be reached, or refuses, is asked here, where the status can be read.
+      source.close();
+      clearTimeout(this.#watch);
+      this.#probe(run);
+    });
+    listen();
+  }
+
+  async #probe(run) {
+    try {
+      const update = await this.#ask("current");
+      if (run !== this.#run) return;
+      this.#onUpdate(update);
+      this.#stream(run);
+    } catch (problem) {
+      if (run === this.#run) this.#failed(problem, run, () => this.#probe(run));
+    }
+  }
+
+  async #poll(run) {
+    let asked = 0;
+    let tables = 0;
+    while (run === this.#run) {
+      const begun = performance.now();
+      try {
+        const update = await this.#ask("current");
+        if (!asked || begun - tables >= TABLE_EVERY) {
+          const seconds = asked ? Math.ceil((begun - asked) / 1000 + 3 * this.step) : "";
+          const [series, routes] = await Promise.all([
+            this.#ask(asked ? `series?seconds=${seconds}` : "series"),
+            this.#ask("routes"),
+          ]);
+          this.step = series.step_seconds;
+          if (!asked) this.window = series.seconds;
+          Object.assign(update, series, { window_seconds: this.window, routes: routes.routes });
+          asked = tables = begun;
+        }
+        if (run !== this.#run) return;
+        this.#onState("polling");
+        this.#onUpdate(update);
+      } catch (problem) {
+        if (run === this.#run) this.#failed(problem, run, () => this.#poll(run));
+        return;
+      }
+      const rest = POLL_EVERY - (performance.now() - begun);
+      await new Promise((resolve) => setTimeout(resolve, Math.max(rest, 100)));
+      if (document.hidden) await shown();
+    }
+  }
+
+  async #ask(path) {
+    const signal = AbortSignal.timeout?.(10_000);
+    const answer = await fetch(new URL(path, this.#base), { cache: "no-store", signal });
+    if (!answer.ok) throw answer;
+    return answer.json();
+  }
+
+  #failed(problem, run, retry) {
+    if (problem instanceof Response && problem.status === 401) {
+      const scheme = problem.headers.get("WWW-Authenticate") ?? "";
+      const byToken = /^bearer/i.test(scheme);
+      this.#onState("unauthorised", byToken);
+      // Where the host has a session of its own, somebody may sign in there meanwhile.
+      if (!byToken) this.#later(run, retry, 4 * RETRY);
+      return;
+    }
+    const reason = problem instanceof Response ? `It answers with ${problem.status}.` : "";
+    this.#again(run, retry, reason);
+  }
+
+  #again(run, retry, reason = "") {
+    this.#onState("lost", reason);
+    this.#later(run, retry, RETRY);
+  }
+
+  #later(run, retry, wait) {
+    clearTimeout(this.#watch);
+    this.#watch = setTimeout(() => run === this.#run && retry(), wait);
+  }
+}
+
+function shown() {
+  return new Promise((resolve) => {
+    const look = () => {
+      if (document.hidden) return;
+      document.removeEventListener("visibilitychange", look);
+      resolve();
+    };
+    document.addEventListener("visibilitychange", look);
+  });
+}

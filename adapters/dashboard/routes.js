@@ -1,0 +1,193 @@
+// The per-route table: sorted by any column, filtered by text, and a row opens its own detail.
+
+import { Chart } from "./charts.js";
+import { full, make, write } from "./format.js";
+
+const COLUMNS = [
+  { key: "route", label: "Route", text: true },
+  { key: "requests", label: "Requests" },
+  { key: "error_rate_pct", label: "Errors %" },
+  { key: "latency_p50_ms", label: "P50 ms", wide: true },
+  { key: "latency_p95_ms", label: "P95 ms" },
+  { key: "latency_p99_ms", label: "P99 ms", wide: true },
+  { key: "latency_max_ms", label: "Slowest ms", wide: true },
+];
+const CLASSES = {
+  "1xx": "informational", "2xx": "success", "3xx": "redirect", "4xx": "client error", "5xx": "server error",
+};
+// Beyond so many characters a template is cut on the page; its title has more of it.
+const LONGEST = 300;
+
+export class Routes {
+  #rows = [];
+  #sort = { key: "requests", up: false };
+  #filter = "";
+  #open = null; // key of the row whose detail is shown
+  #detail = null;
+  #chart = null;
+  #elements = new Map();
+  #heads = new Map();
+  #body = make("tbody");
+  #none = make("p", { class: "quiet" });
+  #count;
+  #ask;
+
+  /** `ask(method, route)` answers with that route's series. */
+  constructor({ place, filter, count, ask }) {
+    this.#count = count;
+    this.#ask = ask;
+    const head = make("tr");
+    for (const { key, label, wide, text } of COLUMNS) {
+      const button = make("button", { type: "button" }, label, make("span", { class: "arrow", "aria-hidden": "true" }));
+      button.addEventListener("click", () => this.#sortBy(key, text));
+      const cell = make("th", { scope: "col", class: wide ? "wide" : undefined, "data-key": key }, button);
+      this.#heads.set(key, cell);
+      head.append(cell);
+    }
+    place.append(make("table", { class: "routes" }, make("thead", {}, head), this.#body), this.#none);
+    filter.addEventListener("input", () => {
+      this.#filter = filter.value.trim().toLowerCase();
+      this.#render();
+    });
+    this.#render();
+  }
+
+  show(rows) {
+    this.#rows = rows;
+    this.#render();
+    if (this.#open) this.#refresh();
+  }
+
+  restyle() {
+    this.#chart?.restyle();
+  }
+
+  #sortBy(key, text) {
+    const up = this.#sort.key === key ? !this.#sort.up : Boolean(text);
+    this.#sort = { key, up };
+    this.#render();
+  }
+
+  #wanted() {
+    const { key, up } = this.#sort;
+    const rows = this.#rows.filter(({ method, route }) => `${method} ${route}`.toLowerCase().includes(this.#filter));
+    const order = (a, b) => {
+      const [x, y] = key === "route" ? [nameOf(a), nameOf(b)] : [a[key], b[key]];
+      const by = typeof x === "string" ? x.localeCompare(y) : x - y;
+      return (up ? by : -by) || nameOf(a).localeCompare(nameOf(b));
+    };
+    return rows.sort(order);
+  }
+
+  #render() {
+    for (const [key, cell] of this.#heads) {
+      const sorted = this.#sort.key === key;
+      if (sorted) cell.setAttribute("aria-sort", this.#sort.up ? "ascending" : "descending");
+      else cell.removeAttribute("aria-sort");
+    }
+    const rows = this.#wanted();
+    const shown = [];
+    const kept = new Map();
+    for (const row of rows) {
+      const key = nameOf(row);
+      const element = this.#elements.get(key) ?? this.#makeRow(row);
+      kept.set(key, element);
+      this.#fill(element, row);
+      shown.push(element.row);
+      if (this.#open === key && this.#detail) {
+        this.#detail.colSpan = COLUMNS.length;
+        shown.push(this.#detail.row);
+        this.#fillStatuses(row);
+      }
+    }
+    this.#elements = kept;
+    // Only what changes place is moved: the focus stays where it is.
+    shown.forEach((element, index) => {
+      if (this.#body.children[index] !== element) this.#body.insertBefore(element, this.#body.children[index] ?? null);
+    });
+    while (this.#body.children.length > shown.length) this.#body.lastChild.remove();
+    const all = this.#rows.length;
+    write(this.#count, rows.length === all ? `${all} in the window` : `${rows.length} of ${all} in the window`);
+    write(this.#none, rows.length ? "" : all ? "No route matches the filter." : "No routes in the window.");
+  }
+
+  #makeRow(row) {
+    const key = nameOf(row);
+    const text = row.route.length > LONGEST ? `${row.route.slice(0, LONGEST)}…` : row.route;
+    const button = make(
+      "button", { type: "button", class: "name", "aria-expanded": "false", title: row.route.slice(0, 1000) },
+      make("span", { class: "method" }, row.method), make("bdi", { class: "path" }, text),
+    );
+    button.addEventListener("click", () => this.#toggle(key, row));
+    const cells = COLUMNS.map(({ key: column, wide }) => {
+      if (column === "route") return make("th", { scope: "row" }, button);
+      return make("td", { class: wide ? "wide" : undefined, "data-key": column });
+    });
+    const element = make("tr", {}, ...cells);
+    return { row: element, cells, button };
+  }
+
+  #fill({ row, cells, button }, values) {
+    COLUMNS.forEach(({ key }, index) => {
+      if (key !== "route") write(cells[index], full(values[key]));
+    });
+    row.classList.toggle("failing", values.error_rate_pct > 0);
+    button.setAttribute("aria-expanded", String(this.#open === nameOf(values)));
+  }
+
+  #toggle(key, row) {
+    this.#chart?.destroy();
+    this.#detail?.row.remove();
+    this.#chart = this.#detail = null;
+    this.#open = this.#open === key ? null : key;
+    if (this.#open) {
+      this.#chart = new Chart({
+        title: "Latency of this route",
+        unit: "ms",
+        height: 150,
+        lines: [
+          { field: "latency_p50_ms", label: "P50", colour: "one" },
+          { field: "latency_p95_ms", label: "P95", colour: "two", dash: "dashed" },
+          { field: "latency_p99_ms", label: "P99", colour: "three", dash: "dotted" },
+        ],
+      });
+      const statuses = make("div", { class: "statuses" });
+      const cell = make("td", { colspan: COLUMNS.length }, make("div", { class: "detail" }, statuses, this.#chart.element));
+      this.#detail = { row: make("tr", { class: "opened" }, cell), statuses, method: row.method, route: row.route };
+      this.#refresh();
+    }
+    this.#render();
+  }
+
+  async #refresh() {
+    const detail = this.#detail;
+    if (!detail) return;
+    const told = await this.#ask(detail.method, detail.route).catch(() => null);
+    if (!told || detail !== this.#detail) return;
+    const rows = told.series.map((step) => ({ ...step, at: Date.parse(step.timestamp) / 1000 }));
+    const end = Date.parse(told.timestamp) / 1000;
+    this.#chart.show(rows, end - told.seconds, end);
+  }
+
+  #fillStatuses(row) {
+    const total = Object.values(row.statuses).reduce((sum, count) => sum + count, 0);
+    const bar = make("div", { class: "split", "aria-hidden": "true" });
+    const list = make("ul", {});
+    for (const [name, count] of Object.entries(row.statuses)) {
+      const part = make("span", { class: `s${name[0]}` });
+      part.style.flexGrow = String(count);
+      bar.append(part);
+      const share = total ? ` · ${full(Math.round((1000 * count) / total) / 10)} %` : "";
+      list.append(make("li", {}, make("span", { class: `key s${name[0]}`, "aria-hidden": "true" }), `${name} ${CLASSES[name] ?? ""} `, make("b", {}, full(count)), share));
+    }
+    const rest = COLUMNS.filter(({ wide }) => wide).map(({ key, label }) => `${label.replace(" ms", "")} ${full(row[key])} ms`);
+    this.#detail.statuses.replaceChildren(
+      make("p", { class: "title" }, "Statuses"), bar, list, make("p", { class: "narrow-only" }, rest.join(" · ")),
+    );
+  }
+}
+
+function nameOf({ method, route }) {
+  return `${method} ${route}`;
+}
+

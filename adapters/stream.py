@@ -1,0 +1,249 @@
+"""Server-sent events: the numbers once a second, worked out once for all listeners of a worker.
+
+One task an event loop, started by the first listener and ended by the last, reads the metrics once
+a second; the listeners are handed the same bytes. What a listener gets first brings it up to date:
+all steps of the window, or after a reconnect (`Last-Event-ID` is the number of the last step it was
+told) those since. One that is slow skips what came in between, so nothing piles up for it.
+
+A stream ends with the server, and after `LIFETIME_SECONDS` in any case, so that no server waits for
+it in vain and whoever listens has to prove again that they may; clients reconnect by themselves.
+
+Format: WHATWG HTML, "Server-sent events".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from math import ceil
+from time import monotonic
+from typing import TypedDict
+from weakref import WeakKeyDictionary
+
+import orjson
+
+from metricsmw import MetricsMonitor
+from metricsmw.merge import RouteRow
+from metricsmw.segment import STEPS_PER_WINDOW
+from metricsmw.series import SeriesStep
+
+EVERY_SECONDS = 1.0
+ROUTES_EVERY = 5  # updates
+RETRY_MILLISECONDS = 2000
+LIFETIME_SECONDS = 300.0
+# How often a look is taken whether the server is about to end.
+LOOK_SECONDS = 0.25
+
+SAME_MOMENT = timedelta(seconds=0.05)
+
+HEARTBEAT = b": nothing new\n\n"
+
+Write = Callable[[bytes], Awaitable[None]]
+
+
+class Update(TypedDict):
+    """The data of an event. `routes` is not in each."""
+
+    metrics: dict[str, str | float | int]
+    window_seconds: int
+    step_seconds: float
+    started: str
+    reset: str | None
+    series: list[SeriesStep]
+    routes: list[RouteRow] | None
+
+
+class Streams:
+    """The streams of one sub-app: what they share, for each event loop that serves it."""
+
+    def __init__(self, monitor: MetricsMonitor) -> None:
+        self._monitor = monitor
+        self._feeds: WeakKeyDictionary[asyncio.AbstractEventLoop, _Feed] = WeakKeyDictionary()
+
+    async def serve(self, write: Write, gone: Awaitable[None], last_event_id: str) -> None:
+        """Write events until `gone` is done, the server ends, or the time is up.
+
+        `last_event_id`: what the client says was the last event it got, or "".
+        """
+        loop = asyncio.get_running_loop()
+        feed = self._feeds.get(loop)
+        if feed is None:
+            feed = self._feeds[loop] = _Feed(self._monitor)
+        leaving = asyncio.ensure_future(gone)
+        try:
+            with feed.listening() as wake:
+                leaving.add_done_callback(lambda _: wake.set())
+                # A client that is gone may be one that cannot be written to.
+                with suppress(OSError):
+                    await self._write(feed, write, leaving, wake, _step_of(last_event_id))
+        finally:
+            leaving.cancel()
+
+    async def _write(
+        self,
+        feed: _Feed,
+        write: Write,
+        leaving: asyncio.Future[None],
+        wake: asyncio.Event,
+        told: int,
+    ) -> None:
+        await write(b"retry: %d\n\n" % RETRY_MILLISECONDS)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + LIFETIME_SECONDS
+        fresh = True
+        while not leaving.done() and not feed.ending and loop.time() < end:
+            if feed.number:
+                body, told = feed.event(told, fresh)
+                fresh = False
+                wake.clear()
+                await write(body)
+            await wake.wait()
+
+
+class _Feed:
+    """What the listeners of one event loop share: the latest update, and the task that makes it."""
+
+    def __init__(self, monitor: MetricsMonitor) -> None:
+        self.number = 0  # of the latest update
+        self.ending = False
+        self._monitor = monitor
+        self._listeners: set[asyncio.Event] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._update: Update | None = None
+        self._steps: list[SeriesStep] = []  # of the window
+        self._routes: list[RouteRow] = []
+        self._read_at = 0.0
+        self._shared = HEARTBEAT  # the latest update, for those who got the one before
+        self._shared_from = self._shared_to = 0  # the steps they were told before, and are now
+
+    @contextmanager
+    def listening(self) -> Iterator[asyncio.Event]:
+        """Count as a listener; the event is set whenever there is something to look at."""
+        wake = asyncio.Event()
+        self._listeners.add(wake)
+        if self._task is None:
+            self.number, self.ending = 0, False
+            self._update = None
+            self._task = asyncio.get_running_loop().create_task(self._run())
+        try:
+            yield wake
+        finally:
+            self._listeners.discard(wake)
+            if not self._listeners and self._task is not None:
+                self._task.cancel()
+                self._task = None
+
+    def event(self, told: int, fresh: bool) -> tuple[bytes, int]:
+        """The latest update for one who was told the steps up to `told`, and up to where it goes.
+
+        `fresh`: this one has seen nothing of this feed yet.
+        """
+        if self._update is None:
+            return HEARTBEAT, told
+        if not fresh and told == self._shared_from:
+            return self._shared, self._shared_to
+        last = self._shared_to
+        # A number from before a reboot may be beyond what there is.
+        steps = [row for row in self._steps if row["step"] > told or told > last]
+        routes = self._routes if fresh else self._update["routes"]
+        return _event({**self._update, "series": steps, "routes": routes}, last), last
+
+    async def _run(self) -> None:
+        me = asyncio.current_task()
+        try:
+            while not self.ending:
+                self._refresh()
+                self._wake_all()
+                await self._pause()
+        finally:
+            # Not where the last listener left, and maybe the next one has come already.
+            if self._task is me:
+                self.ending, self._task = True, None
+                self._wake_all()
+
+    async def _pause(self) -> None:
+        """Wait for the time of the next update, or until the server is about to end."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + EVERY_SECONDS
+        while not self.ending and (left := due - loop.time()) > 0:
+            await asyncio.sleep(min(left, LOOK_SECONDS))
+            self.ending = server_is_ending()
+
+    def _wake_all(self) -> None:
+        for wake in self._listeners:
+            wake.set()
+
+    def _refresh(self) -> None:
+        """Read the metrics; where that fails, the listeners get a heartbeat."""
+        try:
+            self._update = self._read()
+        except Exception:
+            self._monitor.recorder.fault("the stream")
+            self._shared, self._shared_from = HEARTBEAT, self._shared_to
+        self.number += 1
+
+    def _read(self) -> Update:
+        monitor = self._monitor
+        metrics = monitor.get_current_snapshot().to_dict()
+        before, now = self._update, monotonic()
+        if before is None:
+            self._steps = []
+            told = monitor.get_series()
+        else:
+            told = monitor.get_series(ceil(now - self._read_at + before["step_seconds"]))
+            if _differ(before["reset"], told["reset"]):
+                self._steps = []
+                told = monitor.get_series()
+        self._read_at = now
+        known = self._steps[-1]["step"] if self._steps else 0
+        new = [row for row in told["series"] if row["step"] > known]
+        self._steps = [*self._steps, *new][-STEPS_PER_WINDOW:]
+        routes = None
+        if self.number % ROUTES_EVERY == 0:
+            routes = self._routes = monitor.get_routes()
+        update: Update = {
+            "metrics": metrics,
+            "window_seconds": monitor.window_seconds,
+            "step_seconds": told["step_seconds"],
+            "started": told["started"],
+            "reset": told["reset"],
+            "series": new,
+            "routes": routes,
+        }
+        last = self._steps[-1]["step"] if self._steps else known
+        self._shared_from, self._shared_to = known, last
+        self._shared = _event(update, last)
+        return update
+
+
+def _event(update: Update, last: int) -> bytes:
+    data = {name: value for name, value in update.items() if value is not None or name == "reset"}
+    return b"id: %d\nevent: update\ndata: %b\n\n" % (last, orjson.dumps(data))
+
+
+def _step_of(last_event_id: str) -> int:
+    """Return the number of a step, 0 for what is none."""
+    short = len(last_event_id) <= 15 and last_event_id.isascii() and last_event_id.isdigit()
+    return int(last_event_id) if short else 0
+
+
+def _differ(before: str | None, now: str | None) -> bool:
+    """Tell whether there was a reset between; the same one is told anew by the wall clock."""
+    if before is None or now is None:
+        return before is not now
+    return abs(datetime.fromisoformat(now) - datetime.fromisoformat(before)) > SAME_MOMENT
+
+
+def server_is_ending() -> bool:
+    """Tell whether uvicorn is about to end, which waits for open answers before it says so.
+
+    It tells only by the owner of its signal handlers. Other servers cancel what is open.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        owner = getattr(signal.getsignal(number), "__self__", None)
+        if getattr(owner, "should_exit", False) is True:
+            return True
+    return False

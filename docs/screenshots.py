@@ -1,0 +1,75 @@
+"""Take the pictures of the page that the documents show: `python docs/screenshots.py`.
+
+Runs the demo on two workers with its own traffic, waits until the charts have something to show,
+and takes the page in Chromium: light, dark, and on a phone. Needs `metricsmw[dev]` and Chromium
+(Debian: `apt-get install chromium`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+IMAGES = Path(__file__).resolve().parent / "images"
+LINE = re.compile(r'Authorization: Bearer (\S+)" (http://\S+/api/metrics/)current')
+
+
+def main() -> None:
+    """Take all pictures."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--chromium", default="/usr/bin/chromium")
+    options.add_argument("--seconds", type=int, default=75, help="of traffic before (%(default)s)")
+    options.add_argument("--folder", type=Path, default=IMAGES)
+    given = options.parse_args()
+    given.folder.mkdir(exist_ok=True)
+    command = ["-m", "metricsmw.cli", "demo", "--port", "0", "--rate", "40"]
+    with subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.PIPE, text=True, cwd=Path.home()
+    ) as demo:
+        try:
+            assert demo.stdout is not None
+            found = next(filter(None, map(LINE.search, demo.stdout)))
+            with sync_playwright() as playwright:
+                browser = playwright.chromium.launch(
+                    executable_path=given.chromium,
+                    args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"],
+                )
+                take(browser, found[2], found[1], given.seconds, given.folder)
+                browser.close()
+        finally:
+            demo.terminate()
+
+
+def take(browser: Browser, url: str, token: str, seconds: int, folder: Path) -> None:
+    """Open the page three times at once, wait, and take the pictures."""
+    pages: dict[str, Page] = {}
+    for name, width, height, scheme in (
+        ("light", 1440, 1180, "light"),
+        ("dark", 1440, 1180, "dark"),
+        ("phone", 390, 844, "light"),
+    ):
+        context = browser.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme=scheme,  # type: ignore[arg-type]
+            device_scale_factor=2 if name == "phone" else 1,
+        )
+        page = pages[name] = context.new_page()
+        page.goto(url)
+        page.get_by_label("Access token").fill(token)
+        page.get_by_role("button", name="Sign in").click()
+    pages["light"].wait_for_timeout(1000 * seconds)
+    pages["light"].get_by_role("button", name="/items/{number:int}").first.click()
+    pages["light"].wait_for_timeout(1500)
+    for name, page in pages.items():
+        # Nobody should wonder whose address that is.
+        page.evaluate("document.getElementById('host').textContent = 'shop.example'")
+        page.screenshot(path=folder / f"dashboard-{name}.png", full_page=name != "phone")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,331 @@
+"""Server-sent events: one reading a second for all listeners, resumed, and over with the server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from metricsmw import MetricsMonitor
+from metricsmw.adapters import stream
+from metricsmw.adapters.asgi import metrics_app
+from metricsmw.adapters.auth import public, token
+from metricsmw.adapters.contract import Request
+from metricsmw.adapters.handlers import Handlers
+
+WAIT = 20.0
+
+
+@pytest.fixture
+def monitor() -> Iterator[MetricsMonitor]:
+    with MetricsMonitor(10) as monitor:
+        yield monitor
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(stream, "LOOK_SECONDS", 0.02)
+
+
+class Client:
+    """One listener of the sub-app."""
+
+    def __init__(self, app: Any, headers: dict[str, str] | None = None) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.body = b""
+        self.complete = False
+        self.news = asyncio.Event()
+        self.leaving = asyncio.Event()
+        self.scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/stream",
+            "root_path": "",
+            "query_string": b"",
+            "headers": [(k.encode(), v.encode()) for k, v in (headers or {}).items()],
+        }
+        self.task = asyncio.create_task(app(self.scope, self.receive, self.send))
+
+    async def receive(self) -> dict[str, Any]:
+        await self.leaving.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = {k.decode(): v.decode() for k, v in message["headers"]}
+        else:
+            self.body += message["body"]
+            self.complete = not message.get("more_body", False)
+        self.news.set()
+
+    @property
+    def events(self) -> list[dict[str, str]]:
+        """The events so far, each by its fields."""
+        blocks = self.body.decode().split("\n\n")[:-1]
+        split = [dict(line.split(": ", 1) for line in block.split("\n")) for block in blocks]
+        return [block for block in split if "data" in block]
+
+    @property
+    def updates(self) -> list[dict[str, Any]]:
+        return [json.loads(event["data"]) for event in self.events]
+
+    async def until(self, probe: Callable[[], object]) -> None:
+        async def look() -> None:
+            while not probe():
+                self.news.clear()
+                await self.news.wait()
+
+        await asyncio.wait_for(look(), WAIT)
+
+    async def leave(self) -> None:
+        self.leaving.set()
+        await asyncio.wait_for(self.task, WAIT)
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 60))  # type: ignore[arg-type]
+
+
+def test_what_a_listener_gets(monitor: MetricsMonitor) -> None:
+    async def test() -> None:
+        monitor.record_request(5.0, route="/a", method="GET", status=200)
+        client = Client(metrics_app(monitor, public()))
+        await client.until(lambda: len(client.events) >= 12)
+        assert client.status == 200
+        assert client.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert client.headers["cache-control"] == "no-store, no-transform"
+        assert client.body.startswith(b"retry: 2000\n\n")
+        first = client.updates[0]
+        assert first["metrics"]["total_requests"] == 1
+        assert first["routes"] == json.loads(json.dumps(monitor.get_routes()))
+        assert (first["window_seconds"], first["reset"]) == (10, None)
+        # The table comes with every fifth update.
+        assert ["routes" in update for update in client.updates[:11]] == [
+            number % 5 == 0 for number in range(11)
+        ]
+        await client.leave()
+
+    run(test)
+
+
+def test_each_step_comes_once(monitor: MetricsMonitor) -> None:
+    async def test() -> None:
+        client = Client(metrics_app(monitor, public()))
+        for _ in range(40):
+            monitor.record_request(1.0)
+            await asyncio.sleep(0.02)
+        await client.until(lambda: sum(len(u["series"]) for u in client.updates) >= 6)
+        steps = [row["step"] for update in client.updates for row in update["series"]]
+        assert steps == list(range(steps[0], steps[0] + len(steps)))
+        assert [int(event["id"]) for event in client.events] == [
+            max(
+                (s for u in client.updates[: n + 1] for s in (r["step"] for r in u["series"])),
+                default=0,
+            )
+            for n in range(len(client.events))
+        ]
+        await client.leave()
+
+    run(test)
+
+
+def test_a_hundred_listeners_read_the_metrics_as_often_as_one(
+    monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        readings = 0
+        read = monitor.get_current_snapshot
+
+        def counted() -> Any:
+            nonlocal readings
+            readings += 1
+            return read()
+
+        monkeypatch.setattr(monitor, "get_current_snapshot", counted)
+        app = metrics_app(monitor, public())
+        clients = [Client(app) for _ in range(100)]
+        for client in clients:
+            await client.until(lambda: len(client.events) >= 10)  # noqa: B023
+        most = max(len(client.events) for client in clients)
+        assert 10 <= most <= readings + 1
+        assert readings <= most + 2
+        # Of one reading all get the same bytes.
+        last = [client.body.split(b"\n\n")[9] for client in clients]
+        assert len(set(last)) == 1
+        for client in clients[1:]:
+            await client.leave()
+        await clients[0].until(lambda: len(clients[0].events) >= most + 2)
+        await clients[0].leave()
+        before = readings
+        await asyncio.sleep(0.2)
+        assert readings == before, "somebody still reads, and nobody listens"
+        again = Client(app)
+        await again.until(lambda: len(again.events) >= 2)
+        await again.leave()
+
+    run(test)
+
+
+def test_a_client_that_comes_back_gets_the_steps_since(monitor: MetricsMonitor) -> None:
+    async def test() -> None:
+        app = metrics_app(monitor, public())
+        monitor.record_request(1.0)
+        first = Client(app)
+        await first.until(lambda: int(first.events[-1]["id"]) > 0 if first.events else False)
+        told = first.events[-1]["id"]
+        await first.leave()
+        stays = Client(app)
+        await stays.until(lambda: stays.events and int(stays.events[-1]["id"]) > int(told) + 3)
+        back = Client(app, {"last-event-id": told})
+        await back.until(lambda: back.events)
+        assert [row["step"] for row in back.updates[0]["series"]][:3] == [
+            int(told) + number for number in (1, 2, 3)
+        ]
+        for bad in ("", "x", "-1", "9" * 14, "9" * 5000, "²"):
+            anew = Client(app, {"last-event-id": bad} if bad != "²" else {})
+            await anew.until(lambda: anew.events)  # noqa: B023
+            assert anew.updates[0]["series"][0]["step"] <= int(told)
+            await anew.leave()
+        for client in (stays, back):
+            await client.leave()
+
+    run(test)
+
+
+def test_after_a_reset_the_listeners_are_told_so(monitor: MetricsMonitor) -> None:
+    async def test() -> None:
+        client = Client(metrics_app(monitor, public()))
+        monitor.record_request(1.0)
+        await client.until(lambda: client.updates and client.updates[-1]["series"])
+        assert client.updates[-1]["reset"] is None
+        monitor.reset_statistics()
+        await client.until(lambda: client.updates[-1]["reset"])
+        await client.until(lambda: client.updates[-1]["series"])
+        assert client.updates[-1]["metrics"]["total_requests"] == 0
+        steps = [row["step"] for update in client.updates for row in update["series"]]
+        assert steps == sorted(set(steps))
+        await client.leave()
+
+    run(test)
+
+
+def test_a_listener_that_is_slow_skips(monitor: MetricsMonitor) -> None:
+    async def test() -> None:
+        app = metrics_app(monitor, public())
+        quick, slow = Client(app), Client(app)
+        gate = asyncio.Event()
+        send = slow.send
+
+        async def held(message: Any) -> None:
+            if slow.events:
+                await gate.wait()
+            await send(message)
+
+        slow.send = held  # type: ignore[method-assign]
+        slow.task.cancel()
+        slow.task = asyncio.create_task(app(slow.scope, slow.receive, held))
+        await quick.until(lambda: len(quick.events) >= 25)
+        assert len(slow.events) <= 1
+        gate.set()
+        await slow.until(lambda: len(slow.events) >= 6)
+        steps = [row["step"] for update in slow.updates for row in update["series"]]
+        assert steps == list(range(steps[0], steps[0] + len(steps))), "steps are missing"
+        assert len(slow.events) < len(quick.events) - 10
+        for client in (quick, slow):
+            await client.leave()
+
+    run(test)
+
+
+def test_a_fault_is_a_heartbeat_and_passes(
+    monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        client = Client(metrics_app(monitor, public()))
+        await client.until(lambda: client.events)
+
+        def broken() -> Any:
+            raise RuntimeError("broken")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(monitor, "get_current_snapshot", broken)
+            await client.until(lambda: stream.HEARTBEAT in client.body)
+        events = len(client.events)
+        await client.until(lambda: len(client.events) > events)
+        await client.leave()
+
+    run(test)
+
+
+def test_it_ends_with_uvicorn(monitor: MetricsMonitor) -> None:
+    class Server:
+        should_exit = False
+
+        def handle_exit(self, *_: object) -> None:
+            self.should_exit = True
+
+    async def test() -> None:
+        server = Server()
+        before = signal.signal(signal.SIGINT, server.handle_exit)
+        try:
+            clients = [Client(metrics_app(monitor, public())) for _ in range(3)]
+            for client in clients:
+                await client.until(lambda: client.events)  # noqa: B023
+            assert not any(client.complete for client in clients)
+            signal.raise_signal(signal.SIGINT)
+            for client in clients:
+                await asyncio.wait_for(client.task, WAIT)
+                assert client.complete
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    run(test)
+
+
+def test_it_ends_when_its_time_is_up(
+    monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "LIFETIME_SECONDS", 0.1)
+
+    async def test() -> None:
+        client = Client(metrics_app(monitor, public()))
+        await asyncio.wait_for(client.task, WAIT)
+        assert client.complete
+
+    run(test)
+
+
+def test_cancelling_leaves_nothing_behind(monitor: MetricsMonitor) -> None:
+    async def test() -> None:
+        client = Client(metrics_app(monitor, public()))
+        await client.until(lambda: client.events)
+        client.task.cancel()
+        await asyncio.wait({client.task})
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(test())
+
+
+def test_only_for_those_who_are_let_in(monitor: MetricsMonitor) -> None:
+    async def test() -> None:
+        client = Client(metrics_app(monitor, token("secret")))
+        await asyncio.wait_for(client.task, WAIT)
+        assert client.status == 401
+        assert client.complete
+
+    run(test)
+
+
+def test_without_a_host_that_can_stream_it_says_so(monitor: MetricsMonitor) -> None:
+    answer = Handlers(monitor, public()).handle(Request("GET", "/stream", "", {}))
+    assert answer.status == 406
+    assert "poll /current" in json.loads(answer.body)["error"]
