@@ -1,0 +1,34 @@
+"""A site whose routes, methods and users are named by somebody who means harm; open to all."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from metricsmw import get_metrics_monitor
+from metricsmw.adapters import wrap
+from metricsmw.adapters.auth import public
+
+NAMES = [
+    "/<script>window.hacked=1</script>",
+    "/<img src=x onerror=window.hacked=1>",
+    "/\"'><b onmouseover=window.hacked=1>quoted",
+    "/\u202egnp.exe\u202c/\u200f\u05d0",
+    "/{{constructor.constructor('window.hacked=1')()}}",
+    "/" + "long/" * 2000,
+]
+
+
+async def record(request: Request) -> Response:
+    """Record one request of each name."""
+    monitor = get_metrics_monitor()
+    for name in NAMES:
+        user = name[:500]
+        monitor.record_request(1.0, user_id=user, method="<b>GET</b>", route=name, status=200)
+        monitor.record_request(1.0, method="GET", route=name, status=500)
+    return PlainTextResponse(str(len(NAMES)))
+
+
+app = wrap(Starlette(routes=[Route("/record", record)]), get_metrics_monitor(60), auth=public())
