@@ -7,7 +7,7 @@ const DASHES = { solid: undefined, dashed: [7, 4], dotted: [2, 3] };
 
 export const hasCharts = typeof globalThis.uPlot === "function";
 
-/** One figure. `lines`: [{field, label, colour, dash, fill}]; `unit` follows each number. */
+/** One figure. `lines`: [{field, label, colour, dash, fill, spanGaps}]; `unit` follows each number. */
 export class Chart {
   #lines;
   #unit;
@@ -115,7 +115,7 @@ export class Chart {
     const options = {
       width,
       height: this.height,
-      padding: [10, 12, 0, 0],
+      padding: [10, 22, 0, 0],
       legend: { show: false },
       cursor: {
         sync: this.sync ? { key: this.sync } : undefined,
@@ -127,12 +127,12 @@ export class Chart {
         y: { range: (_, low, high) => [0, nice(high)] },
       },
       axes: [
-        { ...axis, size: 28, space: 70, values: (_, splits) => splits.map((at) => time(at * 1000).slice(0, splits[1] - splits[0] < 60 ? 8 : 5)) },
+        { ...axis, size: 28, space: 56, values: (_, splits) => splits.map((at) => time(at * 1000).slice(0, splits[1] - splits[0] < 60 ? 8 : 5)) },
         { ...axis, size: 46, space: 34, values: (_, splits) => splits.map(compact) },
       ],
       series: [
         {},
-        ...this.#lines.map(({ label, colour: name, dash, fill }) => {
+        ...this.#lines.map(({ label, colour: name, dash, fill, spanGaps = false }) => {
           const stroke = colour(COLOURS[name]);
           return {
             label,
@@ -140,8 +140,8 @@ export class Chart {
             width: 1.75,
             dash: DASHES[dash ?? "solid"],
             fill: fill ? `${stroke}22` : undefined,
-            points: { size: 4, fill: stroke, show: (plot, index, first, last) => last - first < 3 },
-            spanGaps: false,
+            points: { show: true, size: 4, fill: stroke, filter: (plot, index) => alone(plot.data[index], spanGaps) },
+            spanGaps,
           };
         }),
       ],
@@ -182,6 +182,13 @@ export class Chart {
     }
     ctx.restore();
   }
+}
+
+/** Places of the values that no line leads to or from. */
+function alone(column, spanGaps) {
+  const known = column.flatMap((value, index) => (value === null ? [] : [index]));
+  if (spanGaps) return known.length === 1 ? known : [];
+  return known.filter((index) => (column[index - 1] ?? null) === null && (column[index + 1] ?? null) === null);
 }
 
 /** The top of an axis from 0: a little room above the highest value. */

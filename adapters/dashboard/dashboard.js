@@ -28,6 +28,7 @@ const state = {
 
 // --- charts --------------------------------------------------------------------------------------
 
+// CPU and memory are known where somebody looked: at least once a minute.
 const percentiles = [
   { field: "latency_p50_ms", label: "P50", colour: "one" },
   { field: "latency_p95_ms", label: "P95", colour: "two", dash: "dashed" },
@@ -37,8 +38,8 @@ const charts = [
   { title: "Request rate", unit: "a minute", wide: true, lines: [{ field: "request_rate_rpm", label: "Requests", colour: "accent", fill: true }] },
   { title: "Latency", unit: "ms", wide: true, lines: percentiles },
   { title: "Error rate", unit: "%", lines: [{ field: "error_rate_pct", label: "Errors", colour: "three", fill: true }] },
-  { title: "CPU", unit: "%", lines: [{ field: "cpu_usage_pct", label: "CPU", colour: "one", fill: true }] },
-  { title: "Memory", unit: "MB", lines: [{ field: "memory_usage_mb", label: "Memory", colour: "two", fill: true }] },
+  { title: "CPU", unit: "%", lines: [{ field: "cpu_usage_pct", label: "CPU", colour: "one", fill: true, spanGaps: true }] },
+  { title: "Memory", unit: "MB", lines: [{ field: "memory_usage_mb", label: "Memory", colour: "two", fill: true, spanGaps: true }] },
 ].map((options) => new Chart({ ...options, sync: "page", height: options.wide ? 200 : 160 }));
 find("charts").append(...charts.map((chart) => chart.element));
 find("no-charts").hidden = hasCharts;

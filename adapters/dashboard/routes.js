@@ -15,6 +15,8 @@ const COLUMNS = [
 const CLASSES = {
   "1xx": "informational", "2xx": "success", "3xx": "redirect", "4xx": "client error", "5xx": "server error",
 };
+// Where the stylesheet hides the columns that are for wide screens.
+const NARROW = matchMedia("(max-width: 699px)");
 // Beyond so many characters a template is cut on the page; its title has more of it.
 const LONGEST = 300;
 
@@ -49,6 +51,7 @@ export class Routes {
       this.#filter = filter.value.trim().toLowerCase();
       this.#render();
     });
+    NARROW.addEventListener("change", () => this.#render());
     this.#render();
   }
 
@@ -95,7 +98,7 @@ export class Routes {
       this.#fill(element, row);
       shown.push(element.row);
       if (this.#open === key && this.#detail) {
-        this.#detail.colSpan = COLUMNS.length;
+        this.#detail.cell.colSpan = COLUMNS.filter(({ wide }) => !wide || !NARROW.matches).length;
         shown.push(this.#detail.row);
         this.#fillStatuses(row);
       }
@@ -152,8 +155,8 @@ export class Routes {
         ],
       });
       const statuses = make("div", { class: "statuses" });
-      const cell = make("td", { colspan: COLUMNS.length }, make("div", { class: "detail" }, statuses, this.#chart.element));
-      this.#detail = { row: make("tr", { class: "opened" }, cell), statuses, method: row.method, route: row.route };
+      const cell = make("td", {}, make("div", { class: "detail" }, statuses, this.#chart.element));
+      this.#detail = { row: make("tr", { class: "opened" }, cell), cell, statuses, method: row.method, route: row.route };
       this.#refresh();
     }
     this.#render();
