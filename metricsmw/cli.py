@@ -94,6 +94,17 @@ def _alerts_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _top_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("url", metavar="URL", help="the site, or its metrics at another path")
+    parser.add_argument("--token", help="bearer token (default: that in METRICSMW_TOKEN)")
+    parser.add_argument("--once", action="store_true", help="print the numbers once")
+    parser.add_argument("--json", action="store_true", help="print them once, as JSON")
+    parser.epilog = (
+        "In the table, n r e 5 p 9 s sort by column and q quits. Exit codes: 0 done, "
+        "1 no answer, 2 wrong usage, 3 not let in, 130 interrupted."
+    )
+
+
 COMMANDS = (
     Command(
         name="demo",
@@ -111,14 +122,22 @@ COMMANDS = (
         arguments=_alerts_arguments,
         run="metricsmw.replay:run",
     ),
+    Command(
+        name="top",
+        help="show a server's live numbers in the terminal",
+        extra="cli",
+        needs=("rich",),
+        arguments=_top_arguments,
+        run="metricsmw.top:run",
+    ),
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the console script with `arguments` (default: the process's own); return its exit code.
 
-    0: done; 1: it failed; 2: wrong usage, a port in use or a missing extra; 130: interrupted
-    before it began. Wrong usage and `--version` leave through `SystemExit`, as argparse does.
+    0: done; 1: it failed; 2: wrong usage, a port in use or a missing extra; 3: `top` was not let
+    in; 130: interrupted. Wrong usage and `--version` leave through `SystemExit`, as argparse does.
     """
     options = _parser().parse_args(arguments)
     command: Command = options.command

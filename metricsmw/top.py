@@ -1,0 +1,374 @@
+"""`metricsmw top URL`: the live page in a terminal, or once, or as JSON for scripts.
+
+Everything shown is read from the server's own routes, as any client would read it. What comes from
+there is written as plain text: no route's name can move the cursor or change colours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import select
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from rich.columns import Columns
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+try:
+    import termios
+    import tty
+except ImportError:  # Windows
+    termios = None  # type: ignore[assignment]
+
+MOUNT = "/api/metrics"
+EVERY_SECONDS = 1.0
+TIMEOUT_SECONDS = 10.0
+KEY_SECONDS = 0.1
+PIPE_WIDTH = 120
+UNREACHABLE, REFUSED, WRONG_USAGE = 1, 3, 2
+
+BARS = "▁▂▃▄▅▆▇█"
+
+# (label, field, unit)
+TILES: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
+    (
+        "Traffic",
+        (
+            ("Request rate", "request_rate_rpm", "/ min"),
+            ("Error rate", "error_rate_pct", "%"),
+            ("Requests", "total_requests", ""),
+            ("Errors", "total_errors", ""),
+            ("Active users", "active_users", ""),
+        ),
+    ),
+    (
+        "Latency",
+        (
+            ("P50", "latency_p50_ms", "ms"),
+            ("P95", "latency_p95_ms", "ms"),
+            ("P99", "latency_p99_ms", "ms"),
+            ("Slowest", "latency_max_ms", "ms"),
+            ("In flight", "requests_in_flight", ""),
+        ),
+    ),
+    (
+        "Server",
+        (
+            ("CPU", "cpu_usage_pct", "%"),
+            ("Memory", "memory_usage_mb", "MB"),
+            ("Memory", "memory_usage_pct", "%"),
+            ("Workers", "workers", ""),
+            ("WebSockets", "websocket_connections", "open"),
+        ),
+    ),
+)
+SPARKS = (
+    ("Request rate", "request_rate_rpm", "/ min"),
+    ("Errors", "error_rate_pct", "%"),
+    ("P95", "latency_p95_ms", "ms"),
+)
+# key -> (column's label, field)
+COLUMNS: Mapping[str, tuple[str, str]] = {
+    "n": ("Route", "route"),
+    "r": ("Requests", "requests"),
+    "e": ("Errors %", "error_rate_pct"),
+    "5": ("P50 ms", "latency_p50_ms"),
+    "p": ("P95 ms", "latency_p95_ms"),
+    "9": ("P99 ms", "latency_p99_ms"),
+    "s": ("Slowest ms", "latency_max_ms"),
+}
+KEYS = (
+    "q quit   sort by n route · r requests · e errors · 5 P50 · p P95 · 9 P99 · s slowest; "
+    "again to reverse"
+)
+
+Row = Mapping[str, Any]
+
+
+class TopError(Exception):
+    """It cannot go on; the message says why, `code` is the exit code."""
+
+    def __init__(self, message: str, code: int = UNREACHABLE) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass
+class Look:
+    """What the server said at one moment."""
+
+    metrics: Row
+    routes: Sequence[Row]
+    series: Sequence[Row]
+
+
+@dataclass
+class View:
+    """How the table is sorted, and what to say of the connection."""
+
+    address: str
+    key: str = "r"
+    up: bool = False
+    problem: str = ""
+    quit: bool = field(default=False)
+
+    def press(self, key: str) -> None:
+        """React to a key."""
+        if key == "q":
+            self.quit = True
+        elif key in COLUMNS:
+            self.up = not self.up if key == self.key else key == "n"
+            self.key = key
+
+    def sorted(self, routes: Sequence[Row]) -> list[Row]:
+        """The rows in the order that was asked for."""
+        name = COLUMNS[self.key][1]
+        return sorted(routes, key=lambda row: row[name], reverse=not self.up)
+
+
+class Server:
+    """The server's routes, asked with a token where there is one."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self.base = base_of(url)
+        self._headers = {"Accept": "application/json"}
+        if token:
+            # Headers take bytes: a token of any text goes as UTF-8.
+            self._headers["Authorization"] = "Bearer " + token.encode().decode("latin-1")
+        self._opener = urllib.request.build_opener(_NoRedirects)
+
+    def look(self) -> Look:
+        """Ask for everything. Raises `TopError`."""
+        metrics = self._ask("/current", "metrics")
+        return Look(metrics, self._ask("/routes", "routes"), self._ask("/series", "series"))
+
+    def _ask(self, path: str, part: str) -> Any:
+        request = urllib.request.Request(self.base + path, headers=self._headers)
+        try:
+            with self._opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
+                return json.load(answer)[part]
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code in (401, 403):
+                reason = (
+                    f"{self.base} lets nobody in without the right --token (or METRICSMW_TOKEN)"
+                )
+                raise TopError(reason, REFUSED) from error
+            raise TopError(f"{self.base}{path} answers with status {error.code}") from error
+        except (OSError, http.client.HTTPException) as error:
+            cause = getattr(error, "reason", None) or error
+            raise TopError(f"cannot reach {self.base}: {cause}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise TopError(f"{self.base}{path} does not answer as metrics do") from error
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect would take the token elsewhere."""
+
+    def redirect_request(self, *args: Any) -> None:
+        return None
+
+
+def base_of(url: str) -> str:
+    """The address of the metrics, of the site's or its own; `TopError` for what is none."""
+    if "://" not in url:
+        url = "http://" + url
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or parts.query or parts.fragment:
+        raise TopError(
+            f"URL must be like http://host:port or http://host{MOUNT}, got {url!r}", WRONG_USAGE
+        )
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or MOUNT}"
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; 0 done, 1 no answer, 2 wrong usage, 3 not let in."""
+    try:
+        token = options.token or os.environ.get("METRICSMW_TOKEN", "").strip()
+        server = Server(options.url, token)
+        look = server.look()
+        view = View(server.base)
+        if options.json:
+            json.dump({"metrics": look.metrics, "routes": look.routes}, sys.stdout, indent=2)
+            print()
+        elif options.once or not sys.stdout.isatty():
+            # A file or a pipe has no width of its own.
+            width = None if sys.stdout.isatty() else PIPE_WIDTH
+            Console(highlight=False, width=width).print(picture(look, view, rows=None))
+        else:
+            _live(server, look, view)
+    except TopError as error:
+        print(f"metricsmw top: {error}", file=sys.stderr)
+        return error.code
+    return 0
+
+
+def _live(server: Server, look: Look, view: View) -> None:
+    """Show it until q. Raises `TopError` where the server lets nobody in any more."""
+    console = Console(highlight=False)
+    with (
+        ThreadPoolExecutor(1) as pool,
+        _keys() as pressed,
+        Live(console=console, screen=True, auto_refresh=False) as screen,
+    ):
+        asked: Future[Look] | None = None
+        due = 0.0
+        while not view.quit:
+            if asked is None and time.monotonic() >= due:
+                asked = pool.submit(server.look)
+                due = time.monotonic() + EVERY_SECONDS
+            if asked is not None and asked.done():
+                try:
+                    look, view.problem = asked.result(), ""
+                except TopError as error:
+                    if error.code == REFUSED:
+                        raise
+                    view.problem = str(error)
+                asked = None
+            # A resize changes the height; and a key may have come.
+            screen.update(picture(look, view, rows=max(console.height - 17, 3)), refresh=True)
+            for key in pressed():
+                view.press(key)
+
+
+@contextmanager
+def _keys() -> Iterator[Callable[[], str]]:
+    """Keys as they are pressed; the function waits a little, and returns what came."""
+
+    def nothing() -> str:
+        time.sleep(KEY_SECONDS)
+        return ""
+
+    if termios is None or not sys.stdin.isatty():
+        yield nothing
+        return
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+
+    def pressed() -> str:
+        ready, _, _ = select.select([descriptor], [], [], KEY_SECONDS)
+        if not ready:
+            return ""
+        read = os.read(descriptor, 64)
+        return read.decode(errors="ignore") if read else "q"  # the terminal is gone
+
+    try:
+        tty.setcbreak(descriptor)
+        yield pressed
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def picture(look: Look, view: View, rows: int | None) -> RenderableType:
+    """Everything as one picture, with at most so many rows of the table (None: all)."""
+    parts: list[RenderableType] = [_head(look, view), _tiles(look.metrics)]
+    if look.series:
+        parts.append(_sparks(look.series))
+    shown = view.sorted(look.routes)
+    parts.append(_table(shown[:rows], view))
+    if rows is not None:
+        hidden = len(shown) - len(shown[:rows])
+        more = f"{hidden} more routes   " if hidden else ""
+        parts.append(Text(more + KEYS, style="dim", no_wrap=True, overflow="ellipsis"))
+    return Group(*parts)
+
+
+def _head(look: Look, view: View) -> Text:
+    head = Text("Live metrics  ", style="bold", no_wrap=True, overflow="ellipsis")
+    head.append(plain(view.address), style="not bold cyan")
+    head.append(
+        f"  {plain(str(look.metrics.get('timestamp', '')))[11:19]} UTC", style="not bold dim"
+    )
+    if view.problem:
+        head.append(f"\n✖ Connection lost, trying again: {plain(view.problem)}", style="bold red")
+    return head
+
+
+def _tiles(metrics: Row) -> Columns:
+    panels = []
+    for title, tiles in TILES:
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(style="dim")
+        grid.add_column(justify="right", style="bold")
+        grid.add_column(style="dim")
+        for label, name, unit in tiles:
+            grid.add_row(label, number(metrics.get(name)), unit)
+        panels.append(Panel(grid, title=title, title_align="left", border_style="dim"))
+    return Columns(panels, expand=False)
+
+
+def _sparks(series: Sequence[Row]) -> Table:
+    grid = Table.grid(padding=(0, 1))
+    for label, name, unit in SPARKS:
+        values = [step.get(name) for step in series]
+        known = [value for value in values if isinstance(value, (int, float))]
+        high = max(known, default=0)
+        grid.add_row(
+            Text(label, style="dim"),
+            Text(sparkline(values), style="cyan"),
+            Text(f"up to {number(high)} {unit}", style="dim"),
+        )
+    return grid
+
+
+def _table(routes: Sequence[Row], view: View) -> Table:
+    table = Table(expand=True, border_style="dim", header_style="bold")
+    for key, (label, name) in COLUMNS.items():
+        arrow = (" ↑" if view.up else " ↓") if key == view.key else ""
+        if name == "route":
+            table.add_column(label + arrow, ratio=1, no_wrap=True, overflow="ellipsis")
+        else:
+            table.add_column(label + arrow, justify="right", no_wrap=True)
+    for row in routes:
+        cells = [Text(plain(f"{row['method']} {row['route']}"))]
+        for _, name in list(COLUMNS.values())[1:]:
+            failing = name == "error_rate_pct" and row[name] > 0
+            cells.append(Text(number(row[name]), style="bold red" if failing else ""))
+        table.add_row(*cells)
+    return table
+
+
+def number(value: object) -> str:
+    """A number as people read it, to its last decimal."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "-"
+    text = f"{value:,.2f}"
+    return text.rstrip("0").rstrip(".")
+
+
+def sparkline(values: Sequence[object], width: int = 60) -> str:
+    """The last values as bars from 0 to their highest; a blank where there is none."""
+    last = values[-width:]
+    high = max((value for value in last if isinstance(value, (int, float))), default=0)
+    return "".join(
+        " "
+        if not isinstance(value, (int, float))
+        else BARS[min(int(value / high * len(BARS)), len(BARS) - 1)]
+        if high > 0
+        else BARS[0]
+        for value in last
+    )
+
+
+def plain(text: str) -> str:
+    """Text without anything that a terminal would obey, and without what turns its direction."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
