@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
+import shutil
+import subprocess
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kits.servers import missing
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -72,3 +77,57 @@ def test_a_module_opens_with_its_purpose(path: Path) -> None:
     source = path.read_text()
     assert source.startswith(('"""', 'r"""'))
     assert ast.get_docstring(ast.parse(source))
+
+
+BUILD = """
+import runpy, sys
+sys.argv = ["setup.py", "-q", "build_py", "--build-lib", sys.argv[1]]
+runpy.run_path("setup.py", run_name="__main__")
+"""
+
+
+def build(folder: Path, path: str) -> tuple[set[str], str]:
+    """Build a copy of the tree with that PATH; the page's files in it, and what was said."""
+    tree = folder / "tree"
+    ignored = shutil.ignore_patterns("vendor", "build", "*.egg-info", "__pycache__", "node_modules")
+    tree.mkdir()
+    for name in ("metricsmw", "adapters"):
+        shutil.copytree(ROOT / name, tree / name, ignore=ignored)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "package.json",
+                 "package-lock.json"):  # fmt: skip
+        shutil.copy(ROOT / name, tree)
+    done = subprocess.run(
+        [sys.executable, "-c", BUILD, str(folder / "built")],
+        cwd=tree,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stderr
+    page = folder / "built" / "metricsmw" / "adapters" / "dashboard"
+    return {str(path.relative_to(page)) for path in page.rglob("*.*")}, done.stderr
+
+
+def test_a_build_brings_the_charts(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", "77")
+    if shutil.which("npm") is None:
+        missing("npm is not installed")
+    files, said = build(tmp_path, os.environ["PATH"])
+    assert {"index.html", "vendor/uPlot.iife.min.js", "vendor/uPlot.LICENSE"} <= files
+    assert "without charts" not in said
+
+
+def test_a_build_without_npm_goes_on_and_says_so(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", "77")
+    files, said = build(tmp_path, str(tmp_path))
+    assert "index.html" in files
+    assert not any("uPlot" in name for name in files)
+    assert "built without charts: npm is not installed" in said
+
+
+def test_the_lock_file_names_no_registry() -> None:
+    for name in ("package.json", "package-lock.json"):
+        assert "://" not in (ROOT / name).read_text()
+    lock = json.loads((ROOT / "package-lock.json").read_text())["packages"]
+    assert all("integrity" in package for path, package in lock.items() if path)
