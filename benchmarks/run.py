@@ -11,6 +11,7 @@ from pathlib import Path
 
 import engine
 import middlewares
+import streams
 from report import Report
 
 BENCHMARKS = {
@@ -23,6 +24,7 @@ BENCHMARKS = {
     "workers": engine.workers,
     "memory": engine.memory,
     "imports": engine.imports,
+    "streams": streams.streams,
 }
 
 

@@ -182,6 +182,23 @@ function onState(now, detail) {
 
 const feed = new Feed({ base, streams: root.dataset.streams === "yes", onUpdate, onState });
 
+// A page that nobody sees rests: browsers have few connections for all tabs of a site.
+const REST_AFTER = 10_000;
+let resting = 0;
+let asleep = false;
+document.addEventListener("visibilitychange", () => {
+  clearTimeout(resting);
+  if (document.hidden) {
+    resting = setTimeout(() => {
+      asleep = true;
+      feed.stop();
+    }, REST_AFTER);
+  } else if (asleep) {
+    asleep = false;
+    feed.start();
+  }
+});
+
 // --- signing in and out --------------------------------------------------------------------------
 
 function remember(signedIn) {
