@@ -33,7 +33,7 @@ from metricsmw.series import SeriesStep
 EVERY_SECONDS = 1.0
 ROUTES_EVERY = 5  # updates
 RETRY_MILLISECONDS = 2000
-LIFETIME_SECONDS = 300.0
+LIFETIME_SECONDS = 60.0
 # How often a look is taken whether the server is about to end.
 LOOK_SECONDS = 0.25
 
@@ -240,7 +240,8 @@ def _differ(before: str | None, now: str | None) -> bool:
 def server_is_ending() -> bool:
     """Tell whether uvicorn is about to end, which waits for open answers before it says so.
 
-    It tells only by the owner of its signal handlers. Other servers cancel what is open.
+    It tells only by the owner of its signal handlers. Hypercorn cancels what is open; granian
+    waits for it until its time is up.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         owner = getattr(signal.getsignal(number), "__self__", None)
