@@ -207,10 +207,11 @@ def _introduce(address: str, token: str, options: argparse.Namespace) -> None:
     workers = f"{options.workers} worker{'s' if options.workers > 1 else ''}"
     print(
         f"Demo app at http://{address} with {workers}, {options.rate:g} requests a second.\n"
+        f"Its live page, with the token {token}:\n\n"
+        f"  http://{address}/api/metrics/\n\n"
         "Its numbers, from another terminal:\n\n"
         f'  curl -H "Authorization: Bearer {token}" http://{address}/api/metrics/current\n\n'
-        f"or in a browser, logged in to the demo app: http://{address}/login/you and then "
-        f"http://{address}/api/metrics/current\n"
+        f"or in a browser, logged in to the demo app at http://{address}/login/you\n"
         f"{'' if options.seconds else 'Ctrl-C ends it.'}",
         flush=True,
     )

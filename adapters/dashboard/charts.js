@@ -127,7 +127,7 @@ export class Chart {
         y: { range: (_, low, high) => [0, nice(high)] },
       },
       axes: [
-        { ...axis, size: 28, space: 56, values: (_, splits) => splits.map((at) => time(at * 1000).slice(0, splits[1] - splits[0] < 60 ? 8 : 5)) },
+        { ...axis, size: 28, space: width > 500 ? 90 : 56, values: (_, splits) => splits.map((at) => time(at * 1000).slice(0, splits[1] - splits[0] < 60 ? 8 : 5)) },
         { ...axis, size: 46, space: 34, values: (_, splits) => splits.map(compact) },
       ],
       series: [
