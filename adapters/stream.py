@@ -1,7 +1,7 @@
 """Server-sent events: the numbers once a second, worked out once for all listeners of a worker.
 
-One task an event loop, started by the first listener and ended by the last, reads the metrics once
-a second; the listeners are handed the same bytes. What a listener gets first brings it up to date:
+One task an event loop, started by the first listener and ended by the last, has the metrics read
+once a second; the listeners are handed the same bytes. What a listener gets first brings it up to date:
 all steps of the window, or after a reconnect (`Last-Event-ID` is the number of the last step it was
 told) those since. One that is slow skips what came in between, so nothing piles up for it.
 
@@ -16,11 +16,12 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from math import ceil
 from time import monotonic
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 from weakref import WeakKeyDictionary
 
 import orjson
@@ -28,7 +29,7 @@ import orjson
 from metricsmw import MetricsMonitor
 from metricsmw.merge import RouteRow
 from metricsmw.segment import STEPS_PER_WINDOW
-from metricsmw.series import SeriesStep
+from metricsmw.series import Series, SeriesStep
 
 EVERY_SECONDS = 1.0
 ROUTES_EVERY = 5  # updates
@@ -153,12 +154,16 @@ class _Feed:
 
     async def _run(self) -> None:
         me = asyncio.current_task()
+        # A thread of its own: reading hundreds of routes takes milliseconds, in which the loop
+        # has requests to answer; and the loop's own threads may all be at work for the app.
+        pool = ThreadPoolExecutor(1, thread_name_prefix="metricsmw-stream")
         try:
             while not self.ending:
-                self._refresh()
+                await self._refresh(pool)
                 self._wake_all()
                 await self._pause()
         finally:
+            pool.shutdown(wait=False, cancel_futures=True)
             # Not where the last listener left, and maybe the next one has come already.
             if self._task is me:
                 self.ending, self._task = True, None
@@ -176,47 +181,66 @@ class _Feed:
         for wake in self._listeners:
             wake.set()
 
-    def _refresh(self) -> None:
+    async def _refresh(self, pool: ThreadPoolExecutor) -> None:
         """Read the metrics; where that fails, the listeners get a heartbeat."""
+        before, now = self._update, monotonic()
+        since = before and ceil(now - self._read_at + before["step_seconds"])
+        with_routes = self.number % ROUTES_EVERY == 0
+        loop = asyncio.get_running_loop()
         try:
-            self._update = self._read()
+            reading = await loop.run_in_executor(
+                pool, _read, self._monitor, since, before and before["reset"], with_routes
+            )
+            self._read_at = now
+            self._take(reading)
         except Exception:
             self._monitor.recorder.fault("the stream")
             self._shared, self._shared_from = HEARTBEAT, self._shared_to
         self.number += 1
 
-    def _read(self) -> Update:
-        monitor = self._monitor
-        metrics = monitor.get_current_snapshot().to_dict()
-        before, now = self._update, monotonic()
-        if before is None:
+    def _take(self, reading: _Reading) -> None:
+        """Make an update of what was read."""
+        told = reading.told
+        if reading.anew:
             self._steps = []
-            told = monitor.get_series()
-        else:
-            told = monitor.get_series(ceil(now - self._read_at + before["step_seconds"]))
-            if _differ(before["reset"], told["reset"]):
-                self._steps = []
-                told = monitor.get_series()
-        self._read_at = now
         known = self._steps[-1]["step"] if self._steps else 0
         new = [row for row in told["series"] if row["step"] > known]
         self._steps = [*self._steps, *new][-STEPS_PER_WINDOW:]
-        routes = None
-        if self.number % ROUTES_EVERY == 0:
-            routes = self._routes = monitor.get_routes()
-        update: Update = {
-            "metrics": metrics,
-            "window_seconds": monitor.window_seconds,
+        if reading.routes is not None:
+            self._routes = reading.routes
+        self._update = {
+            "metrics": reading.metrics,
+            "window_seconds": self._monitor.window_seconds,
             "step_seconds": told["step_seconds"],
             "started": told["started"],
             "reset": told["reset"],
             "series": new,
-            "routes": routes,
+            "routes": reading.routes,
         }
-        last = self._steps[-1]["step"] if self._steps else known
-        self._shared_from, self._shared_to = known, last
-        self._shared = _event(update, last)
-        return update
+        self._shared_from = known
+        self._shared_to = self._steps[-1]["step"] if self._steps else known
+        self._shared = _event(self._update, self._shared_to)
+
+
+class _Reading(NamedTuple):
+    """What was read at once; `anew`: the steps are all there are, and none from before count."""
+
+    metrics: dict[str, str | float | int]
+    told: Series
+    anew: bool
+    routes: list[RouteRow] | None
+
+
+def _read(
+    monitor: MetricsMonitor, since: int | None, reset: str | None, with_routes: bool
+) -> _Reading:
+    """Read the numbers and the steps of the last `since` seconds, or of all the window."""
+    metrics = monitor.get_current_snapshot().to_dict()
+    told = monitor.get_series(since)
+    anew = since is None
+    if not anew and _differ(reset, told["reset"]):
+        anew, told = True, monitor.get_series()
+    return _Reading(metrics, told, anew, monitor.get_routes() if with_routes else None)
 
 
 def _event(update: Update, last: int) -> bytes:

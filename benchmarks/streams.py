@@ -49,7 +49,9 @@ def streams(report: Report, quick: bool) -> None:
         worker.terminate()
         worker.wait()
     rounds = list(zip(without, with_, strict=True))
-    report.figure("a request, no stream", estimate(rounds, lambda a, b: median(a)).scaled(1e6), "µs")
+    report.figure(
+        "a request, no stream", estimate(rounds, lambda a, b: median(a)).scaled(1e6), "µs"
+    )
     report.figure(
         f"a request, {STREAMS} streams", estimate(rounds, lambda a, b: median(b)).scaled(1e6), "µs"
     )
