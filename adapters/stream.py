@@ -1,9 +1,9 @@
 """Server-sent events: the numbers once a second, worked out once for all listeners of a worker.
 
 One task an event loop, started by the first listener and ended by the last, has the metrics read
-once a second; the listeners are handed the same bytes. What a listener gets first brings it up to date:
-all steps of the window, or after a reconnect (`Last-Event-ID` is the number of the last step it was
-told) those since. One that is slow skips what came in between, so nothing piles up for it.
+once a second; the listeners are handed the same bytes. What a listener gets first brings it up to
+date: all steps of the window, or after a reconnect (`Last-Event-ID` is the number of the last step
+it was told) those since. One that is slow skips what came in between, so nothing piles up for it.
 
 A stream ends with the server, and after `LIFETIME_SECONDS` in any case, so that no server waits for
 it in vain and whoever listens has to prove again that they may; clients reconnect by themselves.
