@@ -184,8 +184,11 @@ export class Routes {
       list.append(make("li", {}, make("span", { class: `key s${name[0]}`, "aria-hidden": "true" }), `${name} ${CLASSES[name] ?? ""} `, make("b", {}, full(count)), share));
     }
     const rest = COLUMNS.filter(({ wide }) => wide).map(({ key, label }) => `${label.replace(" ms", "")} ${full(row[key])} ms`);
+    const first = [50, 95, 99].map((percent) => `P${percent} ${full(row[`latency_ttfb_p${percent}_ms`])} ms`);
     this.#detail.statuses.replaceChildren(
-      make("p", { class: "title" }, "Statuses"), bar, list, make("p", { class: "narrow-only" }, rest.join(" · ")),
+      make("p", { class: "title" }, "Statuses"), bar, list,
+      make("p", { class: "title" }, "Time to first byte"), make("p", { class: "first-byte" }, first.join(" · ")),
+      make("p", { class: "narrow-only" }, rest.join(" · ")),
     );
   }
 }

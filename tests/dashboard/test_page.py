@@ -338,6 +338,10 @@ def test_a_row_opens_its_own_detail(demo: Server, window: Window) -> None:
     lines = [line.replace("\u00a0", " ") for line in detail.locator("li").all_inner_texts()]
     assert lines[:2] == ["2xx success 3 · 75 %", "4xx client error 1 · 25 %"]
     expect(detail.locator(".chart")).to_be_visible()
+    rows = demo.get("/api/metrics/routes", BEARER).json()["routes"]
+    (row,) = (row for row in rows if row["route"] == "/items/{number:int}")
+    first = " · ".join(f"P{p} {row[f'latency_ttfb_p{p}_ms']:g} ms" for p in (50, 95, 99))
+    assert detail.locator(".first-byte").inner_text() == first
     page.keyboard.press("Enter")
     expect(detail).to_have_count(0)
     assert button.get_attribute("aria-expanded") == "false"
