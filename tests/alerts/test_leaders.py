@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -121,6 +122,31 @@ def test_the_leader_dies_in_each_state(
         assert len(alive(workers)) == 3
         assert list(dict.fromkeys(reached)) == STATES
         assert told(letters) == ["firing", "resolved"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whoever_comes_goes_and_checks_each_change_is_told_once(
+    clock: SharedClock, letters: Path, seed: int
+) -> None:
+    drawn = random.Random(seed)
+    with server(clock, letters) as workers:
+        for _ in range(50):
+            one = drawn.choice(alive(workers))
+            if drawn.random() < 0.3:
+                one.do(fail)
+            clock.advance(drawn.choice([30, 30, 30, 200]))
+            workers.all(look)
+            if drawn.random() < 0.4:
+                one.do(tell)
+                one.kill()
+                workers.start().do(equip, letters)
+        workers.all(look)
+        workers.all(tell)
+        now = alive(workers)[0].do(state)
+    found = told(letters)
+    assert len(found) > 2
+    assert found == ["firing", "resolved"] * (len(found) // 2) + ["firing"] * (len(found) % 2)
+    assert (now == "firing") is (len(found) % 2 == 1)
 
 
 def test_what_the_dead_leader_could_not_tell_the_next_one_tells(
