@@ -211,13 +211,18 @@ def _utf8(text: str) -> bytes:
 def is_cross_site(headers: Mapping[str, str]) -> bool:
     """Tell whether a browser says that another site made it send this request.
 
-    By Sec-Fetch-Site, and by an Origin (`null` included) that does not name the Host. A client
-    that sends neither is no browser of today, and nobody made it send anything.
+    By Sec-Fetch-Site, and where a browser does not send it by an Origin that does not name the
+    Host; an Origin of `null` is another site in any case. A client that sends neither is no browser
+    of today, and nobody made it send anything.
     """
-    if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+    site, origin = headers.get("sec-fetch-site", "none"), headers.get("origin")
+    if origin == "null" or site not in ("same-origin", "none"):
         return True
-    origin = headers.get("origin")
-    return origin is not None and not _names_host(origin, headers.get("host", ""))
+    # "same-origin" is the browser's own comparison, with the address that it used: a proxy may
+    # have told the app another Host.
+    if origin is None or site == "same-origin":
+        return False
+    return not _names_host(origin, headers.get("host", ""))
 
 
 def _names_host(origin: str, host: str) -> bool:

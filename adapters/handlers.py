@@ -259,8 +259,10 @@ def _sign_in(monitor: MetricsMonitor, request: Request) -> Response:
 def _sign_out(monitor: MetricsMonitor, request: Request) -> Response:
     if request.token is None:
         return _error(404, "No token is set that could be signed in with")
-    cookie = signin.farewell(request.token, request.headers)
-    return _json(200, {"success": True, "timestamp": _timestamp()}, {"Set-Cookie": cookie})
+    # The cookie's name is made from the token: only who has the cookie is told it.
+    known = signin.is_signed_in(request.token, request.headers)
+    cookie = {"Set-Cookie": signin.farewell(request.token, request.headers)} if known else None
+    return _json(200, {"success": True, "timestamp": _timestamp()}, cookie)
 
 
 _PAGE_HEADERS: Final = {

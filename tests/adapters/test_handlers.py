@@ -705,7 +705,8 @@ CROSS_SITE = [
     {"sec_fetch_site": "same-site"},
     {"sec_fetch_site": ""},
     {"sec_fetch_site": "cross-site", "origin": "https://app.example"},
-    {"sec_fetch_site": "same-origin", "origin": "https://evil.example"},
+    {"sec_fetch_site": "same-origin", "origin": "null"},
+    {"sec_fetch_site": "none", "origin": "https://evil.example"},
     {"origin": "null"},
     {"origin": ""},
     {"origin": "https://evil.example"},
@@ -736,6 +737,8 @@ OWN_PAGE = [
     {"origin": "http://app.example:8050", "host": "app.example:8050"},
     {"origin": "http://[::1]:8050", "host": "[::1]:8050"},
     {"origin": "https://app.example", "sec_fetch_site": "same-origin"},
+    # Behind a proxy that asks by an address of its own.
+    {"origin": "https://app.example", "sec_fetch_site": "same-origin", "host": "10.0.0.7:8000"},
 ]
 
 

@@ -143,6 +143,15 @@ def test_signing_out_takes_the_cookie(handlers: Handlers) -> None:
     assert morsel["max-age"] == "0"
 
 
+@pytest.mark.parametrize("headers", [{}, {"cookie": "metricsmw_00000000=x"}])
+def test_who_is_not_signed_in_learns_nothing_from_signing_out(
+    handlers: Handlers, headers: dict[str, str]
+) -> None:
+    response = ask(handlers, "/signout", headers, "POST")
+    assert response.status == 200
+    assert "Set-Cookie" not in dict(response.headers)
+
+
 def test_failed_tries_are_limited(handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(signin, "monotonic", lambda: now)
