@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, TypedDict, cast
 
 from metricsmw.background import Background
 from metricsmw.merge import RouteRow
-from metricsmw.notify import ALERT_FIELDS, Alert, Courier, Receive, as_receiver, to_log
+from metricsmw.notify import ALERT_FIELDS, Alert, Courier, Receive, as_receivers
 from metricsmw.once import Once, states
 from metricsmw.rules import (
     SEVERITIES,
@@ -37,6 +38,7 @@ from metricsmw.rules import (
     State,
     Status,
     advance,
+    identity,
     parse,
 )
 from metricsmw.snapshot import iso_timestamp
@@ -61,7 +63,7 @@ class AlertRow(TypedDict):
     """Where a rule stands, as `GET /alerts` lists it; times are ISO 8601 in UTC.
 
     ``since``: pending and firing, when the value was first seen beyond; else the last change, None
-    where there was none.
+    where there was none. ``checked``: when the rule was last looked at.
     """
 
     type: str
@@ -69,25 +71,30 @@ class AlertRow(TypedDict):
     severity: Severity
     field: str
     route: str | None
+    method: str | None
     value: float | None
     comparison: Comparison
     threshold: float
     since: str | None
+    checked: str
     rule: str
+
+
+ROW_FIELDS = frozenset(AlertRow.__annotations__)
 
 
 class Waiting(TypedDict):
     """A notification that some receivers still have to get."""
 
     alert: dict[str, str | float | None]
-    receivers: list[int]
+    receivers: list[str]  # their keys
     queued: float  # monotonic
 
 
 class Book(TypedDict):
-    """All that is noted: statuses by rule, what waits, what came of it."""
+    """All that is noted: rows and statuses by rule, what waits, what came of it."""
 
-    alerts: list[AlertRow]
+    alerts: dict[str, AlertRow]
     statuses: dict[str, dict[str, str | float | None]]
     outbox: list[Waiting]
     sent: int
@@ -176,34 +183,24 @@ class MetricsAlerter:
         if thresholds is None:
             thresholds = {} if given else THRESHOLDS
         self.thresholds = MappingProxyType(dict(thresholds))
-        self.rules = _distinct(
-            [
-                *(
-                    Rule(field, limit, for_seconds=for_seconds)
-                    for field, limit in thresholds.items()
-                ),
-                *given,
-            ]
-        )
-        for rule in self.rules.values():
+        given = [
+            *(Rule(field, limit, for_seconds=for_seconds) for field, limit in thresholds.items()),
+            *given,
+        ]
+        for rule in given:
             self._check_rule(rule)
-        if notify is None:
-            notify = to_log
-        if isinstance(notify, str) or callable(notify) or not isinstance(notify, Iterable):
-            notify = (notify,)
-        receivers = [as_receiver(one) for one in notify] or [as_receiver(to_log)]
+        self.rules = _by_identity(given)
+        receivers = as_receivers(notify)
+        self._receivers = [receiver.key for receiver in receivers]
         self._link = link
         self._host = socket.gethostname()
         self._lock = threading.RLock()
         self._once = Once(monitor, name)
         self._make_couriers: Callable[[], list[Courier]] = lambda: [
-            Courier(monitor, receiver, number, self, timeout)
-            for number, receiver in enumerate(receivers)
+            Courier(monitor, receiver, self, timeout) for receiver in receivers
         ]
         self._couriers = self._make_couriers()
-        self._background = Background(
-            monitor, self.check, self.check_interval, "metricsmw alerts", self._renew
-        )
+        self._background = Background(monitor, self.check, self.check_interval, name, self._renew)
         if start:
             self.start()
 
@@ -290,18 +287,19 @@ class MetricsAlerter:
 
     def get_alerts(self) -> list[AlertRow]:
         """Where every rule stands, as the checking worker last found it."""
-        return self._book()["alerts"]
+        return list(self._book()["alerts"].values())
 
     # --- checking --------------------------------------------------------------------------------
 
     def _look(self) -> list[Alert]:
         clock = self.monitor.clock
         now, wall = clock.monotonic(), clock.time()
+        at = iso_timestamp(wall)
         moment = Moment(self.monitor)
         book = self._book()
         changes: list[Alert] = []
         statuses: dict[str, dict[str, str | float | None]] = {}
-        rows: list[AlertRow] = []
+        rows: dict[str, AlertRow] = {}
         for key, rule in self.rules.items():
             noted = book["statuses"].get(key, {})
             before = _status(noted)
@@ -309,17 +307,21 @@ class MetricsAlerter:
             changed = noted.get("changed")
             if after.state != before.state:
                 changed = wall
-                if after.state in ("firing", "resolved"):
-                    changes.append(self._alert(rule, after, wall))
             statuses[key] = asdict(after) | {"changed": changed}
-            rows.append(_row(rule, after, changed))
+            rows[key] = _row(rule, after, changed, at)
+            if after.state != before.state and after.state in ("firing", "resolved"):
+                changes.append(self._alert(rows[key], iso_timestamp(after.beyond_at)))
+        for key, row in book["alerts"].items():
+            if key not in rows and row["state"] == "firing":  # a reload took the rule away
+                over: AlertRow = {**row, "state": "resolved", "checked": at}
+                changes.append(self._alert(over, row["since"] or at))
         book["alerts"], book["statuses"] = rows, statuses
-        everybody = list(range(len(self._couriers)))
-        for entry in book["outbox"]:  # after a reload there may be fewer receivers
-            entry["receivers"] = [one for one in entry["receivers"] if one in everybody]
+        for entry in book["outbox"]:  # after a reload there may be others
+            entry["receivers"] = [one for one in entry["receivers"] if one in self._receivers]
         book["outbox"] = [entry for entry in book["outbox"] if entry["receivers"]]
         book["outbox"] += [
-            {"alert": alert.to_dict(), "receivers": everybody, "queued": now} for alert in changes
+            {"alert": alert.to_dict(), "receivers": self._receivers, "queued": now}
+            for alert in changes
         ]
         surplus = len(book["outbox"]) - MOST_WAITING
         if surplus > 0:
@@ -336,25 +338,25 @@ class MetricsAlerter:
             self.monitor.recorder.fault(f"the alert rule {rule}")
             return math.nan
 
-    def _alert(self, rule: AnyRule, status: Status, wall: float) -> Alert:
-        route = rule.route
-        if isinstance(rule, Rule) and rule.method and route:
-            route = f"{rule.method} {route}"
+    def _alert(self, row: AlertRow, since: str) -> Alert:
+        route = row["route"]
+        if route is not None and row["method"] is not None:
+            route = f"{row['method']} {route}"
         return Alert(
             id=uuid.uuid4().hex,
-            type=rule.name,
-            state="firing" if status.state == "firing" else "resolved",
-            severity=rule.severity,
-            field=rule.field,
-            value=status.value,
-            comparison=rule.comparison,
-            threshold=rule.threshold,
-            since=iso_timestamp(status.beyond_at),
-            at=iso_timestamp(wall),
+            type=row["type"],
+            state="firing" if row["state"] == "firing" else "resolved",
+            severity=row["severity"],
+            field=row["field"],
+            value=row["value"],
+            comparison=row["comparison"],
+            threshold=row["threshold"],
+            since=since,
+            at=row["checked"],
             route=route,
             host=self._host,
             link=self._link,
-            rule=str(rule),
+            rule=row["rule"],
         )
 
     def _book(self) -> Book:
@@ -362,9 +364,9 @@ class MetricsAlerter:
 
     # --- the outbox, for the couriers ------------------------------------------------------------
 
-    def waiting(self, receiver: int) -> tuple[Alert, float] | None:
+    def waiting(self, receiver: str) -> tuple[Alert, float] | None:
         with self._lock:
-            if not self._once.lead():
+            if not self._once.leads:
                 return None
             now = self.monitor.clock.monotonic()
             for entry in self._book()["outbox"]:
@@ -373,21 +375,22 @@ class MetricsAlerter:
                     return alert, now - entry["queued"]
         return None
 
-    def done(self, receiver: int, alert: Alert, delivered: bool) -> None:
+    def done(self, receiver: str, alert: Alert, delivered: bool) -> None:
         with self._lock:
-            if not self._once.lead():
+            if not self._once.leads:
                 return
             book = self._book()
             for entry in book["outbox"]:
                 if entry["alert"]["id"] == alert.id and receiver in entry["receivers"]:
                     entry["receivers"].remove(receiver)
                     book["sent" if delivered else "given_up"] += 1
+                    book["failed_attempts"] += not delivered
             book["outbox"] = [entry for entry in book["outbox"] if entry["receivers"]]
             self._once.write(cast("Mapping[str, object]", book))
 
-    def failed(self, receiver: int) -> None:
+    def failed(self) -> None:
         with self._lock:
-            if self._once.lead():
+            if self._once.leads:
                 book = self._book()
                 book["failed_attempts"] += 1
                 self._once.write(cast("Mapping[str, object]", book))
@@ -414,7 +417,7 @@ def get_alerts(monitor: MetricsMonitor) -> tuple[list[AlertRow], dict[str, int]]
     for state in states(monitor).values():
         if "alerts" in state:
             book = as_book(state)
-            rows += book["alerts"]
+            rows += book["alerts"].values()
             counts["waiting"] += len(book["outbox"])
             counts["sent"] += book["sent"]
             counts["failed_attempts"] += book["failed_attempts"]
@@ -427,7 +430,7 @@ def get_alerts(monitor: MetricsMonitor) -> tuple[list[AlertRow], dict[str, int]]
 def as_book(state: Mapping[str, object]) -> Book:
     """What is noted; what cannot be what an alerter notes is as good as nothing."""
     book: Book = {
-        "alerts": [],
+        "alerts": {},
         "statuses": {},
         "outbox": [],
         "sent": 0,
@@ -439,7 +442,10 @@ def as_book(state: Mapping[str, object]) -> Book:
         try:
             for status in noted["statuses"].values():
                 _status(status)
-            if all(entry["alert"].keys() == ALERT_FIELDS for entry in noted["outbox"]):
+            rows, alerts = noted["alerts"].values(), [entry["alert"] for entry in noted["outbox"]]
+            if all(row.keys() == ROW_FIELDS for row in rows) and all(
+                alert.keys() == ALERT_FIELDS for alert in alerts
+            ):
                 return noted
         except (AttributeError, KeyError, TypeError):
             pass
@@ -457,7 +463,7 @@ def _status(noted: Mapping[str, str | float | None]) -> Status:
     )
 
 
-def _row(rule: AnyRule, status: Status, changed: object) -> AlertRow:
+def _row(rule: AnyRule, status: Status, changed: object, checked: str) -> AlertRow:
     active = status.state in ("pending", "firing")
     since = status.beyond_at if active else changed
     return {
@@ -466,19 +472,29 @@ def _row(rule: AnyRule, status: Status, changed: object) -> AlertRow:
         "severity": rule.severity,
         "field": rule.field,
         "route": rule.route,
+        "method": rule.method,
         "value": status.value,
         "comparison": rule.comparison,
         "threshold": rule.threshold,
         "since": iso_timestamp(since) if isinstance(since, (int, float)) else None,
+        "checked": checked,
         "rule": str(rule),
     }
 
 
-def _distinct(rules: Sequence[AnyRule]) -> dict[str, AnyRule]:
-    found = {str(rule): rule for rule in rules}
-    if len(found) < len(rules):
-        twice = sorted({str(rule) for rule in rules if list(map(str, rules)).count(str(rule)) > 1})
-        raise ValueError(f"the same rule is given twice: {twice[0]}")
+def _by_identity(rules: Sequence[AnyRule]) -> dict[str, AnyRule]:
+    """The rules by what a reload knows them by; those that differ in numbers only, in their order.
+
+    Raises `ValueError` where one is given twice.
+    """
+    found: dict[str, AnyRule] = {}
+    seen: Counter[str] = Counter()
+    for rule in rules:
+        if rule in found.values():
+            raise ValueError(f"the same rule is given twice: {rule}")
+        known_by = identity(rule)
+        seen[known_by] += 1
+        found[f"{known_by} {seen[known_by]}"] = rule
     return found
 
 

@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -28,10 +29,11 @@ GRACE_SECONDS = 10.0
 
 class Background:
     """Calls ``work`` every ``interval`` seconds, the first time after one of them, or after ten
-    seconds where nothing has been measured or read yet.
+    seconds where nothing has been measured or read yet; and not while the monitor is closed.
 
     What it raises is a fault of the monitor's: logged once, counted, and tried again. ``renew`` is
     called in a forked child, where locks that other threads held would stay locked for ever.
+    ``name`` is that of its `Once`.
     """
 
     def __init__(
@@ -58,16 +60,26 @@ class Background:
         return self._thread is not None
 
     def start(self) -> None:
-        """Start, unless it runs."""
+        """Start, unless it runs. Warns of another of the same name, as only one can lead."""
         with self._lock:
             if self._thread is None:
+                if any(
+                    (other._monitor, other._name) == (self._monitor, self._name)
+                    for other in list(_running)
+                ):
+                    warnings.warn(
+                        f"another {self._name!r} of this monitor runs in this process already: "
+                        "this one does nothing until that one stops; tell them apart by name=…",
+                        RuntimeWarning,
+                        stacklevel=4,
+                    )
                 _running.add(self)
                 self._launch()
 
     def _launch(self) -> None:
         self._stopping = threading.Event()
         self._thread = threading.Thread(
-            target=self._run, args=(self._stopping,), name=self._name, daemon=True
+            target=self._run, args=(self._stopping,), name=f"metricsmw {self._name}", daemon=True
         )
         self._thread.start()
 
@@ -86,7 +98,8 @@ class Background:
             try:
                 alone = not self._forked and not _is_uwsgi_master()
                 waited = time.monotonic() - started >= GRACE_SECONDS
-                if self._monitor.is_open or (alone and waited):
+                may_open = alone and waited and not self._monitor.is_closed
+                if self._monitor.is_open or may_open:
                     self._work()
             except Exception:
                 self._monitor.recorder.fault(self._name)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("metricsmw")
 
+NAME = "lasting_history"
 BUCKETS = LAST - FIRST + 1
 HIGHEST = int.from_bytes(bytes([0] * 7 + [128]) * BUCKETS, "little")
 MINUTE, DAY = 60.0, 86_400.0
@@ -160,12 +161,10 @@ class LastingHistory:
             raise ValueError(f"path must lie in a folder that exists, got {os.fspath(path)!r}")
         self.days = days
         self._monitor = monitor
-        self._once = Once(monitor, "lasting_history")
+        self._once = Once(monitor, NAME)
         self._failing = False
         self._lock = threading.Lock()
-        self._background = Background(
-            monitor, self.check, CHECK_SECONDS, "metricsmw lasting history", self._renew
-        )
+        self._background = Background(monitor, self.check, CHECK_SECONDS, NAME, self._renew)
         monitor.lasting = self
         if start:
             self.start()

@@ -25,7 +25,7 @@ from metricsmw.health import (
     check_thresholds,
 )
 from metricsmw.merge import Period, Reset, RouteRow, ServerReading
-from metricsmw.once import problems
+from metricsmw.once import let_go, problems
 from metricsmw.recorder import Recorder
 from metricsmw.routes import STEP_RATIO
 from metricsmw.samples import Sample
@@ -99,6 +99,7 @@ class MetricsMonitor:
         self._created = clock.monotonic()
         self._group: Group | None = None
         self._user = -1  # whose the group is
+        self.is_closed = False  # by `close`, and not used since
         self._resources = _new_sampler()
         self._logged_damage: set[str] = set()
         self.health_rules = HealthRules({}, 503)
@@ -117,6 +118,7 @@ class MetricsMonitor:
         if self._group is None:
             self._user = os.geteuid()
             self._group = self._open_group()
+            self.is_closed = False
             history = self._group.history
             if not history.origin:
                 with self._group.exclusive(wait=True):
@@ -610,9 +612,12 @@ class MetricsMonitor:
     def close(self) -> None:
         """Leave the server: gauges go, counts stay with the other workers. May be repeated.
 
-        A monitor that is used again afterwards opens itself again.
+        Its alerts, exports and lasting history are left to another worker. A monitor that is used
+        again afterwards opens itself again.
         """
         self.recorder.close()
+        self.is_closed = True
+        let_go(self)
 
     def __enter__(self) -> MetricsMonitor:
         return self

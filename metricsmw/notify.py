@@ -4,16 +4,19 @@ A receiver is a callable, an Apprise URL, or the log. Each has a courier: a daem
 what waits for it, one after the other, so that a receiver that hangs delays neither a request, nor
 a check, nor another receiver. What fails is tried again after 1 s, 2 s, 4 s, … up to a minute,
 for an hour. A call that is out of time is not called again while it hangs, and counts as delivered
-if it ends well after all: a slow receiver is told once.
+if it ends well after all: a slow receiver is told once. So is one whose outcome cannot be noted, as
+on a full disk: then only the noting is tried again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import threading
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from metricsmw.rules import Comparison, Severity
@@ -86,10 +89,14 @@ Receive = Callable[[Alert], object]
 
 @dataclass(frozen=True)
 class Receiver:
-    """Somebody to tell; ``name`` is for the log, and shows no secret."""
+    """Somebody to tell; ``name`` is for the log, and shows no secret.
+
+    ``key`` tells it from the others of its alerter, also after a reload in another order.
+    """
 
     name: str
     receive: Receive
+    key: str
 
 
 def to_log(alert: Alert) -> None:
@@ -97,22 +104,35 @@ def to_log(alert: Alert) -> None:
     logger.warning("%s\n%s", alert.title, alert)
 
 
-def as_receiver(notify: Receive | str) -> Receiver:
-    """The receiver that `notify` means: a callable, or an Apprise URL.
+def as_receivers(notify: Receive | str | Iterable[Receive | str] | None) -> list[Receiver]:
+    """Whom `notify` means: a callable, Apprise URLs, or several of these; without any, the log.
 
     Raises `ModuleNotFoundError` where Apprise is needed and not installed, `ValueError` for a URL
     that it does not know, `TypeError` for anything else.
     """
-    if isinstance(notify, str):
-        return _apprise(notify)
-    if not callable(notify):
-        raise TypeError(f"notify must be a callable or an Apprise URL, got {notify!r}")
-    return Receiver(getattr(notify, "__qualname__", type(notify).__qualname__), notify)
+    if notify is None:
+        notify = ()
+    if isinstance(notify, str) or callable(notify) or not isinstance(notify, Iterable):
+        notify = (notify,)
+    found: list[Receiver] = []
+    for one in list(notify) or [to_log]:
+        if isinstance(one, str):
+            found += _apprise(one)
+        elif callable(one):
+            name = getattr(one, "__qualname__", type(one).__qualname__)
+            found.append(Receiver(name, one, name))
+        else:
+            raise TypeError(f"notify must be a callable or an Apprise URL, got {one!r}")
+    seen: Counter[str] = Counter()
+    for place, receiver in enumerate(found):
+        seen[receiver.key] += 1
+        found[place] = replace(receiver, key=f"{receiver.key} {seen[receiver.key]}")
+    return found
 
 
-def _apprise(url: str) -> Receiver:
+def _apprise(urls: str) -> list[Receiver]:
     # What follows the scheme is full of secrets.
-    scheme = re.match(r"[A-Za-z][\w+.-]*(?=:)", url)
+    scheme = re.match(r"[A-Za-z][\w+.-]*(?=:)", urls)
     name = f"{scheme[0]}://…" if scheme else "the URL"
     try:
         import apprise
@@ -120,8 +140,8 @@ def _apprise(url: str) -> Receiver:
         raise ModuleNotFoundError(
             f'notify={name!r} needs Apprise; install it with: pip install "metricsmw[alerts]"'
         ) from error
-    sender = apprise.Apprise()
-    if not sender.add(url):
+    services = apprise.Apprise()
+    if not services.add(urls):
         raise ValueError(f"Apprise cannot send to {name}: unknown service, or not its URL's form")
     kinds = {
         "info": apprise.NotifyType.INFO,
@@ -129,26 +149,39 @@ def _apprise(url: str) -> Receiver:
         "critical": apprise.NotifyType.FAILURE,
     }
 
-    def receive(alert: Alert) -> None:
-        firing = alert.state == "firing"
-        kind = kinds[alert.severity] if firing else apprise.NotifyType.SUCCESS
-        if not sender.notify(body=str(alert), title=alert.title, notify_type=kind):
-            raise ConnectionError("Apprise could not deliver it; its own log says why")
+    def receiver(service: apprise.NotifyBase) -> Receiver:
+        sender = apprise.Apprise()
+        sender.add(service)
 
-    return Receiver(name, receive)
+        def receive(alert: Alert) -> None:
+            firing = alert.state == "firing"
+            sent = sender.notify(
+                body=str(alert),
+                title=alert.title,
+                notify_type=kinds[alert.severity] if firing else apprise.NotifyType.SUCCESS,
+                # Else a service that wants HTML takes the `<id>` of a route for a tag.
+                body_format=apprise.NotifyFormat.TEXT,
+            )
+            if not sent:
+                raise ConnectionError("Apprise could not deliver it; its own log says why")
+
+        return Receiver(name, receive, f"{name} {hashlib.sha256(urls.encode()).hexdigest()[:16]}")
+
+    # One each, as those that took a message are not to get it again because another did not.
+    return [receiver(service) for service in services]
 
 
 class Outbox(Protocol):
     """What waits to be told; it outlives this worker."""
 
-    def waiting(self, receiver: int) -> tuple[Alert, float] | None:
+    def waiting(self, receiver: str) -> tuple[Alert, float] | None:
         """The oldest alert for that receiver and its age in seconds; None: none, or not our turn"""
 
-    def done(self, receiver: int, alert: Alert, delivered: bool) -> None:
-        """It was delivered, or was given up; it waits no longer."""
+    def done(self, receiver: str, alert: Alert, delivered: bool) -> None:
+        """It was delivered, or the last attempt failed; it waits no longer."""
 
-    def failed(self, receiver: int) -> None:
-        """An attempt failed."""
+    def failed(self) -> None:
+        """An attempt failed, and there will be another."""
 
 
 class _Attempt:
@@ -177,13 +210,11 @@ class Courier:
         self,
         monitor: MetricsMonitor,
         receiver: Receiver,
-        number: int,
         outbox: Outbox,
         timeout: float,
     ) -> None:
         self._monitor = monitor
         self._receiver = receiver
-        self._number = number
         self._outbox = outbox
         self._timeout = timeout
         self._thread: threading.Thread | None = None
@@ -191,6 +222,7 @@ class Courier:
         self._stopping = threading.Event()
         self._hanging: _Attempt | None = None
         self._told = False  # that it fails
+        self._settled: tuple[str, bool] | None = None  # the last alert's id; whether delivered
 
     def wake(self) -> None:
         """Something may be waiting."""
@@ -218,7 +250,9 @@ class Courier:
             try:
                 with self._lock:
                     waiting = (
-                        None if self._stopping.is_set() else self._outbox.waiting(self._number)
+                        None
+                        if self._stopping.is_set()
+                        else self._outbox.waiting(self._receiver.key)
                     )
                     if waiting is None:
                         self._thread = None
@@ -233,24 +267,29 @@ class Courier:
 
     def _deliver(self, alert: Alert, age: float) -> bool:
         """Whether that alert is done with."""
-        error = self._attempt(alert)
-        if error is None:
-            self._told = False
-            self._outbox.done(self._number, alert, delivered=True)
-            return True
-        self._outbox.failed(self._number)
+        if self._settled is None or self._settled[0] != alert.id:
+            error = self._attempt(alert)
+            if error is not None and not self._gives_up(alert, age, error):
+                self._outbox.failed()
+                return False
+            self._settled = (alert.id, error is None)
+        self._outbox.done(self._receiver.key, alert, delivered=self._settled[1])
+        return True
+
+    def _gives_up(self, alert: Alert, age: float, error: BaseException) -> bool:
+        """Say what an attempt that failed means; whether it was the last one."""
+        name = self._receiver.name
         if not self._told:
             self._told = True
             logger.error(
                 "metricsmw: %s could not be told of %s, and will be tried again: %s",
-                self._receiver.name,
+                name,
                 alert.title,
                 error,
             )
         if age < GIVE_UP_SECONDS:
             return False
-        logger.error("metricsmw: %s is not told of %s any more", self._receiver.name, alert.title)
-        self._outbox.done(self._number, alert, delivered=False)
+        logger.error("metricsmw: %s is not told of %s any more", name, alert.title)
         return True
 
     def _attempt(self, alert: Alert) -> BaseException | None:
@@ -261,4 +300,5 @@ class Courier:
             self._hanging = attempt
             return TimeoutError(f"no answer within {self._timeout:g} s")
         self._hanging = None
+        self._told = self._told and attempt.error is not None
         return attempt.error

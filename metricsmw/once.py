@@ -40,7 +40,7 @@ class _Memory:
 
     def __init__(self) -> None:
         self.states: dict[str, str] = {}
-        self.leaders: dict[str, weakref.ref[Once]] = {}
+        self.leaders: weakref.WeakValueDictionary[str, Once] = weakref.WeakValueDictionary()
 
 
 _memories: weakref.WeakKeyDictionary[MetricsMonitor, _Memory] = weakref.WeakKeyDictionary()
@@ -72,17 +72,11 @@ class Once:
         """
         directory = self._monitor.directory
         with self._lock:
-            if directory is None:
-                self._let_go()
-                leaders = _memory(self._monitor).leaders
-                known = leaders.get(self._name)
-                leader = known() if known else None
-                if leader is None:
-                    leaders[self._name] = weakref.ref(self)
-                return leader in (None, self)
-            if self._fd >= 0 and self._place == directory and os.fstat(self._fd).st_nlink:
+            if self._holds(directory):
                 return True
             self._let_go()
+            if directory is None:
+                return _memory(self._monitor).leaders.setdefault(self._name, self) is self
             path = directory / f"once-{self._name}.lock"
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             try:
@@ -95,23 +89,30 @@ class Once:
 
     @property
     def leads(self) -> bool:
-        """Whether this worker led when it last asked to, and has not let go since."""
-        known = _memory(self._monitor).leaders.get(self._name)
-        return self._fd >= 0 or (known is not None and known() is self)
+        """Whether this worker leads already."""
+        if not self._monitor.is_open:  # to ask it for its directory would open it
+            return False
+        directory = self._monitor.directory
+        with self._lock:
+            return self._holds(directory)
+
+    def _holds(self, directory: Path | None) -> bool:
+        if directory is None:
+            return _memory(self._monitor).leaders.get(self._name) is self
+        return self._fd >= 0 and self._place == directory and os.fstat(self._fd).st_nlink > 0
 
     def release(self) -> None:
         """Lead no more; another worker may."""
         with self._lock:
             self._let_go()
-            leaders = _memory(self._monitor).leaders
-            known = leaders.get(self._name)
-            if known is not None and known() is self:
-                del leaders[self._name]
 
     def _let_go(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+        leaders = _memory(self._monitor).leaders
+        if leaders.get(self._name) is self:
+            del leaders[self._name]
 
     def read(self) -> State:
         """What the leader noted last; empty where there is nothing, or nothing whole."""
@@ -150,6 +151,13 @@ class Once:
         self._lock = threading.Lock()
         # Closed, not unlocked: the lock is the parent's as long as the parent has it open.
         self._let_go()
+
+
+def let_go(monitor: MetricsMonitor) -> None:
+    """Lead nothing more for a monitor that is closed."""
+    for once in list(_all):
+        if once._monitor is monitor:
+            once.release()
 
 
 def states(monitor: MetricsMonitor) -> dict[str, State]:

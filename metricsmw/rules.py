@@ -24,6 +24,7 @@ from math import isfinite, isnan
 from typing import Literal, Protocol, cast, get_args
 
 from metricsmw.merge import RouteRow
+from metricsmw.routes import METHODS, OTHER_METHOD
 from metricsmw.snapshot import NUMERIC_FIELDS
 
 Comparison = Literal[">", ">=", "<", "<="]
@@ -112,8 +113,8 @@ class Rule:
     - ``clear``: once firing it recovers only where ``value comparison clear`` does not hold; on
       the good side of the threshold, and the threshold itself where it is None.
     - ``severity``: "info", "warning" or "critical".
-    - ``route``, ``method``: a row of the per-route table; without a method, the route's requests
-      by whatever method: the worst of its rows.
+    - ``route``, ``method``: a row of the per-route table; without a method, the worst of the
+      route's rows, and of ``requests`` their sum.
     - ``name``: the alert's type; by default ERROR_RATE, HIGH_LATENCY, HIGH_MEMORY, HIGH_CPU, or
       the field's name in capitals.
 
@@ -139,6 +140,9 @@ class Rule:
             )
         if self.method is not None and self.route is None:
             raise ValueError(f"method {self.method!r} needs a route")
+        methods = (*sorted(METHODS), OTHER_METHOD)
+        if self.method is not None and self.method not in methods:
+            raise ValueError(f"method must be one of {', '.join(methods)}, got {self.method!r}")
         _check_common(self)
         if not self.name:
             object.__setattr__(self, "name", TYPES.get(self.field, self.field.upper()))
@@ -200,6 +204,7 @@ class BurnRate:
     name: str = "BURN_RATE"
     comparison: Comparison = ">"
     route: None = None
+    method: None = None
 
     def __post_init__(self) -> None:
         _check_number("objective", self.objective)
@@ -241,6 +246,11 @@ class BurnRate:
 
 
 AnyRule = Rule | BurnRate
+
+
+def identity(rule: AnyRule) -> str:
+    """What stays where a rule is tuned: its text but for threshold, duration and `clear`."""
+    return str(replace(rule, threshold=0.0, for_seconds=0.0, clear=None))
 
 
 def is_beyond(rule: AnyRule, value: float | None, threshold: float) -> bool:

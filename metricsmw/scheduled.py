@@ -83,9 +83,7 @@ class ScheduledExport:
         self._lock = threading.Lock()
         self.directory = Path(directory).absolute()
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._background = Background(
-            monitor, self.check, CHECK_SECONDS, "metricsmw export", self._renew
-        )
+        self._background = Background(monitor, self.check, CHECK_SECONDS, name, self._renew)
         if start:
             self.start()
 

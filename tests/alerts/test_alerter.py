@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from kits.servers import wait_until
 
 from metricsmw import MetricsMonitor, MetricsSnapshot
 from metricsmw.alerts import Alert, BurnRate, MetricsAlerter, Rule, get_alerts
+from metricsmw.background import Background
 from metricsmw.clock import ManualClock
 
 Make = Callable[..., MetricsAlerter]
@@ -293,6 +295,19 @@ def test_it_runs_from_the_start_until_it_is_stopped(told: list[Alert]) -> None:
         assert not [t for t in threading.enumerate() if t.name == "metricsmw alerts"]
 
 
+def test_two_of_one_name_in_a_process_are_warned_of(monitor: MetricsMonitor) -> None:
+    with MetricsAlerter(monitor) as one, MetricsAlerter(monitor, name="other"):
+        with (
+            pytest.warns(RuntimeWarning, match="another 'alerts' of this monitor") as warned,
+            MetricsAlerter(monitor),
+        ):
+            pass
+        assert warned[0].filename == __file__
+        one.stop()
+        with warnings.catch_warnings(), MetricsAlerter(monitor):
+            warnings.simplefilter("error")
+
+
 def test_another_of_the_same_name_goes_on_where_this_one_stopped(
     alerter: Make, monitor: MetricsMonitor, told: list[Alert]
 ) -> None:
@@ -306,3 +321,115 @@ def test_another_of_the_same_name_goes_on_where_this_one_stopped(
     assert check(two) == ["resolved"]
     assert check(one) == []
     assert states(told) == [("TOTAL_ERRORS", "firing"), ("TOTAL_ERRORS", "resolved")]
+
+
+def test_a_rule_that_a_reload_tunes_goes_on_as_it_was(
+    alerter: Make, monitor: MetricsMonitor, clock: ManualClock, told: list[Alert]
+) -> None:
+    one = alerter(rules=["error_rate_pct > 5 for 60s", "workers > 9", "error_rate_pct > 200"])
+    monitor.record_request(1.0, is_error=True)
+    assert check(one) == []
+    one.stop()
+    clock.advance(60)
+    two = alerter(rules=["workers > 9", "error_rate_pct > 10 for 30s clear 8"])
+    assert check(two) == ["firing"]  # it was pending all the while
+    two.stop()
+    three = alerter(rules=["error_rate_pct > 50 for 90s", "workers > 9"])
+    assert check(three) == []
+    monitor.reset_statistics()
+    assert check(three) == ["resolved"]
+    assert told[1].since == told[0].since == "2023-11-14T22:13:20.000000+00:00"
+    assert told[1].threshold == 50
+
+
+@pytest.mark.parametrize(
+    ("rules", "changes"),
+    [
+        (["workers > 9"], [("ERROR_RATE", "resolved")]),
+        (
+            ["error_rate_pct > 5 on GET /x critical"],
+            [("ERROR_RATE", "firing"), ("ERROR_RATE", "resolved")],
+        ),
+        (
+            ["FAILURES: error_rate_pct > 5 on GET /x"],
+            [("FAILURES", "firing"), ("ERROR_RATE", "resolved")],
+        ),
+    ],
+    ids=["gone", "of another severity", "of another name"],
+)
+def test_a_rule_that_a_reload_takes_away_is_told_to_be_over(
+    alerter: Make,
+    monitor: MetricsMonitor,
+    told: list[Alert],
+    rules: list[str],
+    changes: list[tuple[str, str]],
+) -> None:
+    one = alerter(rules=["error_rate_pct > 5 on GET /x", "total_requests > 9"])
+    monitor.record_request(1.0, route="/x", method="GET", status=500)
+    assert check(one) == ["firing"]
+    one.stop()
+    two = alerter(rules=rules)
+    check(two)
+    assert sorted(states(told[1:])) == sorted(changes)
+    over = next(alert for alert in told if alert.state == "resolved")
+    assert (over.route, over.since) == ("GET /x", told[0].since)
+    assert check(two) == []
+
+
+def test_each_row_says_when_it_was_checked(
+    alerter: Make, monitor: MetricsMonitor, clock: ManualClock
+) -> None:
+    one = alerter(rules=["workers > 9"])
+    for expected in ("22:13:20", "22:13:50"):
+        one.check()
+        (row,) = get_alerts(monitor)[0]
+        assert row["checked"] == f"2023-11-14T{expected}.000000+00:00"
+        clock.advance(30)
+
+
+class Watched(MetricsMonitor):
+    """A monitor that counts how often somebody has asked whether it is open."""
+
+    asked = 0
+
+    @property
+    def is_open(self) -> bool:
+        self.asked += 1
+        return super().is_open
+
+
+def test_a_closed_monitor_stays_closed_until_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metricsmw.background.GRACE_SECONDS", 0)
+    monitor = Watched(shared=True)
+    done: list[int] = []
+    work = Background(monitor, lambda: done.append(monitor.total_requests), 0.001, "work", list)
+    work.start()
+    try:
+        wait_until(lambda: done, "the work, of a monitor that nobody has used")
+        monitor.close()
+        asked = monitor.asked
+        wait_until(lambda: monitor.asked > asked + 5, "the thread to have looked")
+        assert not monitor.is_open
+        before = len(done)
+        monitor.record_request(1.0)
+        wait_until(lambda: len(done) > before, "the work to go on")
+    finally:
+        work.stop()
+        monitor.close()
+
+
+def test_who_closes_the_monitor_leaves_the_checks_to_another(told: list[Alert]) -> None:
+    with MetricsMonitor(shared=True) as first, MetricsMonitor(shared=True) as second:
+        one, two = (
+            MetricsAlerter(monitor, 30, {"total_errors": 0}, told.append, start=False)
+            for monitor in (first, second)
+        )
+        first.record_request(1.0, is_error=True)
+        assert check(one) == ["firing"]
+        assert check(two) == []
+        first.close()
+        one.stop()
+        assert not first.is_open
+        second.reset_statistics()
+        assert check(two) == ["resolved"]
+        two.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 from kits.receivers import HTTPReceiver, http_receiver, mail_receiver, text_of
@@ -13,6 +13,7 @@ from kits.servers import _free_port, wait_until
 from metricsmw import MetricsMonitor, notify
 from metricsmw.alerts import Alert, MetricsAlerter, get_alerts
 from metricsmw.clock import ManualClock
+from metricsmw.once import Once
 
 Make = Callable[..., MetricsAlerter]
 
@@ -46,6 +47,7 @@ def recover(alerter: MetricsAlerter, monitor: MetricsMonitor) -> None:
 
 
 RULES = ["total_errors > 0 critical"]
+NOTHING = {"waiting": 0, "sent": 0, "failed_attempts": 0, "given_up": 0}
 
 
 def test_a_webhook_by_apprise(
@@ -170,6 +172,118 @@ def test_after_an_hour_it_is_given_up(
     assert "any more" in errors_logged(caplog)[-1]
 
 
+class FullDisk:
+    """While `full` is set nothing can be noted; ``tried`` counts how often that was attempted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full = threading.Event()
+        self.tried = 0
+        write = Once.write
+
+        def fail_or_write(once: Once, state: Mapping[str, object]) -> None:
+            if self.full.is_set():
+                self.tried += 1
+                raise OSError(28, "No space left on device")
+            write(once, state)
+
+        monkeypatch.setattr(Once, "write", fail_or_write)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> FullDisk:
+    return FullDisk(monkeypatch)
+
+
+def test_what_a_full_disk_cannot_note_is_told_once(
+    alerter: Make, monitor: MetricsMonitor, disk: FullDisk
+) -> None:
+    told: list[str] = []
+
+    def fill_the_disk(alert: Alert) -> None:
+        disk.full.set()
+        told.append(alert.state)
+
+    one = alerter(rules=RULES, notify=fill_the_disk)
+    fire(one, monitor)
+    wait_until(lambda: disk.tried >= 3, "three attempts to note it")
+    assert told == ["firing"]
+    assert get_alerts(monitor)[1] == NOTHING | {"waiting": 1}
+    disk.full.clear()
+    assert one.flush()
+    assert get_alerts(monitor)[1] == NOTHING | {"sent": 1}
+    assert told == ["firing"]
+
+
+def test_a_full_disk_keeps_no_failure_from_the_log(
+    alerter: Make,
+    monitor: MetricsMonitor,
+    clock: ManualClock,
+    disk: FullDisk,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    calls = []
+
+    def fail(alert: Alert) -> None:
+        disk.full.set()
+        calls.append(alert)
+        raise ConnectionError("no way")
+
+    one = alerter(rules=RULES, notify=fail)
+    fire(one, monitor)
+    wait_until(lambda: len(calls) >= 3, "three attempts")
+    (message,) = errors_logged(caplog)
+    assert "no way" in message
+    clock.advance(3600)
+    wait_until(lambda: "any more" in errors_logged(caplog)[-1], "the end")
+    before, tried = len(calls), disk.tried
+    wait_until(lambda: disk.tried >= tried + 3, "three attempts to note it")
+    assert len(calls) == before
+    assert len(errors_logged(caplog)) == 2
+    disk.full.clear()
+    assert one.flush()
+    assert get_alerts(monitor)[1]["given_up"] == 1
+
+
+def test_who_has_stopped_does_not_take_the_lead_again(
+    alerter: Make, monitor: MetricsMonitor
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(alert: Alert) -> None:
+        begun.set()
+        go_on.wait(60)
+
+    one = alerter(rules=RULES, notify=slow)
+    fire(one, monitor)
+    assert begun.wait(60)
+    (courier,) = [t for t in threading.enumerate() if t.name == "metricsmw courier"]
+    one.stop(0)
+    go_on.set()
+    courier.join(60)
+    assert not courier.is_alive()
+    assert not one._once.leads
+    assert not one.flush(0)
+    assert not one._once.leads
+    told: list[str] = []
+    two = alerter(rules=RULES, notify=lambda alert: told.append(alert.state))
+    recover(two, monitor)
+
+
+def test_of_several_services_in_one_text_only_those_that_failed_are_told_again(
+    alerter: Make, monitor: MetricsMonitor, receiver: HTTPReceiver
+) -> None:
+    with http_receiver() as broken:
+        broken.status = 500
+        one = alerter(rules=RULES, notify=f"json://{broken.address}/, json://{receiver.address}/")
+        fire(one, monitor)
+        wait_until(lambda: broken.asked >= 3, "the third attempt")
+        broken.status = 200
+        assert one.flush()
+        assert len(broken.posts) == 1
+    assert receiver.asked == 1
+    assert get_alerts(monitor)[1]["sent"] == 2
+
+
 def test_a_receiver_that_exits_or_takes_nothing_is_a_failure(
     alerter: Make, monitor: MetricsMonitor
 ) -> None:
@@ -214,3 +328,31 @@ def test_a_receiver_that_a_reload_took_away_is_waited_for_no_longer(
     assert two.check() == []
     assert get_alerts(monitor)[1]["waiting"] == 0
     assert len(told) == 1
+
+
+def test_after_a_reload_in_another_order_each_gets_its_own(
+    alerter: Make, monitor: MetricsMonitor
+) -> None:
+    back = threading.Event()
+    told: dict[str, list[str]] = {"good": [], "bad": []}
+
+    def good(alert: Alert) -> None:
+        told["good"].append(alert.state)
+
+    def bad(alert: Alert) -> None:
+        if not back.is_set():
+            raise ConnectionError("no way")
+        told["bad"].append(alert.state)
+
+    one = alerter(rules=RULES, notify=[good, bad])
+    fire(one, monitor)
+    wait_until(
+        lambda: get_alerts(monitor)[1]["failed_attempts"] and told["good"], "an attempt each"
+    )
+    wait_until(lambda: get_alerts(monitor)[1]["sent"] == 1, "the good one to be struck off")
+    one.stop(0)
+    back.set()
+    two = alerter(rules=RULES, notify=[bad, good])
+    assert two.check() == []
+    assert two.flush()
+    assert told == {"good": ["firing"], "bad": ["firing"]}

@@ -181,6 +181,8 @@ def test_what_makes_no_rule_is_said(text: str, says: str) -> None:
         ({"threshold": 5, "severity": "bad"}, ValueError),
         ({"threshold": 5, "clear": math.inf}, ValueError),
         ({"threshold": 5, "method": "GET"}, ValueError),
+        ({"threshold": 5, "method": "get", "route": "/"}, ValueError),
+        ({"threshold": 5, "method": "FETCH", "route": "/"}, ValueError),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, Any], error: type[Exception]) -> None:
@@ -230,6 +232,7 @@ def test_a_route_of_any_method_is_as_bad_as_its_worst() -> None:
     assert Rule("requests", 5, route="/a").value(source) == 20
     assert Rule("requests", 5, route="/c").value(source) == 0
     assert Rule("error_rate_pct", 5, route="/c").value(source) is None
+    assert Rule("requests", 5, route="/a", method="_OTHER").value(source) == 0
 
 
 def test_a_burn_rate_is_that_of_the_calmer_window() -> None:
