@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from contextlib import contextmanager
 from enum import Enum
 from functools import lru_cache, partial
@@ -99,11 +100,16 @@ class MetricsMiddleware:
         carrier = _carrier(request)
         carrier[HOST_KEY] = _DjangoRequest(request)
         excluded = self._excluded is not None and self._excluded(request.path_info)
-        if excluded or self._recorder.key in carrier:
+        start = None
+        if not (excluded or self._recorder.key in carrier):
+            try:
+                start = self._recorder.begin()
+                carrier[self._recorder.key] = self._recorder
+            except Exception:
+                self._recorder.fault("recording a request")
+        if start is None:
             response: HttpResponseBase | Awaitable[HttpResponseBase] = self.get_response(request)
             return response
-        carrier[self._recorder.key] = self._recorder
-        start = self._recorder.begin()
         return (self._answer_async if self._is_async else self._answer)(request, start)
 
     def _answer(self, request: HttpRequest, start: float) -> HttpResponseBase:
@@ -162,29 +168,36 @@ class MetricsMiddleware:
         carrier = _carrier(request)
         if carrier[recorder.key] is None:
             return  # the sub-app's own
-        route = user = None
+        route = None
         try:
             is_asgi = isinstance(request, ASGIRequest)
             route = route_of_scope(carrier) if is_asgi else route_of_environ(carrier)
         except Exception:
             recorder.fault("the route resolver")
         try:
-            user = self.user_of(request)
-        except Exception:
-            recorder.fault("the user resolver")
-        try:
             if outcome is _Outcome.GONE:
                 recorder.abandon(status, route, request.method)
             else:
                 report = recorder.fail if outcome is _Outcome.FAILED else recorder.end
                 now = report(start, status, route, request.method)
-                if first_byte:
-                    recorder.streamed(start, first_byte, now, route, request.method)
+        except Exception:
+            recorder.fault("recording a request")
+            try:
+                recorder.leave()
+            except Exception:
+                recorder.fault("recording a request")
+            return
+        try:
+            if first_byte and outcome is not _Outcome.GONE:
+                recorder.streamed(start, first_byte, now, route, request.method)
+        except Exception:
+            recorder.fault("recording a request")
+        try:
+            user = self.user_of(request)
             if user is not None:
                 recorder.user(user)
         except Exception:
-            recorder.fault("recording a request")
-            recorder.leave()
+            recorder.fault("the user resolver")
 
 
 class _Outcome(Enum):
@@ -212,6 +225,8 @@ class _Stream:
     def over(self) -> None:
         if self._open:
             self._open = False
+            if self._outcome is _Outcome.GONE and _is_ending(sys.exc_info()[1]):
+                self._outcome = _Outcome.FAILED
             self._report(self._outcome, self._first_byte)
 
     def follow(self, response: StreamingHttpResponse) -> None:
@@ -242,11 +257,18 @@ class _Stream:
         self._outcome = _Outcome.GONE
         try:
             yield
-        except Exception:
+        except (GeneratorExit, asyncio.CancelledError):  # closed before its end
+            raise
+        except BaseException:
             self._outcome = _Outcome.FAILED
             self.over()
             raise
         self._outcome = _Outcome.COMPLETE
+
+
+def _is_ending(error: BaseException | None) -> bool:
+    """Whether it is what a server raises in the middle of a response to end a process or thread."""
+    return not isinstance(error, (Exception, GeneratorExit, asyncio.CancelledError, type(None)))
 
 
 class _DjangoRequest:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 
 def leave_routes(app: falcon.App[Any, Any] | falcon.asgi.App[Any, Any]) -> None:
-    """Have a Falcon app, WSGI or ASGI, leave its routes where the resolvers look for them."""
-    app.add_middleware(_Component())
+    """Have a Falcon app, WSGI or ASGI, leave its routes for the resolvers; idempotent."""
+    if not any(isinstance(each, _Component) for each in getattr(app, "_unprepared_middleware", ())):
+        app.add_middleware(_Component())
 
 
 class _Component:

@@ -43,4 +43,10 @@ def template_of(scope: Mapping[str, Any]) -> str | None:
     if below is None:
         return None
     root, path = split(scope["path"], scope.get("root_path", ""))
-    return root + path[: len(path) - len(below)].rstrip("/") + MOUNTED
+    if "app_root_path" in scope:  # in a mounted app, whose `root_path` holds the raw path
+        mount = starlette.mount_of(scope)
+        if mount is None:
+            return None
+        root = scope["app_root_path"].rstrip("/") + mount
+    template: str = root + path[: len(path) - len(below)].rstrip("/") + MOUNTED
+    return template

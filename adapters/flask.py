@@ -21,7 +21,8 @@ from metricsmw import get_metrics_monitor
 from .auth import as_policy
 from .contract import Request, disown
 from .handlers import Handlers
-from .hosts import AT_START, HOST_KEY, mount_path, session_identity, session_user
+from .hosts import AT_START, HOST_KEY, mount_path, session_identity
+from .rules import RuleRequest
 from .wsgi import WSGIMetricsMiddleware
 
 try:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import WSGIEnvironment
     from flask_socketio import SocketIO
-    from werkzeug.routing import MapAdapter, Rule
 
     from metricsmw import MetricsMonitor
 
@@ -72,7 +72,7 @@ def _leave(environ: WSGIEnvironment) -> None:
     # the session itself stands under its name.
     fields = vars(context)
     error = request.routing_exception
-    environ[HOST_KEY] = _FlaskRequest(
+    environ[HOST_KEY] = RuleRequest(
         request.url_rule,
         None if error is None else getattr(error, "valid_methods", None),
         context.url_adapter,
@@ -82,34 +82,6 @@ def _leave(environ: WSGIEnvironment) -> None:
 
 def _failed(_app: flask.Flask, **_: object) -> None:
     _leave(flask.request.environ)
-
-
-class _FlaskRequest:
-    """What a request had in its context; the context itself would tie a knot with environ."""
-
-    __slots__ = ("_adapter", "_methods", "_rule", "_session")
-
-    def __init__(
-        self,
-        rule: Rule | None,
-        methods: list[str] | None,
-        adapter: MapAdapter | None,
-        session: object,
-    ) -> None:
-        self._rule = rule
-        self._methods = methods
-        self._adapter = adapter
-        self._session = session
-
-    def route(self) -> str | None:
-        rule = self._rule
-        if rule is None and self._methods and self._adapter is not None:
-            # 405: the path has a rule, under another method.
-            rule, _ = self._adapter.match(method=self._methods[0], return_rule=True)
-        return None if rule is None else rule.rule
-
-    def user(self) -> object | None:
-        return session_user(self._session)
 
 
 def instrument(

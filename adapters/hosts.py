@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -70,20 +71,24 @@ def listen() -> None:
 def route_of_environ(environ: WSGIEnvironment) -> str | None:
     """Return the route template of a WSGI request that was answered, or None."""
     host: HostRequest | None = environ.get(HOST_KEY)
+    bottle = environ.get("bottle.route")
+    prefix: str = environ.get("SCRIPT_NAME", "")
     if host is not None:
         route = host.route()
+        if bottle is not None:  # which takes the mount out of SCRIPT_NAME again
+            prefix = prefix.rstrip("/") + bottle.config.get("mountpoint.prefix", "")
     else:
-        bottle = environ.get("bottle.route")
         route = bottle.rule if bottle is not None else None
     if route is None:
         return None
-    prefix: str = environ.get("SCRIPT_NAME", "")
     return prefix.rstrip("/") + route if prefix else route
 
 
 def route_of_scope(scope: Mapping[str, Any]) -> str | None:
     """Return the route template of an ASGI request that was answered, or None."""
     host: HostRequest | None = scope.get(HOST_KEY)
+    if scope.get("path_template") == "":
+        return _below_litestar(scope)
     if "router" in scope:
         template = _starlette()(scope)
         if template is None and "fastapi" in scope:
@@ -99,6 +104,29 @@ def route_of_scope(scope: Mapping[str, Any]) -> str | None:
     if not route:
         return None
     return prefix.rstrip("/") + route if prefix else route
+
+
+def _below_litestar(scope: Mapping[str, Any]) -> str | None:
+    """Return the template of what Litestar has mounted, for which its own is empty."""
+    app, handler = scope["litestar_app"], scope["route_handler"]
+    is_known = HOST_KEY in scope or scope["app"] is not app  # what is mounted there
+    root: str = scope.get("root_path", "")
+    if is_known:
+        root = scope.get("app_root_path", root)  # without the mounts further in
+    path = unquote(scope["raw_path"].decode("latin-1")).removeprefix(root)
+    mounts = [
+        route.path
+        for route in app.routes
+        if getattr(route, "route_handler", None) is handler and path.startswith(route.path)
+    ]
+    if not mounts:
+        return None
+    mount = max(mounts, key=len)
+    if not is_known:
+        return route_of_scope({**scope, "path_template": mount + MOUNTED})
+    inner = {key: value for key, value in scope.items() if key != "path_template"}
+    template = route_of_scope(inner)
+    return None if template is None else root + mount + template.removeprefix(root)
 
 
 @cache

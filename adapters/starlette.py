@@ -69,7 +69,7 @@ def instrument(
         monitors.append(monitor)
     paths: list[str] = vars(app).setdefault(_PATHS, [])
     if path not in paths:
-        _serve(app.router, path, metrics)
+        _serve(app.router, path, metrics, monitor.recorder.key)
         paths.append(path)
     return app
 
@@ -86,7 +86,7 @@ def _measure(app: Starlette, middleware: ASGIMetricsMiddleware) -> None:
         app.middleware_stack = middleware
 
 
-def _serve(router: Router, path: str, metrics: ASGIApp) -> None:
+def _serve(router: Router, path: str, metrics: ASGIApp, key: str) -> None:
     routes = router.middleware_stack
 
     # Not a coroutine function: this stands in every request's way.
@@ -97,6 +97,11 @@ def _serve(router: Router, path: str, metrics: ASGIApp) -> None:
                 disown(scope)
                 mounted = dict(scope, path=root + below, root_path=root + path)
                 return metrics(mounted, receive, send)
+        if key in scope:
+            exchange = scope[key]
+            # A middleware may hand on a copy: it is there that the router leaves what it finds.
+            if exchange is not None and exchange.scope is not scope:
+                exchange.scope = scope
         return routes(scope, receive, send)
 
     router.middleware_stack = dispatch  # type: ignore[assignment]
@@ -115,9 +120,20 @@ def template_of(scope: Mapping[str, Any]) -> str | None:
     if key in templates.only and len(router.routes) == templates.top:
         template = templates.only[key]
     else:
-        template = templates.resolve(scope)
+        way = templates.way(scope)
+        template = None if way is None else way.template
     root = scope["app_root_path"] if "app_root_path" in scope else scope.get("root_path")
     return root.rstrip("/") + template if root and template is not None else template
+
+
+def mount_of(scope: Mapping[str, Any]) -> str | None:
+    """Return the template of the mount whose app answered, None where it cannot be told.
+
+    To be asked after `template_of`, of a request that reached a mounted app and none of its routes.
+    """
+    templates: _Templates = getattr(scope["router"], _TEMPLATES)
+    way = templates.way(scope)
+    return None if way is None else way.mount
 
 
 class _Templates:
@@ -138,8 +154,8 @@ class _Templates:
         self._fruitless = 0
         self._walk()
 
-    def resolve(self, scope: Mapping[str, Any]) -> str | None:
-        """Return the template where it is not simply one of `only`."""
+    def way(self, scope: Mapping[str, Any]) -> _Way | None:
+        """Return the way that led to the endpoint."""
         key = id(scope["endpoint"])
         if len(self._router.routes) != self.top:
             self._walk()  # routes were added
@@ -147,7 +163,7 @@ class _Templates:
             self._walk()
             self._fruitless += key not in self._ways
         if key in self.only or key not in self._ways:
-            return self.only.get(key)
+            return self._ways.get(key, (None,))[0]
         root = scope.get("app_root_path", scope.get("root_path", ""))
         return _chosen(self._ways[key], split(scope["path"], root)[1], scope["method"])
 
@@ -159,7 +175,7 @@ class _Templates:
         self.only = {
             key: each[0].template
             for key, each in ways.items()
-            if len({way.template for way in each}) == 1
+            if len({(way.template, way.mount) for way in each}) == 1
         }
         for key in ways.keys() - self.only.keys():
             ways[key] = [way._replace(pattern=re.compile(way.regex)) for way in ways[key]]
@@ -174,18 +190,19 @@ class _Way(NamedTuple):
     template: str | None
     regex: str
     methods: Collection[str] | None
+    mount: str | None = None  # its template, where that is an app whose routes are known
     pattern: re.Pattern[str] | None = None  # where other templates lead to the endpoint, too
 
 
-def _chosen(ways: list[_Way], path: str, method: str) -> str | None:
-    """Return the template of the way that the router took, told by its pattern and method."""
+def _chosen(ways: list[_Way], path: str, method: str) -> _Way | None:
+    """Return the way that the router took, told by its pattern and method."""
     partial = None
     for way in ways:
         if way.pattern is not None and way.pattern.fullmatch(path):
             if not way.methods or method in way.methods:
-                return way.template
+                return way
             # Where none matches in full, the first that matches all but the method answers 405.
-            partial = partial or way.template
+            partial = partial or way
     return partial
 
 
@@ -201,8 +218,10 @@ def _ways(
             yield _Way(route.endpoint, below, pattern, getattr(route, "methods", None))
         elif hasattr(route, "app"):  # a Mount or a Host
             inner = _routes_in(route.app)
-            end = below + MOUNTED if inner is None else None
-            yield _Way(route.app, end, pattern + "/.*", None)
+            if inner is None:
+                yield _Way(route.app, below + MOUNTED, pattern + "/.*", None)
+            else:
+                yield _Way(route.app, None, pattern + "/.*", None, below)
             # An app mounted below itself has no end.
             if inner is not None and not any(inner is each for each in above):
                 yield from _ways(inner, below, pattern, (*above, inner))

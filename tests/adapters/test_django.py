@@ -132,6 +132,14 @@ def broken_stream(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(lines())
 
 
+def leaving_stream(request: HttpRequest) -> StreamingHttpResponse:
+    def lines() -> Iterator[bytes]:
+        yield b"one\n"
+        raise SystemExit("on purpose")
+
+    return StreamingHttpResponse(lines())
+
+
 async def async_stream(request: HttpRequest) -> StreamingHttpResponse:
     async def lines() -> AsyncIterator[bytes]:
         yield b"one\n"
@@ -185,6 +193,7 @@ urlpatterns = [
     url("async-user", async_user),
     url("stream", stream),
     url("broken-stream", broken_stream),
+    url("leaving-stream", leaving_stream),
     url("async-stream", async_stream),
     url("async-broken-stream", async_broken_stream),
     url("async-endless-stream", async_endless_stream),
@@ -478,6 +487,28 @@ def test_async_client_gone_in_the_middle_of_a_stream(
     assert sent[1]["body"] == b"more\n"
     assert (monitor.total_requests, monitor.total_errors) == (1, 0)
     assert monitor.get_latency_percentiles() == (0.0, 0.0, 0.0)
+    assert in_flight(monitor) == 0
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_stream_that_the_end_of_the_process_cuts_short_is_an_error(
+    sent: bool, monitor: MetricsMonitor, measured: None
+) -> None:
+    """Whether it comes as the server asks for a chunk or as it sends one: no client has gone."""
+
+    def serve() -> None:
+        body = called(wsgi_stack(), environ_of("/stream" if sent else "/leaving-stream"))
+        try:
+            for _ in body:
+                if sent:
+                    raise SystemExit("on purpose")
+        finally:
+            body.close()
+
+    with pytest.raises(SystemExit, match="on purpose"):
+        serve()
+    assert (monitor.total_requests, monitor.total_errors) == (1, 1)
+    assert monitor.get_latency_percentiles() != (0.0, 0.0, 0.0)
     assert in_flight(monitor) == 0
 
 

@@ -168,6 +168,25 @@ def test_frontend(root_path: str, tmp_path: Path, monitor: MetricsMonitor) -> No
     }
 
 
+@pytest.mark.skipif(not hasattr(FastAPI, "frontend"), reason="a later FastAPI has it")
+def test_frontend_of_a_mounted_app(tmp_path: Path, monitor: MetricsMonitor) -> None:
+    """No raw path, however many tenants there are."""
+    (tmp_path / "index.html").write_text("<p>page</p>")
+    mounted, app = FastAPI(), FastAPI()
+    mounted.frontend("/site", directory=tmp_path)
+    app.mount("/tenants/{tenant}", mounted)
+    app.mount("/other", mounted)
+    client = TestClient(instrument(app, monitor), root_path="/proxy")
+    for mount in ("/tenants/acme", "/tenants/bolt", "/other"):
+        assert client.get(f"/proxy{mount}/site/index.html").text == "<p>page</p>"
+        assert client.get(f"/proxy{mount}/none").status_code == 404
+    assert rows(monitor) == {
+        "GET /proxy/tenants/{tenant}/site/{path:path}": 2,
+        "GET /proxy/other/site/{path:path}": 1,
+        "GET <unmatched>": 3,
+    }
+
+
 def test_added_by_hand(monitor: MetricsMonitor) -> None:
     app = routers()
     app.add_middleware(ASGIMetricsMiddleware, monitor=monitor)

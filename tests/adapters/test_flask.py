@@ -159,6 +159,22 @@ def test_wrong_method_names_the_template(app: Flask, monitor: MetricsMonitor) ->
     assert rows(monitor) == {"DELETE /items/<int:id>": 1, "OPTIONS /items/<int:id>": 1}
 
 
+def test_a_wrong_method_where_others_are_redirected(app: Flask, monitor: MetricsMonitor) -> None:
+    """No rule's, as the redirect itself; and no fault."""
+    app.add_url_rule("/pages/", defaults={"page": 1}, view_func=hello)
+    app.add_url_rule("/pages/<int:page>", view_func=hello)
+    client = instrument(app, monitor).test_client()
+    assert client.get("/pages/1").status_code == 308
+    assert client.post("/pages/1").status_code == 405
+    assert client.post("/pages/2").status_code == 405
+    assert rows(monitor) == {
+        "GET <unmatched>": 1,
+        "POST <unmatched>": 1,
+        "POST /pages/<int:page>": 1,
+    }
+    assert monitor.get_health()["faults"] == 0
+
+
 @pytest.mark.parametrize("inside", [True, False], ids=["each app", "the dispatcher"])
 def test_mounted_by_a_dispatcher(monitor: MetricsMonitor, inside: bool) -> None:
     def make() -> Flask:

@@ -29,7 +29,7 @@ from metricsmw.adapters.starlette import instrument
 
 if TYPE_CHECKING:
     from starlette.responses import Response
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 SESSION = Middleware(SessionMiddleware, secret_key="only for tests")
 
@@ -203,6 +203,25 @@ def test_routes_added_after_the_first_request(monitor: MetricsMonitor) -> None:
         "GET /later/{x}": 1,
         "GET /nested/latest/{x}": 1,
     }
+
+
+def test_middleware_that_hands_on_a_copy_of_the_scope(monitor: MetricsMonitor) -> None:
+    """As the specification has it: what the router and a session leave in it is found there."""
+
+    class Copying:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await self.app({**scope, "session": {"user": "ann"}}, receive, send)
+
+    app = Starlette(routes=[Route("/items/{id}", ok)], middleware=[Middleware(Copying)])
+    instrument(app, monitor, auth=public())
+    for path in ("/items/1", "/none", "/api/metrics/current"):
+        ask(app, path)
+    assert rows(monitor) == {"GET /items/{id}": 1, "GET <unmatched>": 1}
+    assert monitor.get_active_user_ids() == ["ann"]
+    assert monitor.get_current_snapshot().requests_in_flight == 0
 
 
 def test_app_mounted_below_itself_ends(monitor: MetricsMonitor) -> None:

@@ -14,6 +14,7 @@ import bottle  # type: ignore[import-untyped]
 import falcon
 import falcon.asgi
 import litestar
+import litestar.types
 import pytest
 import quart
 import werkzeug.test
@@ -266,6 +267,49 @@ def test_litestar_s_templates(monitor: MetricsMonitor) -> None:
         "GET /sub/{tenant}/items/{id}": 1,
         "GET <unmatched>": 2,
     }
+
+
+@pytest.mark.parametrize("copy_scope", [False, True])
+def test_templates_of_what_litestar_mounts(copy_scope: bool, monitor: MetricsMonitor) -> None:
+    """Below the mount, as far as Litestar lets it be seen: in a copied scope no further."""
+    inner = Starlette()
+    inner.add_route("/items/{id}/", lambda request: PlainTextResponse("item"))
+
+    def mount(path: str, app: Any) -> Any:
+        async def mounted(scope: Any, receive: Any, send: Any) -> None:
+            await app(scope, receive, send)
+
+        for name in ("scope", "receive", "send"):
+            mounted.__annotations__[name] = getattr(litestar.types, name.title())
+        return litestar.asgi(path, is_mount=True, copy_scope=copy_scope)(mounted)
+
+    known = mount("/known", inner)
+    versions = [litestar.Router(path, route_handlers=[known]) for path in ("/v1", "/v2")]
+    app: Any = litestar.Litestar([*versions, mount("/raw", asgi)])
+    client = TestClient(wrap(app, monitor), root_path="/shop")
+    for path in ("/v1/known/items/7", "/v2/known/items/7", "/raw", "/raw/a/b", "/none"):
+        client.get(f"/shop{path}")
+    below = "{path:path}" if copy_scope else "items/{id}/"
+    assert rows(monitor) == {
+        f"GET /shop/v1/known/{below}": 1,
+        f"GET /shop/v2/known/{below}": 1,
+        "GET /shop/raw/{path:path}": 2,
+        "GET <unmatched>": 1,
+    }
+    assert monitor.get_health()["faults"] == 0
+
+
+def test_falcon_s_template_below_a_bottle(monitor: MetricsMonitor) -> None:
+    """However often it is wrapped, Falcon is asked once."""
+    inner, outer = of_falcon(), bottle.Bottle()
+    for _ in range(2):
+        wrap(inner, monitor)
+        assert len(inner._unprepared_middleware) == 1
+    outer.mount("/mounted/", wrap(inner, monitor))
+    answer = werkzeug.test.Client(wrap(outer, monitor)).get("/mounted/")
+    assert answer.get_data() == b"hello"
+    answer.close()
+    assert rows(monitor) == {"GET /mounted/": 1}
 
 
 @pytest.mark.parametrize(

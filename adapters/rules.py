@@ -1,0 +1,45 @@
+"""What Flask and Quart leave of a request: the rule that Werkzeug's router found for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from werkzeug.exceptions import HTTPException
+
+from .hosts import session_user
+
+if TYPE_CHECKING:
+    from werkzeug.routing import MapAdapter, Rule
+
+
+class RuleRequest:
+    """What a request had in its context; the context itself would tie a knot with environ.
+
+    `methods`: of a request that was refused for its method, those that the path has a rule for.
+    """
+
+    __slots__ = ("_adapter", "_methods", "_rule", "_session")
+
+    def __init__(
+        self,
+        rule: Rule | None,
+        methods: list[str] | None,
+        adapter: MapAdapter | None,
+        session: object,
+    ) -> None:
+        self._rule = rule
+        self._methods = methods
+        self._adapter = adapter
+        self._session = session
+
+    def route(self) -> str | None:
+        rule = self._rule
+        if rule is None and self._methods and self._adapter is not None:
+            try:
+                rule, _ = self._adapter.match(method=self._methods[0], return_rule=True)
+            except HTTPException:
+                return None  # with that method the path leads elsewhere: it is no rule's
+        return None if rule is None else rule.rule
+
+    def user(self) -> object | None:
+        return session_user(self._session)
