@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from metricsmw.monitor import MetricsMonitor
     from metricsmw.scheduled import ScheduledExport as ScheduledExport
 
+# The names of drafts, as a pattern, around that of their file's name.
+DRAFT = r"\.{}\.\d+-\d+"
+
 
 def __getattr__(name: str) -> object:
     # Known by this module's name, and imported by those who use it only.

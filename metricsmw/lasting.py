@@ -181,7 +181,7 @@ class LastingHistory:
     def stop(self) -> None:
         """Write no more, and leave it to another worker; may be repeated."""
         self._background.stop()
-        self._once.release()
+        self._once.end()
 
     def _renew(self) -> None:
         self._lock = threading.Lock()

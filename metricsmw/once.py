@@ -106,6 +106,13 @@ class Once:
         with self._lock:
             self._let_go()
 
+    def end(self) -> None:
+        """Lead no more, and take back what was told `/health`: without a leader it is not so."""
+        if self.leads:
+            with suppress(OSError):
+                self.write({})
+        self.release()
+
     def _let_go(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:

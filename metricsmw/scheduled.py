@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from metricsmw.background import Background
-from metricsmw.exporting import csv_text, json_text, write_atomically
+from metricsmw.exporting import DRAFT, csv_text, json_text, write_atomically
 from metricsmw.once import PROBLEM, Once
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ Format = Literal["json", "csv"]
 # format -> what its files' names begin with, as those of the routes do
 FORMATS: dict[str, str] = {"json": "metrics_", "csv": "metrics_history_"}
 TIME = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
-MARK = ".metricsmw-exported"
 CHECK_SECONDS = 20.0
 
 
@@ -46,8 +45,9 @@ class ScheduledExport:
     - ``name``: tells it from other exports of the same server; its component in `/health`.
     - ``start``: export in a daemon thread from now on; otherwise `start`, or call `check` yourself.
 
-    All workers of a server may have one of the same settings: one of them exports. Two servers
-    need a directory each. The first export is the first one due after the first start.
+    All workers of a server may have one of the same settings: one of them exports. A directory is
+    for one server, and in it for one daily export and one by minutes. The first export is the first
+    one due after the first start.
 
     Raises `ValueError` or `TypeError` for bad settings, OSError where there can be no directory.
     """
@@ -76,6 +76,9 @@ class ScheduledExport:
         self._monitor = monitor
         self._keep = keep
         self._every = every_minutes
+        # Of this kind of export only, as the directory may have one of the other kind, too.
+        self._mark = ".metricsmw-exported-" + ("daily" if every_minutes is None else "minutes")
+        self._stamp = "%Y%m%d" if every_minutes is None else "%Y%m%d_%H%M"
         self._formats = tuple(dict.fromkeys(formats))
         self._once = Once(monitor, name)
         self._name = name
@@ -94,7 +97,7 @@ class ScheduledExport:
     def stop(self) -> None:
         """Export no more, and leave it to another worker; may be repeated."""
         self._background.stop()
-        self._once.release()
+        self._once.end()
 
     def _renew(self) -> None:
         self._lock = threading.Lock()
@@ -117,19 +120,17 @@ class ScheduledExport:
         due = self._due(now)
         last = self._exported()
         if last is None or last > now:  # the first start, or the clock was set back
-            self._mark(due)
+            self._note(due)
             return []
         if last >= due:
             return []
-        stamp = datetime.fromtimestamp(due).strftime(
-            "%Y%m%d" if self._every is None else "%Y%m%d_%H%M"
-        )
+        stamp = datetime.fromtimestamp(due).strftime(self._stamp)
         written = []
         for kind in self._formats:
             path = self.directory / f"{FORMATS[kind]}{stamp}.{kind}"
             write_atomically(path, self._text(kind))
             written.append(path)
-        self._mark(due)
+        self._note(due)
         for kind in self._formats:
             self._remove_old(kind)
         return written
@@ -155,17 +156,22 @@ class ScheduledExport:
     def _exported(self) -> float | None:
         """When the last export that was made was due; None where there was none."""
         try:
-            return float((self.directory / MARK).read_text(encoding="ascii"))
+            return float((self.directory / self._mark).read_text(encoding="ascii"))
         except (FileNotFoundError, ValueError):
             return None
 
-    def _mark(self, due: float) -> None:
-        write_atomically(self.directory / MARK, f"{due:.0f}\n")
+    def _note(self, due: float) -> None:
+        write_atomically(self.directory / self._mark, f"{due:.0f}\n")
 
     def _remove_old(self, kind: str) -> None:
-        ours = re.compile(rf"{FORMATS[kind]}\d{{8}}(_\d{{4}})?\.{kind}")
-        names = sorted(name for name in os.listdir(self.directory) if ours.fullmatch(name))
-        for name in names[: -self._keep]:
+        """Remove files beyond `keep`, and drafts of a worker that was killed as it wrote."""
+        stamp = r"\d{8}" if self._every is None else r"\d{8}_\d{4}"
+        ours = rf"{FORMATS[kind]}{stamp}\.{kind}"
+        draft = DRAFT.format(f"({ours}|{re.escape(self._mark)})")
+        names = os.listdir(self.directory)
+        exports = sorted(name for name in names if re.fullmatch(ours, name))
+        drafts = [name for name in names if re.fullmatch(draft, name)]
+        for name in exports[: -self._keep] + drafts:
             with suppress(FileNotFoundError):
                 (self.directory / name).unlink()
 

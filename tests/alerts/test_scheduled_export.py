@@ -6,6 +6,8 @@ import csv
 import json
 import logging
 import os
+import resource
+import signal
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -13,10 +15,11 @@ from typing import Any
 
 import pytest
 from kits.crew import SharedClock, crew
+from kits.servers import wait_until
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
-from metricsmw.exporting import ScheduledExport
+from metricsmw.exporting import ScheduledExport, csv_text
 
 Make = Callable[..., ScheduledExport]
 
@@ -106,9 +109,11 @@ def test_the_newest_are_kept(export: Make, folder: Path, clock: ManualClock) -> 
 def test_what_was_due_while_it_was_down_is_made_up_for_once(
     export: Make, folder: Path, clock: ManualClock
 ) -> None:
-    export().check()
+    before = export()
+    before.check()
+    before.stop()
     to(clock, 2026, 1, 28, 9, 0)
-    one = export(name="after_a_restart", formats=["json"])
+    one = export(formats=["json"])
     one.check()
     one.check()
     assert files(folder) == ["metrics_20260128.json"]
@@ -158,6 +163,77 @@ def test_a_full_disk_loses_nothing_and_is_told(
     one.check()
     assert files(folder) == ["metrics_20260127.json", "metrics_history_20260127.csv"]
     assert monitor.get_health()["status"] == "healthy"
+
+
+def test_a_disk_that_fills_up_between_two_files(
+    export: Make, folder: Path, clock: ManualClock, monitor: MetricsMonitor
+) -> None:
+    one = export(keep=1, formats=["csv", "json"])
+    one.check()
+    days = ["20260126", "20260127"]
+    old, new = ([f"metrics_{d}.json", f"metrics_history_{d}.csv"] for d in days)
+    to(clock, 2026, 1, 26, 0, 0)
+    one.check()
+    to(clock, 2026, 1, 27, 0, 0)
+    table = len(csv_text(monitor.get_metrics_history(60)))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (table, limits[1]))
+    try:
+        for _ in range(2):
+            assert one.check() == []
+            assert files(folder) == sorted([*old, new[1]])
+            assert not [name for name in os.listdir(folder) if name.startswith(".metrics_")]
+        assert health(monitor) == "failing: File too large"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(one.check()) == 2
+    assert files(folder) == new
+    assert health(monitor) == "operational"
+
+
+def test_who_stops_tells_of_no_failure_any_more(
+    export: Make, folder: Path, monitor: MetricsMonitor
+) -> None:
+    one = export()
+    folder.rmdir()
+    one.check()
+    assert health(monitor).startswith("failing: ")
+    one.stop()
+    assert "scheduled_export" not in monitor.get_health()["components"]
+    assert monitor.get_health()["status"] == "healthy"
+
+
+def test_it_exports_by_itself(
+    folder: Path, monitor: MetricsMonitor, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metricsmw.scheduled.CHECK_SECONDS", 0.01)
+    monitor.record_request(10.0)
+    one = ScheduledExport(monitor, folder, formats=["json"])
+    try:
+        wait_until(lambda: os.listdir(folder), "the first look")
+        to(clock, 2026, 1, 26, 0, 0)
+        wait_until(lambda: files(folder), "the export")
+    finally:
+        one.stop()
+    assert files(folder) == ["metrics_20260126.json"]
+
+
+def test_a_daily_export_and_one_by_minutes_share_a_folder(
+    export: Make, folder: Path, clock: ManualClock
+) -> None:
+    daily = export(keep=2, formats=["json"])
+    often = export(keep=3, formats=["json"], every_minutes=15, name="often")
+    for _ in range(4 * 24 * 4 + 1):
+        daily.check()
+        often.check()
+        clock.advance(900)
+    assert files(folder) == [
+        "metrics_20260128.json",
+        "metrics_20260129.json",
+        "metrics_20260129_1130.json",
+        "metrics_20260129_1145.json",
+        "metrics_20260129_1200.json",
+    ]
 
 
 def test_a_folder_that_cannot_be_is_an_error_at_the_start(export: Make, folder: Path) -> None:
@@ -224,3 +300,24 @@ def test_one_worker_writes_for_all_and_another_when_it_dies(folder: Path) -> Non
     assert len(files(folder)) == 2
     documents = [json.loads((folder / name).read_text()) for name in files(folder)]
     assert [document["totals"]["total_requests"] for document in documents] == [4, 4]
+
+
+def die_at_the_disk(monitor: MetricsMonitor) -> None:
+    os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+    look(monitor)
+
+
+def test_what_a_worker_left_that_was_killed_as_it_wrote_is_removed(folder: Path) -> None:
+    clock = SharedClock(wall=datetime(2026, 1, 25, 12, 0).timestamp())
+    with crew(2, clock) as workers:
+        workers.all(equip, folder)
+        first, second = workers.workers
+        first.do(look)
+        clock.advance(86_400)
+        first.begin(die_at_the_disk)
+        assert not first.survives()
+        (draft,) = [name for name in os.listdir(folder) if name.startswith(".metrics_")]
+        (folder / f"{draft}.of-another").touch()
+        assert second.do(look) == 1
+        assert draft not in os.listdir(folder)
+        assert f"{draft}.of-another" in os.listdir(folder)
