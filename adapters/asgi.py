@@ -96,6 +96,7 @@ class ASGIMetricsMiddleware:
         self.app = app
         self.monitor = get_metrics_monitor() if monitor is None else monitor
         self.recorder = self.monitor.recorder
+        self.recorder.in_asgi = True
         self._key = self.recorder.key
         self._begin = self.recorder.begin
         self._excluded = excluder(exclude)
@@ -103,7 +104,10 @@ class ASGIMetricsMiddleware:
         # The quick test for paths that may not be measured; None: all are.
         self._needle = "" if self._excluded else path
         self._sub_app = metrics_app(self.monitor, auth, identity=identity) if path else None
-        self._exchange = _exchange_class(self.recorder, route, user)
+        # Whether the server tells by itself if a client has gone: then nobody need listen for it.
+        # None: not known yet.
+        self._tells: bool | None = None
+        self._exchange = _exchange_class(self, route, user)
         listen()
         self.recorder.announce()
 
@@ -134,7 +138,7 @@ class ASGIMetricsMiddleware:
             exchange.status = CLOSED
             self.recorder.fault("recording a request")
         try:
-            await self.app(scope, exchange.receive, exchange.send)
+            await self.app(scope, receive if self._tells else exchange.receive, exchange.send)
         except BaseException as error:
             exchange.failed(error)
             raise
@@ -197,17 +201,16 @@ class _Exchange(Protocol):
 
 
 def _exchange_class(
-    recorder: Recorder, route: RouteResolver | None, user: UserResolver | None
+    middleware: ASGIMetricsMiddleware, route: RouteResolver | None, user: UserResolver | None
 ) -> Callable[[], _Exchange]:
     """A class of exchanges with all that is the same for every request in its closure."""
+    recorder = middleware.recorder
     end, fail, abandon = recorder.end, recorder.fail, recorder.abandon
     saw_user, left, fault = recorder.user, recorder.leave, recorder.fault
     streamed, clock = recorder.streamed, recorder.clock
     route_of = route or route_of_scope
     user_of = user or user_of_scope
     own_route, own_user = route is not None, user is not None
-    # Whether all servers so far tell by their request cycle if the client has gone.
-    tells = True
 
     def give_up() -> None:
         """What could not be recorded is no longer in flight, either."""
@@ -271,10 +274,13 @@ def _exchange_class(
                 self.first = clock()
 
         async def send_last(self, message: Message) -> None:
-            nonlocal tells
             inner: Any = self.inner
+            tells = middleware._tells
             # Not what `receive` says from here on: servers end it once they have the last message.
             gone = self.gone
+            if not (tells or gone):
+                # Hypercorn's stream says it by what the last message sets as well: asked before.
+                gone = _connected(inner) is False
             try:
                 await inner(message)
             except OSError:
@@ -287,39 +293,38 @@ def _exchange_class(
             scope = self.scope
             self.scope = NOWHERE
             # Resolvers are called here, not by `template` and `count_user`: two calls less.
+            template = None
+            if own_route or "router" in scope or HOST_KEY in scope or "path_template" in scope:
+                try:
+                    template = route_of(scope)
+                except Exception:
+                    fault("the route resolver")
+            if tells is not False and not gone:
+                # uvicorn's request cycle, whose `send` does nothing for a client that is gone.
+                try:
+                    gone = inner.__self__.disconnected is True
+                    if tells is None:
+                        middleware._tells = True
+                except AttributeError:
+                    middleware._tells = False
             try:
-                template = None
-                if own_route or "router" in scope or HOST_KEY in scope or "path_template" in scope:
-                    try:
-                        template = route_of(scope)
-                    except Exception:
-                        fault("the route resolver")
-                if not gone:
-                    try:
-                        # uvicorn's `send` does nothing for a client that is gone. Not what
-                        # hypercorn's stream says: it is closed by the last message.
-                        gone = (
-                            inner.__self__.disconnected is True
-                            if tells
-                            else getattr(_server(inner), "disconnected", None) is True
-                        )
-                    except AttributeError:
-                        tells = False
-                if gone and scope["method"] != "HEAD":  # which has all with the start
-                    now = abandon(status, template, scope["method"])
+                method = scope["method"]
+                if gone and method != "HEAD":  # which has all with the start
+                    now = abandon(status, template, method)
                 else:
-                    now = end(self.start, status, template, scope["method"])
-                    if self.first:
-                        streamed(self.start, self.first, now, template, scope["method"])
-                if own_user or "session" in scope or HOST_KEY in scope:
-                    try:
-                        user_id = user_of(scope)
-                        if user_id is not None:
-                            saw_user(user_id, now)
-                    except Exception:
-                        fault("the user resolver")
+                    now = end(self.start, status, template, method)
             except Exception:
                 give_up()
+                return
+            if self.first and not gone:
+                self.count_stream(now, template, method)
+            if own_user or "session" in scope or HOST_KEY in scope:
+                try:
+                    user_id = user_of(scope)
+                    if user_id is not None:
+                        saw_user(user_id, now)
+                except Exception:
+                    fault("the user resolver")
 
         def template(self, scope: Scope) -> str | None:
             try:
@@ -327,6 +332,12 @@ def _exchange_class(
             except Exception:
                 fault("the route resolver")
                 return None
+
+        def count_stream(self, now: float, template: str | None, method: str) -> None:
+            try:
+                streamed(self.start, self.first, now, template, method)
+            except Exception:
+                fault("recording a request")
 
         def count_user(self, scope: Scope) -> None:
             try:
@@ -343,22 +354,24 @@ def _exchange_class(
                 return
             self.status = CLOSED
             self.scope = NOWHERE
+            template = self.template(scope)
             try:
+                method = scope["method"]
                 connected = _connected(self.inner)
                 cancelled = connected is None and isinstance(error, CancelledError)
                 gone = self.gone or connected is False or cancelled
-                if gone and status is not None and scope["method"] == "HEAD":
-                    end(self.start, status, self.template(scope), "HEAD")
+                if gone and status is not None and method == "HEAD":
+                    end(self.start, status, template, method)
                 elif gone:
-                    abandon(status or 500, self.template(scope), scope["method"])
+                    abandon(status or 500, template, method)
                 else:
-                    template = self.template(scope)
-                    now = fail(self.start, status or 500, template, scope["method"])
-                    if self.first:
-                        streamed(self.start, self.first, now, template, scope["method"])
-                self.count_user(scope)
+                    now = fail(self.start, status or 500, template, method)
             except Exception:
                 give_up()
+                return
+            if self.first and not gone:
+                self.count_stream(now, template, method)
+            self.count_user(scope)
 
         def leave(self) -> None:
             """The request is one of the sub-app's own."""

@@ -13,7 +13,7 @@ client went away).
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from itertools import chain
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -115,6 +115,10 @@ class WSGIMetricsMiddleware:
         key = self._key
         if key in environ:
             return self.app(environ, start_response)
+        if self.recorder.in_asgi:
+            scope = _scope_of(environ, start_response)
+            if key in scope:
+                return self.app(environ, self._leaving(environ, start_response, scope))
         needle = self._needle
         if needle is not None and "PATH_INFO" in environ and needle in environ["PATH_INFO"]:
             aside = self._aside(environ)
@@ -133,8 +137,8 @@ class WSGIMetricsMiddleware:
             self.recorder.fault("recording a request")
         try:
             body = self.app(environ, exchange.start_response)
-        except BaseException:
-            exchange.failed()
+        except BaseException as error:
+            exchange.failed(error)
             raise
         kind = type(body)
         if kind is list or kind is tuple:
@@ -149,6 +153,32 @@ class WSGIMetricsMiddleware:
     def _hand_out(self, exchange: _Exchange, body: Iterable[bytes]) -> Iterable[bytes]:
         """A body that is neither list, tuple nor generator, as the server is to see it."""
         return exchange.hand_out(body)
+
+    def _leaving(
+        self,
+        environ: WSGIEnvironment,
+        start_response: StartResponse,
+        scope: MutableMapping[str, object],
+    ) -> StartResponse:
+        """Has the scope, which is measured further out, know what the host leaves in environ."""
+
+        def started(
+            status: str, headers: Headers, exc_info: OptExcInfo | None = None
+        ) -> Callable[[bytes], object]:
+            if exc_info is None:
+                write = start_response(status, headers)
+            else:
+                write = start_response(status, headers, exc_info)
+            try:
+                for ask in AT_START:
+                    ask(environ)
+                if HOST_KEY in environ:
+                    scope[HOST_KEY] = environ[HOST_KEY]
+            except Exception:
+                self.recorder.fault("the route resolver")
+            return write
+
+        return started
 
     def _aside(self, environ: WSGIEnvironment) -> WSGIApplication | None:
         """Who answers a request that is not to be measured; None: it is to be."""
@@ -172,6 +202,17 @@ class WSGIMetricsMiddleware:
         return self._sub_app(mounted, start_response)
 
 
+def _scope_of(
+    environ: WSGIEnvironment, start_response: StartResponse
+) -> MutableMapping[str, object]:
+    """The scope of a request that an ASGI app hands on; empty where none does.
+
+    a2wsgi leaves it in environ; Starlette and asgiref keep it beside `start_response`.
+    """
+    bridge = getattr(start_response, "__self__", None)
+    return environ.get("asgi.scope") or getattr(bridge, "scope", None) or {}
+
+
 class _Exchange(Protocol):
     """One request and its response; the attributes are set by the middleware."""
 
@@ -187,7 +228,7 @@ class _Exchange(Protocol):
         self, status: str, headers: Headers, exc_info: OptExcInfo | None = None
     ) -> Callable[[bytes], object]: ...
     def complete(self) -> None: ...
-    def failed(self) -> None: ...
+    def failed(self, error: BaseException | None) -> None: ...
     def hand_out(self, body: Iterable[bytes]) -> Iterable[bytes]: ...
     def __iter__(self) -> Iterator[bytes]: ...
 
@@ -268,59 +309,74 @@ def _exchange_class(
             if line is CLOSED:
                 return
             if line is None:
-                self.failed()
+                self.failed(None)
                 return
             self.status = CLOSED
             environ = self.environ
             self.environ = NOWHERE
             # Resolvers are called here, not by `template` and `count_user`: two calls less.
+            template = None
+            if own_route or HOST_KEY in environ or "bottle.route" in environ:
+                try:
+                    template = route_of(environ)
+                except Exception:
+                    fault("the route resolver")
             try:
-                template = None
-                if own_route or HOST_KEY in environ or "bottle.route" in environ:
-                    try:
-                        template = route_of(environ)
-                    except Exception:
-                        fault("the route resolver")
-                code = codes[line] if line in codes else code_of(line)
-                now = end(self.start, code, template, environ["REQUEST_METHOD"])
-                if self.first:
-                    streamed(self.start, self.first, now, template, environ["REQUEST_METHOD"])
-                if own_user or HOST_KEY in environ or "REMOTE_USER" in environ:
-                    try:
-                        user_id = user_of(environ)
-                        if user_id is not None:
-                            saw_user(user_id, now)
-                    except Exception:
-                        fault("the user resolver")
+                try:
+                    code = codes[line]
+                except KeyError:
+                    code = code_of(line)
+                method = environ["REQUEST_METHOD"]
+                now = end(self.start, code, template, method)
             except Exception:
                 give_up()
+                return
+            if self.first:
+                self.count_stream(now, template, method)
+            if own_user or HOST_KEY in environ or "REMOTE_USER" in environ:
+                try:
+                    user_id = user_of(environ)
+                    if user_id is not None:
+                        saw_user(user_id, now)
+                except Exception:
+                    fault("the user resolver")
 
-        def failed(self) -> None:
+        def failed(self, error: BaseException | None) -> None:
             """An exception escaped, or there was no response."""
-            self.report(fail)
+            self.report(fail, error)
 
         def gone(self) -> None:
             """The client went away."""
             self.report(abandon_at)
 
-        def report(self, outcome: Callable[[float, int, str | None, str], float]) -> None:
+        def report(
+            self,
+            outcome: Callable[[float, int, str | None, str], float],
+            error: BaseException | None = None,
+        ) -> None:
             line, environ = self.status, self.environ
             if line is CLOSED:
                 return
-            if line is None and environ.get("HTTP_UPGRADE", "").lower() == "websocket":
+            if (
+                line is None
+                and environ.get("HTTP_UPGRADE", "").lower() == "websocket"
+                and isinstance(error, (StopIteration, type(None)))
+            ):
                 self.leave()  # the app took over the connection, for minutes
                 return
             self.status = CLOSED
             self.environ = NOWHERE
+            template = self.template(environ)
             try:
                 code = 500 if line is None else code_of(line)
-                template, method = self.template(environ), environ["REQUEST_METHOD"]
+                method = environ["REQUEST_METHOD"]
                 now = outcome(self.start, code, template, method)
-                if self.first and outcome is fail:
-                    streamed(self.start, self.first, now, template, method)
-                self.count_user(environ)
             except Exception:
                 give_up()
+                return
+            if self.first and outcome is fail:
+                self.count_stream(now, template, method)
+            self.count_user(environ)
 
         def leave(self) -> None:
             """This is no request to be counted: it is one of the sub-app's own, say."""
@@ -339,6 +395,12 @@ def _exchange_class(
             except Exception:
                 fault("the route resolver")
                 return None
+
+        def count_stream(self, now: float, template: str | None, method: str) -> None:
+            try:
+                streamed(self.start, self.first, now, template, method)
+            except Exception:
+                fault("recording a request")
 
         def count_user(self, environ: WSGIEnvironment) -> None:
             try:
@@ -385,8 +447,8 @@ def _exchange_class(
                 try:
                     if inner_close is not None:
                         inner_close()
-                except BaseException:
-                    self.failed()
+                except BaseException as raised:
+                    self.failed(raised)
                     raise
                 if error is before:
                     self.complete()
@@ -417,8 +479,8 @@ def _exchange_class(
                         break
             except GeneratorExit:
                 raise
-            except BaseException:
-                self.failed()
+            except BaseException as error:
+                self.failed(error)
                 raise
             self.exhausted = True
 
@@ -429,8 +491,8 @@ def _exchange_class(
             except StopIteration:
                 self.exhausted = True
                 raise
-            except BaseException:
-                self.failed()
+            except BaseException as error:
+                self.failed(error)
                 raise
 
         def close(self) -> None:
@@ -440,12 +502,12 @@ def _exchange_class(
                 if self.exhausted:
                     self.complete()
                 else:
-                    self.failed()
+                    self.failed(None)
                 return
             try:
                 body.close()
-            except BaseException:
-                self.failed()
+            except BaseException as error:
+                self.failed(error)
                 raise
             if self.exhausted:  # never iterated, which a server does before it finds nobody
                 self.complete()
@@ -462,7 +524,7 @@ def _exchange_class(
             elif isinstance(error, (TypeError, AssertionError)) or not isinstance(
                 error, (Exception, GeneratorExit, type(None))
             ):
-                self.failed()
+                self.failed(error)
             else:
                 self.gone()
 
@@ -476,8 +538,8 @@ def _exchange_class(
                 inner_close = getattr(self.body, "close", None)
                 if inner_close is not None:
                     inner_close()
-            except BaseException:
-                self.failed()
+            except BaseException as error:
+                self.failed(error)
                 raise
             if self.exhausted:
                 self.complete()

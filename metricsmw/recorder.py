@@ -25,7 +25,7 @@ from metricsmw.config import Settings
 from metricsmw.histogram import CEILING_SECONDS, FIRST, FLOOR_SECONDS, LAST
 from metricsmw.routes import METHODS, RouteTables, Row
 from metricsmw.segment import ROUTE_ZERO, Field, Lane, RouteLane, Segment, step_number
-from metricsmw.server import on_fork
+from metricsmw.server import is_forked_by_server, on_fork
 from metricsmw.users import UserTable
 
 logger = logging.getLogger("metricsmw")
@@ -127,7 +127,10 @@ class Host(Protocol):
         """
 
     def is_worker(self) -> bool:
-        """Whether this process is one of several workers of a server."""
+        """Whether a server has made this process to serve."""
+
+    def last_reset(self) -> float:
+        """Monotonic time of the server's last reset; 0.0 where there was none."""
 
 
 class Recorder:
@@ -149,8 +152,10 @@ class Recorder:
     ``clock`` tells monotonic seconds.
 
     ``route`` is the host's template, or None where nothing matched. ``key`` marks an environ or
-    a scope as being measured by this recorder.
+    a scope as being measured by this recorder; ``in_asgi``: whether some scope is.
     """
+
+    in_asgi: bool = False
 
     begin: Callable[[], float]
     end: Callable[[float, int, str | None, str], float]
@@ -472,7 +477,7 @@ class Recorder:
             for rows_of_another in (rows, streams, known):
                 rows_of_another.clear()
             routes = RouteTables(segment, settings, rows)
-            users = UserTable(segment, settings, known)
+            users = UserTable(segment, settings, known, self._host.last_reset)
             faults, self._pending_faults = self._pending_faults, 0
             segment.header[Field.FAULTS] += faults
             self.segment = segment
@@ -528,7 +533,8 @@ class Recorder:
     def _open_worker(self) -> None:
         try:
             if self._host.is_worker():
-                self._host.attach()
+                with self._lock:
+                    self._host.attach()
         except Exception:
             self.fault("opening the worker's segment")
 
@@ -573,8 +579,8 @@ class Recorder:
         """In a forked child: the segment is the parent's, so never write it again."""
         self._lock = threading.RLock()
         self._forget()
-        # The child of a worker, a pool's process say, is none itself until it records.
-        if not self._host.detach(forked=True) and self._announced:
+        # The child of a worker, or one that a program forks to help it, is none until it records.
+        if not self._host.detach(forked=True) and self._announced and is_forked_by_server():
             self._open_worker()
 
 

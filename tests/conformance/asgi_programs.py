@@ -310,7 +310,7 @@ class Server:
     async def send(self, message: Message) -> None:
         run = self.run
         run.note("sent", dict(message))
-        told = self.told
+        told = self.told or (self.gone and run.script.server == "closing")
         if self.status is None:
             self.status = message.get("status")  # that of the app, whether or not it gets there
         await self.turn()
