@@ -4,7 +4,7 @@
 
     worker-N   the segment of a worker, which holds an exclusive flock on it for its life
     reset      the states of all tables at the last reset; replaced as a whole
-    history    the minute history
+    history-M  the minute history of the workers that keep M minutes
     lock       its flock is held by whoever adopts a segment, resets, or writes the history
 
 The kernel drops a dead worker's flock, also after SIGKILL, and pid reuse cannot bring it back:
@@ -19,16 +19,17 @@ of its parent had in hand. It would keep the lock of a worker that has died.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import struct
 import threading
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
-from zlib import crc32
 
 from metricsmw.config import Settings
 from metricsmw.descriptor import Descriptor
@@ -45,7 +46,6 @@ except ImportError:  # Windows
 Mode = Literal["private", "shared"]
 
 PREFIX = "worker-"
-RESET_CHECK = struct.Struct("<I")
 RESET_HEADER = struct.Struct("<dQ")
 RESET_ENTRY = struct.Struct("<QQQ")
 
@@ -62,10 +62,16 @@ class Group(Protocol):
     def reset(self) -> Reset:
         """The last reset of the server."""
 
-    def sources(self) -> Mapping[str, Source]:
-        """The segments of all workers, dead ones included, by name."""
+    def sources(self, complete: bool = False) -> Mapping[str, Source]:
+        """The segments of all workers, dead ones included, by name.
+
+        With ``complete`` it raises OSError where one may be there that cannot be opened now.
+        """
 
     def write_reset(self, reset: Reset) -> None: ...
+
+    def problems(self) -> list[str]:
+        """What is wrong with what the workers share, beside segments; safe to show to anyone."""
 
     def exclusive(self, wait: bool) -> contextlib.AbstractContextManager[bool]:
         """Hold the server's lock; yields whether it is held. Never waits unless told to."""
@@ -94,6 +100,7 @@ class PrivateGroup:
     def __init__(self, settings: Settings, reason: str, created: float) -> None:
         self.reason = reason
         self.history = History(MemoryBytes(), settings.max_history_minutes)
+        self.history.start(created)
         self._thread_lock = threading.Lock()
         self.reset: Reset = NEVER
         me = this_process()
@@ -101,11 +108,14 @@ class PrivateGroup:
             AnonymousMemory(), window_seconds=settings.window_seconds, now=created, owner=me
         )
 
-    def sources(self) -> Mapping[str, Source]:
+    def sources(self, complete: bool = False) -> Mapping[str, Source]:
         return {"own": _OwnSource(self.segment.memory)}
 
     def write_reset(self, reset: Reset) -> None:
         self.reset = reset
+
+    def problems(self) -> list[str]:
+        return []
 
     @contextlib.contextmanager
     def exclusive(self, wait: bool) -> Iterator[bool]:
@@ -157,10 +167,25 @@ class _Unreadable:
 def _open_own(path: str, flags: int) -> Descriptor:
     """Open a regular file that belongs to this user, following no link. Raises OSError."""
     file = Descriptor(os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK))
-    status = os.fstat(file.fileno())
-    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-        raise PermissionError("not a regular file of this user")
+    if not _is_own(os.fstat(file.fileno())):
+        raise PermissionError(errno.EPERM, "not a regular file of this user")
     return file
+
+
+def _is_own(status: os.stat_result) -> bool:
+    """Whether it is a regular file of this user; nothing else is a segment."""
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def _segment_files(directory: str | Path) -> dict[str, os.stat_result]:
+    """What is named as a segment there, with its status. Raises OSError."""
+    found = {}
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.name.startswith(PREFIX):
+                with contextlib.suppress(FileNotFoundError):
+                    found[entry.name] = entry.stat(follow_symlinks=False)
+    return found
 
 
 def _process(header: bytes, pid: Field, start: Field) -> Process | None:
@@ -182,7 +207,8 @@ def _make_private_directory(path: Path) -> None:
         or status.st_uid != os.geteuid()
         or stat.S_IMODE(status.st_mode) & 0o077
     ):
-        raise PermissionError(f"{path} must be a directory that only its owner can enter")
+        what = "must be a directory that only its owner can enter"
+        raise PermissionError(errno.EPERM, what, str(path))
 
 
 def base_directory() -> Path:
@@ -214,13 +240,13 @@ class SharedGroup:
         if fcntl is None:
             raise OSError("this platform has no file locks")
         self._settings = settings
-        # With the file's inode and owner, as a name may come to stand for another file.
-        self._sources: dict[str, tuple[tuple[int, int], _FileSource | _Unreadable]] = {}
-        self._sources_lock = threading.Lock()
+        # With the file's inode and owner, as a name may come to stand for another file. Replaced
+        # as a whole: threads share it.
+        self._sources: dict[str, tuple[tuple[int, int], _FileSource]] = {}
         # The flock is the process's; this keeps its threads apart.
         self._thread_lock = threading.Lock()
-        self._reset = NEVER
-        self._reset_seen = (0, 0)
+        # The file's inode and time, and what was read from it.
+        self._reset = (0, 0), NEVER
         root = root_process()
         by_hand = os.environ.get("METRICSMW_DIR")
         if by_hand:
@@ -236,47 +262,43 @@ class SharedGroup:
             _remove_dead_servers(base)
         _make_private_directory(self.directory)
         self._reset_path = str(self.directory / "reset")
-        self._pid = os.getpid()
+        self._shared: dict[str, Descriptor] = {}
         self._lock = self._open_shared("lock")
         with self.exclusive(wait=True):
-            if by_hand:
-                self._clear_if_dead()
-            self._history_file = self._open_shared("history")
-            self.history = History(FileBytes(self._history_file), settings.max_history_minutes)
+            if by_hand and not _is_in_use(self.directory):
+                self._clear()
+            minutes = settings.max_history_minutes
+            name = f"history-{minutes}"
+            is_new = not os.path.lexists(self.directory / name)
+            self.history = History(FileBytes(self._open_shared(name)), minutes)
+            if is_new:  # another one without an origin has been damaged
+                self.history.start(now)
             place = self._adopt(root, now) or self._create(root, now)
         self.name, self._life, self.segment = place
         self._inode = os.fstat(self._life.fileno()).st_ino
 
     def _open_shared(self, name: str) -> Descriptor:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-        return Descriptor(os.open(self.directory / name, flags, 0o600))
+        file = Descriptor(os.open(self.directory / name, flags, 0o600))
+        self._shared[name] = file
+        return file
 
     # --- this worker's segment -------------------------------------------------------------------
 
-    def _files(self) -> list[str]:
-        return sorted(
-            (entry.name for entry in os.scandir(self.directory) if entry.name.startswith(PREFIX)),
-            key=lambda name: (len(name), name),
-        )
-
-    def _clear_if_dead(self) -> None:
-        """Start clean where all that is there belongs to servers that have ended."""
-        for name in self._files():
-            try:
-                source = _FileSource(str(self.directory / name))
-            except OSError:
-                continue
-            root = _process(source.read(0, HEADER_BYTES), Field.ROOT_PID, Field.ROOT_START)
-            if source.alive or (root is not None and root.is_running):
-                return
+    def _clear(self) -> None:
+        """Start clean, as all that is there belongs to servers that have ended."""
         for entry in os.scandir(self.directory):
-            if entry.name.startswith((PREFIX, "once-")) or entry.name in ("reset", "history"):
+            if entry.name == "lock":
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                _remove_tree(entry.path)
+            else:
                 with contextlib.suppress(OSError):
                     os.unlink(entry.path)
 
     def _adopt(self, root: Process, now: float) -> _Place | None:
         """Take over the segment of a worker that has died."""
-        for name in self._files():
+        for name in sorted(_segment_files(self.directory), key=lambda name: (len(name), name)):
             path = str(self.directory / name)
             try:
                 life = _open_own(path, os.O_RDWR)
@@ -349,36 +371,38 @@ class SharedGroup:
 
     # --- all segments ----------------------------------------------------------------------------
 
-    def sources(self) -> Mapping[str, Source]:
+    def sources(self, complete: bool = False) -> Mapping[str, Source]:
+        known = self._sources
         found: dict[str, Source] = {}
         try:
-            entries = list(os.scandir(self.directory))
-        except OSError as error:  # moved away, or not to be entered any more
-            own = _OwnSource(self.segment.memory)
-            return {self.name: own, self.directory.name: _Unreadable(error)}
-        with self._sources_lock:
-            for entry in entries:
-                name = entry.name
-                if not name.startswith(PREFIX):
-                    continue
+            files = _segment_files(self.directory)
+        except OSError as error:  # moved away, not to be entered any more, no descriptor left
+            if complete:
+                raise
+            found = {name: source for name, (_, source) in known.items()}
+            found[self.name] = _OwnSource(self.segment.memory)
+            found[self.directory.name] = _Unreadable(error)
+            return found
+        opened = {}
+        for name, status in files.items():
+            if name == self.name and status.st_ino == self._inode:
+                found[name] = _OwnSource(self.segment.memory)
+                continue
+            identity = status.st_ino, status.st_uid
+            before, source = known.get(name, (None, None))
+            if source is None or before != identity:
                 try:
-                    status = entry.stat(follow_symlinks=False)
+                    source = _FileSource(str(self.directory / name))
                 except FileNotFoundError:
                     continue
-                if name == self.name and status.st_ino == self._inode:
-                    found[name] = _OwnSource(self.segment.memory)
+                except OSError as error:  # tried again at the next read
+                    if complete and _is_own(status):
+                        raise
+                    found[name] = _Unreadable(error)
                     continue
-                identity = status.st_ino, status.st_uid
-                before, source = self._sources.get(name, (None, None))
-                if source is None or before != identity:
-                    try:
-                        source = _FileSource(entry.path)
-                    except OSError as error:
-                        source = _Unreadable(error)
-                    self._sources[name] = identity, source
-                found[name] = source
-            for name in self._sources.keys() - found.keys():
-                del self._sources[name]
+            opened[name] = identity, source
+            found[name] = source
+        self._sources = opened
         return found
 
     # --- what all share --------------------------------------------------------------------------
@@ -404,24 +428,32 @@ class SharedGroup:
     @property
     def reset(self) -> Reset:
         try:
-            status = os.stat(self._reset_path, follow_symlinks=False)
+            return self._last_reset()
         except OSError:
-            return NEVER
-        seen = (status.st_ino, status.st_mtime_ns)
-        if seen != self._reset_seen:
-            self._reset = self._read_reset()
-            self._reset_seen = seen
-        return self._reset
+            return self._reset[1]  # lest what was counted before it come back
+
+    def _last_reset(self) -> Reset:
+        """What the file says. Raises OSError where there was a reset that cannot be read now."""
+        seen, known = self._reset
+        try:
+            status = os.stat(self._reset_path, follow_symlinks=False)
+        except FileNotFoundError:
+            if known is NEVER:
+                return NEVER
+            raise
+        now = status.st_ino, status.st_mtime_ns
+        if now != seen:
+            known = self._read_reset()
+            self._reset = now, known
+        return known
 
     def _read_reset(self) -> Reset:
+        fd = _open_own(self._reset_path, os.O_RDONLY)
         try:
-            fd = _open_own(self._reset_path, os.O_RDONLY)
             with open(fd.fileno(), "rb", closefd=False) as file:
-                check, data = file.read(RESET_CHECK.size), file.read()
-        except OSError:
-            return NEVER
-        if len(data) < RESET_HEADER.size or check != RESET_CHECK.pack(crc32(data)):
-            return NEVER  # somebody else wrote there
+                data = zlib.decompress(file.read())  # which has a checksum
+        except zlib.error as error:  # somebody else wrote there
+            raise OSError(errno.EIO, "damaged") from error
         at, number = RESET_HEADER.unpack_from(data)
         states = {}
         place = RESET_HEADER.size
@@ -438,11 +470,34 @@ class SharedGroup:
             raw = state.to_bytes(-(-state.bit_length() // 8), "little")
             data += RESET_ENTRY.pack(nonce, offset, len(raw)) + raw
         draft = self.directory / "new-reset"
-        draft.write_bytes(RESET_CHECK.pack(crc32(data)) + data)
-        # Resets follow each other within a tick of the file system's clock, and a file may have
-        # the number of an earlier one: its time tells them apart.
-        os.utime(draft, ns=(0, int(reset.at * 1e9)))
-        draft.replace(self._reset_path)
+        try:
+            draft.write_bytes(zlib.compress(data, 1))
+            # Resets follow each other within a tick of the file system's clock, and a file may have
+            # the number of an earlier one: its time tells them apart.
+            os.utime(draft, ns=(0, int(reset.at * 1e9)))
+            draft.replace(self._reset_path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                draft.unlink()
+            raise
+
+    def problems(self) -> list[str]:
+        found = [f"{name} was replaced" for name in self._shared if not self._in_place(name)]
+        try:
+            self._last_reset()
+        except OSError:
+            found.append("the last reset cannot be read")
+        if damaged := self.history.damaged():
+            found.append(f"minutes of the history left out: {damaged}")
+        return found
+
+    def _in_place(self, name: str) -> bool:
+        """Whether a shared file is still the one that those who join will open."""
+        try:
+            status = os.stat(self.directory / name, follow_symlinks=False)
+        except OSError:
+            return False
+        return os.path.samestat(status, os.fstat(self._shared[name].fileno()))
 
     def close(self) -> None:
         if self.segment.is_whole:
@@ -450,13 +505,8 @@ class SharedGroup:
         self.forget()
 
     def forget(self) -> None:
-        self._sources.clear()
+        self._sources = {}
         self._life.close()
-        if self._pid != os.getpid():
-            # In a fork there is no other thread that could use them, nor any to let go of them.
-            self._lock.close()
-            self._history_file.close()
-            self.segment.memory.close()
 
 
 def _remove_dead_servers(base: Path) -> None:
@@ -465,22 +515,31 @@ def _remove_dead_servers(base: Path) -> None:
         pid, _, start = entry.name.partition("-")
         if not (pid.isdecimal() and start.isdecimal() and entry.is_dir(follow_symlinks=False)):
             continue
-        if Process(int(pid), int(start)).is_running or _has_live_worker(entry.path):
-            continue
-        from shutil import rmtree  # here, as it loads the compressors
-
-        rmtree(entry.path, ignore_errors=True)
-
-
-def _has_live_worker(directory: str) -> bool:
-    try:
-        paths = [entry.path for entry in os.scandir(directory) if entry.name.startswith(PREFIX)]
-    except OSError:
-        return False
-    for path in paths:
         try:
-            if _FileSource(path).alive:
-                return True
+            if Process(int(pid), int(start)).is_running or _is_in_use(entry.path):
+                continue
         except OSError:
+            continue  # it cannot be told
+        _remove_tree(entry.path)
+
+
+def _remove_tree(path: str) -> None:
+    from shutil import rmtree  # here, as it loads the compressors
+
+    rmtree(path, ignore_errors=True)
+
+
+def _is_in_use(directory: str | Path) -> bool:
+    """Whether a worker with a segment there lives, or its master. Raises OSError where one may be
+    there that cannot be looked at now."""
+    for name, status in _segment_files(directory).items():
+        if not _is_own(status):
             continue
+        try:
+            source = _FileSource(os.path.join(directory, name))
+        except FileNotFoundError:
+            continue
+        root = _process(source.read(0, HEADER_BYTES), Field.ROOT_PID, Field.ROOT_START)
+        if source.alive or (root is not None and root.is_running):
+            return True
     return False

@@ -138,22 +138,33 @@ class History:
         header = self._header()
         self._write_header(header._replace(first=header.next, origin=origin, minutes=0.0))
 
-    def rows(self, since: float, reset_at: float = 0.0) -> list[dict[str, str | float | int]]:
-        """Snapshots taken after monotonic ``since`` and not before the reset, oldest first."""
+    def _rows(self) -> list[tuple[float, ...] | None]:
+        """All rows, oldest first: times and fields; None where it is not what was written."""
         header = self._header()
         data = self._data.read(HEADER.size, ROW.size * self._capacity)
-        rows = []
+        rows: list[tuple[float, ...] | None] = []
         first = max(int(header.first), int(header.next) - self._capacity)
         for number in range(first, int(header.next)):
             start = number % self._capacity * ROW.size
             raw = data[start : start + ROW.size]
-            if len(raw) < ROW.size:
-                continue
-            begin, at, wall, *values, end = ROW.unpack(raw)
-            is_whole = begin == end == number and all(map(math.isfinite, values))
-            if is_whole and at > since and at >= reset_at:
+            row = ROW.unpack(raw) if len(raw) == ROW.size else ()
+            is_own = any(row) and row[0] == row[-1] == number  # zeros are no row 0
+            rows.append(row[1:-1] if is_own and all(map(math.isfinite, row)) else None)
+        return rows
+
+    def damaged(self) -> int:
+        """How many rows are left out because of what others have written there."""
+        rows = self._rows()
+        # The oldest of a full ring may just be making room for the next one.
+        return rows[len(rows) == self._capacity :].count(None)
+
+    def rows(self, since: float, reset_at: float = 0.0) -> list[dict[str, str | float | int]]:
+        """Snapshots taken after monotonic ``since`` and not before the reset, oldest first."""
+        rows = []
+        for row in self._rows():
+            if row is not None and row[0] > since and row[0] >= reset_at:
                 with suppress(ValueError, OverflowError):  # no time that there is
-                    rows.append(_as_snapshot(wall, values))
+                    rows.append(_as_snapshot(row[1], row[2:]))
         return rows
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +31,7 @@ from metricsmw.routes import STEP_RATIO
 from metricsmw.samples import Sample
 from metricsmw.segment import STEPS_PER_WINDOW, Field, Segment, step_number
 from metricsmw.series import RouteSeries, Series, Steps, held, route_steps, server_steps
-from metricsmw.server import root_process
+from metricsmw.server import is_worker, on_fork
 from metricsmw.snapshot import NUMERIC_FIELDS, MetricsSnapshot, iso_timestamp
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("metricsmw")
 
 MINUTE = 60.0
+
+# Where there is none (Windows), a process has one user for its life.
+_effective_user: Callable[[], int] = getattr(os, "geteuid", lambda: 0)
 
 
 class Totals(TypedDict):
@@ -71,6 +74,9 @@ class MetricsMonitor:
     - ``max_routes``: rows of the per-route table, 1 to 10000; further routes share ``<other>``.
     - ``max_users``: users a worker counts exactly, 1 to 1000000; beyond, it estimates.
     - ``shared``: False, or True / "auto" for one truth with the other workers of the server.
+    - ``history``: an SQLite file, in a folder that exists, that keeps the minutes beyond that and
+      across restarts; see `LastingHistory`.
+    - ``history_days``: for how long, 1 to 3650.
 
     Raises `ValueError` for a setting out of its range, `TypeError` for one of another type.
     Safe to use from any number of threads.
@@ -85,6 +91,8 @@ class MetricsMonitor:
         max_routes: int = 200,
         max_users: int = 10_000,
         shared: Shared = False,
+        history: str | os.PathLike[str] | None = None,
+        history_days: int = 30,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.settings = Settings(
@@ -94,6 +102,7 @@ class MetricsMonitor:
             max_routes=max_routes,
             max_users=max_users,
             shared=shared,
+            history_days=history_days,
         )
         self._clock = clock
         self._created = clock.monotonic()
@@ -104,26 +113,28 @@ class MetricsMonitor:
         self._logged_damage: set[str] = set()
         self.health_rules = HealthRules({}, 503)
         self.lasting: LastingHistory | None = None
+        self._history: LastingHistory | None = None  # that of `history`, which is closed here
         self.recorder = Recorder(self.settings, clock, self)
         # Straight to the recorder, which saves a call, unless a subclass has its own.
         if type(self).record_request is MetricsMonitor.record_request:
             self.record_request = self.recorder.record_request  # type: ignore[method-assign]
+        if history is not None:
+            from metricsmw.lasting import LastingHistory  # and sqlite3, for those who use it only
+
+            self._history = LastingHistory(self, history, self.settings.history_days)
 
     # --- the recorder's host ---------------------------------------------------------------------
 
     def attach(self) -> Segment:
         """This process's segment, opened if need be; for the recorder."""
-        if self._group is not None and self._user != os.geteuid():
+        if self._group is not None and self._user != _effective_user():
             self.detach(forked=False)  # opened by a worker that has dropped its privileges since
         if self._group is None:
-            self._user = os.geteuid()
+            self._user = _effective_user()
             self._group = self._open_group()
+            if self.is_closed and self._history is not None:
+                self._history.start()
             self.is_closed = False
-            history = self._group.history
-            if not history.origin:
-                with self._group.exclusive(wait=True):
-                    if not history.origin:
-                        history.start(self._group.segment.header[Field.CREATED])
         return self._group.segment
 
     def _open_group(self) -> Group:
@@ -164,33 +175,60 @@ class MetricsMonitor:
         return self._clock
 
     def is_worker(self) -> bool:
-        """Whether this process is one of several workers of a server; for the recorder."""
-        return self.settings.shared is not False and root_process().pid != os.getpid()
+        """Whether a server has made this process to serve; for the recorder."""
+        return self.settings.shared is not False and is_worker()
+
+    def last_reset(self) -> float:
+        """Monotonic time of the server's last reset, 0.0 where there was none; for the recorder.
+
+        Opens nothing.
+        """
+        group = self._group
+        return group.reset.at if group is not None else 0.0
 
     def on_minute(self, now: float) -> float:
         """Write the snapshots of the minutes that have passed, unless another worker does.
 
-        Returns when the next minute begins; for the recorder.
+        Returns when there is more to do; for the recorder.
         """
         group = self._group
         assert group is not None
         history = group.history
         origin = history.origin
-        if not origin:  # it has been damaged since it was opened
+        if not origin:
             with group.exclusive(wait=False) as held:
                 if held and not history.origin:
                     history.start(now)
+                    raise OSError("the minute history was damaged; it begins anew")
             return now + MINUTE
         minutes = int((now - origin) // MINUTE)
         if history.minutes < minutes:
             with group.exclusive(wait=False) as held:
                 if held and history.origin == origin:
-                    first = max(history.minutes, minutes - self.settings.max_history_minutes)
-                    for minute in range(first + 1, minutes + 1):
-                        at = origin + minute * MINUTE
-                        reading = self._read_group(group, Period(at, self.settings.step, past=True))
-                        self._append(group, reading, at, self._clock.time() - (now - at), minute)
+                    self._write_minutes(group, minutes, now)
+            if history.minutes < minutes:
+                return now + self.settings.step  # whoever has the lock may be about something else
         return origin + (minutes + 1) * MINUTE
+
+    def _write_minutes(self, group: Group, minutes: int, now: float) -> None:
+        """Write what is missing of the minutes since the history's origin; with the lock held."""
+        history = group.history
+        first = max(history.minutes, minutes - self.settings.max_history_minutes)
+        idle: MetricsSnapshot | None = None
+        for minute in range(first + 1, minutes + 1):
+            at = history.origin + minute * MINUTE
+            wall = self._clock.time() - (now - at)
+            if idle is not None:
+                self._keep_sample(at, idle)
+                self._append(group, idle, at, wall, minute)
+                continue
+            reading = self._read_group(group, Period(at, self.settings.step, past=True))
+            snapshot = self._snapshot(reading, wall)
+            self._append(group, snapshot, at, wall, minute)
+            if minute < minutes and not reading.requests and not snapshot.active_users:
+                latest = self._read_group(group, Period(now, self.settings.step))
+                if latest.total_requests == reading.total_requests:
+                    idle = snapshot  # as all later minutes are
 
     # --- recording -------------------------------------------------------------------------------
 
@@ -272,9 +310,7 @@ class MetricsMonitor:
         latency = reading.latency
         users, _ = reading.active_users(self.settings.user_timeout_seconds)
         usage = self._resources.usage(reading.pids())
-        in_flight = reading.gauge(Field.IN_FLIGHT)
-        self._keep_sample(reading, Sample(in_flight, usage.cpu_pct, usage.memory_mb))
-        return MetricsSnapshot(
+        snapshot = MetricsSnapshot(
             timestamp=iso_timestamp(wall),
             request_rate_rpm=round(60 * reading.requests / reading.covered(window), 2),
             error_rate_pct=_percent(reading.errors, reading.requests),
@@ -289,15 +325,18 @@ class MetricsMonitor:
             total_requests=reading.total_requests,
             total_errors=reading.total_errors,
             latency_max_ms=_milliseconds(latency.max),
-            requests_in_flight=in_flight,
+            requests_in_flight=reading.gauge(Field.IN_FLIGHT),
             workers=reading.workers,
         )
+        self._keep_sample(reading.period.now, snapshot)
+        return snapshot
 
-    def _keep_sample(self, reading: ServerReading, sample: Sample) -> None:
+    def _keep_sample(self, at: float, seen: MetricsSnapshot) -> None:
         """Leave what was seen for the series; a minute caught up with long after saw nothing."""
-        at, step = reading.period.now, self.settings.step
+        step = self.settings.step
         group = self._group
         if group is not None and self._clock.monotonic() - at < step * STEPS_PER_WINDOW:
+            sample = Sample(seen.requests_in_flight, seen.cpu_usage_pct, seen.memory_usage_mb)
             group.history.samples.put(step_number(at, step), sample)
 
     def get_current_snapshot(self) -> MetricsSnapshot:
@@ -443,6 +482,7 @@ class MetricsMonitor:
             left_out = len(reading.damaged)
             workers = reading.workers
             faults = reading.faults()
+            shared = self._opened().problems()
         except Exception:
             self.recorder.fault("reading the metrics")
             components["metrics_monitor"] = components["request_tracking"] = "unavailable"
@@ -450,6 +490,8 @@ class MetricsMonitor:
         else:
             if left_out:
                 components["request_tracking"] = f"{left_out} damaged segments left out"
+            if shared:
+                components["metrics_monitor"] = "; ".join(shared)
             try:
                 if workers and not self._resources.usage(reading.pids()).memory_mb:
                     components["resource_monitoring"] = "unavailable"
@@ -459,6 +501,8 @@ class MetricsMonitor:
             try:
                 for work, problem in problems(self).items():
                     components[work] = problem or OPERATIONAL
+                if self.lasting is not None and self.lasting.damaged is not None:
+                    components["lasting_history"] = f"failing: {self.lasting.damaged}"
             except Exception:
                 self.recorder.fault("reading what is done once for the server")
         group = self._group
@@ -566,18 +610,20 @@ class MetricsMonitor:
         # Read under the lock: another worker's reset may not come between.
         with group.exclusive(wait=True):
             now = self._clock.monotonic()
-            reading = self._read_group(group, Period(now, self.settings.step))
-            self._append(group, reading, now, self._clock.time())
+            wall = self._clock.time()
+            snapshot = self._snapshot(
+                self._read_group(group, Period(now, self.settings.step)), wall
+            )
+            self._append(group, snapshot, now, wall)
 
     def _append(
         self,
         group: Group,
-        reading: ServerReading,
+        snapshot: MetricsSnapshot,
         at: float,
         wall: float,
         minute: int | None = None,
     ) -> None:
-        snapshot = self._snapshot(reading, wall)
         values = [getattr(snapshot, name) for name in NUMERIC_FIELDS]
         group.history.append(at, wall, values, minute)
 
@@ -585,12 +631,16 @@ class MetricsMonitor:
         """Start over, for the whole server: counts, window, routes, users, history.
 
         Gauges stay, as what they count still is. Nothing recorded before is reported after.
-        Raises OSError where there is no room to note the reset; nothing is then reset.
+        Raises OSError where there is no room to note the reset, or a segment that cannot be opened
+        now; nothing is then reset.
         """
         group = self._opened()
         with group.exclusive(wait=True):
             now = self._clock.monotonic()
-            reading = self._read_group(group, Period(now, self.settings.step))
+            # What was left out here would come back with its next reading.
+            sources = group.sources(complete=True)
+            period = Period(now, self.settings.step)
+            reading = ServerReading(sources, period, group.reset, self.settings.window_seconds)
             group.write_reset(Reset(now, reading.states()))
             group.history.start(now)
         self.recorder.start_over(now)
@@ -615,6 +665,8 @@ class MetricsMonitor:
         Its alerts, exports and lasting history are left to another worker. A monitor that is used
         again afterwards opens itself again.
         """
+        if self._history is not None:
+            self._history.stop()
         self.recorder.close()
         self.is_closed = True
         let_go(self)
@@ -658,6 +710,14 @@ _singleton: MetricsMonitor | None = None
 _singleton_lock = threading.Lock()
 
 
+def _after_fork() -> None:
+    global _singleton_lock
+    _singleton_lock = threading.Lock()  # another thread of the parent may have held it
+
+
+on_fork(_after_fork)
+
+
 def get_metrics_monitor(
     window_seconds: int | None = None,
     *,
@@ -666,12 +726,14 @@ def get_metrics_monitor(
     max_routes: int = 200,
     max_users: int = 10_000,
     shared: Shared = "auto",
+    history: str | os.PathLike[str] | None = None,
+    history_days: int = 30,
 ) -> MetricsMonitor:
     """The monitor of this process: one per process, one truth per server.
 
     The first call makes it, with a window of 300 s unless told otherwise; later ones return it.
-    A later call that names another window warns (`RuntimeWarning`). Settings are those of
-    `MetricsMonitor`, with ``shared="auto"``.
+    A later call that names another window or history warns (`RuntimeWarning`). Settings are those
+    of `MetricsMonitor`, with ``shared="auto"``.
     """
     global _singleton
     with _singleton_lock:
@@ -683,12 +745,22 @@ def get_metrics_monitor(
                 max_routes=max_routes,
                 max_users=max_users,
                 shared=shared,
+                history=history,
+                history_days=history_days,
             )
             return _singleton
     if window_seconds is not None and window_seconds != _singleton.window_seconds:
         warnings.warn(
             f"get_metrics_monitor(window_seconds={window_seconds!r}): the monitor of this process "
             f"has a window of {_singleton.window_seconds} s already, which stays",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    lasting = _singleton.lasting
+    if history is not None and (lasting is None or lasting.path != Path(history).absolute()):
+        warnings.warn(
+            f"get_metrics_monitor(history={os.fspath(history)!r}): the monitor of this process has "
+            f"{'no' if lasting is None else 'another'} lasting history already, which stays so",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -44,7 +44,7 @@ class ResourceSampler:
         self._pids: frozenset[int] = frozenset()
         self._at = 0.0
         self._usage = Usage(0.0, 0.0, 0.0)
-        self._total_memory = psutil.virtual_memory().total
+        self._total_memory = 0
 
     def usage(self, pids: Collection[int]) -> Usage:
         """The sum over those processes; one that is gone counts as nothing."""
@@ -62,7 +62,7 @@ class ResourceSampler:
                 try:
                     sampled = self._known.get(pid) or _Sampled(pid)
                     share, rss = self._sample(sampled, now)
-                except psutil.Error:
+                except (psutil.Error, OSError):  # OSError: there is no descriptor left
                     self._known.pop(pid, None)
                     continue
                 self._known[pid] = sampled
@@ -70,9 +70,11 @@ class ResourceSampler:
                 resident += rss
             for pid in self._known.keys() - wanted:
                 del self._known[pid]
+            if resident and not self._total_memory:
+                self._total_memory = psutil.virtual_memory().total
             self._usage = Usage(
                 round(cpu, 2),
-                round(100 * resident / self._total_memory, 2),
+                round(100 * resident / (self._total_memory or 1), 2),
                 round(resident / 2**20, 2),
             )
             self._pids, self._at = wanted, now

@@ -182,9 +182,6 @@ class Memory(Protocol):
     def is_whole(self) -> bool:
         """Whether all that was mapped is still there, where others look for it."""
 
-    def close(self) -> None:
-        """Let go of it now, where no other thread uses it."""
-
 
 class AnonymousMemory:
     """Memory of this process alone."""
@@ -206,9 +203,6 @@ class AnonymousMemory:
     @property
     def is_whole(self) -> bool:
         return True
-
-    def close(self) -> None:
-        self._parts.clear()
 
 
 class FileMemory:
@@ -235,9 +229,6 @@ class FileMemory:
     def is_whole(self) -> bool:
         status = os.fstat(self._file.fileno())
         return status.st_size >= self._end and status.st_nlink > 0
-
-    def close(self) -> None:
-        self._file.close()
 
 
 class Table:

@@ -14,13 +14,16 @@ import re
 import sys
 from collections.abc import Callable
 from functools import cache
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 # psutil is imported where it is used: importing this package is to cost next to nothing.
 if TYPE_CHECKING:
     import psutil
 
+# Whose multiprocessing children serve; those of anybody else are taken for helpers.
+SERVERS = ("uvicorn", "hypercorn", "granian")
+ARBITER = "gunicorn.arbiter"
 BOOTSTRAPS = ("from multiprocessing.", "--multiprocessing-fork")
 TITLE = re.compile(r"(\S+:|uWSGI) ")  # "gunicorn: worker [app]", "uWSGI worker 1"
 
@@ -116,6 +119,40 @@ def _title(cmdline: list[str]) -> str | None:
     """What a command line that was rewritten as a title begins with."""
     title = TITLE.match(" ".join(cmdline))
     return title and title[0]
+
+
+def is_worker() -> bool:
+    """Whether a server has made this process to serve, as far as can be told before it does.
+
+    A fork is one, and what multiprocessing starts where its target is a server's. Other processes
+    that import the app are helpers of a program: they count once they record or read.
+    """
+    if root_process().pid == os.getpid():
+        return False
+    if uwsgi := sys.modules.get("uwsgi"):
+        return bool(uwsgi.worker_id() > 0)  # mules and spoolers have none
+    if (processes := sys.modules.get("multiprocessing.process")) is None:
+        return True
+    process = processes.current_process()
+    if not hasattr(process, "_target"):  # its main process, or one that is being unpickled
+        return not hasattr(process, "_inheriting")
+    maker = getattr(process._target or type(process), "__module__", None) or ""
+    return maker.partition(".")[0] in SERVERS
+
+
+def is_forked_by_server() -> bool:
+    """In a child that has just been forked, whether a server that loads apps first did that.
+
+    uWSGI knows which of its forks are workers (`is_worker`); gunicorn's come from one function.
+    """
+    if "uwsgi" in sys.modules:
+        return True
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name == "spawn_worker" and frame.f_globals.get("__name__") == ARBITER:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def on_fork(function: Callable[[], None]) -> None:

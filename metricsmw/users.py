@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from math import inf
 
 try:
@@ -157,14 +158,20 @@ class _Pool:
 
 
 class UserTable:
-    """The writer's side. ``known`` is the recorder's look-up, id -> (last-seen column, row)."""
+    """The writer's side. ``known`` is the recorder's look-up, id -> (last-seen column, row).
+
+    ``last_reset`` tells the monotonic time of the server's last reset, whoever made it.
+    """
 
     def __init__(
         self,
         segment: Segment,
         settings: Settings,
         known: dict[str, tuple[memoryview[float], int]],
+        last_reset: Callable[[], float],
     ) -> None:
+        self._last_reset = last_reset
+        self._reset_at = last_reset()
         self._cap = settings.max_users
         self._most = -(-self._cap * SLACK // (SLACK - 1))  # rows in use
         self._timeout = float(settings.user_timeout_seconds)
@@ -184,6 +191,8 @@ class UserTable:
         """A user that is not in ``known`` was active at monotonic ``now``."""
         key = user_key(text)
         with self._lock:
+            if self._count:
+                self._begin_anew()
             if now >= self._review_at and self._record:
                 self._review(now)
             if key >= self._limit:
@@ -211,7 +220,16 @@ class UserTable:
     def clear(self) -> None:
         """Forget all users."""
         with self._lock:
+            self._reset_at = self._last_reset()
             self._drop(inf)
+            self._sample(0, 0)
+
+    def _begin_anew(self) -> None:
+        """Sample no more, if another worker has reset the server since."""
+        reset_at = self._last_reset()
+        if reset_at > self._reset_at:
+            self._reset_at = reset_at
+            self._drop(reset_at)
             self._sample(0, 0)
 
     def _sample(self, record: int, count: int) -> None:
@@ -225,7 +243,7 @@ class UserTable:
 
     def _make_room(self, now: float, short_of: _Pool | None = None) -> None:
         """Drop the expired, and where that frees too little, sample."""
-        oldest = now - self._timeout
+        oldest = max(now - self._timeout, self._last_reset())
         active = self._room * (SLACK - 1) // SLACK
         self._drop(oldest)
         while len(self._known) > active or (short_of is not None and not short_of.free):

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import resource
 import shutil
 import struct
 import subprocess
@@ -16,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from kits.crew import Crew, SharedClock, Worker, crew, shared_numbers, wait_until
@@ -36,6 +38,8 @@ from metricsmw.snapshot import NUMERIC_FIELDS
 ROOT = os.geteuid() == 0
 STEP = 5.0
 NOBODY = 65534
+
+R = TypeVar("R")
 
 Numbers = tuple[int, dict[str, int], list[str]]
 
@@ -575,7 +579,9 @@ def test_a_directory_that_is_read_only(made: str) -> None:
     with crew(0) as workers:
         mode, reason, total = workers.start(become_nobody).do(use_as_nobody)
     assert (mode, total) == ("private", 3)
+    # Anybody may read it, and is told no path.
     assert reason
+    assert base.name not in reason
 
 
 @pytest.mark.skipif(not ROOT, reason="only root can become somebody else")
@@ -591,6 +597,125 @@ def test_a_directory_that_becomes_read_only() -> None:
         for worker in (first, second):
             assert worker.do(numbers) == expected(any=6)
             assert worker.do(MetricsMonitor.get_health)["workers"] == 2
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can become somebody else")
+@pytest.mark.parametrize("mode", [0o000, 0o400, 0o600, 0o300])
+def test_a_directory_that_cannot_be_looked_into(mode: int) -> None:
+    base = Path(os.environ["METRICSMW_DIR"])
+    base.chmod(0o777)
+    with crew(0) as workers:
+        first, second = workers.start(become_nobody), workers.start(become_nobody)
+        workers.all(record, "any", 2)
+        assert workers.all(numbers) == [expected(any=4)] * 2
+        directory = Path(first.do(segment_path)).parent
+        directory.chmod(mode)
+        # What was open is read on.
+        workers.all(record, "any", 2)
+        for worker in (first, second):
+            assert worker.do(numbers) == expected(any=8)
+            assert left_out(worker) == 1
+        first.do(refused, MetricsMonitor.reset_statistics)
+        directory.chmod(0o700)
+        for worker in (first, second):
+            assert worker.do(numbers) == expected(any=8)
+            assert left_out(worker) == 0
+
+
+def refused(monitor: MetricsMonitor, what: Callable[[MetricsMonitor], None]) -> None:
+    """In a worker: it raises OSError."""
+    with pytest.raises(OSError, match=r"^\[Errno \d+\]"):
+        what(monitor)
+
+
+def without_descriptors(monitor: MetricsMonitor, job: Callable[[MetricsMonitor], R]) -> R:
+    """In a worker: do it while nothing can be opened."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        return job(monitor)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_no_descriptor_is_left_for_a_while() -> None:
+    clock = SharedClock()
+    with crew(1, clock) as workers:
+        (reader,) = workers.workers
+        reader.do(record, "reader", 3)
+        reader.do(own_numbers)  # whatever is imported at the first time
+        first = workers.start()
+        first.do(record, "first", 5)
+        clock.advance(STEP)
+        # What is not open is left out, and told, and nothing else.
+        assert reader.do(without_descriptors, own_numbers) == (3, "degraded")
+        assert reader.do(numbers) == expected(reader=3, first=5)
+        assert left_out(reader) == 0
+        second = workers.start()
+        second.do(record, "second", 7)
+        assert reader.do(without_descriptors, own_numbers) == (8, "degraded")
+        # A reset is for all, or for none.
+        reader.do(without_descriptors, reset_refused)
+        for worker in workers.workers:
+            assert worker.do(numbers) == expected(reader=3, first=5, second=7)
+        clock.advance(STEP)
+        first.do(MetricsMonitor.reset_statistics)
+        reader.do(without_descriptors, own_numbers)
+        clock.advance(STEP)
+        for worker in workers.workers:
+            assert worker.do(numbers) == expected()
+            assert worker.do(MetricsMonitor.get_health)["status"] == "healthy"
+
+
+def own_numbers(monitor: MetricsMonitor) -> tuple[int, str]:
+    return numbers(monitor)[0], monitor.get_health()["status"]
+
+
+def reset_refused(monitor: MetricsMonitor) -> None:
+    refused(monitor, MetricsMonitor.reset_statistics)
+
+
+def test_a_start_without_descriptors_clears_nothing_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    with crew(2) as workers:
+        first, second = workers.workers
+        first.do(record, "first", 3)
+        assert second.do(without_descriptors_for_segments, use_as_nobody)[0] == "private"
+        assert first.do(numbers) == expected(first=3)
+        joined = workers.start()
+        joined.do(record, "joined", 2)
+        assert first.do(numbers) == expected(first=3, joined=2)
+
+
+def without_descriptors_for_segments(
+    monitor: MetricsMonitor, job: Callable[[MetricsMonitor], R]
+) -> R:
+    """In a worker: do it while no segment can be opened."""
+    real = os.open
+
+    def open_(path: str | Path, *args: int, **kwargs: int) -> int:
+        if "worker-" in str(path):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(path, *args, **kwargs)
+
+    os.open = open_  # type: ignore[assignment]
+    try:
+        return job(monitor)
+    finally:
+        os.open = real
+
+
+def test_a_reset_that_has_no_room(monkeypatch: pytest.MonkeyPatch, clock: ManualClock) -> None:
+    with MetricsMonitor(shared=True, clock=clock) as monitor:
+        record(monitor, "any", 3)
+
+        def utime(*args: object, **kwargs: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "utime", utime)
+            refused(monitor, MetricsMonitor.reset_statistics)
+        assert numbers(monitor) == expected(any=3)
+        assert not list(Path(segment_path(monitor)).parent.glob("new-*"))
 
 
 def test_a_directory_that_is_moved_away() -> None:
@@ -657,9 +782,19 @@ SHARED_FILES = {
 zero_history = overwrite(0, None, zeros)
 
 
-@pytest.mark.parametrize("name", ["history", "reset", "lock"])
-@pytest.mark.parametrize("damage", SHARED_FILES.values(), ids=list(SHARED_FILES))
-def test_a_shared_file(name: str, damage: Callable[[Path], None]) -> None:
+# What is another file then; the contents of a lock do not matter.
+REPLACING = ("symbolic link", "directory", "FIFO", "gone")
+
+
+def tells(worker: Worker) -> bool:
+    """Whether its health says that something is wrong."""
+    health = worker.do(MetricsMonitor.get_health)
+    return health["status"] == "degraded" or health["faults"] > 0
+
+
+@pytest.mark.parametrize("name", ["history-60", "reset", "lock"])
+@pytest.mark.parametrize("damage", SHARED_FILES)
+def test_a_shared_file(name: str, damage: str) -> None:
     clock = SharedClock()
     with crew(2, clock) as workers:
         first, second = workers.workers
@@ -670,12 +805,20 @@ def test_a_shared_file(name: str, damage: Callable[[Path], None]) -> None:
         workers.all(record, "new", 3)
         clock.advance(120)
         assert workers.all(numbers) == [expected(new=6)] * 2
-        damage(Path(first.do(segment_path)).with_name(name))
+        assert not any(map(tells, workers.workers))
+        SHARED_FILES[damage](Path(first.do(segment_path)).with_name(name))
         joined = workers.start()
-        for worker in (first, second, joined):
+        joined.do(record, "new", 1)
+        for worker in (first, second):
             worker.do(record, "new", 1)
-            total, routes, _ = worker.do(numbers)
-            assert total >= routes["/new"] >= 1
+            # What was reset does not come back.
+            _, routes, users = worker.do(numbers)
+            assert (set(routes), users) == ({"/new"}, ["new"])
+            assert tells(worker) == (name != "lock" or damage in REPLACING)
+        if name == "reset" and damage != "gone":
+            # Whoever has never read it knows nothing of it, and says so.
+            assert joined.do(numbers)[0] == 4 + 6 + 3
+            assert tells(joined)
         clock.advance(70)
         for worker in (first, second, joined):
             total = worker.do(numbers)[0]
@@ -683,6 +826,11 @@ def test_a_shared_file(name: str, damage: Callable[[Path], None]) -> None:
             # No minute is made up: not more than there were, and none with numbers of its own.
             assert len(history) <= 3
             assert all(0 <= int(row["total_requests"]) <= total for row in history)
+        if name == "reset" and damage != "directory":
+            second.do(MetricsMonitor.reset_statistics)
+            clock.advance(STEP)
+            assert workers.all(numbers) == [expected()] * 3
+            assert not any(map(tells, workers.workers))
 
 
 @pytest.mark.parametrize("damage", [truncate(0), zero_history], ids=["truncated", "zeroed"])
@@ -691,7 +839,7 @@ def test_no_minute_is_made_up(damage: Callable[[Path], None], clock: ManualClock
         record(monitor, "any", 1)
         clock.advance(120)
         assert len(monitor.get_metrics_history()) == 2
-        damage(Path(segment_path(monitor)).with_name("history"))
+        damage(Path(segment_path(monitor)).with_name("history-60"))
         assert monitor.get_metrics_history() == []
         clock.advance(60)
         assert len(monitor.get_metrics_history()) == 1
@@ -710,12 +858,12 @@ def test_a_segment_is_lost_while_the_server_is_locked(
         assert group is not None
         real = group.sources
 
-        def sources() -> Mapping[str, Source]:
+        def sources(complete: bool = False) -> Mapping[str, Source]:
             Path(segment_path(monitor)).unlink()
             clock.advance(STEP)
             other.start()
             wait_until(monitor_is_replacing, "a new segment is being opened")
-            return real()
+            return real(complete)
 
         def monitor_is_replacing() -> bool:
             return monitor._group is not group
