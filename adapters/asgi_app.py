@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.responses import Response as StarletteResponse
 from starlette.routing import Router
@@ -38,7 +39,7 @@ def metrics_app(
     `async def`. Without it: the user that `scope["session"]` names, where there is one.
     """
     monitor = get_metrics_monitor() if monitor is None else monitor
-    handlers = Handlers(monitor, auth)
+    handlers = Handlers(monitor, auth, run_in_threadpool)
     streams = Streams(monitor)
     user_of = _session_user if identity is None else identity
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import reprlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from inspect import isawaitable
 from typing import Final, TypeAlias
 from urllib.parse import parse_qs, quote
@@ -38,15 +39,22 @@ from .contract import Request, Response
 from .signin import TRIES_HERE
 
 Answer: TypeAlias = Callable[[MetricsMonitor, Request], Response]
+Aside: TypeAlias = Callable[[Callable[[], Response]], Awaitable[Response]]
 
 _DEFAULT_MINUTES = 60
 
 
 class Handlers:
-    """The sub-app's routes over one monitor, for those whom `auth` lets in (None: the default)."""
+    """The sub-app's routes over one monitor, for those whom `auth` lets in (None: the default).
 
-    def __init__(self, monitor: MetricsMonitor, auth: Policy | None = None) -> None:
+    `aside`: works out an answer away from the event loop that the host must not hold up.
+    """
+
+    def __init__(
+        self, monitor: MetricsMonitor, auth: Policy | None = None, aside: Aside | None = None
+    ) -> None:
         self._monitor = monitor
+        self._aside = aside
         self._policy = as_policy(auth)
         self._asks_identity = asks_identity(self._policy)
 
@@ -74,7 +82,9 @@ class Handlers:
             request.token = token_of(self._policy)
             grant = await self._grant(request)
             doing = f"answer to {request.path}" if request.path in ROUTES else "unknown path"
-            response = self._answer(request, grant)
+            answer = partial(self._answer, request, grant)
+            slow = request.path in READS_HISTORY and self._monitor.lasting is not None
+            response = await self._aside(answer) if self._aside and slow else answer()
         except Exception:
             self._monitor.recorder.fault(doing)
             response = _error(500, "Internal error")
@@ -293,6 +303,8 @@ ROUTES: Final[Mapping[str, Mapping[str, Answer]]] = {
     "/signout": {"POST": _sign_out},
     "/widget.js": {"GET": _widget},
 }
+# With a lasting history: from its file, which takes its time.
+READS_HISTORY: Final = frozenset({"/history", "/export/json", "/export/csv"})
 # The page and what it is made of hold no data.
 OPEN: Final = frozenset({"", "/", "/health", "/signin", "/signout", "/widget.js"})
 

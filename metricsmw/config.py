@@ -14,6 +14,7 @@ RANGES: dict[str, tuple[int, int]] = {
     "max_history_minutes": (1, 1440),
     "max_routes": (1, 10_000),
     "max_users": (1, 1_000_000),
+    "history_days": (1, 3650),
 }
 
 
@@ -31,6 +32,7 @@ class Settings:
     max_routes: int = 200
     max_users: int = 10_000
     shared: Shared = False
+    history_days: int = 30
 
     def __post_init__(self) -> None:
         for name, (lowest, highest) in RANGES.items():

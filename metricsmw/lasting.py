@@ -1,6 +1,6 @@
 """`LastingHistory`: minutes with their histograms in an SQLite file, beyond the hour and restarts.
 
-One worker writes a row a minute, from a thread of its own; requests never see the database.
+One worker writes a row a minute, from a thread of its own; only who asks for the history reads it.
 
     id, at     in the order of writing; Unix time
     monotonic  the same time on the machine's monotonic clock
@@ -25,11 +25,12 @@ import math
 import os
 import sqlite3
 import threading
+import time
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict, TypeVar
 
 from metricsmw.background import Background
 from metricsmw.histogram import FIRST, LAST, SCALE, Distribution
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("metricsmw")
 
+T = TypeVar("T")
+
 NAME = "lasting_history"
 BUCKETS = LAST - FIRST + 1
 HIGHEST = int.from_bytes(bytes([0] * 7 + [128]) * BUCKETS, "little")
@@ -48,6 +51,9 @@ MINUTE, DAY = 60.0, 86_400.0
 CHECK_SECONDS = 5.0
 # How long the writer, and a reader, wait for a database that somebody else has locked.
 WRITE_PATIENCE, READ_PATIENCE = 5.0, 0.1
+RETRY_SECONDS = 0.02
+# Where another server has written within so many seconds, this one does not.
+OTHERS_TURN = 2 * MINUTE
 # Old rows go so many at a time: a clock that jumps ahead for a while costs no history.
 REMOVED_AT_ONCE = 10
 VERSION = 1
@@ -131,7 +137,8 @@ class Span(NamedTuple):
 class LastingHistory:
     """Keep the minute history of the monitor's server in the SQLite file ``path`` for ``days``.
 
-    - ``path``: made if it does not exist; its folder must. A server needs a file of its own.
+    - ``path``: made if it does not exist; its folder must. A server needs a file of its own, and so
+      does a worker whose numbers are private: of several, one writes, and the others say so.
     - ``days``: how long minutes are kept, 1 to 3650.
     - ``start``: write in a daemon thread from now on; otherwise `start`, or call `check` yourself.
 
@@ -156,13 +163,18 @@ class LastingHistory:
             raise TypeError(f"days must be a whole number from 1 to 3650, got {days!r}")
         if not 1 <= days <= 3650:
             raise ValueError(f"days must be a whole number from 1 to 3650, got {days!r}")
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"the path of the history must be a path, got {path!r}")
         self.path = Path(path).absolute()
         if not self.path.parent.is_dir():
-            raise ValueError(f"path must lie in a folder that exists, got {os.fspath(path)!r}")
+            raise ValueError(
+                f"the path of the history must lie in a folder that exists, got {os.fspath(path)!r}"
+            )
         self.days = days
         self._monitor = monitor
         self._once = Once(monitor, NAME)
         self._failing = False
+        self.damaged: str | None = None  # what the last read here came upon
         self._lock = threading.Lock()
         self._background = Background(monitor, self.check, CHECK_SECONDS, NAME, self._renew)
         monitor.lasting = self
@@ -194,8 +206,7 @@ class LastingHistory:
             if not self._once.lead():
                 return False
             try:
-                with self._database(WRITE_PATIENCE) as database:
-                    written = self._write_if_due(database)
+                written = self._use(WRITE_PATIENCE, self._write_if_due)
             except (sqlite3.Error, OSError) as error:
                 # Without the path: the answer of `/health` is open to all.
                 self._report(getattr(error, "strerror", None) or str(error))
@@ -221,6 +232,13 @@ class LastingHistory:
         values += [snapshot[name] for name in NUMERIC_FIELDS]
         places = ", ".join("?" * len(values))
         with database:
+            # From here on nobody else may, so that of two servers only one does.
+            database.execute("BEGIN IMMEDIATE")
+            writer, at = database.execute(
+                "SELECT server, monotonic FROM minutes ORDER BY id DESC LIMIT 1"
+            ).fetchone() or (server, 0.0)
+            if writer != server and max(origin, now - OTHERS_TURN) < at <= now:
+                raise OSError("another server, or a worker with private numbers, writes there")
             database.execute(
                 "INSERT INTO minutes (at, monotonic, seconds, server, first, histogram, "
                 f"{COLUMNS}) VALUES ({places})",
@@ -260,9 +278,8 @@ class LastingHistory:
         if step_minutes > 1:
             spans = self._spans(since, until, step_minutes * MINUTE)
             return [_in_order(span.at, span.row | _rates(span)) for span in spans]
-        with self._readable() as database:
-            if database is None:
-                return []
+
+        def read(database: sqlite3.Connection) -> list[Row]:
             found = database.execute(
                 f"SELECT at, {COLUMNS} FROM minutes WHERE at > ? AND at <= ? ORDER BY at",
                 (self._oldest(database, since), until),
@@ -271,6 +288,8 @@ class LastingHistory:
                 _in_order(at, dict(zip(NUMERIC_FIELDS, values, strict=True)))
                 for at, *values in found
             ]
+
+        return self._read(read)
 
     def summary(self, since: float, until: float) -> RangeSummary:
         """What happened from after Unix time ``since`` to ``until``, in whole rows.
@@ -291,10 +310,9 @@ class LastingHistory:
     def _spans(self, since: float, until: float, step: float) -> list[Span]:
         """The rows of that time, in spans of ``step`` seconds, oldest first."""
         largest = ", ".join(f"max({name})" for name in NUMERIC_FIELDS)
-        spans: dict[int, Span] = {}
-        with self._readable() as database:
-            if database is None:
-                return []
+
+        def read(database: sqlite3.Connection) -> list[Span]:
+            spans: dict[int, Span] = {}
             groups = database.execute(
                 "SELECT CAST(at / ? AS INTEGER) AS place, server, min(id), max(id), max(at), "
                 f"sum(seconds), {largest} FROM minutes WHERE at > ? AND at <= ? "
@@ -310,18 +328,27 @@ class LastingHistory:
                 if place in spans:  # of an earlier server
                     span = _joined(spans[place], span)
                 spans[place] = span
-        return list(spans.values())
+            return list(spans.values())
 
-    @contextmanager
-    def _readable(self) -> Iterator[sqlite3.Connection | None]:
-        """The database as it is now, whatever is written meanwhile; None where nothing was yet."""
-        if not self.path.exists():
-            yield None
-            return
-        with self._database(READ_PATIENCE) as database:
+        return self._read(read)
+
+    def _read(self, work: Callable[[sqlite3.Connection], list[T]]) -> list[T]:
+        """What the work finds in the database as it is now, whatever is written meanwhile."""
+
+        def read(database: sqlite3.Connection) -> list[T]:
             database.execute("BEGIN")
             made = database.execute("PRAGMA user_version").fetchone()[0]
-            yield database if made else None
+            return work(database) if made else []
+
+        try:
+            found = self._use(READ_PATIENCE, read) if self.path.exists() else []
+        except sqlite3.OperationalError:  # as the writer sees, too
+            raise
+        except sqlite3.Error as error:
+            self.damaged = str(error)
+            raise
+        self.damaged = None
+        return found
 
     def _oldest(self, database: sqlite3.Connection, since: float) -> float:
         """The time from after which rows may be shown."""
@@ -335,11 +362,19 @@ class LastingHistory:
         clock = self._monitor.clock
         return clock.time() - (clock.monotonic() - reset) if reset else 0.0
 
-    @contextmanager
-    def _database(self, patience: float) -> Iterator[sqlite3.Connection]:
-        # Opened for each use: a connection must not be taken through a fork.
-        with closing(sqlite3.connect(self.path, timeout=patience)) as database:
-            yield database
+    def _use(self, patience: float, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What the work makes of the database; waits so many seconds for one that is locked."""
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                # Opened for each use: a connection must not be taken through a fork.
+                with closing(sqlite3.connect(self.path, timeout=0)) as database:
+                    return work(database)
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() >= deadline:
+                    raise
+            # Not by SQLite's own wait, which would hold up every greenlet of the process.
+            time.sleep(RETRY_SECONDS)
 
 
 def _prepare(database: sqlite3.Connection) -> None:

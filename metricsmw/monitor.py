@@ -759,8 +759,8 @@ def get_metrics_monitor(
     lasting = _singleton.lasting
     if history is not None and (lasting is None or lasting.path != Path(history).absolute()):
         warnings.warn(
-            f"get_metrics_monitor(history={os.fspath(history)!r}): the monitor of this process has "
-            f"{'no' if lasting is None else 'another'} lasting history already, which stays so",
+            f"get_metrics_monitor(history={os.fspath(history)!r}): the monitor of this process is "
+            f"there already and has {'none' if lasting is None else 'another one'}, which stays so",
             RuntimeWarning,
             stacklevel=2,
         )

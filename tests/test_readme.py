@@ -137,7 +137,7 @@ def test_the_core_page_lists_the_settings_with_defaults_and_ranges() -> None:
         for parameter in inspect.signature(MetricsMonitor).parameters.values()
         if parameter.name != "clock"
     }
-    assert {name: allowed for name, _, allowed in rows if name != "shared"} == {
+    assert {name: allowed for name, _, allowed in rows if name not in ("history", "shared")} == {
         name: f"{lowest} to {highest}" for name, (lowest, highest) in RANGES.items()
     }
 

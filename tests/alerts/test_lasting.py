@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
@@ -12,16 +13,21 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from kits.crew import SharedClock, crew
 from kits.servers import wait_until
 
-from metricsmw import MetricsMonitor
+from metricsmw import MetricsMonitor, get_metrics_monitor
+from metricsmw.adapters.asgi import metrics_app
 from metricsmw.adapters.auth import public
 from metricsmw.adapters.contract import Request
 from metricsmw.adapters.handlers import Handlers
@@ -310,6 +316,116 @@ def test_a_full_disk_is_told_and_loses_nothing(
         assert database.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
 
 
+def test_it_waits_for_a_locked_database_by_sleeping(
+    path: Path,
+    lasting: LastingHistory,
+    monitor: MetricsMonitor,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock.advance(60)
+    assert lasting.check()
+    sleep = time.sleep
+    holders: list[sqlite3.Connection] = []
+
+    def let_go(seconds: float) -> None:
+        # Only here: greenlets run while one sleeps, and not while SQLite waits.
+        if holders:
+            holders.pop().close()
+        sleep(0)
+
+    monkeypatch.setattr("metricsmw.lasting.time.sleep", let_go)
+    holders.append(lock(path))
+    clock.advance(60)
+    assert lasting.check()
+    assert not holders
+    holders.append(lock(path))
+    assert len(lasting.rows(0, clock.time())) == 2
+    assert not holders
+
+
+def test_what_cannot_be_read_is_told(
+    path: Path, lasting: LastingHistory, monitor: MetricsMonitor, clock: ManualClock
+) -> None:
+    for _ in range(70):
+        monitor.record_request(10.0)
+        clock.advance(60)
+        assert lasting.check()
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE minutes SET histogram = x'00' WHERE id <= 60")
+    assert ask(monitor, "minutes=100&step_minutes=60")[1]["history"] == []
+    health = monitor.get_health()
+    assert health["status"] == "degraded"
+    assert health["components"]["lasting_history"].startswith("failing: a histogram is damaged")
+    assert lasting.check() is False  # writing goes on, and is due in a minute
+    assert monitor.get_health()["status"] == "degraded"
+    assert ask(monitor, "minutes=5&step_minutes=2")[1]["history"] != []
+    assert monitor.get_health()["status"] == "healthy"
+
+
+@pytest.mark.parametrize("path_asked", ["/history", "/export/json", "/export/csv"])
+def test_the_event_loop_goes_on_while_the_database_is_read(
+    lasting: LastingHistory,
+    monitor: MetricsMonitor,
+    monkeypatch: pytest.MonkeyPatch,
+    path_asked: str,
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    went_on: list[bool] = []
+
+    def rows(*args: object) -> list[Any]:
+        begun.set()
+        went_on.append(go_on.wait(20))
+        return []
+
+    monkeypatch.setattr(lasting, "rows", rows)
+    app = metrics_app(monitor, public())
+
+    async def both() -> list[int]:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://test"
+        ) as client:
+            slow = asyncio.ensure_future(client.get(path_asked))
+            while not begun.is_set():
+                await asyncio.sleep(0)
+            other = await client.get("/current")
+            go_on.set()
+            return [other.status_code, (await slow).status_code]
+
+    assert asyncio.run(both()) == [200, 200]
+    assert went_on == [True]
+
+
+def test_of_two_servers_with_one_file_one_writes(
+    path: Path, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def go(minutes: int, *checking: LastingHistory) -> list[list[bool]]:
+        found = []
+        for _ in range(minutes):
+            for monitor in monitors:
+                monitor.record_request(10.0)
+            clock.advance(60)
+            found.append([one.check() for one in checking])
+        return found
+
+    with MetricsMonitor(clock=clock) as first:
+        clock.advance(1)
+        second = MetricsMonitor(clock=clock)
+        monitors = [first, second]
+        one, two = (LastingHistory(monitor, path, start=False) for monitor in monitors)
+        assert go(3, one, two) == [[True, False]] * 3
+        assert first.get_health()["status"] == "healthy"
+        told = second.get_health()["components"]["lasting_history"]
+        assert told.startswith("failing: another server")
+        assert len([r for r in caplog.records if r.levelno == logging.ERROR]) == 1
+        assert one.summary(0, clock.time())["requests"] == 3
+        # Where the writer is gone, the other writes, and has missed nothing of its own.
+        assert go(3, two) == [[False], [True], [True]]
+        assert second.get_health()["status"] == "healthy"
+        assert one.summary(0, clock.time())["requests"] == 3 + 6
+        assert go(1, one) == [[False]]
+
+
 WRITER = """
 import sys
 from metricsmw import MetricsMonitor
@@ -407,3 +523,69 @@ def test_bad_settings_are_an_error_at_the_start(
 def test_joined_minutes_need_it(monitor: MetricsMonitor) -> None:
     with pytest.raises(ValueError, match="LastingHistory"):
         monitor.get_metrics_history(60, step_minutes=5)
+
+
+def threads() -> list[threading.Thread]:
+    return [one for one in threading.enumerate() if one.name == "metricsmw lasting_history"]
+
+
+def test_a_monitor_keeps_its_history_until_it_is_closed(
+    path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metricsmw.lasting.CHECK_SECONDS", 0.01)
+
+    def a_minute_goes_by(rows: int) -> None:
+        monitor.record_request(10.0)
+        clock.advance(60)
+        assert monitor.lasting is not None
+        read = monitor.lasting.rows
+        wait_until(lambda: len(read(0, clock.time())) == rows, f"row {rows}")
+
+    with MetricsMonitor(clock=clock, history=path, history_days=7) as monitor:
+        assert monitor.longest_history == 7 * 1440
+        a_minute_goes_by(1)
+    assert threads() == []
+    with monitor:  # used again
+        a_minute_goes_by(2)
+    assert threads() == []
+
+
+def test_the_servers_monitor_keeps_its_history(path: Path) -> None:
+    monitor = get_metrics_monitor(history=path, history_days=3)
+    assert monitor.longest_history == 3 * 1440
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert get_metrics_monitor() is monitor
+        assert get_metrics_monitor(history=str(path)) is monitor
+    with pytest.warns(RuntimeWarning, match="has another one"):
+        assert get_metrics_monitor(history="other.db") is monitor
+
+
+def test_a_history_that_comes_too_late_is_warned_of(path: Path) -> None:
+    monitor = get_metrics_monitor()
+    with pytest.warns(RuntimeWarning, match="has none"):
+        assert get_metrics_monitor(history=path) is monitor
+    assert monitor.lasting is None
+
+
+@pytest.mark.parametrize(
+    ("history", "history_days", "error", "says"),
+    [
+        ("/nowhere/at/all.db", 30, ValueError, "history must lie in a folder that exists"),
+        ("metrics.db", 0, ValueError, "history_days must be a whole number from 1 to 3650"),
+        ("metrics.db", "30", TypeError, "history_days"),
+        (5, 30, TypeError, "history must be a path, got 5"),
+    ],
+)
+def test_a_bad_history_is_an_error_at_the_start(
+    history: Any, history_days: Any, error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        MetricsMonitor(history=history, history_days=history_days)
+    assert threads() == []
+
+
+def test_who_keeps_no_history_loads_no_database() -> None:
+    code = "import sys, metricsmw; metricsmw.MetricsMonitor(); print('sqlite3' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("False\n", "")
