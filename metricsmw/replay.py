@@ -12,6 +12,7 @@ import sys
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import pairwise
 from typing import NamedTuple
 
 from metricsmw.alerts import counts_since
@@ -43,11 +44,10 @@ class Past:
     def counts(self, minutes: int) -> tuple[int, int]:
         """Requests and errors of about the last so many minutes, as far as there are snapshots."""
         # Half a minute's grace, as snapshots are a minute apart but for milliseconds.
-        start = bisect_right(self._times, self._times[self._place] - 60 * minutes + 30) - 1
-        earlier = self._rows[max(start, 0)]
-        if int(earlier["total_requests"]) > int(self.snapshot["total_requests"]):
-            earlier = {}  # a reset or a restart lies in between
-        return counts_since(earlier, self.snapshot)
+        start = max(bisect_right(self._times, self._times[self._place] - 60 * minutes + 30) - 1, 0)
+        totals = [int(row["total_requests"]) for row in self._rows[start : self._place + 1]]
+        restarted = any(before > after for before, after in pairwise(totals))  # or was reset
+        return counts_since({} if restarted else self._rows[start], self.snapshot)
 
 
 def read_history(path: str) -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 
@@ -77,6 +78,16 @@ def test_a_mail_by_apprise(alerter: Make, monitor: MetricsMonitor) -> None:
     assert "ALERT: TOTAL_ERRORS" in mail["Subject"]
     assert "ops@example.com" in mail["To"]
     assert "total_errors is 1" in text_of(mail)
+
+
+def test_without_apprise_it_says_what_to_install(
+    alerter: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "apprise", None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "metricsmw\[alerts\]"') as raised:
+        alerter(notify="json://user:secret@localhost/")
+    assert "secret" not in str(raised.value)
+    assert "json://" in str(raised.value)
 
 
 def test_a_failing_receiver_is_tried_again_and_logged_once(

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kits.crew import Crew, SharedClock, Worker, crew
 
 from metricsmw import MetricsMonitor, notify
 from metricsmw.alerts import Alert, MetricsAlerter, get_alerts
+from metricsmw.snapshot import iso_timestamp
 
 RULE = "error_rate_pct > 5 for 60s"
 ALERTERS: list[MetricsAlerter] = []  # of a worker, in its own process
@@ -55,8 +57,12 @@ def fail(monitor: MetricsMonitor) -> None:
     monitor.record_request(1.0, is_error=True)
 
 
+def read(letters: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in letters.read_text().splitlines()]
+
+
 def told(letters: Path) -> list[str]:
-    return [json.loads(line)["state"] for line in letters.read_text().splitlines()]
+    return [alert["state"] for alert in read(letters)]
 
 
 def state(monitor: MetricsMonitor) -> str:
@@ -91,6 +97,7 @@ def letters(tmp_path: Path) -> Path:
     return path
 
 
+Deadly = Callable[[Path, Alert], None]
 STATES = ["inactive", "pending", "firing", "resolved"]
 
 
@@ -120,8 +127,11 @@ def test_the_leader_dies_in_each_state(
         for _ in range(2):
             check_all()
         assert len(alive(workers)) == 3
-        assert list(dict.fromkeys(reached)) == STATES
+        # Each state as long as without a death: what is pending does not begin again.
+        assert reached == [state for state in STATES for _ in range(2)]
         assert told(letters) == ["firing", "resolved"]
+        since = {alert["since"] for alert in read(letters)}
+        assert since == {iso_timestamp(1_700_000_000.0 + 30)}
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -167,6 +177,41 @@ def test_what_the_dead_leader_could_not_tell_the_next_one_tells(
         assert second.do(look) == []
         assert second.do(tell)
         assert told(letters) == ["firing", "resolved"]
+
+
+def post_and_die(letters: Path, alert: Alert) -> None:
+    post(letters, alert)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die(letters: Path, alert: Alert) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def equip_to_die(monitor: MetricsMonitor, letters: Path, receive: Deadly) -> None:
+    ALERTERS[:] = [
+        MetricsAlerter(monitor, rules=[RULE], notify=partial(receive, letters), start=False)
+    ]
+
+
+@pytest.mark.parametrize(("receive", "times"), [(die, 1), (post_and_die, 2)])
+def test_killed_while_it_tells_it_is_told_again_with_the_same_id(
+    clock: SharedClock, letters: Path, receive: Deadly, times: int
+) -> None:
+    with server(clock, letters) as workers:
+        first, second, *_ = workers.workers
+        first.do(equip_to_die, letters, receive)
+        first.do(fail)
+        first.do(look)
+        clock.advance(60)
+        first.begin(look)
+        first.wait()
+        assert second.do(look) == []
+        assert second.do(tell)
+        found = read(letters)
+    # Once where the receiver had not taken it; twice where that could not be noted any more.
+    assert [alert["state"] for alert in found] == ["firing"] * times
+    assert len({alert["id"] for alert in found}) == 1
 
 
 def test_who_stops_leaves_it_to_another(clock: SharedClock, letters: Path) -> None:
