@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from itertools import compress
@@ -17,11 +17,11 @@ from typing import NamedTuple, Protocol, TypedDict, TypeVar
 
 from metricsmw.config import RANGES
 from metricsmw.histogram import (
+    BUCKETS,
     CEILING_SECONDS,
     FIRST,
-    LAST,
+    ROUTE_BUCKETS,
     ROUTE_FIRST,
-    ROUTE_LAST,
     ROUTE_SCALE,
     SCALE,
     Distribution,
@@ -38,8 +38,6 @@ from metricsmw.segment import (
     NAME_BYTES,
     ROUTE_LANES,
     ROUTE_STEPS_PER_WINDOW,
-    ROUTE_ZERO,
-    SERVER_LANES,
     SERVER_OFFSET,
     SERVER_SHAPE,
     STEPS_PER_WINDOW,
@@ -58,6 +56,9 @@ from metricsmw.users import KEY_BITS, LONG_TEXT, MAX_SAMPLING, SHORT_TEXT, read_
 # A torn or overtaken checkpoint is looked for again this often before the segment is given up.
 ATTEMPTS = 5
 LANE_MASK = (1 << 64) - 1
+# The lanes of all buckets, of the server-wide row and of a route's.
+HISTOGRAM = (1 << 64 * BUCKETS) - 1
+ROUTE_HISTOGRAM = (1 << 64 * ROUTE_BUCKETS) - 1
 OVERALL = SERVER_OFFSET + SERVER_SHAPE.current + SERVER_SHAPE.stride
 # No number of the header, and no count, is as large.
 BEYOND = 2.0**53
@@ -138,17 +139,30 @@ def _masks(lanes: int) -> tuple[int, int]:
     return high, int.from_bytes(zero_lanes(lanes), "little")
 
 
-def lanes_sum(state: int, lanes: int) -> int:
-    """The sum of a difference's lanes, by adding its halves; a quarter of the time of `unpack`."""
-    while lanes % 2 == 0:
-        lanes //= 2
-        state = (state >> 64 * lanes) + (state & (1 << 64 * lanes) - 1)
-    return sum(unpack(state, lanes))
-
-
 def unpack(state: int, lanes: int) -> list[int]:
     """The lanes of a difference of states."""
     return memoryview(state.to_bytes(lanes * 8, "little")).cast("Q").tolist()
+
+
+def lane_of(state: int, lane: int) -> int:
+    """One lane of a difference of states."""
+    return state >> 64 * lane & LANE_MASK
+
+
+def in_use(state: int) -> tuple[int, list[int]]:
+    """The lanes from the first to the last that is not 0, and the number of the first.
+
+    Latencies of one app lie close together, so that these are few of all.
+    """
+    raw = state.to_bytes((state.bit_length() + 63) // 64 * 8, "little")
+    skipped = (len(raw) - len(raw.lstrip(b"\0"))) // 8
+    return skipped, memoryview(raw)[8 * skipped :].cast("Q").tolist()
+
+
+def distribution(histogram: int, first: int, scale: int, peak: float = 0.0) -> Distribution:
+    """Of the buckets' lanes alone, of which ``first`` is the lowest; see `Distribution`."""
+    skipped, counts = in_use(histogram)
+    return Distribution(counts, first + skipped, scale, peak)
 
 
 def read_table(
@@ -190,12 +204,14 @@ def read_table(
                 if checkpoint is None:
                     continue
                 begin = end = checkpoint
-        inside = [label for label in labels if label >= first]
-        if inside and (end_label is None or min(inside) < end_label):
-            checkpoint = _checkpoint(read, offset, shape, min(inside))
-            if checkpoint is None:
-                continue
-            begin = checkpoint
+        inside = [slot for slot, label in enumerate(labels) if label >= first]
+        if inside:
+            begin_label = min([labels[slot] for slot in inside])
+            if end_label is None or begin_label < end_label:
+                checkpoint = _checkpoint(read, offset, shape, begin_label)
+                if checkpoint is None:
+                    continue
+                begin = checkpoint
         if end & high != zero or begin & high != zero:
             raise DamagedError("no counts")
         start = zero if baseline is None else baseline
@@ -204,12 +220,9 @@ def read_table(
             total, window = max(total, 0), max(window, 0)
         if total < 0 or window < 0 or (total | window) & high:
             raise DamagedError("impossible counts")
-        valid = [
-            first <= label <= last and since >= reset_at
-            for label, since in zip(labels, doubles[slots : 2 * slots], strict=True)
-        ]
+        valid = [s for s in inside if labels[s] <= last and doubles[slots + s] >= reset_at]
         peaks = [
-            max(compress(doubles[row : row + slots], valid), default=0.0)
+            max([doubles[row + slot] for slot in valid], default=0.0)
             for row in range(2 * slots, len(doubles), slots)
         ]
         if not all(0.0 <= peak <= CEILING_SECONDS for peak in peaks):
@@ -298,7 +311,8 @@ class Header:
         self.numbers = memoryview(page).cast("d")
         if self.numbers[Field.LAYOUT] != LAYOUT:
             raise DamagedError("of another version")
-        if not all(-BEYOND < number < BEYOND for number in self.numbers[1 : len(Field)]):
+        # False for NaN, too.
+        if not all(map(BEYOND.__gt__, map(abs, self.numbers[1 : len(Field)].tolist()))):
             raise DamagedError("impossible header")
         self.nonce = int(self.numbers[Field.NONCE])
         self.pid = int(self.numbers[Field.PID])
@@ -388,15 +402,21 @@ class SegmentReading:
     def active(self, oldest: float, timeout: float) -> tuple[int, list[int]]:
         """Keys of the users seen at or after monotonic ``oldest``, and k: the worker kept only
         one user of 2**k to be counted; 0 where it kept all."""
+        numbers = self.header[Field.SAMPLE_RECORD : Field.SAMPLE_SINCE + 1].tolist()
+        k = self._sampling(numbers, timeout)
+        if all(part.kind is not Kind.USERS for part in self._header.parts):
+            return k, []
         for _ in range(ATTEMPTS):
-            k = self._sampling(timeout)
             keys = self.users(oldest)
-            if self._sampling(timeout) == k:
+            before = k
+            raw = self._bytes(Field.SAMPLE_RECORD * 8, SAMPLE.size)
+            k = self._sampling(SAMPLE.unpack(raw), timeout)
+            if k == before:
                 break  # else rows were dropped while they were read
         return k, keys
 
-    def _sampling(self, timeout: float) -> int:
-        record, count, since = SAMPLE.unpack(self._bytes(Field.SAMPLE_RECORD * 8, SAMPLE.size))
+    def _sampling(self, numbers: Sequence[float], timeout: float) -> int:
+        record, count, since = numbers
         k = record if self._period.now >= since + timeout else count
         if not 0 <= k <= MAX_SAMPLING:
             raise DamagedError("impossible sampling")
@@ -527,7 +547,7 @@ class RouteLanes:
         own = [name for name in self.lanes if name.is_own]
         if len(own) <= max_routes:
             return
-        own.sort(key=lambda name: -sum(unpack(self.lanes[name], ROUTE_LANES)))
+        own.sort(key=lambda name: -sum(in_use(self.lanes[name])[1]))
         for name in own[max_routes:]:
             other = Name(name.method, OTHER)
             for old, new in zip(
@@ -538,8 +558,8 @@ class RouteLanes:
 
     def first_bytes(self, name: Name) -> list[int] | None:
         """Buckets of a route's times to first byte; None where some stream's is not known."""
-        lanes = unpack(self.lanes[name], ROUTE_LANES)
-        if lanes[ROUTE_ZERO + RouteLane.STREAMS]:
+        lanes = self.lanes[name]
+        if lane_of(lanes, RouteLane.STREAMS):
             return None
         return _first_bytes(lanes, *(self.lanes.get(part, 0) for part in name.of_stream()))
 
@@ -548,23 +568,21 @@ class RouteLanes:
         routes = self.names()
         pairs = [*(name.of_stream() for name in routes), UNTOLD_STREAMS]
         first, last = (sum(self.lanes.get(pair[k], 0) for pair in pairs) for k in (0, 1))
-        return _first_bytes(
-            unpack(sum(self.lanes[name] for name in routes), ROUTE_LANES), first, last
-        )
+        return _first_bytes(sum(self.lanes[name] for name in routes), first, last)
 
 
-def _first_bytes(lanes: list[int], first: int, last: int) -> list[int]:
+def _first_bytes(lanes: int, first: int, last: int) -> list[int]:
     """All latencies less those of streams, plus the streams' first bytes."""
     buckets = _buckets(lanes)
     if first:
-        rows = _buckets(unpack(first, ROUTE_LANES)), _buckets(unpack(last, ROUTE_LANES))
         # Rows are copied one after the other: a stream may be in one of them only.
-        return [max(all_ - b, 0) + a for all_, a, b in zip(buckets, *rows, strict=True)]
+        rows = zip(buckets, _buckets(first), _buckets(last), strict=True)
+        return [max(all_ - b, 0) + a for all_, a, b in rows]
     return buckets
 
 
-def _buckets(lanes: list[int]) -> list[int]:
-    return lanes[ROUTE_ZERO + ROUTE_FIRST : ROUTE_ZERO + ROUTE_LAST + 1]
+def _buckets(lanes: int) -> list[int]:
+    return unpack(lanes & ROUTE_HISTOGRAM, ROUTE_BUCKETS)
 
 
 class ServerReading:
@@ -588,21 +606,17 @@ class ServerReading:
                 self.damaged[name] = str(error)
             else:
                 self.segments.append(segment)
-        window = unpack(sum(s.table.window for s in self.segments), SERVER_LANES)
+        window = sum(s.table.window for s in self.segments)
         total = sum(s.table.total for s in self.segments)
-        buckets = window[FIRST:] + window[: LAST + 1]
         peak = max((s.table.peaks[0] for s in self.segments), default=0.0)
-        self.latency = Distribution(buckets, FIRST, SCALE, peak)
-        self.requests = self.latency.count + window[Lane.ABANDONED]
-        self.errors = min(window[Lane.ERRORS], self.requests)
-        errors = total >> 64 * Lane.ERRORS & LANE_MASK
-        self.total_requests = lanes_sum(total, SERVER_LANES) - errors
-        self.total_errors = min(errors, self.total_requests)
-
-    def total_buckets(self) -> list[int]:
-        """The histogram since the start or the last reset, as `latency` is of the window."""
-        total = unpack(sum(s.table.total for s in self.segments), SERVER_LANES)
-        return total[FIRST:] + total[: LAST + 1]
+        self.latency = distribution(window & HISTOGRAM, FIRST, SCALE, peak)
+        self.requests = self.latency.count + lane_of(window, Lane.ABANDONED)
+        self.errors = min(lane_of(window, Lane.ERRORS), self.requests)
+        # The buckets' lanes since the start or the last reset, as one integer.
+        self.total_histogram = total & HISTOGRAM
+        counted = sum(in_use(self.total_histogram)[1])
+        self.total_requests = counted + lane_of(total, Lane.ABANDONED)
+        self.total_errors = min(lane_of(total, Lane.ERRORS), self.total_requests)
 
     @property
     def created(self) -> float:
@@ -718,14 +732,13 @@ class ServerReading:
 
 
 def _route_row(name: Name, routes: RouteLanes) -> RouteRow:
-    lanes = unpack(routes.lanes[name], ROUTE_LANES)
-    latency = Distribution(_buckets(lanes), ROUTE_FIRST, ROUTE_SCALE, routes.peaks[name])
+    lanes = routes.lanes[name]
+    latency = distribution(lanes & ROUTE_HISTOGRAM, ROUTE_FIRST, ROUTE_SCALE, routes.peaks[name])
     first = routes.first_bytes(name)
     ttfb = None if first is None else Distribution(first, ROUTE_FIRST, ROUTE_SCALE, latency.max)
-    requests = latency.count + lanes[ROUTE_ZERO + RouteLane.ABANDONED]
-    errors = min(lanes[ROUTE_ZERO + RouteLane.ERRORS], requests)
-    status = ROUTE_ZERO + RouteLane.STATUS
-    classes = lanes[status : status + 6]
+    requests = latency.count + lane_of(lanes, RouteLane.ABANDONED)
+    errors = min(lane_of(lanes, RouteLane.ERRORS), requests)
+    classes = [lane_of(lanes, RouteLane.STATUS + k) for k in range(6)]
     # Copied after the histogram, they may be ahead of it.
     classes[2] = latency.count
     for k in (0, 1, 3, 4, 5):

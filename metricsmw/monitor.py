@@ -588,13 +588,11 @@ class MetricsMonitor:
     def read_counts(self) -> tuple[Counts, dict[str, str | float | int], float]:
         """All counts since the start or the last reset, the snapshot of the same moment, and the
         monotonic time that the counts began; for a `LastingHistory`."""
-        from metricsmw.lasting import Counts, pack_lanes
+        from metricsmw.lasting import Counts
 
         group = self._opened()
         reading = self._read()
-        counts = Counts(
-            reading.total_requests, reading.total_errors, pack_lanes(reading.total_buckets())
-        )
+        counts = Counts(reading.total_requests, reading.total_errors, reading.total_histogram)
         snapshot = self._snapshot(reading, self._clock.time()).to_dict()
         return counts, snapshot, group.history.origin
 

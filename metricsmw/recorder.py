@@ -22,9 +22,9 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from metricsmw.clock import Clock
 from metricsmw.config import Settings
-from metricsmw.histogram import CEILING_SECONDS, FIRST, FLOOR_SECONDS, LAST
+from metricsmw.histogram import BUCKETS, CEILING_SECONDS, FLOOR_SECONDS
 from metricsmw.routes import METHODS, RouteTables, Row
-from metricsmw.segment import ROUTE_ZERO, Field, Lane, RouteLane, Segment, step_number
+from metricsmw.segment import Field, Lane, RouteLane, Segment, step_number
 from metricsmw.server import is_forked_by_server, on_fork
 from metricsmw.users import UserTable
 
@@ -204,17 +204,14 @@ class Recorder:
         settings = self._settings
         step = settings.step
         errors, abandoned = int(Lane.ERRORS), int(Lane.ABANDONED)
-        # The middle of a route's row is its bucket 0; two buckets of scale 5 make one of its own.
-        route_shift = 2 * ROUTE_ZERO + 1
-        route_errors = ROUTE_ZERO + RouteLane.ERRORS
-        route_abandoned = ROUTE_ZERO + RouteLane.ABANDONED
-        route_streams = ROUTE_ZERO + RouteLane.STREAMS
+        route_errors, route_abandoned = int(RouteLane.ERRORS), int(RouteLane.ABANDONED)
+        route_streams = int(RouteLane.STREAMS)
         # No status by hand, or one outside 100 … 599, which some app did send.
-        unclassed = ROUTE_ZERO + RouteLane.STATUS
+        unclassed = int(RouteLane.STATUS)
         classes: dict[int | None, int] = {s: unclassed + s // 100 for s in range(100, 600)}
         floor = FLOOR_SECONDS
-        # The lane of each bucket in a route's row; negative buckets count from the end.
-        halves = [bucket + route_shift >> 1 for bucket in (*range(LAST + 1), *range(FIRST, 0))]
+        # The first bucket of scale 5, -768, has lane 0; two of them make one of a route's row.
+        halves = [lane + 1 >> 1 for lane in range(BUCKETS)]
 
         # Until the segment is open gauges go here; opening it adds them up.
         gauges: memoryview[float] | list[float] = [0.0, 0.0]
@@ -242,7 +239,7 @@ class Recorder:
                 roll(now)
             if not floor <= seconds <= top:
                 seconds = edge(seconds)
-            bucket = ceil(log2(seconds) * 32.0)
+            lane = ceil(log2(seconds) * 32.0 + 768.0)
             try:
                 row = rows[route][method]
             except KeyError:
@@ -250,8 +247,8 @@ class Recorder:
             if seconds > row.top:
                 row_edge(row, seconds)
             route_lanes = row.lanes
-            lanes[bucket] += 1.0
-            route_lanes[halves[bucket]] += 1.0
+            lanes[lane] += 1.0
+            route_lanes[halves[lane]] += 1.0
             # 2xx is what remains of the histogram's count.
             if status != 200 and not 200 <= status < 300:
                 route_lanes[classes.get(status, unclassed)] += 1.0
@@ -294,7 +291,7 @@ class Recorder:
             for row, at in ((last_byte, end), (first_byte, first)):
                 seconds = min(max(at - start, FLOOR_SECONDS), CEILING_SECONDS)
                 row_lanes = row.lanes
-                lane = halves[ceil(log2(seconds) * 32.0)]
+                lane = halves[ceil(log2(seconds) * 32.0 + 768.0)]
                 row_lanes[lane] += 1.0
 
         def record_request(
@@ -324,7 +321,7 @@ class Recorder:
                 roll(now)
             if not floor <= seconds <= top:
                 seconds = edge(check_latency(latency_ms))
-            lanes[ceil(log2(seconds) * 32.0)] += 1.0
+            lanes[ceil(log2(seconds) * 32.0 + 768.0)] += 1.0
             if is_error:
                 lanes[errors] += 1.0
 
@@ -354,7 +351,7 @@ class Recorder:
                 roll(now)
             if not floor <= seconds <= top:
                 seconds = edge(seconds)
-            lanes[ceil(log2(seconds) * 32.0)] += 1.0
+            lanes[ceil(log2(seconds) * 32.0 + 768.0)] += 1.0
             if is_error:
                 lanes[errors] += 1.0
 
@@ -370,7 +367,7 @@ class Recorder:
             if seconds > row.top:
                 row_edge(row, seconds)
             route_lanes = row.lanes
-            route_lanes[ceil(log2(seconds) * 32.0) + route_shift >> 1] += 1.0
+            route_lanes[halves[ceil(log2(seconds) * 32.0 + 768.0)]] += 1.0
             if status is None or not 200 <= status < 300:
                 route_lanes[classes.get(status, unclassed)] += 1.0
             if is_error:

@@ -40,7 +40,7 @@ from functools import cache
 from typing import NamedTuple, Protocol
 
 from metricsmw.descriptor import Descriptor
-from metricsmw.histogram import FIRST, LAST, ROUTE_FIRST, ROUTE_LAST
+from metricsmw.histogram import BUCKETS, ROUTE_BUCKETS
 from metricsmw.server import Process
 
 MAGIC = b"metricmw"
@@ -91,30 +91,25 @@ class Kind(IntEnum):
 
 
 class Lane(IntEnum):
-    """Counter lanes of the server-wide row, between the positive and the negative buckets.
+    """Counter lanes of the server-wide row, behind those of the buckets, the lowest first."""
 
-    Bucket ``i`` is lane ``i``: negative ones count from the end, which is why the row has
-    1216 = 385 + 63 + 768 lanes.
-    """
-
-    ERRORS = LAST + 1
-    ABANDONED = LAST + 2
+    ERRORS = BUCKETS
+    ABANDONED = BUCKETS + 1
 
 
-SERVER_LANES = LAST + 1 + 63 - FIRST
+SERVER_LANES = 1216
 
 
 class RouteLane(IntEnum):
-    """Counter lanes of a route's row, relative to its bucket 0."""
+    """Counter lanes of a route's row, behind those of the buckets, the lowest first."""
 
-    ERRORS = ROUTE_LAST + 1
-    ABANDONED = ROUTE_LAST + 2
-    STATUS = ROUTE_LAST + 3  # + 1, 3, 4, 5: the class of the status; + 0: none; 2 is the rest
-    STREAMS = ROUTE_LAST + 9  # whose first byte is in no row of this route
+    ERRORS = ROUTE_BUCKETS
+    ABANDONED = ROUTE_BUCKETS + 1
+    STATUS = ROUTE_BUCKETS + 2  # + 1, 3, 4, 5: the class of the status; + 0: none; 2 is the rest
+    STREAMS = ROUTE_BUCKETS + 8  # whose first byte is in no row of this route
 
 
 ROUTE_LANES = 640
-ROUTE_ZERO = -ROUTE_FIRST
 
 
 def _round_up(size: int, unit: int) -> int:

@@ -15,20 +15,21 @@ from typing import NamedTuple, TypedDict
 
 from metricsmw.histogram import (
     FIRST,
-    LAST,
     ROUTE_FIRST,
-    ROUTE_LAST,
     ROUTE_SCALE,
     SCALE,
     Distribution,
 )
-from metricsmw.merge import ServerReading, unpack
+from metricsmw.merge import (
+    HISTOGRAM,
+    ROUTE_HISTOGRAM,
+    ServerReading,
+    distribution,
+    lane_of,
+)
 from metricsmw.routes import Name
 from metricsmw.samples import Sample
 from metricsmw.segment import (
-    ROUTE_LANES,
-    ROUTE_ZERO,
-    SERVER_LANES,
     Lane,
     RouteLane,
     step_number,
@@ -90,19 +91,16 @@ class Counts(NamedTuple):
 
 def server_counts(difference: int) -> Counts:
     """The counts of a difference of server-wide states."""
-    lanes = unpack(difference, SERVER_LANES)
-    latency = Distribution(lanes[FIRST:] + lanes[: LAST + 1], FIRST, SCALE)
-    requests = latency.count + lanes[Lane.ABANDONED]
-    return Counts(latency, requests, min(lanes[Lane.ERRORS], requests))
+    latency = distribution(difference & HISTOGRAM, FIRST, SCALE)
+    requests = latency.count + lane_of(difference, Lane.ABANDONED)
+    return Counts(latency, requests, min(lane_of(difference, Lane.ERRORS), requests))
 
 
 def route_counts(difference: int) -> Counts:
     """The counts of a difference of a route's states."""
-    lanes = unpack(difference, ROUTE_LANES)
-    buckets = lanes[ROUTE_ZERO + ROUTE_FIRST : ROUTE_ZERO + ROUTE_LAST + 1]
-    latency = Distribution(buckets, ROUTE_FIRST, ROUTE_SCALE)
-    requests = latency.count + lanes[ROUTE_ZERO + RouteLane.ABANDONED]
-    return Counts(latency, requests, min(lanes[ROUTE_ZERO + RouteLane.ERRORS], requests))
+    latency = distribution(difference & ROUTE_HISTOGRAM, ROUTE_FIRST, ROUTE_SCALE)
+    requests = latency.count + lane_of(difference, RouteLane.ABANDONED)
+    return Counts(latency, requests, min(lane_of(difference, RouteLane.ERRORS), requests))
 
 
 class Steps:
