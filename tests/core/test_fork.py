@@ -217,6 +217,22 @@ print(json.dumps(results))
     assert [result["routes"] for result in results] == [{"/child": 3}] * 15
 
 
+def test_a_fork_while_the_server_wide_monitor_is_being_made(forks: Callable[..., Any]) -> None:
+    child, parent = forks("""
+import metricsmw.monitor, signal
+def work():
+    signal.alarm(20)  # not to wait for ever
+    record(get_metrics_monitor(), 3, "/child")
+    return numbers(get_metrics_monitor())["requests"]
+
+# As another thread may, which is not in the child.
+with metricsmw.monitor._singleton_lock:
+    child = in_child(work)
+print(json.dumps([child, numbers(get_metrics_monitor())["requests"]]))
+""")
+    assert (child, parent) == (3, 3)
+
+
 WORKERS = """
 class Worker:
     # A forked child that evaluates, one after the other, what it is asked.

@@ -10,6 +10,8 @@ import pytest
 
 from metricsmw import MetricsMonitor, MetricsSnapshot
 from metricsmw.clock import ManualClock
+from metricsmw.group import Group
+from metricsmw.merge import Period, ServerReading
 
 History = Sequence[Mapping[str, str | float | int]]
 
@@ -187,3 +189,48 @@ def test_the_list_is_the_callers_own(monitor: MetricsMonitor, clock: ManualClock
     taken[0]["total_requests"] = 77
     taken.clear()
     assert totals(monitor.get_metrics_history()) == [1, 1]
+
+
+def test_an_idle_day_is_caught_up_with_at_once(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first request after it waits for the reading of minutes that differ, and no others."""
+    with MetricsMonitor(max_history_minutes=1440, clock=clock) as monitor:
+        for _ in range(3):
+            clock.advance(60)
+            monitor.record_request(10.0, user_id="ada")
+        clock.advance(86_400)
+        readings = 0
+        real = monitor._read_group
+
+        def count(group: Group, period: Period) -> ServerReading:
+            nonlocal readings
+            readings += 1
+            return real(group, period)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(monitor, "_read_group", count)
+            monitor.record_request(10.0)
+        # The minutes of the window and of the user's timeout.
+        assert 1 <= readings <= 10
+        history = monitor.get_metrics_history(1440)
+        assert totals(history) == [3] * 1440
+        assert {later - earlier for earlier, later in pairwise(times(history))} == {
+            timedelta(minutes=1)
+        }
+        clock.advance(60)
+        assert totals(monitor.get_metrics_history(2)) == [3, 4]
+
+
+def test_an_idle_minute_is_none_where_others_follow(clock: ManualClock) -> None:
+    """A worker that found the lock held has recorded on; what it recorded is not overlooked."""
+    with MetricsMonitor(10, user_timeout_seconds=1, clock=clock) as monitor:
+        monitor.record_request(10.0)
+        group = monitor._group
+        assert group is not None
+        with group.exclusive(wait=True):
+            clock.advance(150)
+            for _ in range(7):
+                monitor.record_request(10.0)
+        clock.advance(120)
+        assert totals(monitor.get_metrics_history()) == [1, 1, 8, 8]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gc
 import json
+import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 
 import psutil
 import pytest
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
+from metricsmw.group import Group
 
 
 def test_close_may_be_called_again(clock: ManualClock) -> None:
@@ -208,3 +211,31 @@ def test_making_and_closing_warns_of_nothing(clock: ManualClock) -> None:
             monitor.record_request(1.0)
         del monitor
         gc.collect()
+
+
+def test_two_threads_open_one_segment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One wraps an app while another records already: the second waits for the first."""
+    with MetricsMonitor(shared=True) as monitor:
+        opened = 0
+        both = threading.Barrier(2)
+        real = monitor._open_group
+
+        def open_group() -> Group:
+            nonlocal opened
+            opened += 1
+            with suppress(threading.BrokenBarrierError):
+                both.wait(0.2)
+            return real()
+
+        monkeypatch.setattr(monitor, "_open_group", open_group)
+        monkeypatch.setattr(monitor, "is_worker", lambda: True)
+        threads = [
+            threading.Thread(target=monitor.recorder.announce),
+            threading.Thread(target=monitor.record_request, args=(1.0,)),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert opened == 1
+        assert monitor.total_requests == 1

@@ -9,8 +9,10 @@ import signal
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
+from kits.crew import crew
 from kits.routes_kit import Api
 from kits.servers import Server, serve, wait_until
 from kits.workers import (
@@ -27,6 +29,10 @@ from kits.workers import (
     segment_files,
 )
 from websockets.sync.client import connect
+
+import metricsmw.group
+from metricsmw import MetricsMonitor
+from metricsmw.segment import Segment
 
 WSGI, ASGI = "apps.raw_wsgi:app", "apps.raw_asgi:app"
 
@@ -144,6 +150,39 @@ def test_a_child_of_a_dead_worker_does_not_keep_it_alive() -> None:
     before, after = run_script("orphans.py")
     assert before == {"workers": 2, "requests_in_flight": 1}
     assert after == {"workers": 1, "requests_in_flight": 0}
+
+
+def open_and_fork(monitor: MetricsMonitor) -> int:
+    """In a worker: open its segment, and fork a child in the middle of it, as another thread may.
+
+    The child's process id.
+    """
+    children: list[int] = []
+    real = metricsmw.group.Segment
+
+    def segment(*args: Any, **kwargs: Any) -> Segment:
+        made = real(*args, **kwargs)
+        if (child := os.fork()) == 0:
+            signal.pause()
+        children.append(child)
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metricsmw.group, "Segment", segment)
+        monitor.record_request(1.0)
+    return children[0]
+
+
+def test_a_child_that_is_forked_while_a_segment_is_opened_does_not_keep_it_alive() -> None:
+    with crew(2) as workers:
+        first, second = workers.workers
+        child = first.do(open_and_fork)
+        try:
+            assert second.do(MetricsMonitor.get_current_snapshot).workers == 2
+            first.kill()
+            assert second.do(MetricsMonitor.get_current_snapshot).workers == 1
+        finally:
+            os.kill(child, signal.SIGKILL)
 
 
 def test_a_worker_that_outlives_its_master_keeps_its_directory() -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -157,6 +158,25 @@ def test_multiprocessing_shares(method: str) -> None:
     whole = {"requests": 5 + 3 * 10, "workers": 4}
     assert parent == whole
     assert children == [whole] * 3
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver", "os.fork"])
+def test_a_helper_is_no_worker_before_it_records(method: str) -> None:
+    """It has inherited or imported the wrapped app, and does not serve it."""
+    before, after = run_script("helpers.py", [method])
+    assert before == {"workers": 1, "segments": 1}
+    assert after == {"workers": 3, "segments": 3}
+
+
+@pytest.mark.parametrize("args", [[], ["--preload"]], ids=["plain", "preload"])
+def test_helpers_of_a_server_are_no_workers(args: Sequence[str]) -> None:
+    env = {**ENV, "PYTHONPATH": f"{APPS_ROOT}{os.pathsep}{SCRIPTS}"}
+    with serve("gunicorn", "helped:app", workers=2, args=args, env=env) as server:
+        wait_until(lambda: len(live_pids(directory_of(server))) == 2, "both workers")
+        ask(server, 4)
+        Api(server).settled(4)
+        assert read_often(server, 8) == {(4, 2, 0)}
+        os.killpg(server.pid, signal.SIGKILL)  # workers would wait for their helpers
 
 
 def test_a_master_that_records_is_no_worker_twice() -> None:

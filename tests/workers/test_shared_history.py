@@ -17,7 +17,7 @@ from kits.crew import Crew, SharedClock, crew, shared_numbers, wait_until
 from metricsmw import MetricsMonitor
 
 WORKERS = 4
-MINUTE = 60.0
+MINUTE, STEP = 60.0, 5.0
 
 History = Sequence[Mapping[str, str | float | int]]
 
@@ -122,6 +122,48 @@ def test_the_leader_is_killed(clock: SharedClock) -> None:
         history = the_same_from_all(workers)
         assert totals(history)[2:] == [7]
         assert_a_minute_apart(history)
+
+
+def minutes_written(monitor: MetricsMonitor) -> int:
+    """In a worker: how many there are, without adding to them as a read does."""
+    group = monitor._group
+    assert group is not None
+    return group.history.minutes
+
+
+def test_a_minute_is_not_missed_while_the_lock_is_held_for_another_reason(
+    clock: SharedClock,
+) -> None:
+    HELD[0] = 0.0
+    with crew(2, clock) as workers:
+        workers.all(record, 1)
+        holder, other = workers.workers
+        holder.begin(hold_the_lock)
+        wait_until(lambda: HELD[0] == 1.0, "the lock is held")
+        clock.advance(MINUTE)
+        other.do(record, 1)
+        assert other.do(minutes_written) == 0
+        holder.kill()
+        # Nobody reads: the next step's record writes it.
+        clock.advance(STEP)
+        other.do(record, 1)
+        assert other.do(minutes_written) == 1
+
+
+def test_workers_that_keep_another_number_of_minutes(clock: SharedClock) -> None:
+    """As there are for a while when a server is reloaded with another setting."""
+    with crew(2, clock, max_history_minutes=3) as few, crew(2, clock) as many:
+        for crew_ in (few, many):
+            crew_.all(record, 1)
+        for _ in range(10):
+            clock.advance(MINUTE)
+            assert len(few.workers[0].do(MetricsMonitor.get_metrics_history)) <= 3
+            many.workers[0].do(record, 1)
+            assert_a_minute_apart(the_same_from_all(many))
+        assert totals(the_same_from_all(few)) == [11, 12, 13]
+        assert totals(the_same_from_all(many)) == list(range(4, 14))
+        for worker in (*few.workers, *many.workers):
+            assert worker.do(MetricsMonitor.get_health)["status"] == "healthy"
 
 
 def die_writing(write: int) -> Callable[[], None]:

@@ -225,3 +225,31 @@ def test_none_in_the_sample_is_no_certainty() -> None:
         clock.advance(61)
         count, error = active_users(monitor)
         assert (count, error) == (0, 1.0)
+
+
+def test_those_before_a_reset_take_no_room() -> None:
+    clock = SharedClock()
+    with crew(2, clock, max_users=100) as workers:
+        first, second = workers.workers
+        first.do(see, range(100))
+        clock.advance(1)
+        second.do(MetricsMonitor.reset_statistics)
+        clock.advance(1)
+        first.do(see, range(50, 150))
+        assert workers.all(active_users) == [(100, 0.0)] * 2
+
+
+def test_a_sample_ends_with_a_reset() -> None:
+    clock = SharedClock()
+    with crew(2, clock, max_users=100) as workers:
+        first, second = workers.workers
+        first.do(see, range(5000))
+        clock.advance(1)
+        second.do(MetricsMonitor.reset_statistics)
+        clock.advance(1)
+        # Some of these are known to it still, most are in no sample.
+        first.do(see, range(4950, 5050))
+        assert workers.all(active_users) == [(100, 0.0)] * 2
+        # And from here on it may sample as before.
+        first.do(see, range(5000))
+        assert second.do(active_users)[1] > 0.0
