@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kits.receivers import http_receiver, mail_receiver
@@ -29,6 +30,23 @@ def sent(server: Server) -> int:
     """How many messages have been taken."""
     notifications = server.get("/api/metrics/alerts").json()["notifications"]
     return int(notifications["sent"])
+
+
+def row(server: Server) -> dict[str, Any]:
+    """Where the rule stands."""
+    (found,) = server.get("/api/metrics/alerts").json()["alerts"]
+    return dict(found)
+
+
+def check_again(server: Server) -> None:
+    """Wait until there was another check, and nothing of it waits to be told."""
+    before = row(server)["checked"]
+
+    def is_done() -> bool:
+        answer = server.get("/api/metrics/alerts").json()
+        return answer["alerts"][0]["checked"] > before and not answer["notifications"]["waiting"]
+
+    wait_until(is_done, "another check")
 
 
 def ask(server: Server, path: str, times: int) -> None:
@@ -63,14 +81,97 @@ def test_its_workers_tell_once(name: str, app: str, workers: int, args: Sequence
             wait_until(lambda: sent(server) == 4, "the second messages")
             os.kill(leader(server), signal.SIGKILL)
             leader(server)
+            check_again(server)
             # The process that preloads the app is none of its workers.
             assert server.get("/api/metrics/current").json()["metrics"]["workers"] <= workers
             listed = server.get("/api/metrics/alerts").json()
-        assert [post["title"].split(":")[0] for post in hook.posts] == ["ALERT", "RESOLVED"]
+        assert titles(hook.posts) == ["ALERT", "RESOLVED"]
         subjects = [mail["Subject"].split(":")[0] for mail in mailbox.mails]
         assert subjects == ["ALERT", "RESOLVED"]
         (row,) = listed["alerts"]
         assert (row["type"], row["state"]) == ("ERROR_RATE", "resolved")
+
+
+def titles(posts: Sequence[dict[str, Any]]) -> list[str]:
+    return [post["title"].split(":")[0] for post in posts]
+
+
+def test_what_is_pending_does_not_begin_again_as_its_leader_dies() -> None:
+    with http_receiver() as hook:
+        env = {"RECEIVERS": f"json://{hook.address}", "FOR_SECONDS": "8"}
+        args = ["--worker-class", "gthread", "--threads", "2"]
+        with serve("gunicorn", WSGI, workers=4, args=args, env=env) as server:
+            victim = leader(server)
+
+            def fail() -> str:
+                ask(server, "/fail", 5)
+                return str(row(server)["state"])
+
+            wait_until(lambda: fail() == "pending", "the alert to be pending")
+            os.kill(victim, signal.SIGKILL)
+            before = row(server)
+            assert (before["state"], hook.posts) == ("pending", [])
+            wait_until(lambda: fail() == "firing", "the alert to fire")
+            assert row(server)["since"] == before["since"]
+            check_again(server)
+        assert titles(hook.posts) == ["ALERT"]
+        assert f"Since: {before['since']}" in hook.posts[0]["message"]
+
+
+def hang_up(server: Server) -> None:
+    """Have the master start all workers anew."""
+    before = set(server.worker_pids())
+    server.signal(signal.SIGHUP)
+    wait_until(
+        lambda: len(server.worker_pids()) == 3 and not before & set(server.worker_pids()),
+        "new workers",
+    )
+
+
+def end_the_leader(server: Server) -> None:
+    """Have the worker that checks end in good order."""
+    old = leader(server)
+    os.kill(old, signal.SIGTERM)
+    wait_until(lambda: old not in server.worker_pids(), "its end")
+
+
+def wear_out(server: Server) -> None:
+    """Ask until the worker that checks has had all requests that it is to serve."""
+    old = leader(server)
+
+    def is_over() -> bool:
+        ask(server, "/api/metrics/health", 5)
+        return old not in server.worker_pids()
+
+    wait_until(is_over, "its end")
+
+
+@pytest.mark.parametrize(
+    ("restart", "args"),
+    [(hang_up, []), (end_the_leader, []), (wear_out, ["--max-requests", "40"])],
+    ids=["SIGHUP", "SIGTERM", "max-requests"],
+)
+def test_workers_that_end_in_good_order_repeat_nothing(
+    restart: Callable[[Server], None], args: Sequence[str]
+) -> None:
+    with http_receiver() as hook:
+        env = {"RECEIVERS": f"json://{hook.address}"}
+        threads = ["--worker-class", "gthread", "--threads", "2"]
+        with serve("gunicorn", WSGI, workers=3, args=[*threads, *args], env=env) as server:
+            leader(server)
+            restart(server)  # while all is well
+            leader(server)
+            ask(server, "/fail", 12)
+            wait_until(lambda: sent(server) == 1, "the first message")
+            restart(server)  # while it fires
+            leader(server)
+            check_again(server)
+            ask(server, "/hello", 60)
+            wait_until(lambda: sent(server) == 2, "the second message")
+            restart(server)  # when it is over
+            leader(server)
+            check_again(server)
+        assert titles(hook.posts) == ["ALERT", "RESOLVED"]
 
 
 ONE_SERVER = """

@@ -1,7 +1,7 @@
 """A bare app, WSGI and ASGI, with an alerter in each worker, as a user would write it.
 
-RECEIVERS: whom it tells, Apprise URLs separated by spaces. `/leader` says which worker answers and
-whether that is the one that checks.
+RECEIVERS: whom it tells, Apprise URLs separated by spaces. FOR_SECONDS: after how long. `/leader`
+says which worker answers and whether that is the one that checks.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ alerter = MetricsAlerter(
     check_interval=0.2,
     thresholds={"error_rate_pct": 50.0},
     notify=os.environ["RECEIVERS"].split(),
+    for_seconds=float(os.environ.get("FOR_SECONDS", "0")),
 )
 
 
