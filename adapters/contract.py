@@ -52,13 +52,15 @@ class Request:
     `query`: the raw query string. `headers`: names in lower case, values decoded as Latin-1.
     `mount`: the path of the mount itself as the client sees it, as far as the host knows.
     `streams`: whether the host can send a body that goes on without end.
-    `token`: what signing in from a browser asks for, or None; the handlers fill it in.
+    `token`: what signing in from a browser asks for, or None; `by_session`: whether the host's
+    session may let in; the handlers fill both in.
     """
 
     __slots__ = (
         "_asked",
         "_identity",
         "_user",
+        "by_session",
         "headers",
         "method",
         "mount",
@@ -86,6 +88,7 @@ class Request:
         self.mount = mount
         self.streams = streams
         self.token: str | None = None
+        self.by_session = False
         self._identity = identity
         self._asked = False
         self._user: str | None = None

@@ -80,6 +80,7 @@ class Handlers:
             if static is not None:
                 return static
             request.token = token_of(self._policy)
+            request.by_session = self._asks_identity
             grant = await self._grant(request)
             doing = f"answer to {request.path}" if request.path in ROUTES else "unknown path"
             answer = partial(self._answer, request, grant)
@@ -238,7 +239,12 @@ def _page(monitor: MetricsMonitor, request: Request) -> Response:
     # the page's own address they start from its last segment.
     last = "" if request.path else request.mount.rstrip("/").rpartition("/")[2]
     here = f"./{quote(last, safe='')}/" if last else "./"
-    body = dashboard.page(here, request.streams)
+    body = dashboard.page(
+        here,
+        streams=request.streams,
+        session=request.by_session,
+        minutes=monitor.longest_history,
+    )
     return _response(200, "text/html; charset=utf-8", body, _PAGE_HEADERS)
 
 

@@ -18,35 +18,40 @@ import signal
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
 from math import ceil
 from time import monotonic
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict, cast
 from weakref import WeakKeyDictionary
 
 import orjson
 
 from metricsmw import MetricsMonitor
+from metricsmw.alerts import AlertRow, get_alerts
 from metricsmw.merge import RouteRow
 from metricsmw.segment import STEPS_PER_WINDOW
 from metricsmw.series import Series, SeriesStep
 
 EVERY_SECONDS = 1.0
-ROUTES_EVERY = 5  # updates
-RETRY_MILLISECONDS = 2000
+TABLES_EVERY = 5  # updates
+RETRY_MILLISECONDS = 1000
 LIFETIME_SECONDS = 60.0
 # How often a look is taken whether the server is about to end.
 LOOK_SECONDS = 0.25
-
-SAME_MOMENT = timedelta(seconds=0.05)
 
 HEARTBEAT = b": nothing new\n\n"
 
 Write = Callable[[bytes], Awaitable[None]]
 
 
-class Update(TypedDict):
-    """The data of an event. `routes` is not in each."""
+class Tables(TypedDict, total=False):
+    """What is not in each event."""
+
+    routes: list[RouteRow]
+    alerts: list[AlertRow]
+
+
+class Update(Tables):
+    """The data of an event."""
 
     metrics: dict[str, str | float | int]
     window_seconds: int
@@ -54,7 +59,6 @@ class Update(TypedDict):
     started: str
     reset: str | None
     series: list[SeriesStep]
-    routes: list[RouteRow] | None
 
 
 class Streams:
@@ -115,8 +119,8 @@ class _Feed:
         self._task: asyncio.Task[None] | None = None
         self._update: Update | None = None
         self._steps: list[SeriesStep] = []  # of the window
-        self._routes: list[RouteRow] = []
-        self._read_at = 0.0
+        self._tables: Tables = {}
+        self._read_at = self._reset_at = 0.0
         self._shared = HEARTBEAT  # the latest update, for those who got the one before
         self._shared_from = self._shared_to = 0  # the steps they were told before, and are now
 
@@ -149,8 +153,8 @@ class _Feed:
         last = self._shared_to
         # A number from before a reboot may be beyond what there is.
         steps = [row for row in self._steps if row["step"] > told or told > last]
-        routes = self._routes if fresh else self._update["routes"]
-        return _event({**self._update, "series": steps, "routes": routes}, last), last
+        update = {**self._update, "series": steps, **(self._tables if fresh else {})}
+        return _event(cast("Update", update), last), last
 
     async def _run(self) -> None:
         me = asyncio.current_task()
@@ -185,11 +189,11 @@ class _Feed:
         """Read the metrics; where that fails, the listeners get a heartbeat."""
         before, now = self._update, monotonic()
         since = before and ceil(now - self._read_at + before["step_seconds"])
-        with_routes = self.number % ROUTES_EVERY == 0
+        with_tables = self.number % TABLES_EVERY == 0
         loop = asyncio.get_running_loop()
         try:
             reading = await loop.run_in_executor(
-                pool, _read, self._monitor, since, before and before["reset"], with_routes
+                pool, _read, self._monitor, since, self._reset_at, with_tables
             )
             self._read_at = now
             self._take(reading)
@@ -206,8 +210,8 @@ class _Feed:
         known = self._steps[-1]["step"] if self._steps else 0
         new = [row for row in told["series"] if row["step"] > known]
         self._steps = [*self._steps, *new][-STEPS_PER_WINDOW:]
-        if reading.routes is not None:
-            self._routes = reading.routes
+        self._reset_at = reading.reset_at
+        self._tables = reading.tables or self._tables
         self._update = {
             "metrics": reading.metrics,
             "window_seconds": self._monitor.window_seconds,
@@ -215,7 +219,7 @@ class _Feed:
             "started": told["started"],
             "reset": told["reset"],
             "series": new,
-            "routes": reading.routes,
+            **reading.tables,
         }
         self._shared_from = known
         self._shared_to = self._steps[-1]["step"] if self._steps else known
@@ -228,37 +232,37 @@ class _Reading(NamedTuple):
     metrics: dict[str, str | float | int]
     told: Series
     anew: bool
-    routes: list[RouteRow] | None
+    reset_at: float
+    tables: Tables
 
 
 def _read(
-    monitor: MetricsMonitor, since: int | None, reset: str | None, with_routes: bool
+    monitor: MetricsMonitor, since: int | None, reset_at: float, with_tables: bool
 ) -> _Reading:
     """Read the numbers and the steps of the last `since` seconds, or of all the window."""
-    metrics = monitor.get_current_snapshot().to_dict()
-    told = monitor.get_series(since)
-    anew = since is None
-    if not anew and _differ(reset, told["reset"]):
-        anew, told = True, monitor.get_series()
-    return _Reading(metrics, told, anew, monitor.get_routes() if with_routes else None)
+    # Read before the steps: should there be a reset in between, the next reading is anew.
+    now_reset_at = monitor.reset_at
+    anew = since is None or now_reset_at != reset_at
+    tables: Tables = {}
+    if with_tables:
+        tables = {"routes": monitor.get_routes(), "alerts": get_alerts(monitor)[0]}
+    return _Reading(
+        monitor.get_current_snapshot().to_dict(),
+        monitor.get_series(None if anew else since),
+        anew,
+        now_reset_at,
+        tables,
+    )
 
 
 def _event(update: Update, last: int) -> bytes:
-    data = {name: value for name, value in update.items() if value is not None or name == "reset"}
-    return b"id: %d\nevent: update\ndata: %b\n\n" % (last, orjson.dumps(data))
+    return b"id: %d\nevent: update\ndata: %b\n\n" % (last, orjson.dumps(update))
 
 
 def _step_of(last_event_id: str) -> int:
     """Return the number of a step, 0 for what is none."""
     short = len(last_event_id) <= 15 and last_event_id.isascii() and last_event_id.isdigit()
     return int(last_event_id) if short else 0
-
-
-def _differ(before: str | None, now: str | None) -> bool:
-    """Tell whether there was a reset between; the same one is told anew by the wall clock."""
-    if before is None or now is None:
-        return before is not now
-    return abs(datetime.fromisoformat(now) - datetime.fromisoformat(before)) > SAME_MOMENT
 
 
 def server_is_ending() -> bool:

@@ -20,7 +20,9 @@ from starlette.responses import JSONResponse, RedirectResponse, Response, Stream
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from metricsmw import get_metrics_monitor
 from metricsmw.adapters import wrap
+from metricsmw.alerts import MetricsAlerter
 
 # Signs the session cookies; all workers must have the same one, so it comes from outside. Without
 # it each worker has its own, and a session holds on the worker that gave it only.
@@ -105,6 +107,16 @@ ROUTES: list[Route | WebSocketRoute] = [
     WebSocketRoute("/ws", echo),
 ]
 PATHS = [route.path for route in ROUTES]
+
+# For the live page to show; beside that they go to the log.
+alerter = MetricsAlerter(
+    get_metrics_monitor(),
+    check_interval=5,
+    rules=[
+        "error_rate_pct > 25 for 30s critical",
+        "SLOW: latency_p95_ms > 300 on /slow for 30s",
+    ],
+)
 
 app = wrap(
     Starlette(

@@ -55,8 +55,12 @@ def file_at(path: str) -> File | None:
     return files().get(name) if asked == version() else None
 
 
-def page(base: str, streams: bool) -> bytes:
-    """The page's shell; `base`: where the sub-app is, relative to the page, with a slash."""
+def page(base: str, *, streams: bool, session: bool, minutes: int) -> bytes:
+    """The page's shell; `base`: where the sub-app is, relative to the page, with a slash.
+
+    `streams`: whether the host can stream; `session`: whether the host's own session may let in;
+    `minutes`: how long the history is.
+    """
     charts = CHARTS in files()
     vendored = (
         '<link rel="stylesheet" href="{static}uPlot.min.css">\n'
@@ -68,6 +72,8 @@ def page(base: str, streams: bool) -> bytes:
         "base": base,
         "charts": "yes" if charts else "no",
         "streams": "yes" if streams else "no",
+        "session": "yes" if session else "no",
+        "minutes": str(minutes),
     }
     text = _shell()
     for name, value in values.items():

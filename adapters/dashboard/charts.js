@@ -1,26 +1,48 @@
 // Charts by uPlot, and where it was not built in, the same numbers as tables.
 
-import { compact, full, make, NONE, time, write } from "./format.js";
+import { compact, dated, full, make, NONE, tick, write } from "./format.js";
 
 const COLOURS = { accent: "--accent", one: "--line-1", two: "--line-2", three: "--line-3" };
 const DASHES = { solid: undefined, dashed: [7, 4], dotted: [2, 3] };
 
+const LEAST = 0.01; // where a logarithmic axis begins: the last decimal that is told
+
 export const hasCharts = typeof globalThis.uPlot === "function";
 
-/** One figure. `lines`: [{field, label, colour, dash, fill, spanGaps}]; `unit` follows each number. */
+/** How charts that may be `logarithmic` are drawn. */
+export const looks = { log: false };
+
+/** What the charts mark, of what the server tells of its series. */
+export function markers({ started, reset }) {
+  const marks = [{ at: Date.parse(started) / 1000, label: "start" }];
+  if (reset) marks.push({ at: Date.parse(reset) / 1000, label: "reset" });
+  return marks;
+}
+
+/**
+ * One figure. `lines`: [{field, label, colour, dash, fill, spanGaps}]; `unit` follows each number.
+ *
+ * The mouse moves along its points, and so do the arrow keys.
+ */
 export class Chart {
   #lines;
   #unit;
+  #log;
   #plot = null;
   #box;
   #summary;
+  #at;
   #legend = new Map();
+  #shown = null; // what `show` was given
+  #rows = [];
+  #columns = []; // a null where a line breaks, undefined where it goes on without a point
   #data = null;
   #markers = [];
 
-  constructor({ title, unit, lines, sync, height = 180, wide = false }) {
+  constructor({ title, unit, lines, sync, height = 180, wide = false, logarithmic = false }) {
     this.#lines = lines;
     this.#unit = unit;
+    this.#log = logarithmic;
     this.sync = sync;
     this.height = height;
     const legend = make("ul", { class: "legend" });
@@ -32,23 +54,34 @@ export class Chart {
     }
     this.#box = make("div", { class: "plot" });
     this.#summary = make("p", { class: "hidden" });
-    const caption = make("figcaption", {}, make("span", { class: "title" }, title), legend);
+    this.#at = make("span", { class: "at" });
+    const caption = make("figcaption", {}, make("span", { class: "title" }, title, this.#at), legend);
     this.element = make("figure", { class: wide ? "card chart wide" : "card chart" }, caption, this.#box, this.#summary);
     if (hasCharts) {
-      this.#box.setAttribute("aria-hidden", "true"); // the summary says it in words
+      const slider = { role: "slider", tabindex: "0", "aria-label": `${title}, point by point`, "aria-valuenow": "0" };
+      for (const [name, value] of Object.entries(slider)) this.#box.setAttribute(name, value);
+      this.#box.addEventListener("keydown", (event) => this.#step(event));
+      this.#box.addEventListener("blur", () => this.#plot?.setCursor({ left: -10, top: -10 }, true, true));
       this.observer = new ResizeObserver(() => this.#resize());
       this.observer.observe(this.#box);
     }
   }
 
-  /** Show rows with `at` (Unix seconds) and the lines' fields, between two moments. */
-  show(rows, from, to, markers = []) {
-    const columns = this.#lines.map(({ field }) => rows.map((row) => row[field] ?? null));
-    this.#data = [rows.map((row) => row.at), ...columns];
-    this.#markers = markers.filter(({ at }) => at >= from && at <= to);
+  /**
+   * Show rows with `at` (Unix seconds) and the lines' fields, between two moments. A row that is a
+   * `gap` has no fields, and breaks all lines.
+   */
+  show(rows, from, to, marks = []) {
+    this.#shown = [rows, from, to, marks];
+    this.#rows = rows;
+    this.#columns = this.#lines.map(({ field, spanGaps }) =>
+      rows.map((row) => row[field] ?? (spanGaps && !row.gap ? undefined : null)));
+    const drawn = (value) => (typeof value === "number" && this.#logarithmic ? Math.max(value, LEAST) : value);
+    this.#data = [rows.map((row) => row.at), ...this.#columns.map((column) => column.map(drawn))];
+    this.#markers = marks.filter(({ at }) => at >= from && at <= to);
     this.range = [from, to];
-    this.#describe(columns);
-    if (!hasCharts) this.#tabulate(columns);
+    this.#describe();
+    if (!hasCharts) this.#tabulate();
     else if (this.#plot) {
       this.#plot.batch(() => {
         this.#plot.setData(this.#data, false);
@@ -57,11 +90,11 @@ export class Chart {
     } else this.#draw();
   }
 
-  /** Draw anew, in the colours of the theme as it is now. */
+  /** Draw anew, in the colours and on the scale of now. */
   restyle() {
     this.#plot?.destroy();
     this.#plot = null;
-    if (hasCharts && this.#data) this.#draw();
+    if (this.#shown) this.show(...this.#shown);
   }
 
   destroy() {
@@ -70,23 +103,32 @@ export class Chart {
     this.element.remove();
   }
 
-  #describe(columns) {
+  get #logarithmic() {
+    return this.#log && looks.log;
+  }
+
+  #known(line) {
+    return this.#columns[line].filter((value) => value != null);
+  }
+
+  #describe() {
     const words = this.#lines.map(({ field, label }, index) => {
-      const known = columns[index].filter((value) => value !== null);
+      const known = this.#known(index);
       write(this.#legend.get(field), known.length ? full(known.at(-1)) : NONE);
       if (!known.length) return `${label}: no numbers yet.`;
       const [low, high] = [Math.min(...known), Math.max(...known)].map(full);
       return `${label}: now ${full(known.at(-1))} ${this.#unit}, lowest ${low}, highest ${high}.`;
     });
-    const marks = this.#markers.map(({ label, at }) => `${label} at ${time(at * 1000)}.`);
+    const marks = this.#markers.map(({ label, at }) => `${label} at ${dated(at * 1000)}.`);
     write(this.#summary, [...words, ...marks].join(" "));
-    this.element.dataset.points = String(this.#data[0].length);
+    this.element.dataset.points = String(this.#rows.filter(({ gap }) => !gap).length);
+    if (hasCharts) this.#box.setAttribute("aria-valuemax", String(Math.max(this.#rows.length - 1, 0)));
   }
 
-  #tabulate(columns) {
+  #tabulate() {
     const head = make("tr", {}, make("td"), ...["lowest", "average", "highest"].map((name) => make("th", { scope: "col" }, name)));
     const rows = this.#lines.map(({ label }, index) => {
-      const known = columns[index].filter((value) => value !== null);
+      const known = this.#known(index);
       const sum = known.reduce((total, value) => total + value, 0);
       const cells = known.length ? [Math.min(...known), sum / known.length, Math.max(...known)] : [null, null, null];
       return make("tr", {}, make("th", { scope: "row" }, label), ...cells.map((value) => make("td", {}, full(value))));
@@ -120,19 +162,22 @@ export class Chart {
       cursor: {
         sync: this.sync ? { key: this.sync } : undefined,
         points: { size: 7 },
+        y: false,
         drag: { x: false, y: false },
       },
       scales: {
         x: { range: () => this.range },
-        y: { range: (_, low, high) => [0, nice(high)] },
+        y: this.#logarithmic
+          ? { distr: 3, range: (_, low, high) => powers(low, high) }
+          : { range: (_, low, high) => [0, nice(high)] },
       },
       axes: [
-        { ...axis, size: 28, space: width > 500 ? 90 : 56, values: (_, splits) => splits.map((at) => time(at * 1000).slice(0, splits[1] - splits[0] < 60 ? 8 : 5)) },
-        { ...axis, size: 46, space: 34, values: (_, splits) => splits.map(compact) },
+        { ...axis, size: 28, space: width > 500 ? 90 : 56, values: (_, splits) => splits.map((at) => tick(at * 1000, splits[1] - splits[0])) },
+        { ...axis, size: 46, space: 34, values: (_, splits) => splits.map((value) => (value === null ? "" : compact(value))) },
       ],
       series: [
         {},
-        ...this.#lines.map(({ label, colour: name, dash, fill, spanGaps = false }) => {
+        ...this.#lines.map(({ label, colour: name, dash, fill }) => {
           const stroke = colour(COLOURS[name]);
           return {
             label,
@@ -140,8 +185,7 @@ export class Chart {
             width: 1.75,
             dash: DASHES[dash ?? "solid"],
             fill: fill ? `${stroke}22` : undefined,
-            points: { show: true, size: 4, fill: stroke, filter: (plot, index) => alone(plot.data[index], spanGaps) },
-            spanGaps,
+            points: { show: true, size: 4, fill: stroke, filter: (plot, index) => alone(plot.data[index]) },
           };
         }),
       ],
@@ -153,11 +197,25 @@ export class Chart {
     this.#plot = new globalThis.uPlot(options, this.#data, this.#box);
   }
 
+  #step(event) {
+    const last = this.#rows.length - 1;
+    const at = this.#plot?.cursor.idx ?? last + 1;
+    const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last }[event.key];
+    if (to === undefined || last < 0 || !this.#plot) return;
+    event.preventDefault();
+    const index = Math.min(Math.max(to, 0), last);
+    const left = this.#plot.valToPos(this.#data[0][index], "x");
+    this.#plot.setCursor({ left, top: 0 }, true, true);
+    const words = this.#lines.map(({ label }, line) => `${label} ${full(this.#columns[line][index])} ${this.#unit}`);
+    this.#box.setAttribute("aria-valuenow", String(index));
+    this.#box.setAttribute("aria-valuetext", `${dated(this.#rows[index].at * 1000)}: ${words.join(", ")}`);
+  }
+
   #hover(index) {
+    write(this.#at, index == null ? "" : dated(this.#rows[index].at * 1000));
     this.#lines.forEach(({ field }, line) => {
-      const column = this.#data[line + 1];
-      const value = index == null ? column.findLast((each) => each !== null) : column[index];
-      write(this.#legend.get(field), full(value ?? null));
+      const value = index == null ? this.#known(line).at(-1) : this.#columns[line][index];
+      write(this.#legend.get(field), full(value));
     });
   }
 
@@ -185,10 +243,16 @@ export class Chart {
 }
 
 /** Places of the values that no line leads to or from. */
-function alone(column, spanGaps) {
-  const known = column.flatMap((value, index) => (value === null ? [] : [index]));
-  if (spanGaps) return known.length === 1 ? known : [];
-  return known.filter((index) => (column[index - 1] ?? null) === null && (column[index + 1] ?? null) === null);
+function alone(column) {
+  const ends = column.flatMap((value, index) => (value === undefined ? [] : [index]));
+  return ends.filter((index, place) =>
+    column[index] !== null && (column[ends[place - 1]] ?? null) === null && (column[ends[place + 1]] ?? null) === null);
+}
+
+/** A logarithmic axis around the values, from a power of ten to another. */
+function powers(low, high) {
+  const bottom = Math.floor(Math.log10(low ?? 1));
+  return [10 ** bottom, 10 ** Math.max(Math.ceil(Math.log10(high ?? 10)), bottom + 1)];
 }
 
 /** The top of an axis from 0: a little room above the highest value. */

@@ -1,8 +1,9 @@
 // The page: takes what the feed brings, and shows it.
 
-import { Chart, hasCharts } from "./charts.js";
+import { Alerts } from "./alerts.js";
+import { Chart, hasCharts, looks, markers } from "./charts.js";
 import { Feed } from "./feed.js";
-import { full, make, span, time, write } from "./format.js";
+import { dated, full, make, span, write, zoned } from "./format.js";
 import { Routes } from "./routes.js";
 
 const root = document.documentElement;
@@ -10,7 +11,9 @@ const find = (id) => document.getElementById(id);
 // This file is at <mount>/static/<hash>/dashboard.js.
 const base = new URL("../../", import.meta.url);
 const SAME_MOMENT = 1000; // ms: one moment told twice by a wall clock
-const HOUR = 3600;
+const RANGES = { 60: "Last hour", 1440: "Last day" }; // minutes of history, beside 7 and 30 days
+const KEPT = Number(root.dataset.minutes); // how much of it the server has
+const POINTS = 300; // that a chart of the history has at most, about
 const MOST_EVENTS = 50;
 
 const state = {
@@ -18,13 +21,34 @@ const state = {
   metrics: null,
   steps: new Map(), // number of the step -> the step
   window: 300,
+  workers: null,
   started: null,
-  reset: null,
+  age: null, // ms since the start, and since the last reset, as they were told last
+  sinceReset: null,
+  wasAway: false, // not connected since the last series
   markers: [], // {at, label}
-  hour: false,
-  history: [],
-  told: 0, // when the last update came, by the server's clock
+  minutes: 0, // of history in the charts; 0: the live window
+  history: null, // rows; null until they came
+  told: 0, // the server's clock at the last update
+  toldAt: 0, // the browser's monotonic clock then
 };
+
+/** What was stored; where a site may store nothing, choices last as long as the page. */
+function recall(name) {
+  try {
+    return localStorage.getItem(`metricsmw-${name}`);
+  } catch {
+    return null;
+  }
+}
+
+function keep(name, value) {
+  try {
+    localStorage.setItem(`metricsmw-${name}`, value);
+  } catch {
+    // It may not.
+  }
+}
 
 // --- charts --------------------------------------------------------------------------------------
 
@@ -36,7 +60,7 @@ const percentiles = [
 ];
 const charts = [
   { title: "Request rate", unit: "a minute", wide: true, lines: [{ field: "request_rate_rpm", label: "Requests", colour: "accent", fill: true }] },
-  { title: "Latency", unit: "ms", wide: true, lines: percentiles },
+  { title: "Latency", unit: "ms", wide: true, lines: percentiles, logarithmic: true },
   { title: "Error rate", unit: "%", lines: [{ field: "error_rate_pct", label: "Errors", colour: "three", fill: true }] },
   { title: "CPU", unit: "%", lines: [{ field: "cpu_usage_pct", label: "CPU", colour: "one", fill: true, spanGaps: true }] },
   { title: "Memory", unit: "MB", lines: [{ field: "memory_usage_mb", label: "Memory", colour: "two", fill: true, spanGaps: true }] },
@@ -45,35 +69,95 @@ find("charts").append(...charts.map((chart) => chart.element));
 find("no-charts").hidden = hasCharts;
 
 function showCharts() {
+  if (!state.told) return;
   const now = state.told / 1000;
-  const rows = state.hour ? state.history : [...state.steps.values()];
-  const from = now - (state.hour ? HOUR : state.window);
+  const rows = state.minutes ? (state.history ?? []) : [...state.steps.values()];
+  const from = now - (state.minutes ? 60 * state.minutes : state.window);
   for (const chart of charts) chart.show(rows, from, now, state.markers);
-  find("no-history").hidden = !(state.hour && !state.history.length);
 }
 
+function noHistory(text) {
+  write(find("no-history"), text);
+  find("no-history").hidden = !text;
+}
+
+// --- the history ---------------------------------------------------------------------------------
+
+let load = 0; // a later one ends the earlier ones
+let nextLoad = 0;
+
 async function loadHistory() {
+  clearTimeout(nextLoad);
+  const mine = (load += 1);
+  const { minutes } = state;
+  if (!minutes) return;
+  const step = Math.ceil(minutes / POINTS);
+  let again = 30_000 * step;
+  if (isFed()) {
+    const rows = await askHistory(minutes, minutes > 60 ? step : 1);
+    if (mine !== load) return;
+    if (rows) {
+      state.history = withGaps(rows, 60 * step);
+      noHistory(rows.length ? "" : "No minute has passed yet. This fills with one point a minute.");
+      showCharts();
+    } else {
+      again = 5000;
+      if (!state.history) noHistory("The history cannot be loaded. Trying again…");
+    }
+  }
+  nextLoad = setTimeout(loadHistory, again);
+}
+
+async function askHistory(minutes, step) {
   try {
-    const answer = await fetch(new URL("history?minutes=60", base), { cache: "no-store" });
-    if (!answer.ok) return;
+    const asked = new URLSearchParams({ minutes, step_minutes: step });
+    const answer = await fetch(new URL(`history?${asked}`, base), { cache: "no-store" });
+    if (!answer.ok) return null;
     const { history } = await answer.json();
-    state.history = history.map((row) => ({ ...row, at: Date.parse(row.timestamp) / 1000 }));
-    if (state.hour) showCharts();
+    return history.map((row) => ({ ...row, at: Date.parse(row.timestamp) / 1000 }));
   } catch {
-    // The feed says what is wrong, and comes back.
+    return null; // the feed says what is wrong, and comes back
   }
 }
 
-function choose(hour) {
-  state.hour = hour;
-  find("span-window").setAttribute("aria-pressed", String(!hour));
-  find("span-hour").setAttribute("aria-pressed", String(hour));
-  showCharts();
-  if (hour) loadHistory();
+/** Rows so many seconds apart, with a gap where some are missing: nothing was measured there. */
+function withGaps(rows, apart) {
+  return rows.flatMap((row, index) => {
+    const before = rows[index - 1];
+    const missing = before && row.at - before.at > 2.5 * apart;
+    return missing ? [{ at: before.at + apart, gap: true }, row] : [row];
+  });
 }
-find("span-window").addEventListener("click", () => choose(false));
-find("span-hour").addEventListener("click", () => choose(true));
-setInterval(() => state.hour && state.connection !== "lost" && loadHistory(), 30_000);
+
+function choose(minutes) {
+  state.minutes = minutes;
+  state.history = null;
+  for (const button of find("spans").children) {
+    button.setAttribute("aria-pressed", String(Number(button.dataset.minutes) === minutes));
+  }
+  noHistory(minutes ? "Loading…" : "");
+  showCharts();
+  loadHistory();
+}
+
+const ranges = [60, 1440, 7 * 1440, 30 * 1440].filter((minutes) => minutes < KEPT);
+for (const minutes of [...ranges, KEPT]) {
+  const label = RANGES[minutes] ?? `Last ${span(60 * minutes)}`;
+  find("spans").append(make("button", { type: "button", "data-minutes": minutes, "aria-pressed": "false" }, label));
+}
+find("spans").addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (button) choose(Number(button.dataset.minutes));
+});
+
+function setLog(on) {
+  looks.log = on;
+  find("log").setAttribute("aria-pressed", String(on));
+  keep("log", on ? "yes" : "no");
+  restyle();
+}
+find("log").hidden = !hasCharts;
+find("log").addEventListener("click", () => setLog(!looks.log));
 
 // --- routes --------------------------------------------------------------------------------------
 
@@ -90,53 +174,69 @@ const routes = new Routes({
 
 // --- updates -------------------------------------------------------------------------------------
 
+const alerts = new Alerts({ section: find("alerts"), list: find("alerts-list"), count: find("alerts-count"), happened });
 const fields = [...document.querySelectorAll("[data-field]")];
 
 function onUpdate(update) {
   const { metrics } = update;
   state.told = Date.parse(metrics.timestamp);
-  const before = state.metrics;
+  state.toldAt = performance.now();
   state.metrics = metrics;
   for (const element of fields) write(element, full(metrics[element.dataset.field]));
-  find("tile-errors").classList.toggle("raised", metrics.error_rate_pct >= 5);
   find("empty").hidden = metrics.total_requests > 0;
-  write(find("updated"), time(state.told));
+  write(find("updated"), zoned(state.told));
   find("updated").dateTime = metrics.timestamp;
   find("updated-line").hidden = false;
-  if (before && before.workers !== metrics.workers) {
-    const lost = metrics.workers < before.workers;
-    happened(`${lost ? "Worker lost" : "Worker joined"}: ${before.workers} → ${metrics.workers}`, lost ? "bad" : "good");
-  }
   if (update.series) {
     if (update.window_seconds) setWindow(update.window_seconds);
     onSeries(update);
-  }
+    countWorkers(metrics.workers);
+  } else if (state.connection === "polling") countWorkers(metrics.workers);
   if (update.routes) routes.show(update.routes);
+  if (update.alerts) alerts.show(update.alerts);
   showCharts();
 }
 
+/** Not of a first look at what may be another server: only its series tells. */
+function countWorkers(now) {
+  const before = state.workers;
+  state.workers = now;
+  if (before === null || before === now) return;
+  happened(`${now < before ? "Worker lost" : "Worker joined"}: ${before} → ${now}`, now < before ? "bad" : "good");
+}
+
 function onSeries({ started, reset, series }) {
-  const restarted = state.started !== null && moved(state.started, started);
-  const wasReset = reset !== null && (state.started !== null || state.reset !== null) && moved(state.reset, reset);
+  // A server's start is told by a wall clock, which may jump; its age only grows.
+  const age = state.told - Date.parse(started);
+  const sinceReset = reset === null ? null : state.told - Date.parse(reset);
+  const known = state.age !== null;
+  const restarted = known && (shrank(state.age, age) || isAnother(started, series));
+  const wasReset = known && !restarted && sinceReset !== null && shrank(state.sinceReset ?? Infinity, sinceReset);
+  Object.assign(state, { started, age, sinceReset, wasAway: false });
   if (restarted || wasReset) {
     state.steps.clear();
-    state.history = [];
+    state.history = null;
     loadHistory();
   }
-  if (restarted) happened("Server restarted", "info", Date.parse(started));
-  else if (wasReset) happened("Counts were reset", "info", Date.parse(reset));
-  state.started = started;
-  state.reset = reset;
-  state.markers = [{ at: Date.parse(started) / 1000, label: "start" }];
-  if (reset) state.markers.push({ at: Date.parse(reset) / 1000, label: "reset" });
+  if (restarted) {
+    state.workers = null;
+    happened("Server restarted", "info", Date.parse(started));
+  } else if (wasReset) happened("Counts were reset", "info", Date.parse(reset));
+  state.markers = markers({ started, reset });
   for (const step of series) state.steps.set(step.step, { ...step, at: Date.parse(step.timestamp) / 1000 });
   const oldest = state.told / 1000 - state.window;
   for (const [number, { at }] of state.steps) if (at < oldest) state.steps.delete(number);
 }
 
-function moved(before, now) {
-  if (before === null || now === null) return before !== now;
-  return Math.abs(Date.parse(before) - Date.parse(now)) > SAME_MOMENT;
+function shrank(before, now) {
+  return now < before - SAME_MOMENT;
+}
+
+/** Whether the server that is found again is another one, which does not know the steps that it told. */
+function isAnother(started, series) {
+  const moved = Math.abs(Date.parse(state.started) - Date.parse(started)) > SAME_MOMENT;
+  const last = Math.max(...state.steps.keys());
+  return state.wasAway && moved && !series.some(({ step }) => step === last);
 }
 
 function setWindow(seconds) {
@@ -144,9 +244,15 @@ function setWindow(seconds) {
   write(find("span-window"), `Live, ${span(seconds)}`);
 }
 
-function happened(text, kind, at = state.told || Date.now()) {
+/** The server's clock, also where it is not heard of any more. */
+function serverTime() {
+  return state.told ? state.told + performance.now() - state.toldAt : Date.now();
+}
+
+function happened(text, kind, at = serverTime()) {
   const moment = new Date(at);
-  const entry = make("li", { class: kind }, make("time", { datetime: moment.toISOString() }, time(moment)), make("span", {}, text));
+  const stamp = make("time", { datetime: moment.toISOString(), title: moment.toString() }, dated(moment));
+  const entry = make("li", { class: kind }, stamp, make("span", {}, text));
   find("events").prepend(entry);
   find("no-events").hidden = true;
   while (find("events").children.length > MOST_EVENTS) find("events").lastChild.remove();
@@ -154,12 +260,12 @@ function happened(text, kind, at = state.told || Date.now()) {
 
 // --- the connection ------------------------------------------------------------------------------
 
-const SAID = { loading: "Connecting…", live: "Live", polling: "Live, polling", lost: "Connection lost", unauthorised: "Signed out" };
+const SAID = { loading: "Connecting…", live: "Live", polling: "Live, polling", paused: "Paused", lost: "Connection lost", unauthorised: "Signed out" };
 
 function onState(now, detail) {
   const before = state.connection;
   if (now === "lost") {
-    const last = state.metrics ? ` These are the numbers of ${time(state.told)}.` : "";
+    const last = state.metrics ? ` These are the numbers of ${dated(state.told)}.` : "";
     write(find("lost-text"), `${detail || "The server does not answer."}${last} Trying again…`);
   }
   if (now === before) return;
@@ -170,17 +276,34 @@ function onState(now, detail) {
   const out = now === "unauthorised";
   find("signin").hidden = !out;
   find("content").hidden = out;
-  if (out) {
-    find("signin-form").hidden = !detail;
-    find("signin-host").hidden = Boolean(detail);
-    remember(false);
-    if (detail) find("token").focus();
-  }
-  if (now === "lost" && state.metrics) happened("Connection lost", "bad", Date.now());
-  if (before === "lost" && !out && state.metrics) happened("Connection restored", "good", Date.now());
+  if (out) askToSignIn(detail);
+  if (now === "lost" && state.metrics) happened("Connection lost", "bad");
+  state.wasAway ||= !isFed();
+  if (before === "lost" && (now === "live" || now === "polling") && state.metrics) happened("Connection restored", "good");
+  if (isFed()) loadHistory();
 }
 
-const feed = new Feed({ base, streams: root.dataset.streams === "yes", onUpdate, onState });
+const session = root.dataset.session === "yes";
+const feed = new Feed({ base, streams: root.dataset.streams === "yes", session, onUpdate, onState });
+let paused = false;
+
+function isFed() {
+  return !paused && !asleep && (state.connection === "live" || state.connection === "polling");
+}
+
+function go() {
+  pause(false);
+  feed.start();
+}
+
+function pause(on) {
+  paused = on;
+  find("pause").setAttribute("aria-pressed", String(on));
+  if (!on) return;
+  feed.stop();
+  onState("paused");
+}
+find("pause").addEventListener("click", () => (paused ? go() : pause(true)));
 
 // A page that nobody sees rests: browsers have few connections for all tabs of a site.
 const REST_AFTER = 10_000;
@@ -195,19 +318,32 @@ document.addEventListener("visibilitychange", () => {
     }, REST_AFTER);
   } else if (asleep) {
     asleep = false;
-    feed.start();
+    state.wasAway = true;
+    if (!paused) feed.start();
+    loadHistory();
   }
 });
 
 // --- signing in and out --------------------------------------------------------------------------
 
+/** `scheme`: what the server asks for, "bearer", "basic", or "" where only its own session lets in. */
+function askToSignIn(scheme) {
+  find("signin-form").hidden = scheme !== "bearer";
+  find("signin-basic").hidden = scheme !== "basic";
+  find("signin-host").hidden = scheme === "basic" || !session;
+  write(find("signin-host-text"), scheme === "bearer" ? "Or:" : "These numbers are private.");
+  remember(false);
+  if (scheme === "bearer") find("token").focus();
+}
+
+find("signin-again").addEventListener("click", go);
+
 function remember(signedIn) {
   // The cookie itself cannot be seen from here.
-  if (signedIn) localStorage.setItem("metricsmw-signed-in", base.href);
-  else localStorage.removeItem("metricsmw-signed-in");
+  keep("signed-in", signedIn ? base.href : "");
   find("signout").hidden = !signedIn;
 }
-find("signout").hidden = localStorage.getItem("metricsmw-signed-in") !== base.href;
+find("signout").hidden = recall("signed-in") !== base.href;
 
 find("signin-form").addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -226,7 +362,7 @@ find("signin-form").addEventListener("submit", async (event) => {
   input.value = "";
   input.removeAttribute("aria-invalid");
   remember(true);
-  feed.start();
+  go();
   find("main").focus();
 });
 
@@ -240,7 +376,7 @@ find("signout").addEventListener("click", async () => {
   find("menu").open = false;
   await fetch(new URL("signout", base), { method: "POST" }).catch(() => null);
   remember(false);
-  feed.start();
+  go();
 });
 
 // --- reset ---------------------------------------------------------------------------------------
@@ -251,6 +387,8 @@ find("reset").addEventListener("click", () => {
   write(find("reset-error"), "");
   dialog.showModal();
 });
+// The button that opened it is in a menu that has closed.
+dialog.addEventListener("close", () => find("menu").querySelector("summary").focus());
 find("reset-confirm").addEventListener("click", async () => {
   const done = await fetch(new URL("reset", base), { method: "POST" }).catch(() => null);
   if (done?.ok) dialog.close();
@@ -266,7 +404,7 @@ function setTheme(theme) {
   else root.dataset.theme = theme;
   write(find("theme-text"), THEMES[theme]);
   find("theme").setAttribute("aria-label", `Theme: ${theme === "system" ? "as the system" : theme}`);
-  localStorage.setItem("metricsmw-theme", theme);
+  keep("theme", theme);
   restyle();
 }
 
@@ -283,8 +421,9 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", restyle);
 
 // --- and go --------------------------------------------------------------------------------------
 
-const stored = localStorage.getItem("metricsmw-theme");
-setTheme(stored in THEMES ? stored : "system");
+const theme = recall("theme");
+setTheme(theme in THEMES ? theme : "system");
+setLog(recall("log") === "yes");
 document.addEventListener("click", (event) => {
   if (!find("menu").contains(event.target)) find("menu").open = false;
 });
@@ -293,7 +432,7 @@ document.addEventListener("keydown", (event) => {
     find("menu").open = false;
     find("menu").querySelector("summary").focus();
   }
-  const typing = event.target.closest("input, dialog");
+  const typing = event.target.closest("input, dialog") || find("content").hidden;
   if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
     event.preventDefault();
     find("filter").focus();

@@ -1,8 +1,8 @@
 // The connection: a stream where the server has one, else polling; it finds out, and comes back.
 //
-// `onUpdate` is given {metrics, started, reset, step_seconds, series, routes?}: `series` holds the
-// steps that are new (all of them after a connect). `onState` is given "live" or "polling", "lost",
-// and "unauthorised" with whether a token can be signed in with.
+// `onUpdate` is given {metrics, started, reset, step_seconds, series, routes?, alerts?}: `series`
+// holds the steps that are new (all of them after a connect). `onState` is given "live" or
+// "polling", "lost" with a reason, and "unauthorised" with what is asked for: "bearer", "basic", "".
 
 const POLL_EVERY = 1000;
 const TABLE_EVERY = 5000;
@@ -12,15 +12,19 @@ const RETRY = 1500;
 export class Feed {
   #base;
   #streams;
+  #session;
   #onUpdate;
   #onState;
+  #isLetIn = false;
   #run = 0; // a later run ends the earlier ones
   #source = null;
   #watch = 0;
 
-  constructor({ base, streams, onUpdate, onState }) {
+  /** `streams`: whether the server can; `session`: whether its own session may let in. */
+  constructor({ base, streams, session, onUpdate, onState }) {
     this.#base = base;
     this.#streams = streams;
+    this.#session = session;
     this.#onUpdate = onUpdate;
     this.#onState = onState;
   }
@@ -41,7 +45,8 @@ export class Feed {
   }
 
   #stream(run) {
-    let heard = false;
+    let heard = false; // ever
+    let resuming = false; // since the last event
     const source = (this.#source = new EventSource(new URL("stream", this.#base)));
     const silent = () => {
       if (run !== this.#run) return;
@@ -57,14 +62,20 @@ export class Feed {
     source.addEventListener("update", (event) => {
       if (run !== this.#run) return;
       heard = true;
+      resuming = false;
       listen();
       this.#onState("live");
       this.#onUpdate(JSON.parse(event.data));
     });
     source.addEventListener("error", () => {
       if (run !== this.#run) return;
-      // A stream that ends after its time is taken up again by the browser, unseen; but a server
-      // that cannot be reached, or refuses, is asked here, where the status can be read.
+      // A stream that ends after its time is taken up again by the browser, which says where it
+      // was. But a server that cannot be reached, or refuses, is asked here, where the status can
+      // be read.
+      if (heard && !resuming && source.readyState === EventSource.CONNECTING) {
+        resuming = true;
+        return;
+      }
       source.close();
       clearTimeout(this.#watch);
       this.#probe(run);
@@ -92,13 +103,14 @@ export class Feed {
         const update = await this.#ask("current");
         if (!asked || begun - tables >= TABLE_EVERY) {
           const seconds = asked ? Math.ceil((begun - asked) / 1000 + 3 * this.step) : "";
-          const [series, routes] = await Promise.all([
+          const [series, { routes }, { alerts }] = await Promise.all([
             this.#ask(asked ? `series?seconds=${seconds}` : "series"),
             this.#ask("routes"),
+            this.#ask("alerts"),
           ]);
           this.step = series.step_seconds;
           if (!asked) this.window = series.seconds;
-          Object.assign(update, series, { window_seconds: this.window, routes: routes.routes });
+          Object.assign(update, series, { window_seconds: this.window, routes, alerts });
           asked = tables = begun;
         }
         if (run !== this.#run) return;
@@ -115,19 +127,21 @@ export class Feed {
   }
 
   async #ask(path) {
-    const signal = AbortSignal.timeout?.(10_000);
+    // Before it is let in the browser may be asking for a password, which takes its time.
+    const signal = this.#isLetIn ? AbortSignal.timeout?.(10_000) : undefined;
     const answer = await fetch(new URL(path, this.#base), { cache: "no-store", signal });
+    this.#isLetIn = answer.ok || (this.#isLetIn && answer.status !== 401);
     if (!answer.ok) throw answer;
     return answer.json();
   }
 
   #failed(problem, run, retry) {
     if (problem instanceof Response && problem.status === 401) {
-      const scheme = problem.headers.get("WWW-Authenticate") ?? "";
-      const byToken = /^bearer/i.test(scheme);
-      this.#onState("unauthorised", byToken);
-      // Where the host has a session of its own, somebody may sign in there meanwhile.
-      if (!byToken) this.#later(run, retry, 4 * RETRY);
+      const [scheme] = (problem.headers.get("WWW-Authenticate") ?? "").toLowerCase().split(" ");
+      this.#onState("unauthorised", scheme);
+      // Where the host has a session of its own, somebody may sign in there meanwhile. For Basic
+      // the browser itself would ask again and again.
+      if (this.#session && scheme !== "basic") this.#later(run, retry, 4 * RETRY);
       return;
     }
     const reason = problem instanceof Response ? `It answers with ${problem.status}.` : "";

@@ -1,16 +1,24 @@
 // Numbers and times as the page writes them, and elements made of text alone.
 
 const number = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
+const hundredths = new Intl.NumberFormat("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3, notation: "compact" });
-const clock = new Intl.DateTimeFormat([], {
-  hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false,
-});
+const MINUTES = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+const minutes = new Intl.DateTimeFormat([], MINUTES);
+const clock = new Intl.DateTimeFormat([], { ...MINUTES, second: "2-digit" });
+const day = new Intl.DateTimeFormat([], { month: "short", day: "numeric" });
+const zone = new Intl.DateTimeFormat([], { ...MINUTES, second: "2-digit", timeZoneName: "short" });
 
 export const NONE = "–";
 
 /** A number in full, as the API tells it. */
 export function full(value) {
   return typeof value === "number" && Number.isFinite(value) ? number.format(value) : NONE;
+}
+
+/** The same with two decimals, for columns in which points stand below each other. */
+export function fixed(value) {
+  return typeof value === "number" && Number.isFinite(value) ? hundredths.format(value) : NONE;
 }
 
 /** A number for an axis: three digits. */
@@ -23,8 +31,28 @@ export function time(moment) {
   return clock.format(new Date(moment));
 }
 
-/** "5 min", "45 s", "1 h". */
+/** A time of day with its time zone. */
+export function zoned(moment) {
+  return zone.format(new Date(moment));
+}
+
+/** A time of day, with the date where that is not today's. */
+export function dated(moment) {
+  const date = new Date(moment);
+  const today = date.toDateString() === new Date().toDateString();
+  return today ? time(date) : `${day.format(date)}, ${time(date)}`;
+}
+
+/** A label of a time axis whose labels are so many seconds apart. */
+export function tick(moment, apart) {
+  const date = new Date(moment);
+  if (apart < 60) return time(date);
+  return date.getHours() || date.getMinutes() ? minutes.format(date) : day.format(date);
+}
+
+/** "5 min", "45 s", "1 h", "7 days". */
 export function span(seconds) {
+  if (seconds % 86_400 === 0 && seconds > 86_400) return `${full(seconds / 86_400)} days`;
   if (seconds % 3600 === 0) return `${seconds / 3600} h`;
   if (seconds % 60 === 0) return `${seconds / 60} min`;
   return `${seconds} s`;

@@ -1,11 +1,11 @@
 // The per-route table: sorted by any column, filtered by text, and a row opens its own detail.
 
-import { Chart } from "./charts.js";
-import { full, make, write } from "./format.js";
+import { Chart, markers } from "./charts.js";
+import { fixed, full, make, write } from "./format.js";
 
 const COLUMNS = [
   { key: "route", label: "Route", text: true },
-  { key: "requests", label: "Requests" },
+  { key: "requests", label: "Requests", format: full },
   { key: "error_rate_pct", label: "Errors %" },
   { key: "latency_p50_ms", label: "P50 ms", wide: true },
   { key: "latency_p95_ms", label: "P95 ms" },
@@ -21,7 +21,7 @@ const NARROW = matchMedia("(max-width: 699px)");
 const LONGEST = 300;
 
 export class Routes {
-  #rows = [];
+  #rows = null; // until they are told
   #sort = { key: "requests", up: false };
   #filter = "";
   #open = null; // key of the row whose detail is shown
@@ -40,7 +40,9 @@ export class Routes {
     this.#ask = ask;
     const head = make("tr");
     for (const { key, label, wide, text } of COLUMNS) {
-      const button = make("button", { type: "button" }, label, make("span", { class: "arrow", "aria-hidden": "true" }));
+      const arrow = make("span", { class: "arrow", "aria-hidden": "true" });
+      // Beside the numbers it points away from them: heads end where their numbers do.
+      const button = make("button", { type: "button" }, ...(text ? [label, arrow] : [arrow, label]));
       button.addEventListener("click", () => this.#sortBy(key, text));
       const cell = make("th", { scope: "col", class: wide ? "wide" : undefined, "data-key": key }, button);
       this.#heads.set(key, cell);
@@ -58,7 +60,7 @@ export class Routes {
   show(rows) {
     this.#rows = rows;
     this.#render();
-    if (this.#open) this.#refresh();
+    if (this.#detail?.row.isConnected) this.#refresh();
   }
 
   restyle() {
@@ -73,11 +75,10 @@ export class Routes {
 
   #wanted() {
     const { key, up } = this.#sort;
-    const rows = this.#rows.filter(({ method, route }) => `${method} ${route}`.toLowerCase().includes(this.#filter));
+    const rows = (this.#rows ?? []).filter(({ method, route }) => `${method} ${route}`.toLowerCase().includes(this.#filter));
     const order = (a, b) => {
-      const [x, y] = key === "route" ? [nameOf(a), nameOf(b)] : [a[key], b[key]];
-      const by = typeof x === "string" ? x.localeCompare(y) : x - y;
-      return (up ? by : -by) || nameOf(a).localeCompare(nameOf(b));
+      const by = key === "route" ? byName(a, b) : a[key] - b[key];
+      return (up ? by : -by) || byName(a, b);
     };
     return rows.sort(order);
   }
@@ -104,11 +105,17 @@ export class Routes {
       }
     }
     this.#elements = kept;
-    // Only what changes place is moved: the focus stays where it is.
     shown.forEach((element, index) => {
-      if (this.#body.children[index] !== element) this.#body.insertBefore(element, this.#body.children[index] ?? null);
+      const there = () => this.#body.children[index];
+      // What is moved loses the focus: so the row that has it stays, and those in its way go.
+      if (element.contains(document.activeElement)) while (there() !== element) there().remove();
+      if (there() !== element) this.#body.insertBefore(element, there() ?? null);
     });
     while (this.#body.children.length > shown.length) this.#body.lastChild.remove();
+    if (!this.#rows) {
+      write(this.#none, "Loading…");
+      return;
+    }
     const all = this.#rows.length;
     write(this.#count, rows.length === all ? `${all} in the window` : `${rows.length} of ${all} in the window`);
     write(this.#none, rows.length ? "" : all ? "No route matches the filter." : "No routes in the window.");
@@ -131,8 +138,8 @@ export class Routes {
   }
 
   #fill({ row, cells, button }, values) {
-    COLUMNS.forEach(({ key }, index) => {
-      if (key !== "route") write(cells[index], full(values[key]));
+    COLUMNS.forEach(({ key, format = fixed }, index) => {
+      if (key !== "route") write(cells[index], format(values[key]));
     });
     row.classList.toggle("failing", values.error_rate_pct > 0);
     button.setAttribute("aria-expanded", String(this.#open === nameOf(values)));
@@ -148,6 +155,7 @@ export class Routes {
         title: "Latency of this route",
         unit: "ms",
         height: 150,
+        logarithmic: true,
         lines: [
           { field: "latency_p50_ms", label: "P50", colour: "one" },
           { field: "latency_p95_ms", label: "P95", colour: "two", dash: "dashed" },
@@ -169,7 +177,7 @@ export class Routes {
     if (!told || detail !== this.#detail) return;
     const rows = told.series.map((step) => ({ ...step, at: Date.parse(step.timestamp) / 1000 }));
     const end = Date.parse(told.timestamp) / 1000;
-    this.#chart.show(rows, end - told.seconds, end);
+    this.#chart.show(rows, end - told.seconds, end, markers(told));
   }
 
   #fillStatuses(row) {
@@ -191,6 +199,12 @@ export class Routes {
       make("p", { class: "narrow-only" }, rest.join(" · ")),
     );
   }
+}
+
+/** The order of rows that are equal otherwise, as in the API. */
+function byName(a, b) {
+  const [x, y] = a.route === b.route ? [a.method, b.method] : [a.route, b.route];
+  return x < y ? -1 : Number(x > y);
 }
 
 function nameOf({ method, route }) {

@@ -16,6 +16,7 @@ from metricsmw.adapters.asgi import metrics_app
 from metricsmw.adapters.auth import public, token
 from metricsmw.adapters.contract import Request
 from metricsmw.adapters.handlers import Handlers
+from metricsmw.alerts import MetricsAlerter
 
 WAIT = 20.0
 
@@ -96,20 +97,25 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 def test_what_a_listener_gets(monitor: MetricsMonitor) -> None:
     async def test() -> None:
         monitor.record_request(5.0, route="/a", method="GET", status=200)
+        alerter = MetricsAlerter(monitor, rules=["total_requests > 0"], start=False)
+        alerter.check()
         client = Client(metrics_app(monitor, public()))
         await client.until(lambda: len(client.events) >= 12)
         assert client.status == 200
         assert client.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert client.headers["cache-control"] == "no-store, no-transform"
-        assert client.body.startswith(b"retry: 2000\n\n")
+        assert client.body.startswith(b"retry: 1000\n\n")
         first = client.updates[0]
         assert first["metrics"]["total_requests"] == 1
         assert first["routes"] == json.loads(json.dumps(monitor.get_routes()))
         assert (first["window_seconds"], first["reset"]) == (10, None)
-        # The table comes with every fifth update.
-        assert ["routes" in update for update in client.updates[:11]] == [
-            number % 5 == 0 for number in range(11)
-        ]
+        assert first["alerts"] == alerter.get_alerts()
+        assert first["alerts"][0]["state"] == "firing"
+        # The tables come with every fifth update.
+        for name in ("routes", "alerts"):
+            assert [name in update for update in client.updates[:11]] == [
+                number % 5 == 0 for number in range(11)
+            ]
         await client.leave()
 
     run(test)

@@ -1,0 +1,38 @@
+"""A site that is watched: two alert rules, and a lasting history in the file that HISTORY names.
+
+`/ok` and `/fail` answer 200 and 500. `app` is open to all, `guarded` asks for Basic credentials.
+"""
+
+from __future__ import annotations
+
+import os
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from metricsmw import get_metrics_monitor
+from metricsmw.adapters import wrap
+from metricsmw.adapters.auth import basic, public
+from metricsmw.alerts import MetricsAlerter
+from metricsmw.lasting import LastingHistory
+
+RULES = ["error_rate_pct > 50 critical", "SLOW_FAILURE: requests > 0 on /fail for 1h"]
+
+
+async def ok(request: Request) -> Response:
+    return PlainTextResponse("ok")
+
+
+async def fail(request: Request) -> Response:
+    return PlainTextResponse("failed", 500)
+
+
+ROUTES = [Route("/ok", ok), Route("/fail", fail)]
+
+monitor = get_metrics_monitor(window_seconds=60)
+alerter = MetricsAlerter(monitor, check_interval=0.2, rules=RULES)
+lasting = LastingHistory(monitor, os.environ["HISTORY"], days=3)
+app = wrap(Starlette(routes=ROUTES), monitor, auth=public())
+guarded = wrap(Starlette(routes=ROUTES), monitor, auth=basic("ann", "secret"))
