@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -91,17 +91,43 @@ def ask(server: Server, requests: int) -> None:
         assert server.get("/hello").status == 200
 
 
-def read_often(server: Server, times: int = 50) -> set[tuple[int, int, int]]:
-    """What reads over fresh connections show: (total_requests, workers, requests_in_flight)."""
-    api = Api(server)
+Shown = tuple[int, int, int]  # total_requests, workers, requests_in_flight
 
-    def read(_: int) -> tuple[int, int, int]:
-        now = api.current()
-        return now["total_requests"], now["workers"], now["requests_in_flight"]
 
+def read(server: Server) -> Shown:
+    """What one read over a fresh connection shows."""
+    now = Api(server).current()
+    return now["total_requests"], now["workers"], now["requests_in_flight"]
+
+
+def read_often(server: Server, times: int = 50) -> set[Shown]:
+    """What reads over fresh connections show."""
     # Several at once, so that no worker answers them all.
     with ThreadPoolExecutor(4) as pool:
-        return set(pool.map(read, range(times)))
+        return set(pool.map(lambda _: read(server), range(times)))
+
+
+def read_from_each(server: Server, times: int) -> set[Shown]:
+    """What reads show, so many at once for each worker, which answers as all others are stopped."""
+    workers = [psutil.Process(pid) for pid in server.worker_pids()]
+    shown: set[Shown] = set()
+    with ThreadPoolExecutor(10 * times) as pool:
+        for worker in workers:
+            others = [other for other in workers if other != worker]
+            reads: list[Future[Shown]] = []
+            try:
+                for other in others:
+                    other.suspend()
+                for other in others:
+                    wait_until(lambda: other.status() == psutil.STATUS_STOPPED, "a stop")  # noqa: B023
+                # Where each worker has a queue of its own (granian), all may be in the others'.
+                while not wait(reads, 0.5, FIRST_COMPLETED).done:
+                    reads += [pool.submit(read, server) for _ in range(times)]
+            finally:
+                for other in others:
+                    other.resume()
+            shown.update(done.result() for done in reads)
+    return shown
 
 
 def current(server: Server) -> dict[str, Any]:
