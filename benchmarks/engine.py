@@ -51,8 +51,8 @@ def record(report: Report, quick: bool) -> None:
             ),
             DESCRIBED: calls(described.record_request, 12.5),
         },
-        60 if quick else 400,
-        0.0005,
+        50 if quick else 300,
+        0.002,
     )
     report.section("one record, one thread")
     for name in (CLOCK, RECORD, FULL, DESCRIBED):

@@ -1,10 +1,12 @@
 """Interleaved timing: many short rounds, each of which runs every contender once.
 
 A machine that other work shares drifts by more than what is measured here, so nothing is ever
-compared with a figure taken at another time. Each round runs one short batch of every contender,
-in an order that rotates. Whatever else runs can only make a round longer, so the quietest quarter
-of the rounds counts; differences are taken inside a round, and their median is reported with its
-95 % interval (bootstrap over the rounds). The garbage collector rests meanwhile, as in `timeit`.
+compared with a figure taken at another time. Each round runs one batch of every contender, in an
+order that rotates. Contenders that share code also share the interpreter's inline caches, which
+settle on the one that runs within some hundred calls: a batch is to be many more. Whatever else
+runs can only make a round longer, so the quietest quarter of the rounds counts; differences are
+taken inside a round, and their median is reported with its 95 % interval (bootstrap over the
+rounds). The garbage collector rests meanwhile, as in `timeit`.
 """
 
 from __future__ import annotations
