@@ -10,22 +10,25 @@ import argparse
 import http.client
 import json
 import os
+import re
 import select
+import signal
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from rich.columns import Columns
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
@@ -43,6 +46,11 @@ PIPE_WIDTH = 120
 UNREACHABLE, REFUSED, WRONG_USAGE = 1, 3, 2
 
 BARS = "▁▂▃▄▅▆▇█"
+BESIDE_BARS = 36  # columns of a sparkline's line that its labels take
+WIDE = 100  # columns, from which on the table's heads are in full
+# Arrows and the like send more than one character, of which none is a key by itself.
+ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|O.)?|.", re.DOTALL)
+SCROLL = {"\x1b[A": -1, "\x1b[B": 1, "\x1bOA": -1, "\x1bOB": 1, "\x1b[5~": -10, "\x1b[6~": 10}
 
 # (label, field, unit)
 TILES: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
@@ -82,19 +90,19 @@ SPARKS = (
     ("Errors", "error_rate_pct", "%"),
     ("P95", "latency_p95_ms", "ms"),
 )
-# key -> (column's label, field)
-COLUMNS: Mapping[str, tuple[str, str]] = {
-    "n": ("Route", "route"),
-    "r": ("Requests", "requests"),
-    "e": ("Errors %", "error_rate_pct"),
-    "5": ("P50 ms", "latency_p50_ms"),
-    "p": ("P95 ms", "latency_p95_ms"),
-    "9": ("P99 ms", "latency_p99_ms"),
-    "s": ("Slowest ms", "latency_max_ms"),
+# key -> (column's label, the same where there is little room, field)
+COLUMNS: Mapping[str, tuple[str, str, str]] = {
+    "n": ("Route", "Route", "route"),
+    "r": ("Requests", "Reqs", "requests"),
+    "e": ("Errors %", "Err%", "error_rate_pct"),
+    "5": ("P50 ms", "P50", "latency_p50_ms"),
+    "p": ("P95 ms", "P95", "latency_p95_ms"),
+    "9": ("P99 ms", "P99", "latency_p99_ms"),
+    "s": ("Slowest ms", "Max", "latency_max_ms"),
 }
 KEYS = (
-    "q quit   sort by n route · r requests · e errors · 5 P50 · p P95 · 9 P99 · s slowest; "
-    "again to reverse"
+    "q quit   ↑ ↓ scroll   sort by n route · r requests · e errors · 5 P50 · p P95 · 9 P99 · "
+    "s slowest; again to reverse"
 )
 
 Row = Mapping[str, Any]
@@ -115,29 +123,34 @@ class Look:
     metrics: Row
     routes: Sequence[Row]
     series: Sequence[Row]
+    alerts: Sequence[Row] = ()
 
 
 @dataclass
 class View:
-    """How the table is sorted, and what to say of the connection."""
+    """How the table is sorted, which row is its first, and what to say of the connection."""
 
     address: str
     key: str = "r"
     up: bool = False
+    top: int = 0
     problem: str = ""
     quit: bool = field(default=False)
 
-    def press(self, key: str) -> None:
-        """React to a key."""
-        if key == "q":
-            self.quit = True
-        elif key in COLUMNS:
-            self.up = not self.up if key == self.key else key == "n"
-            self.key = key
+    def press(self, keys: str) -> None:
+        """React to what was typed."""
+        for key in ESCAPES.findall(keys):
+            if key == "q":
+                self.quit = True
+            elif key in COLUMNS:
+                self.up = not self.up if key == self.key else key == "n"
+                self.key = key
+            elif key in SCROLL:
+                self.top = max(self.top + SCROLL[key], 0)
 
     def sorted(self, routes: Sequence[Row]) -> list[Row]:
         """The rows in the order that was asked for."""
-        name = COLUMNS[self.key][1]
+        name = COLUMNS[self.key][-1]
         return sorted(routes, key=lambda row: row[name], reverse=not self.up)
 
 
@@ -154,8 +167,25 @@ class Server:
 
     def look(self) -> Look:
         """Ask for everything. Raises `TopError`."""
-        metrics = self._ask("/current", "metrics")
-        return Look(metrics, self._ask("/routes", "routes"), self._ask("/series", "series"))
+        return Look(
+            self._ask("/current", "metrics"),
+            self._ask("/routes", "routes"),
+            self._ask("/series", "series"),
+            self._ask("/alerts", "alerts"),
+        )
+
+    def look_aside(self) -> Future[Look]:
+        """Ask in a thread that nobody has to wait for, should the server not answer."""
+        future: Future[Look] = Future()
+
+        def ask() -> None:
+            try:
+                future.set_result(self.look())
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=ask, daemon=True).start()
+        return future
 
     def _ask(self, path: str, part: str) -> Any:
         request = urllib.request.Request(self.base + path, headers=self._headers)
@@ -208,12 +238,14 @@ def run(options: argparse.Namespace) -> int:
         look = server.look()
         view = View(server.base)
         if options.json:
-            json.dump({"metrics": look.metrics, "routes": look.routes}, sys.stdout, indent=2)
+            told = {"metrics": look.metrics, "routes": look.routes, "alerts": look.alerts}
+            json.dump(told, sys.stdout, indent=2)
             print()
         elif options.once or not sys.stdout.isatty():
             # A file or a pipe has no width of its own.
             width = None if sys.stdout.isatty() else PIPE_WIDTH
-            Console(highlight=False, width=width).print(picture(look, view, rows=None))
+            console = Console(highlight=False, width=width)
+            console.print(picture(look, view, console.width))
         else:
             _live(server, look, view)
     except TopError as error:
@@ -226,7 +258,7 @@ def _live(server: Server, look: Look, view: View) -> None:
     """Show it until q. Raises `TopError` where the server lets nobody in any more."""
     console = Console(highlight=False)
     with (
-        ThreadPoolExecutor(1) as pool,
+        _ended_in_order(),
         _keys() as pressed,
         Live(console=console, screen=True, auto_refresh=False) as screen,
     ):
@@ -234,7 +266,7 @@ def _live(server: Server, look: Look, view: View) -> None:
         due = 0.0
         while not view.quit:
             if asked is None and time.monotonic() >= due:
-                asked = pool.submit(server.look)
+                asked = server.look_aside()
                 due = time.monotonic() + EVERY_SECONDS
             if asked is not None and asked.done():
                 try:
@@ -244,10 +276,33 @@ def _live(server: Server, look: Look, view: View) -> None:
                         raise
                     view.problem = str(error)
                 asked = None
-            # A resize changes the height; and a key may have come.
-            screen.update(picture(look, view, rows=max(console.height - 17, 3)), refresh=True)
-            for key in pressed():
-                view.press(key)
+            # A resize may have changed the size; and a key may have come.
+            screen.update(_fitting(console, look, view), refresh=True)
+            view.press(pressed())
+
+
+def _fitting(console: Console, look: Look, view: View) -> RenderableType:
+    """The picture with as many rows of the table as the terminal has room for."""
+    rest = console.render_lines(picture(look, view, console.width, rows=0))
+    rows = max(console.height - len(rest), 1)
+    view.top = min(view.top, max(len(look.routes) - rows, 0))
+    return picture(look, view, console.width, rows)
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Have a signal that ends the process leave the terminal as it was."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        sys.exit(128 + number)
+
+    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = [signal.signal(number, end) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -278,17 +333,18 @@ def _keys() -> Iterator[Callable[[], str]]:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-def picture(look: Look, view: View, rows: int | None) -> RenderableType:
+def picture(look: Look, view: View, width: int, rows: int | None = None) -> RenderableType:
     """Everything as one picture, with at most so many rows of the table (None: all)."""
-    parts: list[RenderableType] = [_head(look, view), _tiles(look.metrics)]
+    parts: list[RenderableType] = [_head(look, view), *_alerts(look.alerts), _tiles(look.metrics)]
     if look.series:
-        parts.append(_sparks(look.series))
-    shown = view.sorted(look.routes)
-    parts.append(_table(shown[:rows], view))
+        parts.append(_sparks(look.series, max(width - BESIDE_BARS, 10)))
+    routes = view.sorted(look.routes)
+    shown = routes if rows is None else routes[view.top : view.top + rows]
+    parts.append(_table(shown, view, width))
     if rows is not None:
-        hidden = len(shown) - len(shown[:rows])
+        hidden = len(routes) - len(shown)
         more = f"{hidden} more routes   " if hidden else ""
-        parts.append(Text(more + KEYS, style="dim", no_wrap=True, overflow="ellipsis"))
+        parts.append(Text(more + KEYS, style="dim"))
     return Group(*parts)
 
 
@@ -303,20 +359,38 @@ def _head(look: Look, view: View) -> Text:
     return head
 
 
-def _tiles(metrics: Row) -> Columns:
-    panels = []
+def _alerts(alerts: Sequence[Row]) -> Iterator[Text]:
+    """A line for each rule that fires or is about to."""
+    for row in alerts:
+        style = {"firing": "bold red", "pending": "yellow"}.get(row["state"])
+        if style:
+            of = f" of {row['route']}" if row["route"] else ""
+            said = (
+                f"{'▲' if row['state'] == 'firing' else '◷'} {row['type']} {row['state']}: "
+                f"{row['field']}{of} is {number(row['value'])}, threshold {row['comparison']} "
+                f"{number(row['threshold'])}, since {str(row['since'])[11:19]} UTC"
+            )
+            yield Text(plain(said), style=style, no_wrap=True, overflow="ellipsis")
+
+
+def _tiles(metrics: Row) -> Table:
+    groups = Table.grid(padding=(0, 3))
+    grids = []
     for title, tiles in TILES:
+        groups.add_column()
         grid = Table.grid(padding=(0, 1))
         grid.add_column(style="dim")
         grid.add_column(justify="right", style="bold")
         grid.add_column(style="dim")
+        grid.add_row(Text(title, style="bold not dim"))
         for label, name, unit in tiles:
             grid.add_row(label, number(metrics.get(name)), unit)
-        panels.append(Panel(grid, title=title, title_align="left", border_style="dim"))
-    return Columns(panels, expand=False)
+        grids.append(grid)
+    groups.add_row(*grids)
+    return groups
 
 
-def _sparks(series: Sequence[Row]) -> Table:
+def _sparks(series: Sequence[Row], width: int) -> Table:
     grid = Table.grid(padding=(0, 1))
     for label, name, unit in SPARKS:
         values = [step.get(name) for step in series]
@@ -324,15 +398,18 @@ def _sparks(series: Sequence[Row]) -> Table:
         high = max(known, default=0)
         grid.add_row(
             Text(label, style="dim"),
-            Text(sparkline(values), style="cyan"),
+            Text(sparkline(values, width), style="cyan"),
             Text(f"up to {number(high)} {unit}", style="dim"),
         )
     return grid
 
 
-def _table(routes: Sequence[Row], view: View) -> Table:
-    table = Table(expand=True, border_style="dim", header_style="bold")
-    for key, (label, name) in COLUMNS.items():
+def _table(routes: Sequence[Row], view: View, width: int) -> Table:
+    table = Table(
+        expand=True, box=box.SIMPLE_HEAD, show_edge=False, border_style="dim", header_style="bold"
+    )
+    for key, (long, short, name) in COLUMNS.items():
+        label = long if width >= WIDE else short
         arrow = (" ↑" if view.up else " ↓") if key == view.key else ""
         if name == "route":
             table.add_column(label + arrow, ratio=1, no_wrap=True, overflow="ellipsis")
@@ -340,7 +417,7 @@ def _table(routes: Sequence[Row], view: View) -> Table:
             table.add_column(label + arrow, justify="right", no_wrap=True)
     for row in routes:
         cells = [Text(plain(f"{row['method']} {row['route']}"))]
-        for _, name in list(COLUMNS.values())[1:]:
+        for _, _, name in list(COLUMNS.values())[1:]:
             failing = name == "error_rate_pct" and row[name] > 0
             cells.append(Text(number(row[name]), style="bold red" if failing else ""))
         table.add_row(*cells)

@@ -9,11 +9,15 @@ import os
 import pty
 import re
 import select
+import signal
+import socket
 import struct
 import subprocess
 import sys
+import sysconfig
 import termios
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from kits.servers import APPS_ROOT, Server, serve, wait_until
@@ -24,7 +28,7 @@ from metricsmw import top
 
 TOKEN = "tök€n"
 ENVIRONMENT = {**os.environ, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
-COMMAND = [sys.executable, "-m", "metricsmw.cli", "top"]
+COMMAND = [str(Path(sysconfig.get_path("scripts"), "metricsmw")), "top"]
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()=>][A-Z0-9]?")
 ON, OFF = "\x1b[?1049h", "\x1b[?1049l"  # the terminal's other screen
 
@@ -54,12 +58,18 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 class Terminal:
     """A pseudo-terminal with the command in it."""
 
-    def __init__(self, *arguments: str, width: int = 120, height: int = 40) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        width: int = 120,
+        height: int = 40,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
         self.master, self.slave = pty.openpty()
-        fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+        self.resize(width, height)
         self.before = termios.tcgetattr(self.slave)
         self.process = subprocess.Popen(
-            [*COMMAND, *arguments],
+            [*command, *arguments],
             stdin=self.slave,
             stdout=self.slave,
             stderr=self.slave,
@@ -68,6 +78,9 @@ class Terminal:
             start_new_session=True,
         )
         self.output = ""
+
+    def resize(self, width: int, height: int) -> None:
+        fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
 
     def read(self) -> str:
         """All output so far."""
@@ -131,6 +144,12 @@ def test_live_numbers_sorted_by_keys_until_q(terminal: Terminal, server: Server)
         ("n", "Route ↑", "/fail"),
         ("n", "Route ↓", "/items/{number:int}"),
         ("r", "Requests ↓", "/fast"),
+        ("5", "P50 ms ↓", None),
+        ("p", "P95 ms ↓", None),
+        ("9", "P99 ms ↓", None),
+        ("s", "Slowest ms ↓", None),
+        ("\x1b[5~\x1b[19~\x1bOA\x1b[Hn", "Route ↑", "/fail"),  # PageUp, F8, ↑ and Home are none
+        ("r", "Requests ↓", "/fast"),
     ):
         terminal.press(key)
         terminal.until(head)
@@ -145,12 +164,61 @@ def test_live_numbers_sorted_by_keys_until_q(terminal: Terminal, server: Server)
     assert termios.tcgetattr(terminal.slave) == terminal.before
 
 
-def test_ctrl_c_leaves_the_terminal_as_it_was(terminal: Terminal) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_leaves_the_terminal_as_it_was(terminal: Terminal, number: int, code: int) -> None:
     terminal.until("Requests ↓")
-    terminal.process.send_signal(2)
-    assert terminal.ended() == 130
+    terminal.process.send_signal(number)
+    assert terminal.ended() == code
     assert OFF in terminal.output
     assert termios.tcgetattr(terminal.slave) == terminal.before
+
+
+def test_it_fits_a_small_terminal_and_grows_with_it(server: Server) -> None:
+    terminal = Terminal(server.url, "--token", TOKEN, width=80, height=24)
+    try:
+        terminal.until("again to reverse")
+        lines = terminal.screen().replace("\r", "").split("\n")
+        assert len(lines) <= 24
+        assert max(map(len, lines)) <= 80
+        assert any("Reqs ↓" in line for line in lines)
+        assert sum("GET /" in line for line in lines) == 3
+        assert "GET /items/{number:int} " in terminal.screen()
+        terminal.resize(120, 40)
+        terminal.until("Requests ↓")
+    finally:
+        terminal.close()
+
+
+# The server's silence outlasts any patience of a test.
+ENDLESS = """
+import sys
+from metricsmw import cli, top
+
+top.TIMEOUT_SECONDS = 1000.0
+sys.exit(cli.main(["top", *sys.argv[1:]]))
+"""
+
+
+def test_a_server_that_hangs_does_not_keep_it_from_ending() -> None:
+    with serve("uvicorn", "metricsmw.demo_app:app", env={"METRICSMW_TOKEN": TOKEN}) as server:
+        command = [sys.executable, "-c", ENDLESS]
+        terminal = Terminal(server.url, "--token", TOKEN, command=command)
+        try:
+            terminal.until("Requests ↓")
+            server.signal(signal.SIGSTOP)
+            # By now a look may be under way, or is about to be.
+            with socket.create_connection((server.host, server.port)) as waiting:
+                waiting.settimeout(1.5)
+                waiting.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                with pytest.raises(TimeoutError):
+                    waiting.recv(1)
+            terminal.press("q")
+            assert terminal.ended() == 0
+        finally:
+            terminal.close()
+            server.signal(signal.SIGCONT)
 
 
 def test_a_server_that_goes_away_is_said_and_waited_for() -> None:
@@ -184,6 +252,7 @@ def test_json(server: Server) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     told = json.loads(done.stdout)
     assert told["metrics"]["workers"] == 2
+    assert [row["state"] for row in told["alerts"]] == ["inactive"] * 2
     assert {row["route"] for row in told["routes"]} == {"/fast", "/items/{number:int}", "/fail"}
 
 
@@ -223,13 +292,52 @@ def test_names_cannot_write_to_the_terminal() -> None:
     from rich.console import Console
 
     evil = "/\x1b[2J\x1b]0;title\x07\r\n\u202e[bold red]x[/]\x9b1m"
-    row = dict.fromkeys((name for _, name in top.COLUMNS.values()), 1)
-    look = top.Look({"timestamp": evil}, [{**row, "method": "GET\x1b", "route": evil}], [])
+    row = dict.fromkeys((name for *_, name in top.COLUMNS.values()), 1)
+    alert = {"type": evil, "state": "firing", "field": evil, "route": evil, "value": 1}
+    alert |= {"comparison": ">", "threshold": 0, "since": evil}
+    routes = [{**row, "method": "GET\x1b", "route": evil}]
+    look = top.Look({"timestamp": evil}, routes, [], [alert])
     console = Console(width=160, force_terminal=True, color_system=None)
     with console.capture() as caught:
-        console.print(top.picture(look, top.View("http://h"), rows=None))
+        console.print(top.picture(look, top.View("http://h"), 160))
     assert not set(caught.get()) & set("\x1b\x07\r\u202e\x9b")
     assert "[bold red]x[/]" in caught.get()
+
+
+def test_alerts_and_scrolling() -> None:
+    from rich.console import Console
+
+    row = dict.fromkeys((name for *_, name in top.COLUMNS.values()), 1)
+    routes = [{**row, "method": "GET", "route": f"/{n:02}", "requests": 99 - n} for n in range(40)]
+    alert = {"type": "SLOW", "field": "latency_p95_ms", "value": 12.5, "comparison": ">"}
+    alert |= {"threshold": 10, "since": "2026-01-25T01:12:00.000000+00:00", "severity": "warning"}
+    states: list[dict[str, object]] = [
+        {**alert, "state": "firing", "route": None},
+        {**alert, "state": "pending", "route": "/x"},
+        {**alert, "state": "resolved", "route": "/y"},
+    ]
+    look, view = top.Look({}, routes, [], states), top.View("http://h")
+
+    def shown(keys: str) -> list[str]:
+        view.press(keys)
+        console = Console(width=80, height=24, color_system=None)
+        with console.capture() as caught:
+            console.print(top._fitting(console, look, view))
+        lines = caught.get().splitlines()
+        assert len(lines) == 24
+        assert [line for line in lines if "SLOW" in line] == [
+            "▲ SLOW firing: latency_p95_ms is 12.5, threshold > 10, since 01:12:00 UTC",
+            "◷ SLOW pending: latency_p95_ms of /x is 12.5, threshold > 10, since 01:12:00 UTC",
+        ]
+        return [line.split()[1] for line in lines if "GET /" in line]
+
+    first = shown("")
+    assert first[0] == "/00"
+    assert shown("\x1b[B")[0] == "/01"
+    assert shown("\x1b[6~")[0] == "/11"
+    assert shown("\x1b[6~" * 9)[-1] == "/39"
+    assert len(shown("")) == len(first)
+    assert shown("\x1b[5~" * 9) == first
 
 
 @pytest.mark.parametrize(
