@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from statistics import median
 import psutil
 from report import Report
 from timing import estimate
+
+from metricsmw.adapters.stream import LIFETIME_SECONDS
 
 TOKEN = "benchmark"
 STREAMS = 200
@@ -111,13 +114,22 @@ async def _cost(worker: psutil.Process, port: int, seconds: float = 4.0) -> floa
 
 
 async def _listen(port: int) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        writer.write(LISTEN)
-        while await reader.read(65536):
-            pass
-    finally:
-        writer.close()
+    """Listen as a browser does, which comes back each minute; all do at different moments."""
+    lifetime = random.uniform(0, LIFETIME_SECONDS)
+    while True:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(LISTEN)
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(_read(reader), lifetime)
+        finally:
+            writer.close()
+        lifetime = LIFETIME_SECONDS
+
+
+async def _read(reader: asyncio.StreamReader) -> None:
+    while await reader.read(65536):
+        pass
 
 
 if __name__ == "__main__":
