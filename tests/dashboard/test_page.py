@@ -242,7 +242,7 @@ def test_the_numbers_are_those_of_the_api(site: Server, window: Window) -> None:
     expected = "polling" if site.name == "gunicorn" else "live"
     assert page.get_attribute("body", "data-state") == expected
     # Only the demo has rules.
-    assert page.locator("#alerts").is_visible() == (site.name == "uvicorn")
+    expect(page.locator("#alerts")).to_be_visible(visible=site.name == "uvicorn")
 
 
 def test_the_table_is_that_of_the_api(site: Server, window: Window) -> None:
@@ -305,6 +305,7 @@ def test_charts_grow(site: Server, window: Window) -> None:
     assert page.locator("#charts .at").first.inner_text() == ""
 
 
+@on_gunicorn
 def test_a_history_that_is_still_empty_is_said_so(site: Server, window: Window) -> None:
     window.page.route("**/history?*", lambda route: route.fulfill(json={"history": []}))
     page = window.open(site)
@@ -412,9 +413,11 @@ def test_a_reset_shows(site: Server, window: Window, axe: str) -> None:
     until(page, lambda: (shown(page)["total_requests"] or 0) >= 5, "requests")
     until(page, lambda: min(points(page)) >= 1, "a point")
     page.get_by_text("Actions").click()
-    assert faults(page, axe) == []
+    if site.name == "uvicorn":
+        assert faults(page, axe) == []
     page.get_by_role("button", name="Reset all counts").click()
-    assert faults(page, axe) == []
+    if site.name == "uvicorn":
+        assert faults(page, axe) == []
     page.get_by_role("dialog").get_by_role("button", name="Reset").click()
     until(page, lambda: shown(page)["total_requests"] == 0, "the reset")
     expect(page.get_by_role("dialog")).to_be_hidden()
@@ -424,7 +427,6 @@ def test_a_reset_shows(site: Server, window: Window, axe: str) -> None:
     until(page, lambda: "reset at" in (summary.text_content() or ""), "its mark in the charts")
     expect(page.locator("#empty")).to_be_visible()
     assert "Server restarted" not in happened(page)
-    assert faults(page, axe) == []
 
 
 def test_a_killed_worker_shows(site: Server, window: Window) -> None:
@@ -464,7 +466,7 @@ def test_a_server_that_ends_and_comes_back(
         page.wait_for_selector("[data-state=lost]")
         expect(page.locator("#lost")).to_be_visible()
         assert "Connection lost" in page.locator("#connection").inner_text()
-        for scheme in ("light", "dark"):
+        for scheme in ("light", "dark") if name == "demo on uvicorn" else ():
             page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
             assert faults(page, axe) == []
     monkeypatch.setattr(servers, "_free_port", lambda: server.port)
@@ -567,6 +569,7 @@ def test_a_page_that_nobody_sees_rests(site: Server, window: Window) -> None:
     until(page, lambda: shown(page)["total_requests"] == current(site)["total_requests"], "more")
 
 
+@on_gunicorn
 def test_it_pauses(site: Server, window: Window) -> None:
     page = window.page
     page.clock.install()
@@ -682,7 +685,6 @@ def test_signing_in_and_out(site: Server, window: Window, axe: str) -> None:
     form = page.locator("#signin")
     expect(form).to_be_visible()
     expect(page.locator("#content")).to_be_hidden()
-    assert faults(page, axe) == []
     page.get_by_label("Access token").fill("wrong")
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_text("That is not the token of this server.")).to_be_visible()
@@ -694,7 +696,8 @@ def test_signing_in_and_out(site: Server, window: Window, axe: str) -> None:
     )
     page.keyboard.press("Enter")
     expect(page.get_by_text("Too many failed tries. Try again in 42 seconds.")).to_be_visible()
-    assert faults(page, axe) == []
+    if site.name == "uvicorn":
+        assert faults(page, axe) == []
     page.get_by_label("Access token").fill(TOKEN)
     page.keyboard.press("Enter")
     alive(page)
@@ -747,6 +750,7 @@ def test_basic_credentials_are_the_browsers_business(browser: Browser, tmp_path:
         assert known.problems == []
 
 
+@on_uvicorn
 def test_where_nothing_may_be_stored(site: Server, window: Window) -> None:
     window.page.add_init_script(
         "Object.defineProperty(window, 'localStorage', {get() { throw new Error('blocked'); }})"
@@ -805,7 +809,12 @@ def faults(page: Page, axe: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("site", "scheme"),
+    [("demo on uvicorn", "light"), ("Flask on gunicorn", "dark")],
+    indirect=["site"],
+    scope="module",
+)
 def test_themes_widths_and_accessibility(
     site: Server, browser: Browser, axe: str, scheme: str
 ) -> None:
@@ -845,6 +854,7 @@ def test_themes_widths_and_accessibility(
         context.close()
 
 
+@on_uvicorn
 def test_times_are_those_of_a_day_of_24_hours(browser: Browser, site: Server) -> None:
     context = browser.new_context(locale="en-US", timezone_id="Asia/Kolkata")
     page = Window(context).open(site)
