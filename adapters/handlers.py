@@ -113,6 +113,10 @@ class Handlers:
         if grant is None:
             challenge = challenge_of(self._policy)
             headers = {} if challenge is None else {"WWW-Authenticate": challenge}
+            if _is_page(request) and "text/html" in request.headers.get("accept", ""):
+                # A browser gets the page all the same, which holds no data: people sign in there.
+                page = _page(self._monitor, request)
+                return replace(page, status=401, headers=[*page.headers, *headers.items()])
             return _error(401, "Authentication required", headers)
         methods = ROUTES.get(request.path)
         if methods is None:
@@ -234,6 +238,10 @@ def _health(monitor: MetricsMonitor, request: Request) -> Response:
     )
 
 
+def _is_page(request: Request) -> bool:
+    return request.path in ("", "/") and request.method in ("GET", "HEAD")
+
+
 def _page(monitor: MetricsMonitor, request: Request) -> Response:
     # Relative links hold behind a proxy that strips a prefix, too. Without a slash at the end of
     # the page's own address they start from its last segment.
@@ -311,8 +319,8 @@ ROUTES: Final[Mapping[str, Mapping[str, Answer]]] = {
 }
 # With a lasting history: from its file, which takes its time.
 READS_HISTORY: Final = frozenset({"/history", "/export/json", "/export/csv"})
-# The page and what it is made of hold no data.
-OPEN: Final = frozenset({"", "/", "/health", "/signin", "/signout", "/widget.js"})
+# What the page is made of holds no data.
+OPEN: Final = frozenset({"/health", "/signin", "/signout", "/widget.js"})
 
 
 def _minutes(query: str, maximum: int) -> int:

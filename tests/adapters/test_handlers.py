@@ -77,7 +77,7 @@ ROUTES = {
     "/routes": "GET",
     "/alerts": "GET",
 }
-OPEN = ("", "/", "/health", "/signin", "/signout", "/widget.js")
+OPEN = ("/health", "/signin", "/signout", "/widget.js")
 READABLE = [path for path, method in ROUTES.items() if method == "GET"]
 GUARDED = [path for path in ROUTES if path not in OPEN]
 UNKNOWN = [
@@ -633,6 +633,27 @@ class TestLetIn:
             assert_error(response, 401, "Authentication required")
             assert headers_of(response).get("www-authenticate") == challenge
         assert monitor.total_requests == 1
+
+    @pytest.mark.parametrize("path", ["", "/"])
+    def test_a_browser_is_refused_with_the_page_to_sign_in(
+        self, handlers: Handlers, monitor: MetricsMonitor, path: str
+    ) -> None:
+        browser = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+        let_in = ask(handlers, path, **browser)
+        refused = ask(Handlers(monitor, basic("ann", "secret")), path, **browser)
+        assert (let_in.status, refused.status) == (200, 401)
+        headers = headers_of(refused)
+        assert headers.pop("www-authenticate") == 'Basic realm="metrics", charset="UTF-8"'
+        assert headers.keys() == headers_of(let_in).keys()
+        assert headers["content-type"] == "text/html; charset=utf-8"
+        assert b"<main" in refused.body
+        head = ask(Handlers(monitor, token("secret")), path, "HEAD", **browser)
+        assert (head.status, head.body) == (401, b"")
+        assert_error(
+            ask(Handlers(monitor, token("secret")), path, "POST", **browser),
+            401,
+            "Authentication required",
+        )
 
     @pytest.mark.parametrize("policy", [None, token("secret"), lambda request: 1 / 0])
     def test_health_is_open(self, monitor: MetricsMonitor, policy: Policy | None) -> None:
