@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,7 @@ from metricsmw.adapters.wsgi import WSGIMetricsMiddleware
 
 from .drivers import Exchange, call, fetch, get, hello, new_scope, part, start, wsgi_hello
 from .outcomes import assert_counted, complete, failed, faults
+from .served.sites.django_site import make_wsgi
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,13 +44,24 @@ def over_wsgi(monitor: MetricsMonitor, **settings: Any) -> None:
 
 def over_wsgi_streaming(monitor: MetricsMonitor, **settings: Any) -> None:
     def app(environ: Any, start_response: Any) -> Iterator[bytes]:
-        yield from wsgi_hello(environ, start_response)
+        wsgi_hello(environ, start_response)
+        yield b"hel"
+        yield b"lo"
 
     assert get(WSGIMetricsMiddleware(app, monitor, **settings)) == b"hello"
 
 
 def over_asgi(monitor: MetricsMonitor, **settings: Any) -> None:
     assert fetch(ASGIMetricsMiddleware(hello, monitor, **settings)) == b"hello"
+
+
+def over_asgi_streaming(monitor: MetricsMonitor, **settings: Any) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await start(send)
+        await part(send, b"hel", more=True)
+        await part(send, b"lo")
+
+    assert fetch(ASGIMetricsMiddleware(app, monitor, **settings)) == b"hello"
 
 
 class OwnError(Exception):
@@ -73,6 +86,72 @@ def asgi_failing(monitor: MetricsMonitor, **settings: Any) -> None:
     assert caught.value.__context__ is None
 
 
+def over_django(monitor: MetricsMonitor, **settings: Any) -> None:
+    from django.http import HttpResponse
+
+    assert ask_django(monitor, lambda request: HttpResponse("hello"), **settings) == b"hello"
+
+
+def over_django_streaming(monitor: MetricsMonitor, **settings: Any) -> None:
+    from django.http import StreamingHttpResponse
+
+    def view(request: Any) -> Any:
+        return StreamingHttpResponse([b"hel", b"lo"])
+
+    assert ask_django(monitor, view, **settings) == b"hello"
+
+
+def django_failing(monitor: MetricsMonitor, **settings: Any) -> None:
+    def view(request: Any) -> Any:
+        raise OwnError
+
+    with pytest.raises(OwnError) as caught:
+        ask_django(monitor, view, **settings)
+    assert caught.value.__context__ is None
+
+
+def django_left(monitor: MetricsMonitor, **settings: Any) -> None:
+    from django.http import StreamingHttpResponse
+
+    def view(request: Any) -> Any:
+        return StreamingHttpResponse([b"one", b"two"])
+
+    assert ask_django(monitor, view, chunks=1, **settings) == b"one"
+
+
+def ask_django(
+    monitor: MetricsMonitor,
+    view: Callable[[Any], Any],
+    chunks: int | None = None,
+    *,
+    route: Callable[[Any], str] | None = None,
+    user: Callable[[Any], Any] | None = None,
+) -> bytes:
+    """One request through Django's own middleware; so many chunks of the answer are read."""
+    make_wsgi()
+    from django.test import RequestFactory
+
+    from metricsmw.adapters.django import MetricsMiddleware
+
+    class Match:
+        @property
+        def route(self) -> str:
+            return "" if route is None else route(self)
+
+    class Measured(MetricsMiddleware):
+        def user_of(self, request: Any) -> Any:
+            return None if user is None else user(request)
+
+    Measured.monitor = monitor
+    request = RequestFactory().get("/")
+    request.resolver_match = Match()  # type: ignore[assignment]
+    response: Any = Measured(view)(request)
+    try:
+        return b"".join(islice(response, chunks))
+    finally:
+        response.close()
+
+
 def wsgi_left(monitor: MetricsMonitor, **settings: Any) -> None:
     def app(environ: Any, start_response: Any) -> Iterator[bytes]:
         start_response("200 OK", [])
@@ -95,9 +174,10 @@ def asgi_left(monitor: MetricsMonitor, **settings: Any) -> None:
     asyncio.run(app_(new_scope(), exchange.receive, exchange.send))  # type: ignore[arg-type]
 
 
-WHOLE: list[Run] = [over_wsgi, over_wsgi_streaming, over_asgi]
-FAILED: list[Run] = [wsgi_failing, asgi_failing]
-LEFT: list[Run] = [wsgi_left, asgi_left]
+STREAMING: list[Run] = [over_wsgi_streaming, over_asgi_streaming, over_django_streaming]
+WHOLE: list[Run] = [over_wsgi, over_asgi, over_django, *STREAMING]
+FAILED: list[Run] = [wsgi_failing, asgi_failing, django_failing]
+LEFT: list[Run] = [wsgi_left, asgi_left, django_left]
 every_way = pytest.mark.parametrize("run", WHOLE + FAILED + LEFT)
 
 TIMES = 3
@@ -111,7 +191,9 @@ def assert_told(monitor: MetricsMonitor, caplog: pytest.LogCaptureFixture, what:
     assert what in record.getMessage()
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], LookupError)
-    assert monitor.get_current_snapshot().requests_in_flight == 0
+    monitor.recorder.begin()  # which a gauge below zero would hide
+    assert monitor.get_current_snapshot().requests_in_flight == 1
+    monitor.recorder.leave()
 
 
 @every_way
@@ -158,6 +240,22 @@ def test_a_store_that_fails(
     assert_counted(monitor)
 
 
+@pytest.mark.parametrize("run", STREAMING)
+def test_a_first_byte_that_cannot_be_recorded(
+    run: Run,
+    monitor: MetricsMonitor,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The request is counted all the same."""
+    monkeypatch.setattr(monitor.recorder, "streamed", broken)
+    for _ in range(TIMES):
+        run(monitor)
+    monkeypatch.undo()
+    assert_told(monitor, caplog, "recording a request")
+    assert_counted(monitor, *[complete()] * TIMES)
+
+
 @every_way
 def test_a_store_that_fails_at_the_beginning(
     run: Run,
@@ -177,7 +275,7 @@ def test_a_store_that_fails_at_the_beginning(
 def test_a_store_that_fails_altogether(
     run: Run, monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("end", "fail", "abandon", "user", "leave"):
+    for name in ("end", "fail", "abandon", "streamed", "user", "leave"):
         monkeypatch.setattr(monitor.recorder, name, broken)
     run(monitor, user=lambda request: "ada")
     monkeypatch.undo()
