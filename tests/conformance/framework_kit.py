@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import pytest
 
+from .outcomes import PRECISION
 from .plain import Answer
 from .served.sites import UNMATCHED, Site
 
@@ -57,14 +58,23 @@ class Served(Protocol):
     def ask(self, method: str, path: str, body: bytes = b"", *, bare: bool = False) -> Answer:
         """Ask as a client does; `path` is percent-encoded. Both chunks of a stream are awaited."""
 
+    def ask_slowly(self) -> float:
+        """Ask for the stream; for so many seconds no more is made than its first chunk."""
+
+    def leave(self, path: str) -> None:
+        """Ask, and go away once the first bytes have come."""
+
+    def ask_all(self, paths: list[str]) -> None:
+        """Ask for each, once."""
+
     def numbers(self, requests: int) -> Numbers:
         """The numbers once so many requests are in them."""
 
     def reset(self) -> None:
         """Start all counts again."""
 
-    def table(self) -> list[dict[str, Any]]:
-        """The rows of GET /routes."""
+    def read(self, path: str) -> Any:
+        """The JSON that a route of the sub-app answers with, asked over HTTP."""
 
 
 # Each request of the matrix, and the site's attribute with its template, or the template itself.
@@ -97,21 +107,30 @@ REQUESTS: dict[str, str] = {
     "GET /raise": "/raise",
     "GET /stream": "/stream",
     "HEAD /stream": "/stream",
+    "GET /broken": "/broken",
+    "GET /context": "/context",
+    "GET /background": "/background",
     "GET /async": UNMATCHED,
 }
 STANDARD = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
 
 
-def row_of(site: Site, request: str) -> str:
+def row_of(site: Site, request: str, route: str | None = None) -> str:
     """The row that a request belongs to: "GET /items/<int:id>"."""
     method = request.split()[0]
-    route = site.routes.get(request, REQUESTS[request])
+    route = route or site.routes.get(request, REQUESTS[request])
     if not site.has_router:
         route = UNMATCHED
     elif route not in site.routes.values():
         for name in ("item", "user", "thing"):
             route = route.replace(f"{{{name}}}", getattr(site, name))
     return f"{method if method in STANDARD else '_OTHER'} {route}"
+
+
+def assert_unmatched(served: Served, requests: int) -> None:
+    """They are all that there is in the numbers, in one row."""
+    row = {f"GET {UNMATCHED}": (requests, {"4xx": requests})}
+    assert served.numbers(requests) == Numbers(requests, requests, 0, row)
 
 
 class FrameworkKit:
@@ -125,7 +144,8 @@ class FrameworkKit:
         served.reset()
         answer = served.ask(method, path, body)
         assert answer.comparable() == bare.comparable()
-        is_error = answer.status >= 400 or answer.error is not None
+        broken = path == "/broken" and not served.site.ends_broken
+        is_error = answer.status >= 400 or path == "/raise" or broken
         row = row_of(served.site, request_line)
         assert served.numbers(1) == Numbers(
             1, is_error, 0, {row: (1, {f"{answer.status // 100}xx": 1})}
@@ -136,11 +156,27 @@ class FrameworkKit:
 
     def test_paths_that_are_not_there_share_a_row(self, served: Served) -> None:
         served.reset()
-        for number in range(100):
-            assert served.ask("GET", f"/none/{number}?x={number}").status == 404
-        assert served.numbers(100) == Numbers(
-            100, 100, 0, {f"GET {UNMATCHED}": (100, {"4xx": 100})}
-        )
+        served.ask_all([f"/none/{number}?x={number}" for number in range(100)])
+        assert_unmatched(served, 100)
+
+    def test_latency_covers_a_stream_to_its_last_byte(self, served: Served) -> None:
+        """And its first byte is not taken for the last."""
+        served.reset()
+        seconds = served.ask_slowly()
+        served.numbers(1)
+        current = served.read("/statistics")["statistics"]["current"]
+        latency = current["latency_p50_ms"]
+        assert latency >= seconds * 1000 * (1 - PRECISION)
+        assert current["latency_ttfb_p50_ms"] < latency
+
+    def test_a_client_that_leaves_in_the_middle_of_a_body(self, served: Served) -> None:
+        """It is in the total, and nowhere else: no error, no status, no latency."""
+        served.reset()
+        served.leave("/endless")
+        row = row_of(served.site, "GET /endless", "/endless")
+        assert served.numbers(1) == Numbers(1, 0, 0, {row: (1, {})})
+        current = served.read("/statistics")["statistics"]["current"]
+        assert (current["latency_max_ms"], current["latency_ttfb_p50_ms"]) == (0, 0)
 
     def test_the_table_is_in_the_order_of_requests(self, served: Served) -> None:
         served.reset()
@@ -148,7 +184,7 @@ class FrameworkKit:
             for _ in range(times):
                 served.ask("GET", path)
         served.numbers(10)
-        table = served.table()
+        table = served.read("/routes")["routes"]
         counts = [row["requests"] for row in table]
         assert counts == ([5, 3, 2] if served.site.has_router else [10])
         for row in table:

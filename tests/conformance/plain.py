@@ -50,6 +50,16 @@ class Plain:
             return asyncio.run(self._ask_asgi(app, method, path, body))
         return self._ask_wsgi(app, method, path, body)
 
+    def statuses(self, app: Any, paths: list[str]) -> set[int]:
+        """The statuses of requests for these paths, one after the other in one event loop."""
+
+        async def each() -> set[int]:
+            return {(await self._ask_asgi(app, "GET", path, b"")).status for path in paths}
+
+        if self.is_asgi:
+            return asyncio.run(each())
+        return {self._ask_wsgi(app, "GET", path, b"").status for path in paths}
+
     def _ask_wsgi(self, app: Any, method: str, path: str, body: bytes) -> Answer:
         path, _, query = path.partition("?")
         environ = drivers.new_environ(
@@ -98,6 +108,7 @@ class Plain:
         error = None
         try:
             await app(scope, exchange.receive, exchange.send)
+            await asyncio.sleep(0)  # for what the app has put off
         except Exception as raised:
             error = type(raised).__name__
         status, headers = 500, []

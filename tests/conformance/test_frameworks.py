@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from contextvars import copy_context
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +21,15 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from metricsmw import MetricsMonitor
 from metricsmw.adapters import wrap
+from metricsmw.adapters.auth import public
+from metricsmw.clock import ManualClock
 
 from .drivers import wsgi_hello
-from .framework_kit import SITES, FrameworkKit, Numbers, row_of, site_of
-from .outcomes import rows
+from .framework_kit import SITES, STREAM, FrameworkKit, Numbers, assert_unmatched, row_of, site_of
+from .outcomes import PRECISION, rows
 from .plain import Answer, Plain
-from .served.sites import UNMATCHED, Site
+from .served import sites
+from .served.sites import INSIDE, OUTSIDE, UNMATCHED, Site
 
 PATHS = int(os.environ.get("CONFORMANCE_PATHS", "700"))
 """How many paths each framework is asked for that are not there; the raw apps, always 10,000."""
@@ -33,14 +39,20 @@ class InProcess:
     """A site, bare and measured; below a `prefix`, by SCRIPT_NAME or root_path."""
 
     def __init__(
-        self, site: Site, monitor: MetricsMonitor, release: Path, prefix: str = ""
+        self,
+        site: Site,
+        monitor: MetricsMonitor,
+        clock: ManualClock,
+        release: Path,
+        prefix: str = "",
     ) -> None:
         self.site = site
         self.monitor = monitor
+        self.clock = clock
         self.release = release
         self.client = Plain(release, site.is_asgi, prefix, site.path_has_root)
         self.bare = site.make()
-        self.measured: Any = wrap(site.make(), monitor)
+        self.measured: Any = wrap(site.make(), monitor, auth=public())
 
     def ask(self, method: str, path: str, body: bytes = b"", *, bare: bool = False) -> Answer:
         return self.client.ask(self.bare if bare else self.measured, method, path, body)
@@ -58,8 +70,20 @@ class InProcess:
     def reset(self) -> None:
         self.monitor.reset_statistics()
 
-    def table(self) -> list[dict[str, Any]]:
-        return self.monitor.get_routes()
+    def read(self, path: str) -> Any:
+        return json.loads(self.ask("GET", f"/api/metrics{path}").body)
+
+    def ask_slowly(self, seconds: float = 1.0) -> float:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sites, "passing", lambda: self.clock.advance(seconds))
+            assert self.ask("GET", "/stream").body == STREAM
+        return seconds
+
+    def leave(self, path: str) -> None:
+        replace(self.client, leaves=True).ask(self.measured, "GET", path)
+
+    def ask_all(self, paths: list[str]) -> None:
+        assert self.client.statuses(self.measured, paths) == {404}
 
 
 @pytest.fixture(scope="module", params=SITES)
@@ -76,8 +100,9 @@ def served(name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InPr
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("RELEASE", str(release))
         stack.enter_context(site.around())
-        monitor = stack.enter_context(MetricsMonitor())
-        yield InProcess(site, monitor, release)
+        clock = ManualClock()
+        monitor = stack.enter_context(MetricsMonitor(clock=clock))
+        yield InProcess(site, monitor, clock, release)
 
 
 class TestFrameworks(FrameworkKit):
@@ -86,7 +111,7 @@ class TestFrameworks(FrameworkKit):
     @pytest.mark.parametrize("request_line", ["GET /items/7", "GET /mounted/things/7", "GET /none"])
     def test_below_a_prefix(self, served: InProcess, request_line: str) -> None:
         """Which is part of a template, as clients see it."""
-        mounted = InProcess(served.site, served.monitor, served.release, "/shop")
+        mounted = InProcess(served.site, served.monitor, served.clock, served.release, "/shop")
         method, path = request_line.split()
         served.reset()
         answer = mounted.ask(method, path)
@@ -96,26 +121,87 @@ class TestFrameworks(FrameworkKit):
             row = row.replace(" ", " /shop")
         assert list(served.numbers(1).rows) == [row]
 
-    def test_many_paths_that_are_not_there_take_no_memory(self, served: InProcess) -> None:
-        """Those of the framework's own aside: it is the bare one that is compared with."""
+    def test_paths_that_are_not_there_share_a_row(self, served: InProcess) -> None:
+        """Nor do they take memory, but for what the framework itself keeps of them."""
         logging.disable()  # what is logged is kept, requests and all
         try:
-            grown = {bare: self.grown(served, bare) for bare in (True, False)}
+            bare = self.grown(lambda paths: served.client.statuses(served.bare, paths))
+            served.reset()
+            measured = self.grown(served.ask_all)
         finally:
             logging.disable(logging.NOTSET)
-        assert grown[False] - grown[True] < 500
+        assert measured - bare < 500
+        assert_unmatched(served, PATHS)
 
-    def grown(self, served: InProcess, bare: bool) -> int:
-        for number in range(PATHS):
-            if number == 200:
-                gc.collect()
-                before = sys.getallocatedblocks()
-            served.ask("GET", f"/none/{number}", bare=bare)
+    def grown(self, ask_for: Callable[[list[str]], object]) -> int:
+        """How many blocks of memory are kept of the paths, but for the first ones."""
+        paths = [f"/none/{number}?x={number}" for number in range(PATHS)]
+        ask_for(paths[:200])
+        gc.collect()
+        before = sys.getallocatedblocks()
+        ask_for(paths[200:])
         gc.collect()
         return sys.getallocatedblocks() - before
 
+    def test_percentiles_of_a_route(self, served: InProcess) -> None:
+        """They are those of requests that there were, within the bound; so is the first byte."""
+        # Of its own: no more than sixteen routes have their first byte for themselves.
+        monitor = MetricsMonitor(clock=served.clock)
+        served = InProcess(served.site, monitor, served.clock, served.release)
+        latencies = [0.001 * 1.37**number for number in range(20)]
+        for latency in latencies:
+            served.ask_slowly(latency)
+        (row,) = served.read("/routes")["routes"]
+        for percent, rank in ((50, 10), (95, 19), (99, 20)):
+            exact = pytest.approx(latencies[rank - 1] * 1000, rel=PRECISION)
+            assert row[f"latency_p{percent}_ms"] == exact
+            assert row[f"latency_ttfb_p{percent}_ms"] < 0.01
+
+    def test_what_runs_after_the_answer_is_in_no_latency(
+        self, served: InProcess, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And runs, as without us."""
+        times = 0
+
+        def passing() -> None:
+            nonlocal times
+            times += 1
+            served.clock.advance(5)
+
+        monkeypatch.setattr(sites, "passing", passing)
+        served.reset()
+        assert served.ask("GET", "/background").body == b"answered"
+        assert times == served.site.afterwards
+        assert list(served.numbers(1).rows) == [row_of(served.site, "GET /background")]
+        assert served.monitor.get_current_snapshot().latency_max_ms == 0
+
+    def test_the_context_goes_both_ways(self, served: InProcess) -> None:
+        """What is set outside is seen inside, and as much the other way round as without us."""
+
+        def around(app: Any) -> Any:
+            def wsgi(environ: Any, start_response: Any) -> Any:
+                OUTSIDE.set("outside")
+                body = app(environ, start_response)
+                seen.append(INSIDE.get())
+                return body
+
+            async def asgi(scope: Any, receive: Any, send: Any) -> None:
+                OUTSIDE.set("outside")
+                await app(scope, receive, send)
+                seen.append(INSIDE.get())
+
+            return asgi if served.site.is_asgi else wsgi
+
+        seen: list[str] = []
+        for app in (served.bare, served.measured):
+            answer = copy_context().run(served.client.ask, around(app), "GET", "/context")
+            assert answer.body == b"outside"
+        assert seen[0] == seen[1]
+        if not served.site.has_router:
+            assert seen[0] == "inside"
+
     def test_wrapped_twice_it_counts_once(self, served: InProcess) -> None:
-        twice = InProcess(served.site, served.monitor, served.release)
+        twice = InProcess(served.site, served.monitor, served.clock, served.release)
         twice.measured = wrap(twice.measured, served.monitor)
         served.reset()
         assert twice.ask("GET", "/items/7").body == b"item 7" or not served.site.has_router

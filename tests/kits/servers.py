@@ -94,6 +94,17 @@ def _uwsgi(app: str, port: int, workers: int) -> list[str]:
     ]  # fmt: skip
 
 
+def _wsgiref(app: str, port: int, workers: int) -> list[str]:
+    if workers != 1:
+        raise ValueError(f"wsgiref is one process, asked for workers={workers}")
+    module, _, name = app.partition(":")
+    code = (
+        f"from wsgiref.simple_server import make_server; from {module} import {name} as app;"
+        f" make_server('127.0.0.1', {port}, app).serve_forever()"
+    )
+    return ["python", "-c", code]
+
+
 COMMANDS: dict[str, Callable[[str, int, int], list[str]]] = {
     "gunicorn": _gunicorn,
     "uvicorn": _uvicorn,
@@ -101,6 +112,7 @@ COMMANDS: dict[str, Callable[[str, int, int], list[str]]] = {
     "granian": _granian,
     "waitress": _waitress,
     "uwsgi": _uwsgi,
+    "wsgiref": _wsgiref,
 }
 
 

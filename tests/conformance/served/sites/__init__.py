@@ -12,6 +12,10 @@ Each module has a `SITE`. Every site answers
 | GET /fail | status 500 |
 | GET /raise | an exception that nobody catches |
 | GET /stream | `one`, then `released`, when the client has got that far; `late` if it has not |
+| GET /broken | `one`, then an exception |
+| GET /endless | more than fits between a server and a client that does not read |
+| GET /context | what is set in the context outside; leaves something there itself |
+| GET /background | `answered`; calls `passing` then, where the framework knows such tasks |
 
 The file RELEASE is how a client says that it has got the first chunk of the stream.
 """
@@ -23,6 +27,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +37,7 @@ UNMATCHED = "<unmatched>"
 
 
 class OnPurposeError(Exception):
-    """Raised by GET /raise."""
+    """Raised by GET /raise and GET /broken."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,9 @@ class Site:
     make: a new application. item, user, thing: the templates of those routes; a user's below its
     version. path_has_root: it takes `root_path` off the path, as it should. routes: those of
     requests for which they are not what the kit expects. around: what `make` and requests need to
-    be done in, where other tests share the process.
+    be done in, where other tests share the process. afterwards: how often GET /background calls
+    `passing` after its answer. ends_broken: for the server, GET /broken ends as a whole answer.
+    never_asks: it does not call `receive` while it answers.
     """
 
     make: Callable[[], Any]
@@ -54,6 +61,28 @@ class Site:
     path_has_root: bool = True
     routes: Mapping[str, str] = field(default_factory=dict)
     around: Callable[[], AbstractContextManager[object]] = nullcontext
+    afterwards: int = 0
+    ends_broken: bool = False
+    never_asks: bool = False
+
+
+OUTSIDE: ContextVar[str] = ContextVar("OUTSIDE", default="unset")
+INSIDE: ContextVar[str] = ContextVar("INSIDE", default="unset")
+
+
+def context() -> str:
+    """The body of GET /context."""
+    INSIDE.set("inside")
+    return OUTSIDE.get()
+
+
+def passing() -> None:
+    """Called between the chunks of a stream, and after an answer: where tests have time pass."""
+
+
+async def afterwards() -> None:
+    """What there is to do after an answer."""
+    passing()
 
 
 def _released() -> bool:
@@ -66,6 +95,7 @@ def chunks() -> Iterator[bytes]:
     deadline = time.monotonic() + PATIENCE
     while not _released() and time.monotonic() < deadline:
         time.sleep(0.002)
+    passing()
     yield b"released\n" if _released() else b"late\n"
 
 
@@ -75,4 +105,30 @@ async def async_chunks() -> AsyncIterator[bytes]:
     deadline = time.monotonic() + PATIENCE
     while not _released() and time.monotonic() < deadline:
         await asyncio.sleep(0.002)
+    passing()
     yield b"released\n" if _released() else b"late\n"
+
+
+def broken() -> Iterator[bytes]:
+    """The body of GET /broken."""
+    yield b"one\n"
+    raise OnPurposeError
+
+
+async def async_broken() -> AsyncIterator[bytes]:
+    """The same for ASGI."""
+    yield b"one\n"
+    raise OnPurposeError
+
+
+def endless() -> Iterator[bytes]:
+    """The body of GET /endless."""
+    for _ in range(1000):
+        yield bytes(1 << 16)
+
+
+async def async_endless() -> AsyncIterator[bytes]:
+    """The same for ASGI."""
+    for chunk in endless():
+        yield chunk
+        await asyncio.sleep(0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import bottle  # type: ignore[import-untyped]
 
-from . import UNMATCHED, OnPurposeError, Site, chunks
+from . import UNMATCHED, OnPurposeError, Site, broken, chunks, context, endless
 
 
 def raise_() -> str:
@@ -39,6 +39,10 @@ def make() -> Any:
     app.route("/fail", callback=fail)
     app.route("/raise", callback=raise_)
     app.route("/stream", callback=stream)
+    app.route("/broken", callback=broken)
+    app.route("/endless", callback=endless)
+    app.route("/context", callback=context)
+    app.route("/background", callback=lambda: "answered")
     return app
 
 

@@ -13,7 +13,17 @@ from django.test.utils import override_settings
 from django.urls import include, path, re_path
 from django.views import View
 
-from . import OnPurposeError, Site, async_chunks, chunks
+from . import (
+    OnPurposeError,
+    Site,
+    async_broken,
+    async_chunks,
+    async_endless,
+    broken,
+    chunks,
+    context,
+    endless,
+)
 
 SETTINGS: dict[str, Any] = {
     "ROOT_URLCONF": __name__,
@@ -71,9 +81,12 @@ def raise_(request: HttpRequest) -> HttpResponse:
     raise OnPurposeError
 
 
-def stream(request: HttpRequest) -> HttpResponseBase:
-    is_asgi = isinstance(request, ASGIRequest)
-    return StreamingHttpResponse(async_chunks() if is_asgi else chunks())
+def streaming(body: Any, async_body: Any) -> Any:
+    def view(request: HttpRequest) -> HttpResponseBase:
+        is_asgi = isinstance(request, ASGIRequest)
+        return StreamingHttpResponse(async_body() if is_asgi else body())
+
+    return view
 
 
 users = [path("users/<str:name>", user)]
@@ -87,7 +100,11 @@ urlpatterns = [
     path("upload", upload),
     path("fail", fail),
     path("raise", raise_),
-    path("stream", stream),
+    path("stream", streaming(chunks, async_chunks)),
+    path("broken", streaming(broken, async_broken)),
+    path("endless", streaming(endless, async_endless)),
+    path("context", lambda request: HttpResponse(context())),
+    path("background", lambda request: HttpResponse("answered")),
 ]
 
 

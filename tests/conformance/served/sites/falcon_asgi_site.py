@@ -6,7 +6,15 @@ from typing import Any
 
 import falcon.asgi
 
-from . import OnPurposeError, Site, async_chunks
+from . import (
+    OnPurposeError,
+    Site,
+    afterwards,
+    async_broken,
+    async_chunks,
+    async_endless,
+    context,
+)
 
 
 class Text:
@@ -34,9 +42,25 @@ class Raise:
 
 
 class Stream:
+    def __init__(self, body: Any) -> None:
+        self.body = body
+
     async def on_get(self, req: Any, resp: Any) -> None:
         resp.content_type = falcon.MEDIA_TEXT
-        resp.stream = async_chunks()
+        resp.stream = self.body()
+
+
+class Context:
+    async def on_get(self, req: Any, resp: Any) -> None:
+        resp.content_type = falcon.MEDIA_TEXT
+        resp.text = context()
+
+
+class Background:
+    async def on_get(self, req: Any, resp: Any) -> None:
+        resp.content_type = falcon.MEDIA_TEXT
+        resp.text = "answered"
+        resp.schedule(afterwards)
 
 
 def make() -> Any:
@@ -51,7 +75,11 @@ def make() -> Any:
         "/upload": Upload(),
         "/fail": Text("failed", 500),
         "/raise": Raise(),
-        "/stream": Stream(),
+        "/stream": Stream(async_chunks),
+        "/broken": Stream(async_broken),
+        "/endless": Stream(async_endless),
+        "/context": Context(),
+        "/background": Background(),
     }.items():
         app.add_route(path, resource)
     return app
@@ -64,4 +92,5 @@ SITE = Site(
     user="/users/{name}",
     thing="/mounted/things/{id:int}",
     path_has_root=False,
+    afterwards=1,
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 import falcon
 
-from . import OnPurposeError, Site, chunks
+from . import OnPurposeError, Site, broken, chunks, context, endless
 
 
 class Text:
@@ -34,9 +34,18 @@ class Raise:
 
 
 class Stream:
+    def __init__(self, body: Any) -> None:
+        self.body = body
+
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         resp.content_type = falcon.MEDIA_TEXT
-        resp.stream = chunks()
+        resp.stream = self.body()
+
+
+class Context:
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        resp.content_type = falcon.MEDIA_TEXT
+        resp.text = context()
 
 
 def make() -> Any:
@@ -51,7 +60,11 @@ def make() -> Any:
         "/upload": Upload(),
         "/fail": Text("failed", 500),
         "/raise": Raise(),
-        "/stream": Stream(),
+        "/stream": Stream(chunks),
+        "/broken": Stream(broken),
+        "/endless": Stream(endless),
+        "/context": Context(),
+        "/background": Text("answered"),
     }.items():
         app.add_route(path, resource)
     return app

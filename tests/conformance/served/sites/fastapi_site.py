@@ -1,23 +1,31 @@
 """FastAPI: a router included twice, a mounted app, a dependency that cleans up behind itself."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Request
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
-from . import OnPurposeError, Site, async_chunks
+from . import (
+    OnPurposeError,
+    Site,
+    afterwards,
+    async_broken,
+    async_chunks,
+    async_endless,
+    context,
+)
 
 
-def resource() -> Iterator[str]:
+async def resource() -> AsyncIterator[str]:
     yield "resource"
+    await afterwards()
 
 
 def make() -> FastAPI:
     app, mounted, users = FastAPI(), FastAPI(), APIRouter()
 
     @users.get("/users/{name}")
-    def user(name: str, tasks: BackgroundTasks) -> PlainTextResponse:
-        tasks.add_task(print, end="")
+    def user(name: str) -> PlainTextResponse:
         return PlainTextResponse(f"user {name}")
 
     app.include_router(users, prefix="/v1")
@@ -30,7 +38,7 @@ def make() -> FastAPI:
     app.mount("/mounted", mounted)
 
     @app.get("/hello")
-    async def hello(used: str = Depends(resource)) -> PlainTextResponse:
+    async def hello() -> PlainTextResponse:
         return PlainTextResponse("hello")
 
     @app.get("/items/{id}")
@@ -53,6 +61,25 @@ def make() -> FastAPI:
     async def stream() -> StreamingResponse:
         return StreamingResponse(async_chunks())
 
+    @app.get("/broken")
+    async def broken() -> StreamingResponse:
+        return StreamingResponse(async_broken())
+
+    @app.get("/endless")
+    async def endless() -> StreamingResponse:
+        return StreamingResponse(async_endless())
+
+    @app.get("/context")
+    async def context_() -> PlainTextResponse:
+        return PlainTextResponse(context())
+
+    @app.get("/background")
+    async def background(
+        tasks: BackgroundTasks, used: str = Depends(resource)
+    ) -> PlainTextResponse:
+        tasks.add_task(afterwards)
+        return PlainTextResponse("answered")
+
     return app
 
 
@@ -62,6 +89,7 @@ SITE = Site(
     item="/items/{id}",
     user="/users/{name}",
     thing="/mounted/things/{id}",
+    afterwards=2,
     # It looks at parameters behind its router: 422.
     routes={"GET /items/x": "/items/{id}", "GET /mounted/things/x": "/mounted/things/{id}"},
 )

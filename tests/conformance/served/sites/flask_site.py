@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from flask import Blueprint, Flask, Response, request
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
-from . import OnPurposeError, Site, chunks
+from . import OnPurposeError, Site, broken, chunks, context, endless
 
 
 def make_plain() -> Flask:
@@ -44,12 +42,11 @@ def make_plain() -> Flask:
     def raise_() -> str:
         raise OnPurposeError
 
-    @app.get("/stream")
-    def stream() -> Response:
-        def body() -> Iterator[bytes]:
-            yield from chunks()
-
-        return Response(body())
+    app.add_url_rule("/stream", "stream", lambda: Response(chunks()))
+    app.add_url_rule("/broken", "broken", lambda: Response(broken()))
+    app.add_url_rule("/endless", "endless", lambda: Response(endless()))
+    app.add_url_rule("/context", "context", context)
+    app.add_url_rule("/background", "background", lambda: "answered")
 
     return app
 

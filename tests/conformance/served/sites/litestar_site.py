@@ -3,9 +3,19 @@
 from collections.abc import AsyncIterator
 
 import litestar
+from litestar.background_tasks import BackgroundTask
 from litestar.response import Stream
 
-from . import UNMATCHED, OnPurposeError, Site, async_chunks
+from . import (
+    UNMATCHED,
+    OnPurposeError,
+    Site,
+    afterwards,
+    async_broken,
+    async_chunks,
+    async_endless,
+    context,
+)
 
 
 @litestar.get("/hello", media_type="text/plain", sync_to_thread=False)
@@ -51,6 +61,26 @@ async def stream() -> Stream:
     return Stream(body())
 
 
+@litestar.get("/broken", media_type="text/plain")
+async def broken() -> Stream:
+    return Stream(async_broken())
+
+
+@litestar.get("/endless", media_type="text/plain")
+async def endless() -> Stream:
+    return Stream(async_endless())
+
+
+@litestar.get("/context", media_type="text/plain")
+async def context_() -> str:
+    return context()
+
+
+@litestar.get("/background", media_type="text/plain")
+async def background() -> litestar.Response[str]:
+    return litestar.Response("answered", background=BackgroundTask(afterwards))
+
+
 def make() -> litestar.Litestar:
     return litestar.Litestar(
         [
@@ -63,6 +93,10 @@ def make() -> litestar.Litestar:
             fail,
             raise_,
             stream,
+            broken,
+            endless,
+            context_,
+            background,
         ],
         openapi_config=None,
     )
@@ -74,6 +108,7 @@ SITE = Site(
     item="/items/{id}",
     user="/users/{name}",
     thing="/mounted/things/{id}",
+    afterwards=1,
     routes={
         # Its router does not say whose path has another method, of which HEAD is one.
         "HEAD /hello": UNMATCHED,

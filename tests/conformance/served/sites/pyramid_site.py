@@ -7,7 +7,7 @@ from typing import Any
 from pyramid.config import Configurator  # type: ignore[import-untyped]
 from pyramid.response import Response  # type: ignore[import-untyped]
 
-from . import UNMATCHED, OnPurposeError, Site, chunks
+from . import UNMATCHED, OnPurposeError, Site, broken, chunks, context, endless
 
 
 def text(template: str, status: int = 200) -> Any:
@@ -25,8 +25,8 @@ def raise_(request: Any) -> Any:
     raise OnPurposeError
 
 
-def stream(request: Any) -> Any:
-    return Response(app_iter=chunks())
+def streaming(body: Any) -> Any:
+    return lambda request: Response(app_iter=body())
 
 
 def users(version: str) -> Any:
@@ -47,7 +47,11 @@ def make() -> Any:
             ("/upload", "POST", upload),
             ("/fail", "GET", text("failed", 500)),
             ("/raise", "GET", raise_),
-            ("/stream", "GET", stream),
+            ("/stream", "GET", streaming(chunks)),
+            ("/broken", "GET", streaming(broken)),
+            ("/endless", "GET", streaming(endless)),
+            ("/context", "GET", lambda request: Response(context())),
+            ("/background", "GET", text("answered")),
         ]:
             config.add_route(path, path)
             config.add_view(view, route_name=path, request_method=method)

@@ -1,4 +1,4 @@
-"""Quart: nested blueprints, one of them registered twice."""
+"""Quart: nested blueprints, one of them registered twice. Its tasks run beside, not after."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from typing import Any
 
 from quart import Blueprint, Quart, Response, request
 
-from . import OnPurposeError, Site, async_chunks
+from . import (
+    OnPurposeError,
+    Site,
+    async_broken,
+    async_chunks,
+    async_endless,
+    context,
+)
 
 
 def make() -> Quart:
@@ -53,6 +60,22 @@ def make() -> Quart:
     @app.get("/stream")
     async def stream() -> Response:
         return Response(async_chunks())
+
+    @app.get("/broken")
+    async def broken() -> Response:
+        return Response(async_broken())
+
+    @app.get("/endless")
+    async def endless() -> Response:
+        return Response(async_endless())
+
+    @app.get("/context")
+    async def context_() -> str:
+        return context()
+
+    @app.get("/background")
+    async def background() -> str:
+        return "answered"
 
     return app
 

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import OnPurposeError, Site, async_chunks
+from . import (
+    OnPurposeError,
+    Site,
+    afterwards,
+    async_broken,
+    async_chunks,
+    async_endless,
+    context,
+)
 
 if TYPE_CHECKING:
     from metricsmw.adapters.asgi import Receive, Scope, Send
+
+
+STREAMS = {"/stream": async_chunks, "/broken": async_broken, "/endless": async_endless}
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -17,14 +28,18 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     text, status = "not found", 404
     if path == "/raise":
         raise OnPurposeError
-    if path == "/stream":
+    if path in STREAMS:
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        async for chunk in async_chunks():
+        async for chunk in STREAMS[path]():
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body"})
         return
     if path == "/fail":
         text, status = "failed", 500
+    elif path == "/context":
+        text, status = context(), 200
+    elif path == "/background":
+        text, status = "answered", 200
     elif path == "/upload":
         length = 0
         more = True
@@ -38,6 +53,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     headers = [(b"content-type", b"text/plain; charset=utf-8")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": text.encode()})
+    if path == "/background":
+        await afterwards()
 
 
-SITE = Site(lambda: app, is_asgi=True, has_router=False)
+SITE = Site(lambda: app, is_asgi=True, has_router=False, afterwards=1, never_asks=True)

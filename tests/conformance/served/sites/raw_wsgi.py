@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from . import OnPurposeError, Site, chunks
+from . import OnPurposeError, Site, broken, chunks, context, endless
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+
+STREAMS = {"/stream": chunks, "/broken": broken, "/endless": endless}
 
 
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -16,11 +19,15 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
     text, status = "not found", "404 Not Found"
     if path == "/raise":
         raise OnPurposeError
-    if path == "/stream":
+    if path in STREAMS:
         start_response("200 OK", [("Content-Type", "text/plain")])
-        return chunks()
+        return STREAMS[path]()
     if path == "/fail":
         text, status = "failed", "500 Internal Server Error"
+    elif path == "/context":
+        text, status = context(), "200 OK"
+    elif path == "/background":
+        text, status = "answered", "200 OK"
     elif path == "/upload":
         length = int(environ.get("CONTENT_LENGTH") or 0)
         text, status = str(len(environ["wsgi.input"].read(length))), "200 OK"

@@ -1,4 +1,7 @@
-"""Starlette: mounts, one of them used twice, beside a middleware of its own."""
+"""Starlette: mounts, one of them used twice, beside a middleware of its own.
+
+Which in older releases runs background tasks beside the last byte: FastAPI's site has them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Host, Mount, Route, Router
 
-from . import OnPurposeError, Site, async_chunks
+from . import (
+    OnPurposeError,
+    Site,
+    async_broken,
+    async_chunks,
+    async_endless,
+    context,
+)
 
 
 async def hello(request: Request) -> PlainTextResponse:
@@ -46,6 +56,22 @@ async def stream(request: Request) -> StreamingResponse:
     return StreamingResponse(async_chunks())
 
 
+async def broken(request: Request) -> StreamingResponse:
+    return StreamingResponse(async_broken())
+
+
+async def endless(request: Request) -> StreamingResponse:
+    return StreamingResponse(async_endless())
+
+
+async def context_(request: Request) -> PlainTextResponse:
+    return PlainTextResponse(context())
+
+
+async def background(request: Request) -> PlainTextResponse:
+    return PlainTextResponse("answered")
+
+
 async def passes_on(request: Request, call_next: Any) -> Any:
     return await call_next(request)
 
@@ -65,6 +91,10 @@ def make() -> Starlette:
             Route("/fail", fail),
             Route("/raise", raise_),
             Route("/stream", stream),
+            Route("/broken", broken),
+            Route("/endless", endless),
+            Route("/context", context_),
+            Route("/background", background),
         ],
         middleware=[Middleware(BaseHTTPMiddleware, dispatch=passes_on)],
     )
@@ -76,4 +106,5 @@ SITE = Site(
     item="/items/{id:int}",
     user="/users/{name}",
     thing="/mounted/things/{id:int}",
+    ends_broken=True,  # the exception comes out of BaseHTTPMiddleware behind the last byte
 )
