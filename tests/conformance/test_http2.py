@@ -9,7 +9,7 @@ import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
-from h2.events import DataReceived, ResponseReceived, StreamEnded
+from h2.events import DataReceived, ResponseReceived, StreamEnded, TrailersReceived
 from kits.routes_kit import TOKEN, Api
 from kits.servers import Server, serve
 
@@ -35,6 +35,7 @@ class Client:
         self.bodies: dict[int, bytes] = {}
         self.statuses: dict[int, int] = {}
         self.ended: set[int] = set()
+        self.trailers: set[int] = set()
         self.h2.initiate_connection()
         self.flush()
 
@@ -44,7 +45,7 @@ class Client:
     def ask(self, path: str, method: str = "GET", body: bytes = b"") -> int:
         stream: int = self.h2.get_next_available_stream_id()
         headers = {":method": method, ":path": path, ":scheme": "http"}
-        headers[":authority"] = self.authority
+        headers |= {":authority": self.authority, "te": "trailers"}
         self.h2.send_headers(stream, list(headers.items()), end_stream=not body)
         if body:
             self.h2.send_data(stream, body, end_stream=True)
@@ -61,6 +62,8 @@ class Client:
             elif isinstance(event, DataReceived):
                 self.bodies[event.stream_id] = self.bodies.get(event.stream_id, b"") + event.data
                 self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            elif isinstance(event, TrailersReceived):
+                self.trailers.add(event.stream_id)
             elif isinstance(event, StreamEnded):
                 self.ended.add(event.stream_id)
         self.flush()
@@ -103,6 +106,16 @@ def test_streams_side_by_side(server: Server, client: Client, api: Api) -> None:
         client.read_all({head})
         assert client.bodies.get(head, b"") == b""
         assert api.settled(23)["total_errors"] == 1
+
+
+def test_trailers(server: Server, client: Client, api: Api) -> None:
+    """They end a request, where the server has them."""
+    stream = client.ask("/trailers")
+    client.read_all({stream})
+    assert client.bodies[stream] == b"hello"
+    assert (stream in client.trailers) is (server.name == "hypercorn")
+    assert api.settled(1)["total_errors"] == 0
+    assert [row["statuses"] for row in api.routes()] == [{"2xx": 1}]
 
 
 def test_an_answer_while_another_streams(client: Client, api: Api) -> None:

@@ -149,8 +149,8 @@ def test_gone_and_the_application_never_asks(http: str, monitor: MetricsMonitor)
         settled(monitor, 1, 0, timed=False)
 
 
-@pytest.mark.parametrize("http", ["h11", "httptools"])
-def test_gone_in_the_middle_of_a_body(http: str, monitor: MetricsMonitor) -> None:
+@asgi_servers
+def test_gone_in_the_middle_of_a_body(serve: Serve, monitor: MetricsMonitor) -> None:
     """The application never asks, and sends on to its end."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -160,7 +160,7 @@ def test_gone_in_the_middle_of_a_body(http: str, monitor: MetricsMonitor) -> Non
             await asyncio.sleep(0)  # until then uvicorn itself does not know
         await part(send)
 
-    with uvicorn_server(ASGIMetricsMiddleware(app, monitor), http) as port:
+    with serve(ASGIMetricsMiddleware(app, monitor)) as port:
         connection = connect(port)
         assert connection.recv(100).startswith(b"HTTP/1.1 200")
         hang_up(connection)

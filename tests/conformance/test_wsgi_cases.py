@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import io
 import pickle
 import sys
@@ -181,11 +182,16 @@ def test_the_body_is_closed_once_however_much_is_read(
             closed.append("closed")
 
     def generator() -> Iterator[bytes]:
-        try:
-            yield from (b"chunk", b"chunk", b"chunk")
-        finally:
-            closed.append("closed")
+        def chunks() -> Iterator[bytes]:
+            try:
+                yield from (b"chunk", b"chunk", b"chunk")
+            finally:
+                closed.append("closed")
 
+        generators.append(chunks())
+        return generators[0]
+
+    generators: list[Any] = []
     is_generator = make is BODIES["generator"]
     chunks: Any = generator if is_generator else Chunks
     answer = call(WSGIMetricsMiddleware(streaming(make, chunks, status), monitor), method=method)
@@ -199,6 +205,9 @@ def test_the_body_is_closed_once_however_much_is_read(
     answer.close()
     # A generator that never began has nothing to end.
     assert closed == ([] if is_generator and not reads else ["closed"])
+    assert [inspect.getgeneratorstate(each) for each in generators] == (
+        [inspect.GEN_CLOSED] if is_generator else []
+    )
     assert_counted(monitor, outcome)
 
 

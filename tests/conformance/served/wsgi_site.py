@@ -8,6 +8,10 @@
 | GET /generated?mb=3 | the same from a generator |
 | POST /upload | how many bytes came, read a megabyte at a time |
 | GET /raise?when=x | an exception "before" or "after" the headers, in the "middle", in "close" |
+| GET /leave | an exception that is no `Exception`, before the headers |
+| GET /nothing | no response: `start_response` is not called |
+| GET /late | a long body, begun when FILE.release is there; it makes FILE.asked first |
+| GET /closes | how often the bodies of /stream and /late have been closed |
 | GET /sendfiles | how often this process has called `os.sendfile` |
 | GET /peak | the most memory this process has had, in MB |
 """
@@ -16,7 +20,9 @@ from __future__ import annotations
 
 import os
 import resource
+import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -60,6 +66,13 @@ class Failing:
             raise LookupError(self.when)
 
 
+class Leaving(BaseException):
+    """No `Exception`, as what ends a thread or a process is none."""
+
+
+closes = 0
+
+
 class Chunks:
     """A megabyte at a time, by an iterator that is no generator."""
 
@@ -74,6 +87,10 @@ class Chunks:
             raise StopIteration
         self.left -= 1
         return bytes(MEGABYTE)
+
+    def close(self) -> None:
+        global closes
+        closes += 1
 
 
 def generated(number: int) -> Iterator[bytes]:
@@ -96,13 +113,33 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
         length = str(number * MEGABYTE)
         start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", length)])
         return Chunks(number) if path == "/stream" else generated(number)
+    if path == "/leave":
+        raise Leaving
+    if path == "/nothing":
+        return []
+    if path == "/late":
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return late()
     if path == "/raise":
         return Failing(query["when"][0], start_response)
     answers = {"/hello": "hello", "/sendfiles": str(sendfiles), "/peak": str(peak_mb())}
+    answers["/closes"] = str(closes)
     if path == "/upload":
         answers[path] = str(read_all(environ))
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [answers[path].encode()]
+
+
+def late() -> Iterator[bytes]:
+    global closes
+    try:
+        file = Path(os.environ["FILE"])
+        file.with_suffix(".asked").touch()
+        while not file.with_suffix(".release").exists():
+            time.sleep(0.01)
+        yield from generated(50)  # more than a server keeps: it notices that nobody is there
+    finally:
+        closes += 1
 
 
 def read_all(environ: WSGIEnvironment) -> int:
