@@ -493,22 +493,28 @@ What a middleware that measures must not change, and what its numbers must say, 
 this package and for others that measure requests. Written by `python tests/conformance/score.py`;
 the cases are in `tests/conformance/scoring.py`.
 
-Each case runs on each host named below the table, and a "yes" means that it holds on all of them.
-"–" means that there is nothing to ask: the case is about a raw app or about routes, and the peer is
-not for such hosts. Peers are used as their documentation says, in their default settings, but for
-two that do better so: prometheus-flask-exporter groups by `url_rule` (by default it takes raw
-paths), and starlette-exporter on a raw app takes unknown paths, too (by default it would take
-none). A "no" is not always a fault: some of it is documented, or was never promised.
+The second column says on which hosts a case runs, of those named below the table: on all of them,
+on the frameworks, or, where it is about the protocol itself, on the raw app. A "yes" means that it
+holds on each; "–" that there is nothing to ask, as the peer is not for such hosts. Mounted apps are
+those of frameworks that can mount; of the others a prefixed route is asked. Peers are used as their
+documentation says, in their default settings, but for two that do better so:
+prometheus-flask-exporter groups by `url_rule` (by default it takes raw paths), and
+starlette-exporter on a raw app takes unknown paths, too (by default it would take none). A "no" is
+not always a fault: some of it is documented, or was never promised.
 
-The whole kit asks more, and asks it under real servers: `pytest tests/conformance`. With
-`CONFORMANCE_MB=1024` it sends a gigabyte each way through every server, and with
-`CONFORMANCE_PATHS=10000` it asks every framework for as many paths that are not there.
+The whole kit asks more, and asks it under real servers: `pytest tests/conformance`. It sends 256 MB
+each way through every server but wsgiref, over HTTP/1.1, or a gigabyte with `CONFORMANCE_MB=1024`
+(1000 MB through waitress, which refuses more). It asks every framework for 700 paths that are not
+there, or for 10,000 with `CONFORMANCE_PATHS=10000`.
 """  # noqa: RUF001
 
 
+ASKED = {"all": "all", "router": "frameworks", "raw": "raw app"}
+
+
 def table(title: str, peers: Sequence[Peer], cases: Sequence[Case]) -> list[str]:
-    lines = [f"## {title}", "", f"| case | {' | '.join(peer.name for peer in peers)} |"]
-    lines.append("|---|" + "---|" * len(peers))
+    names = " | ".join(peer.name for peer in peers)
+    lines = [f"## {title}", "", f"| case | asked of | {names} |", "|---|---|" + "---|" * len(peers)]
     held = dict.fromkeys((peer.name for peer in peers), 0)
     asked = dict(held)
     for case in cases:
@@ -518,9 +524,9 @@ def table(title: str, peers: Sequence[Peer], cases: Sequence[Case]) -> list[str]
             held[peer.name] += cell == "yes"
             asked[peer.name] += cell == "yes" or cell.startswith("no")
             cells.append(cell)
-        lines.append(f"| {case.title} | {' | '.join(cells)} |")
+        lines.append(f"| {case.title} | {ASKED[case.on]} | {' | '.join(cells)} |")
     sums = " | ".join(f"**{held[peer.name]} of {asked[peer.name]}**" for peer in peers)
-    lines += [f"| **cases that hold** | {sums} |", "", "Hosts and versions:", ""]
+    lines += [f"| **cases that hold** | | {sums} |", "", "Hosts and versions:", ""]
     for peer in peers:
         hosts = ", ".join(NAMES[host] for host in peer.hosts)
         packages = ", ".join(f"{name} {version(name)}" for name in peer.packages)
