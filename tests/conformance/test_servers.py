@@ -146,6 +146,17 @@ def test_gone_in_the_middle_of_a_stream_of_events(server: Server, api: Api) -> N
     assert_gone(server, api, "/events")
 
 
+@among([name for name in HOSTS if name not in WSGI_HOSTS])
+def test_gone_in_the_middle_of_an_upload(server: Server, api: Api) -> None:
+    connection = connect(server, "POST /upload HTTP/1.1", "Content-Length: 1000000")
+    connection.sendall(bytes(1000))
+    api.until(lambda: api.current()["requests_in_flight"] == 1, "the request")
+    hang_up(connection)
+    metrics = api.settled(1)
+    assert metrics["total_errors"] == 0
+    assert metrics["latency_max_ms"] == 0
+
+
 @among(WSGI_HOSTS)
 def test_a_body_is_closed_once(server: Server, api: Api) -> None:
     """Read to its end, left in the middle, or not read at all."""
