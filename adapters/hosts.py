@@ -71,14 +71,15 @@ def listen() -> None:
 def route_of_environ(environ: WSGIEnvironment) -> str | None:
     """Return the route template of a WSGI request that was answered, or None."""
     host: HostRequest | None = environ.get(HOST_KEY)
-    bottle = environ.get("bottle.route")
     prefix: str = environ.get("SCRIPT_NAME", "")
-    if host is not None:
-        route = host.route()
-        if bottle is not None:  # which takes the mount out of SCRIPT_NAME again
-            prefix = prefix.rstrip("/") + bottle.config.get("mountpoint.prefix", "")
-    else:
+    if host is None:
+        bottle = environ.get("bottle.route")
         route = bottle.rule if bottle is not None else None
+    else:
+        route = host.route()
+        if "bottle.route" in environ:  # Bottle takes its mount out of SCRIPT_NAME again
+            mount = environ["bottle.route"].config.get("mountpoint.prefix", "")
+            prefix = prefix.rstrip("/") + mount
     if route is None:
         return None
     return prefix.rstrip("/") + route if prefix else route
@@ -87,7 +88,7 @@ def route_of_environ(environ: WSGIEnvironment) -> str | None:
 def route_of_scope(scope: Mapping[str, Any]) -> str | None:
     """Return the route template of an ASGI request that was answered, or None."""
     host: HostRequest | None = scope.get(HOST_KEY)
-    if scope.get("path_template") == "":
+    if "path_template" in scope and scope["path_template"] == "":
         return _below_litestar(scope)
     if "router" in scope:
         template = _starlette()(scope)
