@@ -72,6 +72,7 @@ def route_of_environ(environ: WSGIEnvironment) -> str | None:
     """Return the route template of a WSGI request that was answered, or None."""
     host: HostRequest | None = environ.get(HOST_KEY)
     prefix: str = environ.get("SCRIPT_NAME", "")
+    route: str | None
     if host is None:
         bottle = environ.get("bottle.route")
         route = bottle.rule if bottle is not None else None
