@@ -14,6 +14,7 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -132,18 +133,29 @@ def read_from_each(server: Server, times: int) -> set[Shown]:
 
 def current(server: Server) -> dict[str, Any]:
     """The numbers as the first worker that answers shows them."""
-    while True:
+
+    def answer() -> dict[str, Any] | None:
         with suppress(*BROKEN):
             return Api(server).current()
+        return None
+
+    found = wait_until(answer, "an answer")
+    assert found is not None
+    return found
 
 
 class Load:
-    """Clients that ask without pause, and one that reads; all over fresh connections."""
+    """Clients that ask without pause, and one that reads; all over fresh connections.
+
+    Every third request is an error.
+    """
 
     def __init__(self, server: Server) -> None:
         self.completed = 0
+        self.errors = 0  # of these
         self.broken = 0
-        self.readings: list[int] = []
+        self.readings: list[dict[str, Any]] = []
+        self.routes: list[dict[str, int]] = []  # requests by route, read beside
         self._server = server
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -160,19 +172,38 @@ class Load:
             for task in tasks:
                 task.result()
 
+    def read_on(self, times: int) -> None:
+        """Wait for so many more readings."""
+        before = len(self.readings)
+        wait_until(lambda: len(self.readings) >= before + times, "reads")
+
+    def assert_nothing_went_back(self) -> None:
+        """No total, and no route's count, was less in a later reading."""
+        for name in ("total_requests", "total_errors"):
+            told = [reading[name] for reading in self.readings]
+            assert told == sorted(told)
+        for earlier, later in pairwise(self.routes):
+            assert all(later.get(route, 0) >= count for route, count in earlier.items())
+
     def _ask(self) -> None:
-        while not self._over.is_set():
+        for path, status in cycle((("/hello", 200), ("/items/1", 200), ("/fail", 500))):
+            if self._over.is_set():
+                return
             try:
-                done = self._server.get("/hello").status == 200
+                done = self._server.get(path).status == status
             except BROKEN:
                 done = False
             with self._lock:
                 self.completed += done
+                self.errors += done and status == 500
                 self.broken += not done
 
     def _read(self) -> None:
         while not self._over.is_set():
-            self.readings.append(current(self._server)["total_requests"])
+            self.readings.append(current(self._server))
+            with suppress(*BROKEN):
+                rows = Api(self._server).routes()
+                self.routes.append({row["route"]: row["requests"] for row in rows})
 
 
 def run_script(name: str, arguments: Sequence[str] = (), **environment: str) -> Any:

@@ -59,16 +59,11 @@ def test_no_request_fails(damage: Callable[[Path], None]) -> None:
         files = segment_files(directory_of(server))
         load = Load(server)
         with load.running(3):
-
-            def read_on() -> None:
-                before = len(load.readings)
-                wait_until(lambda: len(load.readings) > before + 4, "reads")
-
-            read_on()
+            load.read_on(5)
             damage(files[0])
-            read_on()
+            load.read_on(5)
             damage(files[1])
-            read_on()
+            load.read_on(5)
             health = server.get("/api/metrics/health")
             assert health.status == 503
             assert health.json()["status"] == "degraded"
@@ -97,8 +92,7 @@ def test_files_that_are_no_segments() -> None:
         with load.running(3):
             for number, make in enumerate(FOREIGN):
                 make(place / f"worker-{number + 10}")
-                before = len(load.readings)
-                wait_until(lambda: len(load.readings) > before + 2, "reads")  # noqa: B023
+                load.read_on(3)
             # A new worker takes over a segment, and none of these.
             kill(server.worker_pids()[0])
             wait_until(lambda: len(server.worker_pids()) == 4, "a new worker")
@@ -109,7 +103,7 @@ def test_files_that_are_no_segments() -> None:
         now = api.current()
         assert load.completed <= now["total_requests"] <= load.completed + load.broken
         assert now["workers"] == 4
-        assert load.readings == sorted(load.readings)
+        load.assert_nothing_went_back()
         health = server.get("/api/metrics/health").json()
         assert f"{len(FOREIGN)} damaged" in health["components"]["request_tracking"]
 
