@@ -1,7 +1,7 @@
 """Take the pictures of the page that the documents show: `python docs/screenshots.py`.
 
-Runs the demo on two workers with its own traffic, waits until the charts have something to show,
-and takes the page in Chromium: light, dark, and on a phone. Needs `metricsmw[dev]` and Chromium
+Runs the demo on two workers with its own traffic, waits until the window is full, and takes the page
+in Chromium: light, dark, and on a phone. Needs `metricsmw[dev]` and Chromium
 (Debian: `apt-get install chromium`).
 """
 
@@ -23,7 +23,7 @@ def main() -> None:
     """Take all pictures."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--chromium", default="/usr/bin/chromium")
-    options.add_argument("--seconds", type=int, default=75, help="of traffic before (%(default)s)")
+    options.add_argument("--seconds", type=int, default=310, help="of traffic before (%(default)s)")
     options.add_argument("--folder", type=Path, default=IMAGES)
     given = options.parse_args()
     given.folder.mkdir(exist_ok=True)
@@ -51,7 +51,7 @@ def take(browser: Browser, url: str, token: str, seconds: int, folder: Path) -> 
     for name, width, height, scheme in (
         ("light", 1440, 1180, "light"),
         ("dark", 1440, 1180, "dark"),
-        ("phone", 390, 844, "light"),
+        ("phone", 390, 1460, "light"),
     ):
         context = browser.new_context(
             viewport={"width": width, "height": height},

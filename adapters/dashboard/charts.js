@@ -172,8 +172,8 @@ export class Chart {
           : { range: (_, low, high) => [0, nice(high)] },
       },
       axes: [
-        { ...axis, size: 28, space: width > 500 ? 90 : 56, values: (_, splits) => splits.map((at) => tick(at * 1000, splits[1] - splits[0])) },
-        { ...axis, size: 46, space: 34, values: (_, splits) => splits.map((value) => (value === null ? "" : compact(value))) },
+        { ...axis, size: 28, space: width > 500 ? 90 : 40, values: (_, splits) => splits.map((at) => tick(at * 1000, splits[1] - splits[0])) },
+        { ...axis, grid: { ...axis.grid, ...(this.#logarithmic && { filter: decades }) }, size: 46, space: 34, values: (_, splits) => splits.map((value) => (value === null ? "" : compact(value))) },
       ],
       series: [
         {},
@@ -253,6 +253,11 @@ function alone(column) {
 function powers(low, high) {
   const bottom = Math.floor(Math.log10(low ?? 1));
   return [10 ** bottom, 10 ** Math.max(Math.ceil(Math.log10(high ?? 10)), bottom + 1)];
+}
+
+/** Where a logarithmic axis has lines. */
+function decades(_, splits) {
+  return splits.map((value) => (Number.isInteger(Math.log10(value)) ? value : null));
 }
 
 /** The top of an axis from 0: a little room above the highest value. */

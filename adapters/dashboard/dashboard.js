@@ -330,8 +330,9 @@ document.addEventListener("visibilitychange", () => {
 function askToSignIn(scheme) {
   find("signin-form").hidden = scheme !== "bearer";
   find("signin-basic").hidden = scheme !== "basic";
-  find("signin-host").hidden = scheme === "basic" || !session;
-  write(find("signin-host-text"), scheme === "bearer" ? "Or:" : "These numbers are private.");
+  find("signin-host").hidden = scheme === "basic" || (scheme === "bearer" && !session);
+  const sign = scheme === "bearer" ? "Or sign" : "These numbers are private. Sign";
+  write(find("signin-host"), `${sign} in to the application itself, then come back: this page goes on by itself.`);
   remember(false);
   if (scheme === "bearer") find("token").focus();
 }

@@ -141,7 +141,7 @@ export class Feed {
       this.#onState("unauthorised", scheme);
       // Where the host has a session of its own, somebody may sign in there meanwhile. For Basic
       // the browser itself would ask again and again.
-      if (this.#session && scheme !== "basic") this.#later(run, retry, 4 * RETRY);
+      if (!scheme || (scheme === "bearer" && this.#session)) this.#later(run, retry, 4 * RETRY);
       return;
     }
     const reason = problem instanceof Response ? `It answers with ${problem.status}.` : "";

@@ -715,7 +715,7 @@ def test_signing_in_and_out(site: Server, window: Window, axe: str) -> None:
     page.reload()
     expect(form).to_be_visible()
     # The app's own session would do, too; the page finds out by itself.
-    expect(page.get_by_text("Or: Sign in to the application itself")).to_be_visible()
+    expect(page.get_by_text("Or sign in to the application itself")).to_be_visible()
     method, path = PATHS[site.name].login
     page.context.request.fetch(f"{site.url}{path}", method=method)
     alive(page)
