@@ -84,7 +84,7 @@ class InProcess:
         replace(self.client, leaves=True).ask(self.measured, "GET", path)
 
     def ask_all(self, paths: list[str]) -> None:
-        assert self.client.statuses(self.measured, paths) == {404}
+        assert self.client.statuses(self.measured, paths) <= {404}
 
 
 @pytest.fixture(scope="module", params=SITES)
