@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from kits.routes_kit import TOKEN, Api
 from kits.servers import Server, wait_until
@@ -204,6 +205,18 @@ class Load:
             with suppress(*BROKEN):
                 rows = Api(self._server).routes()
                 self.routes.append({row["route"]: row["requests"] for row in rows})
+
+
+@contextmanager
+def file_system(place: Path, options: str) -> Iterator[None]:
+    """A file system of its own at that folder; the test is skipped where none can be mounted."""
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def run_script(name: str, arguments: Sequence[str] = (), **environment: str) -> Any:

@@ -11,7 +11,6 @@ import random
 import resource
 import shutil
 import struct
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,7 @@ from typing import TypeVar
 
 import pytest
 from kits.crew import Crew, SharedClock, Worker, crew, shared_numbers, wait_until
+from kits.workers import file_system
 
 import metricsmw.group
 from metricsmw import MetricsMonitor
@@ -193,8 +193,15 @@ REPLACED = {
     "empty file": replace(Path.touch),
     "text": replace(write_text),
 }
-OWNED = {"owned by another user": lambda path: os.chown(path, NOBODY, NOBODY)} if ROOT else {}
-ALL = {**TRUNCATED, **OVERWRITTEN, **REPLACED, **OWNED}
+
+
+def give_away(path: Path) -> None:
+    if not ROOT:
+        pytest.skip("only root can give a file away")
+    os.chown(path, NOBODY, NOBODY)
+
+
+ALL = {**TRUNCATED, **OVERWRITTEN, **REPLACED, "owned by another user": give_away}
 
 
 def left_out(worker: Worker) -> int:
@@ -526,15 +533,11 @@ def left_out_of(monitor: MetricsMonitor) -> int:
     return monitor.get_health()["segments_left_out"]
 
 
-@pytest.mark.skipif(not ROOT, reason="only root can mount a file system")
 @pytest.mark.parametrize("kilobytes", [4, 8, 64, 600, 628, 644, 660, 700, 1000, 1500, 2000])
 def test_a_full_file_system(
     tmp_path: Path, kilobytes: int, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
 ) -> None:
-    options = ["-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(tmp_path)]
-    if subprocess.run(["mount", *options], capture_output=True).returncode:
-        pytest.skip("no file system can be mounted here")
-    try:
+    with file_system(tmp_path, f"size={kilobytes}k"):
         monkeypatch.setenv("METRICSMW_DIR", str(tmp_path))
         with MetricsMonitor(shared=True, clock=clock) as monitor:
             use_everything(monitor, clock)
@@ -542,13 +545,12 @@ def test_a_full_file_system(
                 monitor.reset_statistics()
             except OSError:  # it cannot be for all, so it is for none
                 assert monitor.total_requests == 302
+                assert not list(tmp_path.glob("*/new-*"))
             else:
                 assert monitor.total_requests == 0
             use_everything(monitor, clock)
             with MetricsMonitor(shared=True, clock=clock) as second:
                 use_everything(second, clock)
-    finally:
-        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
 
 
 def become_nobody() -> None:

@@ -6,12 +6,25 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from kits.routes_kit import Api
 from kits.servers import serve, wait_until
-from kits.workers import ENV, Load, announced, current, directory_of, kill, live_pids, segment_files
+from kits.workers import (
+    ENV,
+    Load,
+    announced,
+    ask,
+    current,
+    directory_of,
+    file_system,
+    kill,
+    live_pids,
+    read_often,
+    segment_files,
+)
 
 from metricsmw.segment import FIXED_BYTES, HEADER_BYTES
 
@@ -73,6 +86,28 @@ def test_no_request_fails(damage: Callable[[Path], None]) -> None:
         now = current(server)
         assert 0 < now["total_requests"] <= load.completed
         assert 2 <= now["workers"] <= 4
+
+
+@pytest.mark.parametrize("options", ["", "size=64k", "ro"], ids=["a file", "full", "read-only"])
+def test_a_place_where_no_segment_can_be(options: str, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    with ExitStack() as mounted:
+        if options:
+            place.mkdir()
+            mounted.enter_context(file_system(place, options))
+        else:
+            place.touch()
+        env = {**ENV, "METRICSMW_DIR": str(place)}
+        with serve("gunicorn", "apps.raw_wsgi:app", workers=2, env=env) as server:
+            requests = server.reach_all_workers()
+            ask(server, 10)
+            shown = read_often(server, 6)
+            assert {workers for _, workers, _ in shown} == {1}
+            assert all(0 < total <= requests + 10 for total, *_ in shown)
+            health = server.get("/api/metrics/health").json()
+            assert (health["status"], health["mode"]) == ("healthy", "private")
+            assert health["mode_reason"]
+            assert str(tmp_path) not in health["mode_reason"]
 
 
 FOREIGN: Sequence[Callable[[Path], object]] = (
