@@ -1,8 +1,8 @@
 """Take the pictures of the page that the documents show: `python docs/screenshots.py`.
 
-Runs the demo on two workers with its own traffic, waits until the window is full, and takes the page
-in Chromium: light, dark, and on a phone. Needs `metricsmw[dev]` and Chromium
-(Debian: `apt-get install chromium`).
+Runs the demo on two workers with its own traffic, waits until the window is full, and takes the
+page in Chromium: light, dark, and on a phone. Needs `metricsmw[dev]` and Chromium (Debian:
+`apt-get install chromium`).
 """
 
 from __future__ import annotations
@@ -63,11 +63,13 @@ def take(browser: Browser, url: str, token: str, seconds: int, folder: Path) -> 
         page.get_by_label("Access token").fill(token)
         page.get_by_role("button", name="Sign in").click()
     pages["light"].wait_for_timeout(1000 * seconds)
+    pages["light"].get_by_role("button", name="log scale").click()
     pages["light"].get_by_role("button", name="/items/{number:int}").first.click()
     pages["light"].wait_for_timeout(1500)
     for name, page in pages.items():
         # Nobody should wonder whose address that is.
         page.evaluate("document.getElementById('host').textContent = 'shop.example'")
+        page.evaluate("scrollTo(0, 0)")
         page.screenshot(path=folder / f"dashboard-{name}.png", full_page=name != "phone")
 
 

@@ -172,7 +172,7 @@ export class Chart {
           : { range: (_, low, high) => [0, nice(high)] },
       },
       axes: [
-        { ...axis, size: 28, space: width > 500 ? 90 : 40, values: (_, splits) => splits.map((at) => tick(at * 1000, splits[1] - splits[0])) },
+        { ...axis, size: 22, space: width > 500 ? 90 : 40, values: (_, splits) => splits.map((at) => tick(at * 1000, splits[1] - splits[0])) },
         { ...axis, grid: { ...axis.grid, ...(this.#logarithmic && { filter: decades }) }, size: 46, space: 34, values: (_, splits) => splits.map((value) => (value === null ? "" : compact(value))) },
       ],
       series: [

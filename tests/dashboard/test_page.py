@@ -285,9 +285,13 @@ def test_charts_grow(site: Server, window: Window) -> None:
     page.get_by_role("button", name="Pause").click()
     paint = "document.querySelectorAll('#charts canvas')[1].toDataURL()"
     latency = page.evaluate(paint)
-    assert len(set(page.locator("#charts canvas").nth(1).evaluate(
-        "c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
-    ))) > 2  # fmt: skip
+    assert (
+        page.locator("#charts canvas")
+        .nth(1)
+        .evaluate(
+            "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(v => v > 0)"
+        )
+    )
     page.get_by_role("button", name="log scale").click()
     assert page.evaluate(paint) != latency
     page.get_by_role("button", name="log scale").click()
