@@ -6,8 +6,9 @@ import http.client
 import os
 import random
 import signal
+import stat
 from collections.abc import Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,10 @@ def open_and_fork(monitor: MetricsMonitor) -> int:
     def segment(*args: Any, **kwargs: Any) -> Segment:
         made = real(*args, **kwargs)
         if (child := os.fork()) == 0:
+            for fd in map(int, os.listdir("/proc/self/fd")):
+                with suppress(OSError):
+                    if stat.S_ISFIFO(os.fstat(fd).st_mode):  # by which the test sees the end
+                        os.close(fd)
             signal.pause()
         children.append(child)
         return made
