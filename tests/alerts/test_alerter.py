@@ -406,10 +406,15 @@ def test_a_closed_monitor_stays_closed_until_it_is_used(monkeypatch: pytest.Monk
     work.start()
     try:
         wait_until(lambda: done, "the work, of a monitor that nobody has used")
-        monitor.close()
-        asked = monitor.asked
-        wait_until(lambda: monitor.asked > asked + 5, "the thread to have looked")
-        assert not monitor.is_open
+
+        def stays_closed() -> bool:
+            monitor.close()
+            asked = monitor.asked
+            wait_until(lambda: monitor.asked > asked + 5, "the thread to have looked")
+            return not monitor.is_open
+
+        # Work that was under way when it was closed has used it.
+        wait_until(stays_closed, "it to stay closed")
         before = len(done)
         monitor.record_request(1.0)
         wait_until(lambda: len(done) > before, "the work to go on")

@@ -28,6 +28,9 @@ from metricsmw import top
 
 TOKEN = "tök€n"
 ENVIRONMENT = {**os.environ, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
+# The size is the terminal's, whatever those who run the tests say of theirs.
+for _name in ("COLUMNS", "LINES"):
+    ENVIRONMENT.pop(_name, None)
 COMMAND = [str(Path(sysconfig.get_path("scripts"), "metricsmw")), "top"]
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()=>][A-Z0-9]?")
 ON, OFF = "\x1b[?1049h", "\x1b[?1049l"  # the terminal's other screen
