@@ -526,8 +526,8 @@ def test_a_stream_that_ends_is_gone_on_with(site: Server, window: Window) -> Non
     )
     streams = window.asked("stream")
     page.add_init_script(
-        "var opened = 0; EventSource = class extends EventSource"
-        " { constructor(...given) { super(...given); opened += 1; } };"
+        "window.opened = 0; window.EventSource = class extends EventSource"
+        " { constructor(...given) { super(...given); window.opened += 1; } };"
     )
     window.open(site)
     until(page, lambda: len(streams) == 2, "the browser to come back")
