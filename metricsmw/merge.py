@@ -154,9 +154,9 @@ def in_use(state: int) -> tuple[int, list[int]]:
 
     Latencies of one app lie close together, so that these are few of all.
     """
-    raw = state.to_bytes((state.bit_length() + 63) // 64 * 8, "little")
-    skipped = (len(raw) - len(raw.lstrip(b"\0"))) // 8
-    return skipped, memoryview(raw)[8 * skipped :].cast("Q").tolist()
+    skipped = max((state & -state).bit_length() - 1, 0) // 64  # of the lowest bit
+    state >>= 64 * skipped
+    return skipped, unpack(state, (state.bit_length() + 63) // 64)
 
 
 def distribution(histogram: int, first: int, scale: int, peak: float = 0.0) -> Distribution:
