@@ -22,9 +22,9 @@ def test_each_worker_keeps_its_own_numbers(run_python: Callable[..., str]) -> No
             + """
 import json
 from metricsmw import MetricsMonitor, get_metrics_monitor
-from metricsmw.adapters import wrap
+from metricsmw.adapters.wsgi import WSGIMetricsMiddleware
 
-@wrap
+@WSGIMetricsMiddleware
 def app(environ, start_response):
     start_response("200 OK", [])
     return [b"hello"]
