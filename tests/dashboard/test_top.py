@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import fcntl
 import json
@@ -81,6 +82,8 @@ class Terminal:
             start_new_session=True,
         )
         self.output = ""
+        # A read may end in the middle of a character.
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
 
     def resize(self, width: int, height: int) -> None:
         fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
@@ -94,7 +97,7 @@ class Terminal:
                 if error.errno != errno.EIO:
                     raise
                 break
-            self.output += data.decode(errors="replace")
+            self.output += self._decode(data)
         return self.output
 
     def screen(self) -> str:
