@@ -33,7 +33,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict, TypeVar
 
 from metricsmw.background import Background
-from metricsmw.histogram import FIRST, LAST, SCALE, Distribution
+from metricsmw.histogram import BUCKETS, FIRST, SCALE
+from metricsmw.merge import distribution, unpack
 from metricsmw.once import PROBLEM, Once
 from metricsmw.snapshot import FIELDS, INTEGER_FIELDS, NUMERIC_FIELDS, iso_timestamp
 
@@ -45,7 +46,6 @@ logger = logging.getLogger("metricsmw")
 T = TypeVar("T")
 
 NAME = "lasting_history"
-BUCKETS = LAST - FIRST + 1
 HIGHEST = int.from_bytes(bytes([0] * 7 + [128]) * BUCKETS, "little")
 MINUTE, DAY = 60.0, 86_400.0
 CHECK_SECONDS = 5.0
@@ -116,8 +116,8 @@ class Counts(NamedTuple):
         # All lanes at once, as counts have 62 bits: a lane that fell below 0 shows in its highest.
         histogram = self.histogram - earlier.histogram
         if histogram < 0 or histogram & HIGHEST:
-            pairs = zip(_lanes(self.histogram), _lanes(earlier.histogram), strict=True)
-            histogram = pack_lanes(max(now - before, 0) for now, before in pairs)
+            lanes = unpack(self.histogram, BUCKETS), unpack(earlier.histogram, BUCKETS)
+            histogram = pack_lanes(max(now - before, 0) for now, before in zip(*lanes, strict=True))
         return Counts(
             max(self.requests - earlier.requests, 0),
             max(self.errors - earlier.errors, 0),
@@ -447,17 +447,13 @@ def _unpack(data: bytes) -> int:
     return int.from_bytes(lanes, "little")
 
 
-def _lanes(histogram: int) -> list[int]:
-    return memoryview(histogram.to_bytes(BUCKETS * 8, "little")).cast("Q").tolist()
-
-
 def pack_lanes(counts: Iterable[int]) -> int:
     """Buckets' counts as one integer."""
     return int.from_bytes(b"".join(count.to_bytes(8, "little") for count in counts), "little")
 
 
 def _rates(span: Span) -> Row:
-    latency = Distribution(_lanes(span.counts.histogram), FIRST, SCALE)
+    latency = distribution(span.counts.histogram, FIRST, SCALE)
     p50, p95, p99 = (round(latency.percentile(p) * 1000, 2) for p in (50, 95, 99))
     requests, errors, _ = span.counts
     return {
