@@ -73,10 +73,6 @@ def wrap(
         from . import falcon
 
         falcon.leave_routes(cast("Any", app))
-    elif _is(app, "pyramid.router", "Router"):
-        from . import pyramid
-
-        pyramid.leave_routes(app)
     kind: Any = ASGIMetricsMiddleware if _is_asgi(app) else WSGIMetricsMiddleware
     return kind(app, monitor, path=path, auth=auth, exclude=exclude, user=user)  # type: ignore[no-any-return]
 

@@ -117,6 +117,9 @@ class ASGIMetricsMiddleware:
             return
         key = self._key
         if key in scope:
+            moved = getattr(scope[key], "moved", None)
+            if moved is not None:
+                moved(scope)
             await self.app(scope, receive, send)
             return
         if self._needle is not None and self._needle in scope["path"]:
@@ -197,6 +200,7 @@ class _Exchange(Protocol):
 
     async def receive(self) -> Message: ...
     def send(self, message: Message) -> Awaitable[None]: ...
+    def moved(self, scope: Scope) -> None: ...
     def failed(self, error: BaseException | None) -> None: ...
 
 
@@ -372,6 +376,14 @@ def _exchange_class(
             if self.first and not gone:
                 self.count_stream(now, template, method)
             self.count_user(scope)
+
+        def moved(self, scope: Scope) -> None:
+            """What is further in was handed this scope; the route is left there if it is a copy."""
+            own = self.scope
+            if scope is not own and own is not NOWHERE and HOST_KEY not in own:
+                at, now = (split(each["path"], each.get("root_path", "")) for each in (own, scope))
+                if "".join(at) == "".join(now):  # it is no request that the app makes up
+                    self.scope = scope
 
         def leave(self) -> None:
             """The request is one of the sub-app's own."""

@@ -131,6 +131,13 @@ def disown(request: MutableMapping[str, Any]) -> None:
             request[key] = None
 
 
+def moved(request: MutableMapping[str, Any]) -> None:
+    """Tell the middlewares around a request that its host works on this environ or scope."""
+    for key, exchange in request.items():
+        if key.startswith(MEASURED) and hasattr(exchange, "moved"):
+            exchange.moved(request)
+
+
 def excluder(exclude: Iterable[Exclude]) -> Callable[[str], bool] | None:
     """A test of whether a path is left out of the numbers; None where none is.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .contract import moved
 from .hosts import HOST_KEY
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class _Component:
     async def process_response_async(
         self, req: falcon.asgi.Request, resp: object, resource: object, req_succeeded: bool
     ) -> None:
+        moved(req.scope)
         req.scope[HOST_KEY] = _FalconRequest(req.uri_template)
 
 

@@ -66,6 +66,10 @@ def listen() -> None:
         from . import quart
 
         quart.listen()
+    if "pyramid.router" in sys.modules:
+        from . import pyramid
+
+        pyramid.listen()
 
 
 def route_of_environ(environ: WSGIEnvironment) -> str | None:
@@ -102,10 +106,22 @@ def route_of_scope(scope: Mapping[str, Any]) -> str | None:
         prefix = template.removesuffix(MOUNTED)
     else:
         prefix = scope.get("root_path", "")
+        if "litestar_app" in scope and "path_template" in scope:
+            prefix = _above_litestar(scope, prefix)
     route = host.route() if host is not None else scope.get("path_template")  # Litestar's
     if not route:
         return None
     return prefix.rstrip("/") + route if prefix else route
+
+
+def _above_litestar(scope: Mapping[str, Any], root: str) -> str:
+    """Return the path of a Litestar in another, which cuts it off `path`; it has no parameters."""
+    raw: bytes | None = scope.get("raw_path")
+    if raw is None or len(raw) == len(scope["path"]):
+        return root
+    whole, path = unquote(raw.decode("latin-1")).rstrip("/"), scope["path"].rstrip("/")
+    above = whole.removesuffix(path)
+    return above if whole.endswith(path) and above.startswith(root) else root
 
 
 def _below_litestar(scope: Mapping[str, Any]) -> str | None:
@@ -125,7 +141,8 @@ def _below_litestar(scope: Mapping[str, Any]) -> str | None:
         return None
     mount = max(mounts, key=len)
     if not is_known:
-        return route_of_scope({**scope, "path_template": mount + MOUNTED})
+        outer = {key: value for key, value in scope.items() if key != "litestar_app"}
+        return route_of_scope({**outer, "path_template": mount + MOUNTED})
     inner = {key: value for key, value in scope.items() if key != "path_template"}
     template = route_of_scope(inner)
     return None if template is None else root + mount + template.removeprefix(root)

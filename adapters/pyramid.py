@@ -1,56 +1,69 @@
-"""Pyramid glue: a wrapper around a router's handler that leaves the matched route of a request.
+"""Pyramid glue: around each router's handling of a request, so that its matched route is left.
 
 Pyramid keeps the route in its request object, which nothing outside the app sees. A subscriber to
-its events would see it too, but the first one switches all of the app's events on, and not every
-request reaches the later ones.
+its events would see it too, but each app has its own, and the first one switches all of the app's
+events on.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pyramid.router import Router  # type: ignore[import-untyped]
+
 from .hosts import HOST_KEY, session_user
 
 if TYPE_CHECKING:
     from pyramid.request import Request  # type: ignore[import-untyped]
-    from pyramid.router import Router  # type: ignore[import-untyped]
-
-_LEAVES = "_metricsmw_leaves_routes"
 
 
-def leave_routes(app: Router) -> None:
-    """Have what `make_wsgi_app()` made leave its routes for the resolvers; idempotent."""
-    fields = vars(app)
-    if _LEAVES in fields:
+def listen() -> None:
+    """Have every Pyramid app of this process leave its route and its session; idempotent."""
+    invoke = Router.invoke_request
+    if hasattr(invoke, "_metricsmw"):
         return
-    fields[_LEAVES] = True
-    handle = app.handle_request
 
-    def handle_request(request: Request) -> Any:
+    def invoke_request(router: Router, request: Request, *args: Any, **kwargs: Any) -> Any:
+        environ = request.environ
+        # What is mounted in a view is handed a copy of environ, and finds this there.
+        outer = environ.get(HOST_KEY)
+        environ[HOST_KEY] = own = _PyramidRequest()
         try:
-            return handle(request)
+            return invoke(router, request, *args, **kwargs)
         finally:
             seen = vars(request)
-            # Not the request itself, which would tie a knot with environ.
-            request.environ[HOST_KEY] = _PyramidRequest(
-                seen.get("matched_route"), seen.get("session")
-            )
+            own.matched = seen.get("matched_route")
+            own.session = seen.get("session")
+            if isinstance(outer, _PyramidRequest):
+                outer.mounted = own
 
-    app.handle_request = handle_request
+    invoke_request._metricsmw = True  # type: ignore[attr-defined]
+    Router.invoke_request = invoke_request
 
 
 class _PyramidRequest:
-    """The matched route, and the session where the app has asked for it."""
+    """The matched route, the session where the app has asked for it, and what a mounted app left.
 
-    __slots__ = ("_route", "_session")
+    Not the request itself, which would tie a knot with environ.
+    """
 
-    def __init__(self, route: Any, session: object) -> None:
-        self._route = route
-        self._session = session
+    __slots__ = ("matched", "mounted", "session")
+
+    def __init__(self) -> None:
+        self.matched: Any = None
+        self.mounted: _PyramidRequest | None = None
+        self.session: object = None
 
     def route(self) -> str | None:
+        if self.matched is None:
+            return None
         # A pattern may be written without its first slash.
-        return None if self._route is None else "/" + self._route.pattern.lstrip("/")
+        pattern: str = "/" + self.matched.pattern.lstrip("/")
+        mount, star, _ = pattern.rpartition("*")
+        if not star or self.mounted is None:
+            return pattern
+        below = self.mounted.route()
+        return None if below is None else mount.rstrip("/") + below
 
     def user(self) -> object | None:
-        return session_user(self._session)
+        return session_user(self.session)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import quart
 from quart.globals import request_ctx
 
+from .contract import moved
 from .hosts import HOST_KEY
 from .rules import RuleRequest
 
@@ -23,6 +24,7 @@ def listen() -> None:
 async def _started(_app: quart.Quart, **_: object) -> None:
     context = request_ctx._get_current_object()  # type: ignore[attr-defined]
     request = context.request
+    moved(request.scope)  # a dispatcher hands on a copy
     request.scope[HOST_KEY] = RuleRequest(
         request.url_rule,
         getattr(request.routing_exception, "valid_methods", None),

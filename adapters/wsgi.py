@@ -114,6 +114,9 @@ class WSGIMetricsMiddleware:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         key = self._key
         if key in environ:
+            moved = getattr(environ[key], "moved", None)
+            if moved is not None:
+                moved(environ)
             return self.app(environ, start_response)
         if self.recorder.in_asgi:
             scope = _scope_of(environ, start_response)
@@ -227,6 +230,7 @@ class _Exchange(Protocol):
     def start_response(
         self, status: str, headers: Headers, exc_info: OptExcInfo | None = None
     ) -> Callable[[bytes], object]: ...
+    def moved(self, environ: WSGIEnvironment) -> None: ...
     def complete(self) -> None: ...
     def failed(self, error: BaseException | None) -> None: ...
     def hand_out(self, body: Iterable[bytes]) -> Iterable[bytes]: ...
@@ -377,6 +381,17 @@ def _exchange_class(
             if self.first and outcome is fail:
                 self.count_stream(now, template, method)
             self.count_user(environ)
+
+        def moved(self, environ: WSGIEnvironment) -> None:
+            """What is further in was handed this; the route is left there if it is a copy."""
+            own = self.environ
+            if environ is not own and own is not NOWHERE and HOST_KEY not in own:
+                at, now = (
+                    each.get("SCRIPT_NAME", "") + each.get("PATH_INFO", "")
+                    for each in (own, environ)
+                )
+                if at == now:  # it is no request that the app makes up
+                    self.environ = environ
 
         def leave(self) -> None:
             """This is no request to be counted: it is one of the sub-app's own, say."""

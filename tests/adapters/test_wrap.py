@@ -312,6 +312,44 @@ def test_falcon_s_template_below_a_bottle(monitor: MetricsMonitor) -> None:
     assert rows(monitor) == {"GET /mounted/": 1}
 
 
+def test_wrapped_inside_and_outside_of_a_copy(monitor: MetricsMonitor) -> None:
+    """The template is left in the copy, and found there."""
+    inner = of_falcon()
+    wrapped = wrap(inner, monitor)
+
+    def copying(environ: Any, start_response: Any) -> Any:
+        if environ["PATH_INFO"] == "/many":  # an app that makes up requests of its own
+            b"".join(wrapped({**environ, "PATH_INFO": "/"}, lambda *args: None))
+            return wsgi(environ, start_response)
+        mounted = {**environ, "SCRIPT_NAME": "/mounted", "PATH_INFO": environ["PATH_INFO"][8:]}
+        return wrapped(mounted, start_response)
+
+    client = werkzeug.test.Client(wrap(copying, monitor))
+    for path in ("/mounted/", "/many"):
+        client.get(path).close()
+    assert rows(monitor) == {"GET /mounted/": 1, "GET <unmatched>": 1}
+
+
+def test_wrapped_inside_and_outside_of_a_copied_scope(monitor: MetricsMonitor) -> None:
+    wrapped = wrap(of_async_falcon(), monitor)
+
+    async def copying(scope: Any, receive: Any, send: Any) -> None:
+        copy = {**scope, "path": scope["path"].removeprefix("/mounted")}
+        if scope["path"] == "/many":
+            await wrapped({**copy, "path": "/"}, receive, silent)
+            await asgi(scope, receive, send)
+        else:
+            await wrapped({**copy, "root_path": "/mounted"}, receive, send)
+
+    async def silent(message: Any) -> None:
+        pass
+
+    client = TestClient(wrap(copying, monitor))
+    for path in ("/mounted/", "/many"):
+        assert client.get(path).content == b"hello"
+    assert rows(monitor) == {"GET /mounted/": 1, "GET <unmatched>": 1}
+
+
 @pytest.mark.parametrize(
     "app",
     [Flask(__name__), Starlette(), FastAPI()],

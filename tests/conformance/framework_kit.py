@@ -1,12 +1,13 @@
 """The matrix of frameworks and cases: an abstract suite for any way to serve a site.
 
-A test class gives `FrameworkKit` a fixture `served`. Each request goes to the bare site first and
-to the measured one then: the answers must be the same, and the second alone is in the numbers, in
-the row of its route's template. No raw path is ever in them.
+A test class gives `FrameworkKit` a fixture `served`. A request goes to the bare site first and to
+the measured one then: the answers must be the same, and the second alone is in the numbers, in the
+row of its route's template. No raw path is ever in them.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol
 
@@ -14,7 +15,7 @@ import pytest
 
 from .outcomes import PRECISION
 from .plain import Answer
-from .served.sites import UNMATCHED, Site
+from .served.sites import PREFIX, UNMATCHED, Site
 
 SITES = (
     "raw_wsgi",
@@ -55,8 +56,11 @@ class Served(Protocol):
 
     site: Site
 
-    def ask(self, method: str, path: str, body: bytes = b"", *, bare: bool = False) -> Answer:
-        """Ask as a client does; `path` is percent-encoded. Both chunks of a stream are awaited."""
+    def ask(self, method: str, path: str, body: bytes = b"", form: str = "measured") -> Answer:
+        """Ask as a client does a site in that form; `path` is percent-encoded.
+
+        Both chunks of a stream are awaited.
+        """
 
     def ask_slowly(self) -> float:
         """Ask for the stream; for so many seconds no more is made than its first chunk."""
@@ -133,23 +137,52 @@ def assert_unmatched(served: Served, requests: int) -> None:
     assert served.numbers(requests) == Numbers(requests, requests, 0, row)
 
 
+def ask_both(served: Served, request: str) -> tuple[str, str, bool]:
+    """Ask the bare site and the measured one, which answer alike.
+
+    The row of that request, its class of status, and whether it is an error.
+    """
+    method, path = request.split()
+    body = b"x" * 10_000 if method == "POST" else b""
+    bare = served.ask(method, path, body, "bare")
+    answer = served.ask(method, path, body)
+    assert answer.comparable() == bare.comparable(), request
+    broken = path == "/broken" and not served.site.ends_broken
+    is_error = answer.status >= 400 or path == "/raise" or broken
+    return row_of(served.site, request), f"{answer.status // 100}xx", is_error
+
+
 class FrameworkKit:
     """What holds for every site, however it is served."""
 
-    @pytest.mark.parametrize("request_line", REQUESTS)
-    def test_a_request(self, served: Served, request_line: str) -> None:
-        method, path = request_line.split()
-        body = b"x" * 10_000 if method == "POST" else b""
-        bare = served.ask(method, path, body, bare=True)
+    def test_all_requests(self, served: Served) -> None:
         served.reset()
-        answer = served.ask(method, path, body)
-        assert answer.comparable() == bare.comparable()
-        broken = path == "/broken" and not served.site.ends_broken
-        is_error = answer.status >= 400 or path == "/raise" or broken
-        row = row_of(served.site, request_line)
-        assert served.numbers(1) == Numbers(
-            1, is_error, 0, {row: (1, {f"{answer.status // 100}xx": 1})}
-        )
+        counts: dict[str, Counter[str]] = {}
+        errors = 0
+        for request in REQUESTS:
+            row, status, is_error = ask_both(served, request)
+            counts.setdefault(row, Counter())[status] += 1
+            errors += is_error
+        rows = {row: (statuses.total(), dict(statuses)) for row, statuses in counts.items()}
+        assert served.numbers(len(REQUESTS)) == Numbers(len(REQUESTS), errors, 0, rows)
+
+    @pytest.mark.parametrize("form", ["twice", "mounted", "around"])
+    def test_wrapped_as_it_may_be(self, served: Served, form: str) -> None:
+        """Twice, below a prefix, around what is mounted there and wrapped: counted once."""
+        served.reset()
+        is_below = form != "twice"
+        asked = ("GET /items/7", "GET /none")
+        for request in asked:
+            method, path = request.split()
+            answer = served.ask(method, PREFIX * is_below + path, form=form)
+            assert answer.status == served.ask(method, path, form="bare").status
+        rows = [row_of(served.site, request) for request in asked]
+        if is_below:
+            rows = [row.replace(" /", f" {PREFIX}/") for row in rows]
+        numbers = served.numbers(2)
+        assert (numbers.errors, numbers.in_flight) == (1, 0)
+        counted = {row: requests for row, (requests, _) in numbers.rows.items()}
+        assert counted == Counter(rows)
 
     def test_the_first_chunk_is_there_before_the_last_is_made(self, served: Served) -> None:
         assert served.ask("GET", "/stream").body == STREAM

@@ -31,15 +31,11 @@ class Answer(NamedTuple):
 class Plain:
     """Asks sites; `release` is the file that tells them of a first chunk that has arrived.
 
-    prefix: what the site is mounted under, by SCRIPT_NAME or root_path; path_has_root: ASGI's path
-    includes it. delay: how long the client takes for the first chunk, in seconds. leaves: it goes
-    away then.
+    delay: how long the client takes for the first chunk, in seconds. leaves: it goes away then.
     """
 
     release: Path
     is_asgi: bool
-    prefix: str = ""
-    path_has_root: bool = True
     delay: float = 0.0
     leaves: bool = False
 
@@ -65,7 +61,6 @@ class Plain:
         environ = drivers.new_environ(
             unquote_to_bytes(path).decode("latin-1"),
             method,
-            SCRIPT_NAME=self.prefix,
             QUERY_STRING=query,
             CONTENT_LENGTH=str(len(body)),
             REMOTE_ADDR="127.0.0.1",
@@ -95,11 +90,9 @@ class Plain:
         path, _, query = path.partition("?")
         exchange = _Exchange(body, self)
         scope = drivers.new_scope(
-            (self.prefix if self.path_has_root else "")
-            + unquote_to_bytes(path).decode("utf-8", "replace"),
+            unquote_to_bytes(path).decode("utf-8", "replace"),
             method,
             raw_path=path.encode(),
-            root_path=self.prefix,
             query_string=query.encode(),
             headers=[(b"host", b"test"), (b"content-length", str(len(body)).encode())],
             client=("127.0.0.1", 1),

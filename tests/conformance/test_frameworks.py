@@ -11,25 +11,32 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from contextvars import copy_context
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.applications import Starlette
-from starlette.routing import Mount
-from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from metricsmw import MetricsMonitor
 from metricsmw.adapters import wrap
 from metricsmw.adapters.auth import public
 from metricsmw.clock import ManualClock
 
-from .drivers import wsgi_hello
-from .framework_kit import SITES, STREAM, FrameworkKit, Numbers, assert_unmatched, row_of, site_of
-from .outcomes import PRECISION, rows
+from .framework_kit import (
+    REQUESTS,
+    SITES,
+    STREAM,
+    FrameworkKit,
+    Numbers,
+    ask_both,
+    assert_unmatched,
+    row_of,
+    site_of,
+)
+from .outcomes import PRECISION
 from .plain import Answer, Plain
 from .served import sites
-from .served.sites import INSIDE, OUTSIDE, UNMATCHED, Site
+from .served.sites import FORMS, INSIDE, OUTSIDE, Site
 
 PATHS = int(os.environ.get("CONFORMANCE_PATHS", "700"))
 """How many paths each framework is asked for that are not there, 700 or more."""
@@ -37,26 +44,22 @@ NOT_THERE = [f"/none/{number}?x={number}" for number in range(PATHS)]
 
 
 class InProcess:
-    """A site, bare and measured; below a `prefix`, by SCRIPT_NAME or root_path."""
+    """A site in each of its forms."""
 
     def __init__(
-        self,
-        site: Site,
-        monitor: MetricsMonitor,
-        clock: ManualClock,
-        release: Path,
-        prefix: str = "",
+        self, site: Site, monitor: MetricsMonitor, clock: ManualClock, release: Path
     ) -> None:
         self.site = site
         self.monitor = monitor
         self.clock = clock
-        self.release = release
-        self.client = Plain(release, site.is_asgi, prefix, site.path_has_root)
-        self.bare = site.make()
-        self.measured: Any = wrap(site.make(), monitor, auth=public())
+        self.client = Plain(release, site.is_asgi)
+        measure = partial(wrap, monitor=monitor, auth=public())
+        self.forms = {form: make(site, measure) for form, make in FORMS.items()}
+        self.bare = self.forms["bare"]
+        self.measured = self.forms["measured"]
 
-    def ask(self, method: str, path: str, body: bytes = b"", *, bare: bool = False) -> Answer:
-        return self.client.ask(self.bare if bare else self.measured, method, path, body)
+    def ask(self, method: str, path: str, body: bytes = b"", form: str = "measured") -> Answer:
+        return self.client.ask(self.forms[form], method, path, body)
 
     def numbers(self, requests: int) -> Numbers:
         snapshot = self.monitor.get_current_snapshot()
@@ -109,18 +112,11 @@ def served(name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InPr
 class TestFrameworks(FrameworkKit):
     """All of the kit, for each site."""
 
-    @pytest.mark.parametrize("request_line", ["GET /items/7", "GET /mounted/things/7", "GET /none"])
-    def test_below_a_prefix(self, served: InProcess, request_line: str) -> None:
-        """Which is part of a template, as clients see it."""
-        mounted = InProcess(served.site, served.monitor, served.clock, served.release, "/shop")
-        method, path = request_line.split()
+    @pytest.mark.parametrize("request_line", REQUESTS)
+    def test_a_request(self, served: InProcess, request_line: str) -> None:
         served.reset()
-        answer = mounted.ask(method, path)
-        assert answer.status == served.ask(method, path, bare=True).status
-        row = row_of(served.site, request_line)
-        if not row.endswith(UNMATCHED):
-            row = row.replace(" ", " /shop")
-        assert list(served.numbers(1).rows) == [row]
+        row, status, is_error = ask_both(served, request_line)
+        assert served.numbers(1) == Numbers(1, is_error, 0, {row: (1, {status: 1})})
 
     def test_paths_that_are_not_there_share_a_row(self, served: InProcess) -> None:
         """Nor do they take memory, but for what the framework itself keeps of them."""
@@ -148,7 +144,7 @@ class TestFrameworks(FrameworkKit):
         """They are those of requests that there were, within the bound; so is the first byte."""
         # Of its own: no more than sixteen routes have their first byte for themselves.
         monitor = MetricsMonitor(clock=served.clock)
-        served = InProcess(served.site, monitor, served.clock, served.release)
+        served = InProcess(served.site, monitor, served.clock, served.client.release)
         latencies = [0.001 * 1.37**number for number in range(20)]
         for latency in latencies:
             served.ask_slowly(latency)
@@ -200,33 +196,3 @@ class TestFrameworks(FrameworkKit):
         assert seen[0] == seen[1]
         if not served.site.has_router:
             assert seen[0] == "inside"
-
-    def test_wrapped_twice_it_counts_once(self, served: InProcess) -> None:
-        twice = InProcess(served.site, served.monitor, served.clock, served.release)
-        twice.measured = wrap(twice.measured, served.monitor)
-        served.reset()
-        assert twice.ask("GET", "/items/7").body == b"item 7" or not served.site.has_router
-        assert list(served.numbers(1).rows) == [row_of(served.site, "GET /items/7")]
-        assert served.numbers(1).requests == 1
-
-
-@pytest.mark.parametrize("name", ["falcon_site", "pyramid_site", "bottle_site", "flask_site"])
-def test_wrapped_inside_of_a_dispatcher(name: str, monitor: MetricsMonitor, tmp_path: Path) -> None:
-    """Each app first and the whole then: counted once, under the template with its prefix."""
-    site = site_of(name)
-    app = wrap(DispatcherMiddleware(wsgi_hello, {"/shop": wrap(site.make(), monitor)}), monitor)
-    client = Plain(tmp_path / "release", is_asgi=False)
-    assert client.ask(app, "GET", "/shop/items/7").body == b"item 7"
-    assert rows(monitor) == {f"GET /shop{site.item}": 1}
-
-
-@pytest.mark.parametrize(
-    "name", ["quart_site", "litestar_site", "fastapi_site", "django_asgi_site"]
-)
-def test_wrapped_inside_of_a_mount(name: str, monitor: MetricsMonitor, tmp_path: Path) -> None:
-    site = site_of(name)
-    client = Plain(tmp_path / "release", is_asgi=True)
-    with site.around():
-        app: Any = Starlette(routes=[Mount("/shop", wrap(site.make(), monitor))])
-        assert client.ask(wrap(app, monitor), "GET", "/shop/items/7").body == b"item 7"
-    assert rows(monitor) == {f"GET /shop{site.item}": 1}

@@ -1,17 +1,19 @@
-"""The site that SITE names, measured; and bare for requests that say X-Bare.
+"""All sites of a kind in one server, each with a monitor of its own and in every form.
 
-Both in one server, so that a client can compare their answers.
+A request says by X-Site which one it means, a module of `sites`, and by X-Form in which form: bare
+and measured, a client can compare their answers.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
+from functools import cache, partial
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sites import Site
+from sites import FORMS, Site
 
+from metricsmw import MetricsMonitor
 from metricsmw.adapters import wrap
 
 if TYPE_CHECKING:
@@ -19,20 +21,27 @@ if TYPE_CHECKING:
 
     from metricsmw.adapters.asgi import Receive, Scope, Send
 
-site: Site = import_module(f"sites.{os.environ['SITE']}").SITE
-bare = site.make()
-measured = wrap(site.make())
+
+@cache
+def monitor_of(site: str) -> MetricsMonitor:
+    return MetricsMonitor()
+
+
+@cache
+def app_of(site: str, form: str) -> Any:
+    made: Site = import_module(f"sites.{site}").SITE
+    return FORMS[form](made, partial(wrap, monitor=monitor_of(site)))
 
 
 def wsgi(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    app = bare if "HTTP_X_BARE" in environ else measured
+    site = environ.get("HTTP_X_SITE", "raw_wsgi")
+    app = app_of(site, environ.get("HTTP_X_FORM", "measured"))
     body: Iterable[bytes] = app(environ, start_response)
     return body
 
 
 async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
-    is_bare = scope["type"] == "http" and any(name == b"x-bare" for name, _ in scope["headers"])
-    await (bare if is_bare else measured)(scope, receive, send)
-
-
-app = asgi if site.is_asgi else wsgi
+    headers = dict(scope.get("headers", ()))
+    site = headers.get(b"x-site", b"raw_asgi").decode()
+    app = app_of(site, headers.get(b"x-form", b"measured").decode())
+    await app(scope, receive, send)

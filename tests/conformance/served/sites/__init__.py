@@ -16,8 +16,11 @@ Each module has a `SITE`. Every site answers
 | GET /endless | more than fits between a server and a client that does not read |
 | GET /context | what is set in the context outside; leaves something there itself |
 | GET /background | `answered`; calls `passing` then, where the framework knows such tasks |
+| WS /ws?how=x | "echo", "refuse", or, once the client has said something, "raise" |
 
 The file RELEASE is how a client says that it has got the first chunk of the stream.
+
+A client may ask for a site in each of its `FORMS`.
 """
 
 from __future__ import annotations
@@ -32,7 +35,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+
 PATIENCE = 10.0
+PREFIX = "/shop"
 UNMATCHED = "<unmatched>"
 
 
@@ -49,7 +55,7 @@ class Site:
     requests for which they are not what the kit expects. around: what `make` and requests need to
     be done in, where other tests share the process. afterwards: how often GET /background calls
     `passing` after its answer. ends_broken: for the server, GET /broken ends as a whole answer.
-    never_asks: it does not call `receive` while it answers.
+    never_asks: it does not call `receive` while it answers. has_websockets: there is a /ws.
     """
 
     make: Callable[[], Any]
@@ -64,7 +70,33 @@ class Site:
     afterwards: int = 0
     ends_broken: bool = False
     never_asks: bool = False
+    has_websockets: bool = False
 
+    def mounted(self, app: Any) -> Any:
+        """Another app with this one below PREFIX, by SCRIPT_NAME or `root_path`."""
+
+        def none(environ: Any, start_response: Any) -> list[bytes]:
+            start_response("404 Not Found", [("Content-Type", "text/plain")])
+            return [b"nothing but the mount"]
+
+        async def asgi(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] != "lifespan":
+                assert scope["path"].startswith(PREFIX)
+                path = scope["path"] if self.path_has_root else scope["path"][len(PREFIX) :]
+                scope = {**scope, "root_path": scope["root_path"] + PREFIX, "path": path}
+            await app(scope, receive, send)
+
+        return asgi if self.is_asgi else DispatcherMiddleware(none, {PREFIX: app})
+
+
+FORMS: dict[str, Callable[[Site, Callable[[Any], Any]], Any]] = {
+    "bare": lambda site, measure: site.make(),
+    "measured": lambda site, measure: measure(site.make()),
+    "twice": lambda site, measure: measure(measure(site.make())),
+    "mounted": lambda site, measure: site.mounted(measure(site.make())),
+    "around": lambda site, measure: measure(site.mounted(measure(site.make()))),
+}
+"""What a site is served as, by what measures an app. The last two are below PREFIX."""
 
 OUTSIDE: ContextVar[str] = ContextVar("OUTSIDE", default="unset")
 INSIDE: ContextVar[str] = ContextVar("INSIDE", default="unset")

@@ -1,10 +1,11 @@
-"""Litestar: routers, one controller under two of them."""
+"""Litestar: routers, one handler under two of them, and another Litestar mounted."""
 
 from collections.abc import AsyncIterator
 
 import litestar
 from litestar.background_tasks import BackgroundTask
 from litestar.response import Stream
+from litestar.types import Receive, Scope, Send
 
 from . import (
     UNMATCHED,
@@ -82,13 +83,18 @@ async def background() -> litestar.Response[str]:
 
 
 def make() -> litestar.Litestar:
+    inner = litestar.Litestar([thing], openapi_config=None)
+
+    async def mounted(scope: Scope, receive: Receive, send: Send) -> None:
+        await inner(scope, receive, send)
+
     return litestar.Litestar(
         [
             hello,
             item,
             litestar.Router("/v1", route_handlers=[user]),
             litestar.Router("/v2", route_handlers=[user]),
-            litestar.Router("/mounted", route_handlers=[thing]),
+            litestar.asgi("/mounted", is_mount=True, copy_scope=False)(mounted),
             upload,
             fail,
             raise_,

@@ -1,4 +1,4 @@
-"""Pyramid, with one configuration included twice."""
+"""Pyramid, with one configuration included twice, and another Pyramid in a view."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from pyramid.config import Configurator  # type: ignore[import-untyped]
 from pyramid.response import Response  # type: ignore[import-untyped]
+from pyramid.wsgi import wsgiapp2  # type: ignore[import-untyped]
 
 from . import UNMATCHED, OnPurposeError, Site, broken, chunks, context, endless
 
@@ -38,12 +39,18 @@ def users(version: str) -> Any:
     return includeme
 
 
+def make_mounted() -> Any:
+    with Configurator() as config:
+        config.add_route("thing", r"things/{id:\d+}")
+        config.add_view(text("thing {id}"), route_name="thing", request_method="GET")
+        return config.make_wsgi_app()
+
+
 def make() -> Any:
     with Configurator() as config:
         for path, method, view in [
             ("/hello", "GET", text("hello")),
             (r"/items/{id:\d+}", "GET", text("item {id}")),
-            (r"mounted/things/{id:\d+}", "GET", text("thing {id}")),
             ("/upload", "POST", upload),
             ("/fail", "GET", text("failed", 500)),
             ("/raise", "GET", raise_),
@@ -55,6 +62,8 @@ def make() -> Any:
         ]:
             config.add_route(path, path)
             config.add_view(view, route_name=path, request_method=method)
+        config.add_route("mounted", "/mounted/*subpath")
+        config.add_view(wsgiapp2(make_mounted()), route_name="mounted")
         config.include(users("v1"), route_prefix="/v1")
         config.include(users("v2"), route_prefix="/v2")
         return config.make_wsgi_app()

@@ -1,9 +1,13 @@
-"""Quart: nested blueprints, one of them registered twice. Its tasks run beside, not after."""
+"""Quart: nested blueprints, one of them registered twice, and another Quart mounted.
+
+Its tasks run beside an answer, not after it.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from hypercorn.middleware import DispatcherMiddleware
 from quart import Blueprint, Quart, Response, request
 
 from . import (
@@ -16,7 +20,17 @@ from . import (
 )
 
 
-def make() -> Quart:
+def make_mounted() -> Quart:
+    app = Quart(__name__)
+
+    @app.get("/things/<int:id>")
+    def thing(id: int) -> str:
+        return f"thing {id}"
+
+    return app
+
+
+def make() -> Any:
     app = Quart(__name__)
     users = Blueprint("users", __name__, url_prefix="/users")
 
@@ -28,13 +42,6 @@ def make() -> Quart:
         outer = Blueprint(version, __name__, url_prefix=f"/{version}")
         outer.register_blueprint(users)
         app.register_blueprint(outer)
-    mounted = Blueprint("mounted", __name__)
-
-    @mounted.get("/things/<int:id>")
-    def thing(id: int) -> str:
-        return f"thing {id}"
-
-    app.register_blueprint(mounted, url_prefix="/mounted")
 
     @app.get("/hello")
     async def hello() -> str:
@@ -77,7 +84,7 @@ def make() -> Quart:
     async def background() -> str:
         return "answered"
 
-    return app
+    return DispatcherMiddleware({"/mounted": make_mounted(), "": app})
 
 
 SITE = Site(
