@@ -11,9 +11,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import pytest
 from kits.routes_kit import TOKEN, Api
 from kits.servers import Server, serve, wait_until
+from kits.workers import is_gone
+
+from metricsmw import MetricsMonitor
+
+from .outcomes import faults
 
 SERVED = Path(__file__).parent / "served"
 CONTENT = bytes(range(256)) * 4096  # of the file that is served
@@ -292,20 +298,71 @@ def test_a_client_that_asks_before_it_sends(host: str, server: Server, api: Api)
     assert api.settled(1)["total_errors"] == 0
 
 
-@among(["gunicorn-sync", "gunicorn-gevent"])
-def test_a_worker_that_is_stopped_is_no_client_that_goes(
-    host: str, server: Server, api: Api
-) -> None:
-    """In the middle of a body whose client does not read on."""
-    connection = connect(server, "GET /stream?mb=50 HTTP/1.1")
-    assert connection.recv(100).startswith(b"HTTP/1.1 200")
-    (worker,) = server.worker_pids()
-    # Other workers just die, with what they are answering.
-    os.kill(worker, signal.SIGQUIT if host == "gunicorn-sync" else signal.SIGTERM)
-    with connection:
-        api.until(lambda: worker not in server.worker_pids(), "the worker's end")
-        metrics = api.settled(1)
-    assert metrics["total_errors"] == 1
+class Stop(NamedTuple):
+    """How a server is stopped in the middle of a request, and what it makes of that."""
+
+    host: str
+    counted: int  # 1: it has the app feel it, an error; 0: the worker just dies
+    args: Sequence[str] = ()
+    signum: signal.Signals = signal.SIGTERM
+    worker: bool = False  # the signal is for that, not for the server
+
+    def __str__(self) -> str:
+        return f"{self.host}-{'worker-' * self.worker}{self.signum.name}"
+
+
+GRACEFUL = ["--graceful-timeout", "1"]
+KILL = ["--workers-kill-timeout", "1"]
+UVICORN = ["--timeout-graceful-shutdown", "0"]
+# uWSGI gives up on a client that takes nothing for 4 seconds, else.
+UWSGI = ["--worker-reload-mercy", "1", "--socket-timeout", "60"]
+STOPS = [
+    Stop("gunicorn-sync", 0, GRACEFUL),
+    Stop("gunicorn-sync", 1, [], signal.SIGQUIT, worker=True),
+    Stop("gunicorn-gthread", 0, GRACEFUL),
+    Stop("gunicorn-gevent", 1, GRACEFUL, worker=True),
+    Stop("uwsgi", 0, UWSGI),
+    Stop("waitress", 0),
+    Stop("granian-wsgi", 0, KILL),
+    Stop("granian-asgi", 0, KILL),
+    Stop("uvicorn-h11", 1, UVICORN),
+    Stop("uvicorn", 1, UVICORN),
+    Stop("hypercorn", 1, ["--graceful-timeout", "0"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("stop", "path"),
+    [(stop, "/stream?mb=50") for stop in STOPS]
+    + [(stop, "/waits") for stop in STOPS if not HOSTS[stop.host].is_wsgi],
+    ids=str,
+)
+def test_a_server_that_is_stopped_is_no_client_that_goes(stop: Stop, path: str) -> None:
+    """In the middle of a body whose client does not read on, or of a stream that waits."""
+    name, args, app = HOSTS[stop.host]
+    # Shares the server's numbers, and so has them when that has ended.
+    env = {"METRICSMW_DIR": os.environ["METRICSMW_DIR"], "PYTHONPATH": str(SERVED)}
+    with (
+        MetricsMonitor(shared=True) as monitor,
+        serve(name, app, args=[*args, *stop.args], env=env) as server,
+        connect(server, f"GET {path} HTTP/1.1") as connection,
+    ):
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+        assert monitor.get_current_snapshot().requests_in_flight == 1
+        (worker,) = server.worker_pids()
+        process = psutil.Process(worker)
+        wait_until(lambda: process.status() == psutil.STATUS_SLEEPING, "the client to be awaited")
+        os.kill(worker if stop.worker else server.pid, stop.signum)
+        wait_until(
+            lambda: monitor.get_current_snapshot().requests_in_flight == 0, "the request's end"
+        )
+        connection.close()  # for which hypercorn waits
+        wait_until(lambda: is_gone(worker), "the worker's end")
+        snapshot = monitor.get_current_snapshot()
+        assert snapshot.requests_in_flight == 0
+        assert (snapshot.total_requests, snapshot.total_errors) == (stop.counted, stop.counted)
+        assert (snapshot.latency_max_ms > 0) is bool(stop.counted)
+        assert faults(monitor) == 0
 
 
 MEGABYTES = int(os.environ.get("CONFORMANCE_MB", "256"))

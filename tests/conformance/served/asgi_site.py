@@ -10,6 +10,7 @@
 | GET /leave | an exception that is no `Exception`, before the headers |
 | GET /nothing | no response |
 | GET /late | waits for the client to go |
+| GET /waits | the same, once the response has begun |
 | GET /file | the file named by FILE, by `pathsend` where the server has it |
 | GET /trailers | `hello` and a trailer |
 | WS /ws?how=x | "echo": until the client goes; "refuse", "deny" (by a response); "close" or |
@@ -94,6 +95,12 @@ async def late(scope: Scope, receive: Receive, send: Send) -> None:
         pass
 
 
+async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"some", "more_body": True})
+    await late(scope, receive, send)
+
+
 async def file(scope: Scope, receive: Receive, send: Send) -> None:
     path = os.environ["FILE"]
     headers = [(b"content-length", str(os.path.getsize(path)).encode())]
@@ -163,7 +170,7 @@ app = wrap(
             Route("/raise", Failing()),
             *(
                 Route(f"/{app.__name__}", Raw(app))
-                for app in (leave, nothing, late, file, trailers)
+                for app in (leave, nothing, late, waits, file, trailers)
             ),
             WebSocketRoute("/ws", websocket),
         ]
