@@ -42,7 +42,7 @@ from .hosts import (
     user_of_environ,
     user_of_scope,
 )
-from .wsgi import WSGIMetricsMiddleware
+from .wsgi import WSGIMetricsMiddleware, broken_off
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -169,8 +169,10 @@ class MetricsMiddleware:
         if carrier[recorder.key] is None:
             return  # the sub-app's own
         route = None
+        is_asgi = isinstance(request, ASGIRequest)
+        if outcome is _Outcome.GONE and not is_asgi and broken_off(carrier, recorder):
+            outcome = _Outcome.FAILED
         try:
-            is_asgi = isinstance(request, ASGIRequest)
             route = route_of_scope(carrier) if is_asgi else route_of_environ(carrier)
         except Exception:
             recorder.fault("the route resolver")

@@ -12,6 +12,7 @@ client went away).
 
 from __future__ import annotations
 
+import select
 import sys
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from itertools import chain
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     UserResolver = Callable[[WSGIEnvironment], object]
     IdentityResolver = Callable[[WSGIEnvironment], str | None]
 
+# What poll() is to tell beside POLLHUP and POLLERR, which it always does.
+PEER_CLOSED: int = getattr(select, "POLLRDHUP", 0)
 # Status lines are remembered by their number; an app that makes them up is parsed each time.
 MAX_STATUS_LINES = 1000
 # What stands for the status line and for the environ once the outcome is reported; no app's status
@@ -214,6 +217,27 @@ def _scope_of(
     """
     bridge = getattr(start_response, "__self__", None)
     return environ.get("asgi.scope") or getattr(bridge, "scope", None) or {}
+
+
+def broken_off(environ: WSGIEnvironment, recorder: Recorder) -> bool:
+    """Whether a body that was closed before its end was so by the server, as it stops."""
+    try:
+        if uwsgi := sys.modules.get("uwsgi"):
+            # There any signal to the worker, such as the one to reload, ends a write by an error;
+            # the client is still there then.
+            patched = sys.modules.get("gevent.monkey")  # whose poll() does not see who has gone
+            poll = patched.get_original("select", "poll") if patched else select.poll
+            connection = poll()
+            connection.register(uwsgi.connection_fd(), PEER_CLOSED)
+            return not connection.poll(0)
+        # waitress calls clients gone once it has shut down: it has no threads to go on then.
+        ask = environ.get("waitress.client_disconnected")
+        if ask is not None:
+            dispatcher = ask.__self__.server.task_dispatcher
+            return bool(len(dispatcher.threads) <= dispatcher.stop_count)
+    except Exception:
+        recorder.fault("asking the server for its client")
+    return False
 
 
 class _Exchange(Protocol):
@@ -536,8 +560,10 @@ def _exchange_class(
             if bodiless or self.environ.get("REQUEST_METHOD") == "HEAD":
                 self.complete()
             # What servers raise for a body that is not one of bytes, or as they shut down.
-            elif isinstance(error, (TypeError, AssertionError)) or not isinstance(
-                error, (Exception, GeneratorExit, type(None))
+            elif (
+                isinstance(error, (TypeError, AssertionError))
+                or not isinstance(error, (Exception, GeneratorExit, type(None)))
+                or broken_off(self.environ, recorder)
             ):
                 self.failed(error)
             else:

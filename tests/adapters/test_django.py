@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 from urllib.parse import urldefrag, urljoin
 
@@ -60,6 +61,7 @@ from django.urls import path as url
 from django.views import View
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
+from waitress.task import ThreadedTaskDispatcher
 from werkzeug.test import Client as WSGIClient
 from werkzeug.test import run_wsgi_app
 from werkzeug.wsgi import FileWrapper
@@ -449,6 +451,31 @@ def test_client_gone_in_the_middle_of_a_stream(
     body.close()
     assert (monitor.total_requests, monitor.total_errors) == (1, 0)
     assert monitor.get_latency_percentiles() == (0.0, 0.0, 0.0)
+    assert in_flight(monitor) == 0
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_waitress_that_shuts_down_is_no_client_that_goes(
+    stopped: bool, monitor: MetricsMonitor, measured: None
+) -> None:
+    class Channel:
+        server = SimpleNamespace(task_dispatcher=ThreadedTaskDispatcher())
+
+        def check_client_disconnected(self) -> bool:
+            return True
+
+    dispatcher = Channel.server.task_dispatcher
+    dispatcher.set_thread_count(1)
+    try:
+        ask = {"waitress.client_disconnected": Channel().check_client_disconnected}
+        body = called(wsgi_stack(), environ_of("/stream") | ask)
+        assert next(iter(body)) == b"one\n"
+        if stopped:
+            dispatcher.shutdown()
+        body.close()
+    finally:
+        dispatcher.shutdown()
+    assert (monitor.total_requests, monitor.total_errors) == (1, int(stopped))
     assert in_flight(monitor) == 0
 
 

@@ -14,8 +14,19 @@ from metricsmw import MetricsMonitor
 from metricsmw.adapters.asgi import ASGIMetricsMiddleware
 from metricsmw.adapters.wsgi import WSGIMetricsMiddleware
 
-from .drivers import Exchange, call, fetch, get, hello, new_scope, part, start, wsgi_hello
-from .outcomes import assert_counted, complete, failed, faults
+from .drivers import (
+    Exchange,
+    call,
+    fetch,
+    get,
+    hello,
+    new_environ,
+    new_scope,
+    part,
+    start,
+    wsgi_hello,
+)
+from .outcomes import assert_counted, complete, failed, faults, gone
 from .served.sites.django_site import make_wsgi
 
 if TYPE_CHECKING:
@@ -209,6 +220,27 @@ def test_a_resolver_that_fails(
     assert_told(monitor, caplog, what)
     assert monitor.total_requests == TIMES
     assert monitor.total_errors == (TIMES if run in FAILED else 0)
+
+
+def test_a_server_that_cannot_be_asked(
+    monitor: MetricsMonitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether it was itself that has closed the body: it counts as a client that has gone."""
+
+    class Channel:
+        __self__ = property(broken)
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        yield from wsgi_hello(environ, start_response)
+        yield b"more"
+
+    for _ in range(TIMES):
+        environ = new_environ(**{"waitress.client_disconnected": Channel()})
+        body: Any = WSGIMetricsMiddleware(app, monitor)(environ, lambda *_: broken)
+        assert next(iter(body)) == b"hello"
+        body.close()
+    assert_told(monitor, caplog, "asking the server for its client")
+    assert_counted(monitor, *[gone()] * TIMES)
 
 
 @pytest.mark.parametrize("run", WHOLE)

@@ -322,6 +322,7 @@ STOPS = [
     Stop("gunicorn-gthread", 0, GRACEFUL),
     Stop("gunicorn-gevent", 1, GRACEFUL, worker=True),
     Stop("uwsgi", 0, UWSGI),
+    Stop("uwsgi", 1, UWSGI, signal.SIGHUP, worker=True),
     Stop("waitress", 0),
     Stop("granian-wsgi", 0, KILL),
     Stop("granian-asgi", 0, KILL),
@@ -362,6 +363,28 @@ def test_a_server_that_is_stopped_is_no_client_that_goes(stop: Stop, path: str) 
         assert snapshot.requests_in_flight == 0
         assert (snapshot.total_requests, snapshot.total_errors) == (stop.counted, stop.counted)
         assert (snapshot.latency_max_ms > 0) is bool(stop.counted)
+        assert faults(monitor) == 0
+
+
+@pytest.mark.parametrize("args", [[], ["--gevent-monkey-patch"]])
+def test_gone_in_the_middle_of_a_body_under_uwsgi_with_gevent(args: Sequence[str]) -> None:
+    """uWSGI is not asked, but the connection; gevent's poll() would not see who has gone."""
+    name, more, app = HOSTS["uwsgi"]
+    env = {"METRICSMW_DIR": os.environ["METRICSMW_DIR"], "PYTHONPATH": str(SERVED)}
+    with (
+        MetricsMonitor(shared=True) as monitor,
+        serve(name, app, args=[*more, "--gevent", "10", *args], env=env) as server,
+    ):
+        connection = connect(server, "GET /stream?mb=50 HTTP/1.1")
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+        assert monitor.get_current_snapshot().requests_in_flight == 1
+        hang_up(connection)
+        wait_until(
+            lambda: monitor.get_current_snapshot().requests_in_flight == 0, "the request's end"
+        )
+        snapshot = monitor.get_current_snapshot()
+        assert (snapshot.total_requests, snapshot.total_errors) == (1, 0)
+        assert snapshot.latency_max_ms == 0
         assert faults(monitor) == 0
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from wsgiref.validate import validator
 
 import pytest
+import waitress.server
 from kits.servers import wait_until
 from starlette.applications import Starlette
 from starlette.responses import StreamingResponse
@@ -22,7 +23,13 @@ from metricsmw.adapters.asgi import ASGIMetricsMiddleware
 from metricsmw.adapters.wsgi import WSGIMetricsMiddleware
 
 from .drivers import hello, part, start, wsgi_hello
-from .in_process import hypercorn_server, uvicorn_server, waitress_server, wsgiref_server
+from .in_process import (
+    hypercorn_server,
+    threaded,
+    uvicorn_server,
+    waitress_server,
+    wsgiref_server,
+)
 from .outcomes import faults
 
 if TYPE_CHECKING:
@@ -265,6 +272,39 @@ def test_gone_in_the_middle_of_a_wsgi_body(serve: Serve, app: Any, monitor: Metr
         assert connection.recv(100)
         hang_up(connection)
         settled(monitor, 1, 0, timed=False)
+
+
+def test_waitress_that_shuts_down_is_no_client_that_goes(monitor: MetricsMonitor) -> None:
+    """On several sockets it closes its connections then, and takes their clients for gone."""
+    asked, stop, stopped = threading.Event(), threading.Event(), threading.Event()
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        yield b"some"
+        asked.set()
+        assert stopped.wait(20)
+        yield b"more"
+
+    server: Any = waitress.server.create_server(
+        WSGIMetricsMiddleware(app, monitor), listen="127.0.0.1:0 127.0.0.1:0"
+    )
+
+    def run() -> None:
+        """As the server's own for SIGINT, which would wait 5 seconds for the request."""
+        while not stop.is_set():
+            server.asyncore.loop(0.01, map=server.map, count=1)
+        server.task_dispatcher.shutdown(timeout=0)
+        server.asyncore.close_all(server.map)
+        stopped.set()
+
+    with threaded(run):
+        try:
+            connection = connect(server.effective_listen[0][1])
+            assert asked.wait(20)
+        finally:
+            stop.set()
+    with connection:
+        settled(monitor, 1, 1, timed=True)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
