@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 from h2.config import H2Configuration
@@ -26,7 +26,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 class Client:
-    """One connection; `bodies` and `statuses` of the streams on it, by their number."""
+    """One connection; the answers of the streams on it, by their number."""
 
     def __init__(self, server: Server) -> None:
         self.authority = f"{server.host}:{server.port}"
@@ -34,6 +34,7 @@ class Client:
         self.h2 = H2Connection(H2Configuration(client_side=True))
         self.bodies: dict[int, bytes] = {}
         self.statuses: dict[int, int] = {}
+        self.headers: dict[int, list[tuple[str, str]]] = {}
         self.ended: set[int] = set()
         self.trailers: set[int] = set()
         self.h2.initiate_connection()
@@ -42,11 +43,17 @@ class Client:
     def flush(self) -> None:
         self.socket.sendall(self.h2.data_to_send())
 
-    def ask(self, path: str, method: str = "GET", body: bytes = b"") -> int:
+    def ask(
+        self,
+        path: str,
+        method: str = "GET",
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+    ) -> int:
         stream: int = self.h2.get_next_available_stream_id()
-        headers = {":method": method, ":path": path, ":scheme": "http"}
-        headers |= {":authority": self.authority, "te": "trailers"}
-        self.h2.send_headers(stream, list(headers.items()), end_stream=not body)
+        sent = {":method": method, ":path": path, ":scheme": "http"}
+        sent |= {":authority": self.authority, "te": "trailers", **(headers or {})}
+        self.h2.send_headers(stream, list(sent.items()), end_stream=not body)
         if body:
             self.h2.send_data(stream, body, end_stream=True)
         self.flush()
@@ -55,10 +62,13 @@ class Client:
     def read(self) -> None:
         """Take in what has come."""
         received = self.socket.recv(1 << 16)
-        assert received, "the server has closed the connection"
+        if not received:
+            raise ConnectionAbortedError("the server has closed the connection")
         for event in self.h2.receive_data(received):
             if isinstance(event, ResponseReceived):
-                self.statuses[event.stream_id] = int(dict(event.headers)[b":status"])
+                headers = [(name.decode(), value.decode()) for name, value in event.headers]
+                self.statuses[event.stream_id] = int(dict(headers)[":status"])
+                self.headers[event.stream_id] = headers
             elif isinstance(event, DataReceived):
                 self.bodies[event.stream_id] = self.bodies.get(event.stream_id, b"") + event.data
                 self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)

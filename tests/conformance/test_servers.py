@@ -426,7 +426,7 @@ HI_FRAME = b"\x81\x82\0\0\0\0hi"
 WEBSOCKET_HOSTS = [name for name, host in HOSTS.items() if not host.is_wsgi]
 
 
-def handshake(server: Server, how: str) -> tuple[socket.socket, bytes]:
+def handshake(server: Server, how: str, *headers: str) -> tuple[socket.socket, bytes]:
     """A connection that asked to be a WebSocket, and the head of the answer."""
     connection = connect(
         server,
@@ -435,6 +435,7 @@ def handshake(server: Server, how: str) -> tuple[socket.socket, bytes]:
         "Connection: Upgrade",
         "Sec-WebSocket-Version: 13",
         "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+        *headers,
     )
     answer = b""
     while b"\r\n\r\n" not in answer and (more := connection.recv(1)):

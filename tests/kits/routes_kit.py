@@ -104,19 +104,20 @@ class Host:
 
 
 class Api:
-    """The sub-app of a running server, asked as somebody with the token."""
+    """The sub-app of a running server, asked as somebody with the token; `headers`: of each."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, headers: Mapping[str, str] | None = None) -> None:
         self._server = server
+        self._headers = headers or {}
 
     def get(self, path: str, headers: Mapping[str, str] = BEARER) -> Answer:
-        return self._server.get(MOUNT + path, headers)
+        return self.ask("GET", path, headers)
 
     def post(self, path: str, headers: Mapping[str, str] = BEARER) -> Answer:
-        return self._server.post(MOUNT + path, headers)
+        return self._server.post(MOUNT + path, {**self._headers, **headers})
 
     def ask(self, method: str, path: str, headers: Mapping[str, str] = BEARER) -> Answer:
-        return self._server.request(method, MOUNT + path, headers)
+        return self._server.request(method, MOUNT + path, {**self._headers, **headers})
 
     def current(self) -> dict[str, Any]:
         answer = self.get("/current")

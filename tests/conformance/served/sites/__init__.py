@@ -55,7 +55,7 @@ class Site:
     requests for which they are not what the kit expects. around: what `make` and requests need to
     be done in, where other tests share the process. afterwards: how often GET /background calls
     `passing` after its answer. ends_broken: for the server, GET /broken ends as a whole answer.
-    never_asks: it does not call `receive` while it answers. has_websockets: there is a /ws.
+    has_websockets: there is a /ws.
     """
 
     make: Callable[[], Any]
@@ -69,7 +69,6 @@ class Site:
     around: Callable[[], AbstractContextManager[object]] = nullcontext
     afterwards: int = 0
     ends_broken: bool = False
-    never_asks: bool = False
     has_websockets: bool = False
 
     def mounted(self, app: Any) -> Any:

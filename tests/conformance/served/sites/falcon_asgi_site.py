@@ -63,6 +63,23 @@ class Background:
         resp.schedule(afterwards)
 
 
+class WebSocket:
+    async def on_websocket(self, req: Any, ws: Any) -> None:
+        how = req.get_param("how")
+        if how == "refuse":
+            await ws.close()
+            return
+        await ws.accept()
+        try:
+            while True:
+                text = await ws.receive_text()
+                if how == "raise":
+                    raise OnPurposeError
+                await ws.send_text(text)
+        except falcon.WebSocketDisconnected:
+            pass
+
+
 def make() -> Any:
     app: Any = falcon.asgi.App()
     user = Text("user {name}")
@@ -80,6 +97,7 @@ def make() -> Any:
         "/endless": Stream(async_endless),
         "/context": Context(),
         "/background": Background(),
+        "/ws": WebSocket(),
     }.items():
         app.add_route(path, resource)
     return app
@@ -93,4 +111,5 @@ SITE = Site(
     thing="/mounted/things/{id:int}",
     path_has_root=False,
     afterwards=1,
+    has_websockets=True,
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Request
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Request, WebSocket
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from . import (
@@ -80,6 +80,17 @@ def make() -> FastAPI:
         tasks.add_task(afterwards)
         return PlainTextResponse("answered")
 
+    @app.websocket("/ws")
+    async def websocket(socket: WebSocket, how: str) -> None:
+        if how == "refuse":
+            await socket.close()
+            return
+        await socket.accept()
+        async for text in socket.iter_text():
+            if how == "raise":
+                raise OnPurposeError
+            await socket.send_text(text)
+
     return app
 
 
@@ -90,6 +101,7 @@ SITE = Site(
     user="/users/{name}",
     thing="/mounted/things/{id}",
     afterwards=2,
+    has_websockets=True,
     # It looks at parameters behind its router: 422.
     routes={"GET /items/x": "/items/{id}", "GET /mounted/things/x": "/mounted/things/{id}"},
 )

@@ -82,6 +82,18 @@ async def background() -> litestar.Response[str]:
     return litestar.Response("answered", background=BackgroundTask(afterwards))
 
 
+@litestar.websocket("/ws")
+async def websocket(socket: litestar.WebSocket, how: str) -> None:
+    if how == "refuse":
+        await socket.close()
+        return
+    await socket.accept()
+    async for text in socket.iter_data():
+        if how == "raise":
+            raise OnPurposeError
+        await socket.send_text(text)
+
+
 def make() -> litestar.Litestar:
     inner = litestar.Litestar([thing], openapi_config=None)
 
@@ -103,6 +115,7 @@ def make() -> litestar.Litestar:
             endless,
             context_,
             background,
+            websocket,
         ],
         openapi_config=None,
     )
@@ -115,6 +128,7 @@ SITE = Site(
     user="/users/{name}",
     thing="/mounted/things/{id}",
     afterwards=1,
+    has_websockets=True,
     routes={
         # Its router does not say whose path has another method, of which HEAD is one.
         "HEAD /hello": UNMATCHED,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from hypercorn.middleware import DispatcherMiddleware
-from quart import Blueprint, Quart, Response, request
+from quart import Blueprint, Quart, Response, request, websocket
 
 from . import (
     OnPurposeError,
@@ -84,6 +84,19 @@ def make() -> Any:
     async def background() -> str:
         return "answered"
 
+    @app.websocket("/ws")
+    async def socket() -> None:
+        how = websocket.args["how"]
+        if how == "refuse":
+            await websocket.close(1000)
+            return
+        await websocket.accept()
+        while True:
+            text = await websocket.receive()
+            if how == "raise":
+                raise OnPurposeError
+            await websocket.send(text)
+
     return DispatcherMiddleware({"/mounted": make_mounted(), "": app})
 
 
@@ -93,4 +106,5 @@ SITE = Site(
     item="/items/<int:id>",
     user="/users/<name>",
     thing="/mounted/things/<int:id>",
+    has_websockets=True,
 )

@@ -21,7 +21,23 @@ if TYPE_CHECKING:
 STREAMS = {"/stream": async_chunks, "/broken": async_broken, "/endless": async_endless}
 
 
+async def websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    how = scope["query_string"].decode().removeprefix("how=")
+    assert (await receive())["type"] == "websocket.connect"
+    if how == "refuse":
+        await send({"type": "websocket.close"})
+        return
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        if how == "raise":
+            raise OnPurposeError
+        await send({"type": "websocket.send", "text": message["text"]})
+
+
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await websocket(scope, receive, send)
+        return
     if scope["type"] != "http":
         raise NotImplementedError(scope["type"])
     path = scope["path"]
@@ -57,4 +73,4 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await afterwards()
 
 
-SITE = Site(lambda: app, is_asgi=True, has_router=False, afterwards=1, never_asks=True)
+SITE = Site(lambda: app, is_asgi=True, has_router=False, afterwards=1, has_websockets=True)

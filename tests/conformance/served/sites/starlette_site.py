@@ -12,7 +12,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
-from starlette.routing import Host, Mount, Route, Router
+from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from . import (
     OnPurposeError,
@@ -76,6 +77,18 @@ async def passes_on(request: Request, call_next: Any) -> Any:
     return await call_next(request)
 
 
+async def websocket(socket: WebSocket) -> None:
+    how = socket.query_params["how"]
+    if how == "refuse":
+        await socket.close()
+        return
+    await socket.accept()
+    async for text in socket.iter_text():
+        if how == "raise":
+            raise OnPurposeError
+        await socket.send_text(text)
+
+
 def make() -> Starlette:
     users = [Route("/users/{name}", user)]
     mounted = Starlette(routes=[Route("/things/{id:int}", thing)])
@@ -95,6 +108,7 @@ def make() -> Starlette:
             Route("/endless", endless),
             Route("/context", context_),
             Route("/background", background),
+            WebSocketRoute("/ws", websocket),
         ],
         middleware=[Middleware(BaseHTTPMiddleware, dispatch=passes_on)],
     )
@@ -106,5 +120,6 @@ SITE = Site(
     item="/items/{id:int}",
     user="/users/{name}",
     thing="/mounted/things/{id:int}",
+    has_websockets=True,
     ends_broken=True,  # the exception comes out of BaseHTTPMiddleware behind the last byte
 )
