@@ -150,7 +150,8 @@ class Window:
 
 @pytest.fixture
 def window(browser: Browser) -> Iterator[Window]:
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    # The dot that breathes while the page lives would have every frame painted.
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
     window = Window(context)
     yield window
     context.close()
@@ -830,7 +831,10 @@ def test_themes_widths_and_accessibility(
     item = PATHS[site.name].item
     for path in (PATHS[site.name].fast, "/items/1", "/fail", "/nope"):
         site.get(path)
-    context = browser.new_context(color_scheme=scheme)  # type: ignore[arg-type]
+    context = browser.new_context(
+        color_scheme=scheme,  # type: ignore[arg-type]
+        reduced_motion="reduce",
+    )
     try:
         window = Window(context)
         page = window.open(site)
