@@ -94,7 +94,7 @@ def assert_exact(monitor: MetricsMonitor, patterns: int) -> None:
 
 
 def test_eight_threads_lose_nothing(monitor: MetricsMonitor) -> None:
-    rounds = 1000
+    rounds = 250
     run_together(*[recorder_of(monitor, rounds)] * THREADS)
     assert_exact(monitor, THREADS * rounds)
     # The clock stood still, so the rate covers one minute: it is the histogram's own count.
