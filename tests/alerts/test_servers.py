@@ -98,7 +98,7 @@ def titles(posts: Sequence[dict[str, Any]]) -> list[str]:
 
 def test_what_is_pending_does_not_begin_again_as_its_leader_dies() -> None:
     with http_receiver() as hook:
-        env = {"RECEIVERS": f"json://{hook.address}", "FOR_SECONDS": "8"}
+        env = {"HOOK": hook.address, "FOR_SECONDS": "8"}
         args = ["--worker-class", "gthread", "--threads", "2"]
         with serve("gunicorn", WSGI, workers=4, args=args, env=env) as server:
             victim = leader(server)
@@ -155,7 +155,7 @@ def test_workers_that_end_in_good_order_repeat_nothing(
     restart: Callable[[Server], None], args: Sequence[str]
 ) -> None:
     with http_receiver() as hook:
-        env = {"RECEIVERS": f"json://{hook.address}"}
+        env = {"HOOK": hook.address}
         threads = ["--worker-class", "gthread", "--threads", "2"]
         with serve("gunicorn", WSGI, workers=3, args=[*threads, *args], env=env) as server:
             leader(server)
