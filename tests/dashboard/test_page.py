@@ -176,10 +176,10 @@ def shown(page: Page) -> dict[str, float | None]:
 
 def until(page: Page, probe: Callable[[], object], what: str) -> None:
     """As `wait_until`, but the page goes on meanwhile."""
-    for _ in range(400):
+    for _ in range(200):
         if probe():
             return
-        page.wait_for_timeout(50)
+        page.wait_for_timeout(100)
     raise AssertionError(f"waited 20 s for {what}")
 
 
