@@ -16,6 +16,12 @@ from metricsmw import monitor, recorder
 from metricsmw.clock import ManualClock
 
 TESTS = Path(__file__).resolve().parent
+# The files that take minutes: where several processes share the tests, none is to begin with one
+# of these as the others end.
+LONG = [
+    TESTS / name
+    for name in ("dashboard/test_page.py", "alerts/test_servers.py", "workers/test_kills.py")
+]
 sys.path.insert(0, str(TESTS))  # so that tests import their kits: `from kits.servers import serve`
 pytest.register_assert_rewrite("kits")
 
@@ -31,6 +37,10 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.raise_signal(signum)
 
     signal.signal(signal.SIGTERM, interrupt)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path not in LONG)
 
 
 @pytest.hookimpl(wrapper=True)
