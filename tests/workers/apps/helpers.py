@@ -42,39 +42,44 @@ def numbers() -> dict[str, int]:
     return {"workers": monitor.get_current_snapshot().workers, "segments": len(files)}
 
 
-def helper(ready: int, go: int) -> None:
-    """Say that it runs, and record when told to."""
+def helper(ready: int, go: int, over: int) -> None:
+    """Say that it runs, and record when told to; end when told by another pipe.
+
+    By the same, a quick helper would take what another is told.
+    """
     os.write(ready, b".")
     os.read(go, 1)
     serve()
     os.write(ready, b".")
-    os.read(go, 1)
+    os.read(over, 1)
 
 
-def start(method: str, ready: int, go: int) -> Callable[[], object]:
+def start(method: str, ready: int, go: int, over: int) -> Callable[[], object]:
     """Start a helper; what waits for its end."""
     if method == "os.fork":
         if (child := os.fork()) == 0:
-            helper(ready, go)
+            helper(ready, go, over)
             os._exit(0)
         return lambda: os.waitpid(child, 0)
-    process = multiprocessing.get_context(method).Process(target=opened, args=(ready, go))
+    process = multiprocessing.get_context(method).Process(target=opened, args=(ready, go, over))
     process.start()
     return process.join
 
 
-def opened(ready: int, go: int) -> None:
+def opened(ready: int, go: int, over: int) -> None:
     """A helper that may have been spawned, without its parent's descriptors."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    helper(*(os.open(f"/proc/{parent.pid}/fd/{fd}", how) for fd, how in ((ready, 1), (go, 0))))
+    given = ((ready, os.O_WRONLY), (go, os.O_RDONLY), (over, os.O_RDONLY))
+    helper(*(os.open(f"/proc/{parent.pid}/fd/{fd}", how) for fd, how in given))
 
 
 def main() -> None:
     """Be the server."""
     told, ready = os.pipe()
     go, tell = os.pipe()
-    ends = [start(sys.argv[1], ready, go) for _ in range(HELPERS)]
+    over, end_all = os.pipe()
+    ends = [start(sys.argv[1], ready, go, over) for _ in range(HELPERS)]
     for _ in ends:
         os.read(told, 1)
     serve()
@@ -83,7 +88,7 @@ def main() -> None:
     for _ in ends:
         os.read(told, 1)
     print(json.dumps([before, numbers()]))
-    os.write(tell, b"." * HELPERS)
+    os.write(end_all, b"." * HELPERS)
     for end in ends:
         end()
 
