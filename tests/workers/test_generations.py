@@ -14,8 +14,7 @@ from metricsmw import MetricsMonitor
 
 WORKERS = 4
 GENERATIONS = 200
-# Those take longer, one after the other.
-GENERATIONS_OF_GUNICORN = GENERATIONS if os.environ.get("CI") else 50
+GENERATIONS_OF_GUNICORN = 50  # those take longer, one after the other
 
 
 def size_of(directory: Path) -> tuple[int, int]:
