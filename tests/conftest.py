@@ -20,7 +20,12 @@ TESTS = Path(__file__).resolve().parent
 # of these as the others end.
 LONG = [
     TESTS / name
-    for name in ("dashboard/test_page.py", "alerts/test_servers.py", "workers/test_kills.py")
+    for name in (
+        "dashboard/test_page.py",
+        "conformance/test_frameworks_served.py",
+        "alerts/test_servers.py",
+        "workers/test_kills.py",
+    )
 ]
 sys.path.insert(0, str(TESTS))  # so that tests import their kits: `from kits.servers import serve`
 pytest.register_assert_rewrite("kits")

@@ -502,10 +502,12 @@ prometheus-flask-exporter groups by `url_rule` (by default it takes raw paths), 
 starlette-exporter on a raw app takes unknown paths, too (by default it would take none). A "no" is
 not always a fault: some of it is documented, or was never promised.
 
-The whole kit asks more, and asks it under real servers: `pytest tests/conformance`. It sends 256 MB
-each way through every server but wsgiref, over HTTP/1.1, or a gigabyte with `CONFORMANCE_MB=1024`
-(1000 MB through waitress, which refuses more). It asks every framework for 700 paths that are not
-there, or for 10,000 with `CONFORMANCE_PATHS=10000`.
+The whole kit asks more: `pytest tests/conformance` serves each framework by each server of its kind
+(gunicorn's sync, gthread and gevent workers, waitress, wsgiref, uWSGI, granian; uvicorn with h11
+and with httptools, hypercorn by HTTP/1.1 and HTTP/2, granian), wrapped once and twice, below a
+prefix, and inside of what is wrapped itself, and compares each answer with the bare app's. It sends
+a gigabyte each way through gunicorn and uvicorn, 256 MB through the other servers but wsgiref, and
+asks each framework for 10,000 paths that are not there (Django by ASGI for 2,000).
 """  # noqa: RUF001
 
 
