@@ -25,7 +25,7 @@ SERVERS: dict[str, tuple[str, list[str], str]] = {
     "gunicorn-gthread": ("gunicorn", ["--worker-class", "gthread", "--threads", "4"], WSGI),
     "gunicorn-gevent": ("gunicorn", ["--worker-class", "gevent"], WSGI),
     "waitress": ("waitress", [], WSGI),
-    "wsgiref": ("wsgiref", [], WSGI),
+    "wsgiref": ("wsgiref", [], "site_app:validated"),
     "uwsgi": ("uwsgi", ["--pythonpath", str(SERVED)], WSGI),
     "granian-wsgi": ("granian", ["--interface", "wsgi"], WSGI),
     "uvicorn-h11": ("uvicorn", ["--http", "h11", "--ws", "wsproto"], ASGI),
@@ -227,3 +227,12 @@ def test_a_websocket(served: OverHTTP, how: str) -> None:
         elif how == "echo":
             connection.sendall(CLOSE_FRAME)
     open_websockets(served.api, 0)
+
+
+@among([pair for pair in PAIRS if pair[1] == "starlette_site"])
+def test_a_host_of_its_own(served: OverHTTP) -> None:
+    served.reset()
+    headers = {"X-Site": served.name, "Host": "ann.example"}
+    for path, status in (("/hosted/7", 200), ("/none", 404)):
+        assert served.server.get(path, headers).status == status
+    assert served.numbers(2).rows.keys() == {"GET /hosted/{id}", "GET <unmatched>"}

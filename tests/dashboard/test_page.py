@@ -437,6 +437,7 @@ def test_a_reset_shows(site: Server, window: Window, axe: str) -> None:
 def test_a_killed_worker_shows(site: Server, window: Window) -> None:
     workers = len(site.worker_pids())
     page = window.open(site)
+    alive(page)  # a first look alone is not remembered
     until(page, lambda: shown(page)["workers"] == workers, "all workers")
     window.forgiven = lambda text: "ERR_" in text  # its connections die with it
     site.signal(signal.SIGSTOP)  # so that the master does not put another in its place yet

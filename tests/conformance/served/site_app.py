@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from functools import cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from wsgiref.validate import validator
 
 from sites import FORMS, Site
 
@@ -38,6 +39,9 @@ def wsgi(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[by
     app = app_of(site, environ.get("HTTP_X_FORM", "measured"))
     body: Iterable[bytes] = app(environ, start_response)
     return body
+
+
+validated = validator(wsgi)
 
 
 async def asgi(scope: Scope, receive: Receive, send: Send) -> None:

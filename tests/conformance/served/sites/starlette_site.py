@@ -94,7 +94,7 @@ def make() -> Starlette:
     mounted = Starlette(routes=[Route("/things/{id:int}", thing)])
     return Starlette(
         routes=[
-            Host("other.example", Router([Route("/", hello)])),
+            Host("{name}.example", Router([Route("/hosted/{id}", hello)])),
             Route("/hello", hello),
             Route("/items/{id:int}", item),
             Mount("/v1", routes=users),
