@@ -19,7 +19,7 @@ from metricsmw import MetricsMonitor, get_metrics_monitor
 
 from .contract import Exclude as Exclude
 from .contract import excluder
-from .hosts import HOST_KEY, listen, mount_path, route_of_scope, user_of_scope
+from .hosts import HOST_KEY, Elsewhere, listen, mount_path, route_of_scope, user_of_scope
 
 if TYPE_CHECKING:
     from metricsmw.recorder import Recorder
@@ -378,12 +378,12 @@ def _exchange_class(
             self.count_user(scope)
 
         def moved(self, scope: Scope) -> None:
-            """What is further in was handed this scope; the route is left there if it is a copy."""
+            """What is further in was handed this scope: a copy has what the host leaves there."""
             own = self.scope
-            if scope is not own and own is not NOWHERE and HOST_KEY not in own:
-                at, now = (split(each["path"], each.get("root_path", "")) for each in (own, scope))
-                if "".join(at) == "".join(now):  # it is no request that the app makes up
-                    self.scope = scope
+            if scope is own or own is NOWHERE or "router" in own:
+                return
+            if HOST_KEY not in own or type(own[HOST_KEY]) is Elsewhere:
+                own[HOST_KEY] = Elsewhere(scope, route_of_scope, user_of_scope)
 
         def leave(self) -> None:
             """The request is one of the sub-app's own."""

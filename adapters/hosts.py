@@ -46,6 +46,29 @@ class HostRequest(Protocol):
         """Return the session's user as far as the app has loaded it, or None."""
 
 
+class Elsewhere:
+    """Stands for what a host leaves in the copy of environ or scope that it was handed."""
+
+    __slots__ = ("_copy", "_route", "_user")
+
+    def __init__(
+        self,
+        copy: Mapping[str, Any],
+        route: Callable[[Any], str | None],
+        user: Callable[[Any], object],
+    ) -> None:
+        self._copy = copy
+        self._route = route
+        self._user = user
+
+    def route(self) -> str | None:
+        """With the prefix, unlike that of other hosts: it is the copy's."""
+        return self._route(self._copy)
+
+    def user(self) -> object | None:
+        return self._user(self._copy)
+
+
 def mount_path(path: str) -> str:
     """Return the path of a sub-app without a slash at its end; `ValueError` for one that is bad."""
     mount = path.rstrip("/") if isinstance(path, str) else ""
@@ -75,6 +98,8 @@ def listen() -> None:
 def route_of_environ(environ: WSGIEnvironment) -> str | None:
     """Return the route template of a WSGI request that was answered, or None."""
     host: HostRequest | None = environ.get(HOST_KEY)
+    if type(host) is Elsewhere:
+        return host.route()
     prefix: str = environ.get("SCRIPT_NAME", "")
     route: str | None
     if host is None:
@@ -93,6 +118,8 @@ def route_of_environ(environ: WSGIEnvironment) -> str | None:
 def route_of_scope(scope: Mapping[str, Any]) -> str | None:
     """Return the route template of an ASGI request that was answered, or None."""
     host: HostRequest | None = scope.get(HOST_KEY)
+    if type(host) is Elsewhere:
+        return host.route()
     if "path_template" in scope and scope["path_template"] == "":
         return _below_litestar(scope)
     if "router" in scope:

@@ -101,7 +101,7 @@ def _serve(router: Router, path: str, metrics: ASGIApp, key: str) -> None:
             exchange = scope[key]
             # A middleware may hand on a copy: it is there that the router leaves what it finds.
             if exchange is not None and exchange.scope is not scope:
-                exchange.moved(scope)
+                exchange.scope = scope
         return routes(scope, receive, send)
 
     router.middleware_stack = dispatch  # type: ignore[assignment]

@@ -23,7 +23,15 @@ from metricsmw import MetricsMonitor, get_metrics_monitor
 
 from .contract import Exclude as Exclude
 from .contract import excluder
-from .hosts import AT_START, HOST_KEY, listen, mount_path, route_of_environ, user_of_environ
+from .hosts import (
+    AT_START,
+    HOST_KEY,
+    Elsewhere,
+    listen,
+    mount_path,
+    route_of_environ,
+    user_of_environ,
+)
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
@@ -407,15 +415,12 @@ def _exchange_class(
             self.count_user(environ)
 
         def moved(self, environ: WSGIEnvironment) -> None:
-            """What is further in was handed this; the route is left there if it is a copy."""
+            """What is further in was handed this: a copy has what the host leaves there."""
             own = self.environ
-            if environ is not own and own is not NOWHERE and HOST_KEY not in own:
-                at, now = (
-                    each.get("SCRIPT_NAME", "") + each.get("PATH_INFO", "")
-                    for each in (own, environ)
-                )
-                if at == now:  # it is no request that the app makes up
-                    self.environ = environ
+            if environ is own or own is NOWHERE:
+                return
+            if HOST_KEY not in own or type(own[HOST_KEY]) is Elsewhere:
+                own[HOST_KEY] = Elsewhere(environ, route_of_environ, user_of_environ)
 
         def leave(self) -> None:
             """This is no request to be counted: it is one of the sub-app's own, say."""

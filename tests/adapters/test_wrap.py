@@ -19,8 +19,9 @@ import pytest
 import quart
 import werkzeug.test
 from fastapi import FastAPI
-from flask import Flask
+from flask import Flask, request
 from pyramid.config import Configurator  # type: ignore[import-untyped]
+from pyramid.wsgi import wsgiapp2  # type: ignore[import-untyped]
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
@@ -313,41 +314,61 @@ def test_falcon_s_template_below_a_bottle(monitor: MetricsMonitor) -> None:
 
 
 def test_wrapped_inside_and_outside_of_a_copy(monitor: MetricsMonitor) -> None:
-    """The template is left in the copy, and found there."""
-    inner = of_falcon()
-    wrapped = wrap(inner, monitor)
+    """The template is left in the copy and found there, unless the outer app has one of its own."""
+    inner = wrap(of_falcon(), monitor)
+    outer = Flask(__name__)
 
     def copying(environ: Any, start_response: Any) -> Any:
-        if environ["PATH_INFO"] == "/many":  # an app that makes up requests of its own
-            b"".join(wrapped({**environ, "PATH_INFO": "/"}, lambda *args: None))
-            return wsgi(environ, start_response)
+        if environ["PATH_INFO"] == "/rewritten":
+            return inner({**environ, "PATH_INFO": "/"}, start_response)
         mounted = {**environ, "SCRIPT_NAME": "/mounted", "PATH_INFO": environ["PATH_INFO"][8:]}
-        return wrapped(mounted, start_response)
+        return inner(mounted, start_response)
+
+    @outer.get("/many")
+    def many() -> str:
+        werkzeug.test.run_wsgi_app(copying, {**request.environ, "PATH_INFO": "/rewritten"})
+        return "made up by itself"
 
     client = werkzeug.test.Client(wrap(copying, monitor))
-    for path in ("/mounted/", "/many"):
+    for path in ("/mounted/", "/rewritten", "/mounted/none"):
         client.get(path).close()
-    assert rows(monitor) == {"GET /mounted/": 1, "GET <unmatched>": 1}
+    assert rows(monitor) == {"GET /mounted/": 1, "GET /": 1, "GET <unmatched>": 1}
+    monitor.reset_statistics()
+    werkzeug.test.Client(wrap(outer, monitor)).get("/many").close()
+    assert rows(monitor) == {"GET /many": 1}
 
 
 def test_wrapped_inside_and_outside_of_a_copied_scope(monitor: MetricsMonitor) -> None:
-    wrapped = wrap(of_async_falcon(), monitor)
+    inner = wrap(of_async_falcon(), monitor)
 
     async def copying(scope: Any, receive: Any, send: Any) -> None:
-        copy = {**scope, "path": scope["path"].removeprefix("/mounted")}
-        if scope["path"] == "/many":
-            await wrapped({**copy, "path": "/"}, receive, silent)
-            await asgi(scope, receive, send)
-        else:
-            await wrapped({**copy, "root_path": "/mounted"}, receive, send)
-
-    async def silent(message: Any) -> None:
-        pass
+        if scope["path"] == "/rewritten":
+            await inner({**scope, "path": "/"}, receive, send)
+            return
+        path = scope["path"].removeprefix("/mounted")
+        copy = {**scope, "root_path": "/mounted", "path": path, "session": {"user": "ann"}}
+        await inner(copy, receive, send)
 
     client = TestClient(wrap(copying, monitor))
-    for path in ("/mounted/", "/many"):
-        assert client.get(path).content == b"hello"
-    assert rows(monitor) == {"GET /mounted/": 1, "GET <unmatched>": 1}
+    for path in ("/mounted/", "/rewritten", "/mounted/none"):
+        client.get(path)
+    assert rows(monitor) == {"GET /mounted/": 1, "GET /": 1, "GET <unmatched>": 1}
+
+
+def test_pyramid_around_what_is_not_pyramid(monitor: MetricsMonitor) -> None:
+    """Nobody looks into that; and a middleware around the whole hides nothing."""
+    with Configurator() as config:
+        config.add_route("mounted", "/mounted/*subpath")
+        config.add_view(wsgiapp2(wsgi), route_name="mounted")
+        app = config.make_wsgi_app()
+
+    def around(environ: Any, start_response: Any) -> Any:
+        return app(environ, start_response)
+
+    client = werkzeug.test.Client(wrap(around, monitor))
+    for path in ("/mounted/a/b", "/none"):
+        client.get(path).close()
+    assert rows(monitor) == {"GET /mounted/*subpath": 1, "GET <unmatched>": 1}
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,9 @@ class FrameworkKit:
         """Twice, below a prefix, around what is mounted there and wrapped: counted once."""
         served.reset()
         is_below = form != "twice"
-        asked = ("GET /items/7", "GET /none")
+        asked = ["GET /items/7", "GET /none"]
+        if served.site.mounts_below or not is_below:
+            asked.append("GET /mounted/things/7")
         for request in asked:
             method, path = request.split()
             answer = served.ask(method, PREFIX * is_below + path, form=form)
@@ -179,7 +181,7 @@ class FrameworkKit:
         rows = [row_of(served.site, request) for request in asked]
         if is_below:
             rows = [row.replace(" /", f" {PREFIX}/") for row in rows]
-        numbers = served.numbers(2)
+        numbers = served.numbers(len(asked))
         assert (numbers.errors, numbers.in_flight) == (1, 0)
         counted = {row: requests for row, (requests, _) in numbers.rows.items()}
         assert counted == Counter(rows)

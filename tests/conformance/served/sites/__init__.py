@@ -55,7 +55,7 @@ class Site:
     requests for which they are not what the kit expects. around: what `make` and requests need to
     be done in, where other tests share the process. afterwards: how often GET /background calls
     `passing` after its answer. ends_broken: for the server, GET /broken ends as a whole answer.
-    has_websockets: there is a /ws.
+    has_websockets: there is a /ws. mounts_below: what it has mounted is found below a prefix, too.
     """
 
     make: Callable[[], Any]
@@ -70,6 +70,7 @@ class Site:
     afterwards: int = 0
     ends_broken: bool = False
     has_websockets: bool = False
+    mounts_below: bool = True
 
     def mounted(self, app: Any) -> Any:
         """Another app with this one below PREFIX, by SCRIPT_NAME or `root_path`."""

@@ -107,4 +107,5 @@ SITE = Site(
     user="/users/<name>",
     thing="/mounted/things/<int:id>",
     has_websockets=True,
+    mounts_below=False,  # hypercorn's dispatcher looks at the whole path
 )
