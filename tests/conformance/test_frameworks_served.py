@@ -13,7 +13,7 @@ from h2.errors import ErrorCodes
 from kits.routes_kit import TOKEN, Api
 from kits.servers import Server, serve
 
-from .framework_kit import SITES, STREAM, FrameworkKit, Numbers, site_of
+from .framework_kit import SITES, STREAM, FrameworkKit, Numbers, row_of, site_of
 from .plain import Answer
 from .test_http2 import Client
 from .test_servers import CLOSE_FRAME, HI_FRAME, connect, handshake, hang_up, open_websockets
@@ -94,7 +94,7 @@ class OverHTTP:
             self.release.touch()
 
         try:
-            return self._answer(method, path, body, form, first_part_came if is_stream else None)
+            return self.exchange(method, path, body, form, first_part_came if is_stream else None)
         except (OSError, http.client.HTTPException):
             # Whatever came before: granian may not even have sent the headers.
             if path == "/broken":
@@ -103,7 +103,7 @@ class OverHTTP:
                 return Answer(500, [], b"", "broken off")
             raise
 
-    def _answer(
+    def exchange(
         self, method: str, path: str, body: bytes, form: str, on_part: Callable[[], None] | None
     ) -> Answer:
         """One request; `on_part` is called when the first part of its answer is there."""
@@ -148,7 +148,7 @@ class OverHTTP:
 class OverHTTP2(OverHTTP):
     """The same by the other protocol, each request on a connection of its own."""
 
-    def _answer(
+    def exchange(
         self, method: str, path: str, body: bytes, form: str, on_part: Callable[[], None] | None
     ) -> Answer:
         client = Client(self.server)
@@ -179,7 +179,8 @@ def running(
     """Each server, with all sites of its kind."""
     name, args, app = SERVERS[request.param]
     release = tmp_path_factory.mktemp("release") / "release"
-    env = {"METRICSMW_TOKEN": TOKEN, "RELEASE": str(release), "PYTHONPATH": str(SERVED)}
+    env = {"METRICSMW_TOKEN": TOKEN, "PYTHONPATH": str(SERVED)}
+    env |= {"RELEASE": str(release), "RELEASED": "yes"}
     with serve(name, app, args=args, env=env) as server:
         yield request.param, server, release
 
@@ -236,3 +237,16 @@ def test_a_host_of_its_own(served: OverHTTP) -> None:
     for path, status in (("/hosted/7", 200), ("/none", 404)):
         assert served.server.get(path, headers).status == status
     assert served.numbers(2).rows.keys() == {"GET /hosted/{id}", "GET <unmatched>"}
+
+
+@among([(host, site) for host, site in PAIRS if site_of(site).afterwards])
+def test_what_runs_after_the_answer_is_not_waited_for(served: OverHTTP) -> None:
+    """By the client, nor by the count: it is still running when both have all there is."""
+    served.reset()
+    served.release.unlink(missing_ok=True)
+    answer = served.exchange("GET", "/background", b"", "measured", None)
+    assert (answer.status, answer.body) == (200, b"answered")
+    row = row_of(served.site, "GET /background")
+    assert served.numbers(1) == Numbers(1, 0, 0, {row: (1, {"2xx": 1})})
+    assert not served.release.exists()
+    served.release.touch()

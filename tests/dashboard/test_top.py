@@ -44,7 +44,15 @@ def server() -> Iterator[Server]:
         for path, times in (("/fast", 3), ("/items/1", 2), ("/fail", 1)):
             for _ in range(times):
                 server.get(path)
+        wait_until(lambda: workers(server) == 2, "both workers")
         yield server
+
+
+def workers(server: Server) -> int:
+    """How many of them the numbers know."""
+    answer = server.get("/api/metrics/current", {"Authorization": bearer()})
+    number: int = answer.json()["metrics"]["workers"]
+    return number
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -18,7 +18,7 @@ Each module has a `SITE`. Every site answers
 | GET /background | `answered`; calls `passing` then, where the framework knows such tasks |
 | WS /ws?how=x | "echo", "refuse", or, once the client has said something, "raise" |
 
-The file RELEASE is how a client says that it has got the first chunk of the stream.
+The file RELEASE is how a client says that it has got the first chunk of the stream, or an answer.
 
 A client may ask for a site in each of its `FORMS`.
 """
@@ -113,7 +113,9 @@ def passing() -> None:
 
 
 async def afterwards() -> None:
-    """What there is to do after an answer."""
+    """What there is to do after an answer; where RELEASED says so, it waits for that, too."""
+    while "RELEASED" in os.environ and not _released():
+        await asyncio.sleep(0.002)
     passing()
 
 
