@@ -77,9 +77,12 @@ PATHS = {
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    # That without a screen takes a third less of the machine.
+    names = ("chromium-headless-shell", "chromium")
+    found = [os.environ.get("CHROMIUM"), *map(shutil.which, names)]
+    chromium = next(filter(None, found), None)
     if chromium is None:
-        missing("Chromium is not installed (Debian: apt-get install chromium)")
+        missing("Chromium is not installed (Debian: apt-get install chromium-headless-shell)")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         yield browser
