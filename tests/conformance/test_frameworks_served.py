@@ -64,15 +64,12 @@ class OverHTTP:
         self.release = release
         self.api = Api(server, {"X-Site": name})
 
-    def ask(self, method: str, path: str, body: bytes = b"", form: str = "measured") -> Answer:
-        return self._ask(method, path, body, form)
-
     def ask_slowly(self) -> float:
-        answer = self._ask("GET", "/stream", slow=True)
+        answer = self.ask("GET", "/stream", slow=True)
         assert answer.body == STREAM
         return self.held
 
-    def _ask(
+    def ask(
         self,
         method: str,
         path: str,

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Request, WebSocket
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Request
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from . import (
@@ -14,6 +14,7 @@ from . import (
     async_endless,
     context,
 )
+from .starlette_site import websocket
 
 
 async def resource() -> AsyncIterator[str]:
@@ -80,17 +81,7 @@ def make() -> FastAPI:
         tasks.add_task(afterwards)
         return PlainTextResponse("answered")
 
-    @app.websocket("/ws")
-    async def websocket(socket: WebSocket, how: str) -> None:
-        if how == "refuse":
-            await socket.close()
-            return
-        await socket.accept()
-        async for text in socket.iter_text():
-            if how == "raise":
-                raise OnPurposeError
-            await socket.send_text(text)
-
+    app.add_api_websocket_route("/ws", websocket)
     return app
 
 
