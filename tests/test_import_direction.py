@@ -1,0 +1,177 @@
+"""Imports run down only: no module imports a room above its own, and no modules form a circle.
+
+Every import counts, also one inside a function or under TYPE_CHECKING. ORDER is the direction;
+EXCEPTIONS are the imports that still run against it, and the list only shrinks.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = {"metricsmw": ROOT / "metricsmw", "metricsmw.adapters": ROOT / "adapters"}
+
+# From the top down. A name stands for its module or package and all that is in it, but for what
+# another line names more closely. Modules of one line may import one another, in no circle.
+ORDER = """
+cli demo demo_app replay top
+adapters
+adapters.django adapters.falcon adapters.fastapi adapters.flask adapters.starlette
+adapters.asgi adapters.auth adapters.wsgi
+adapters.api adapters.asgi_app adapters.handlers adapters.signin adapters.stream adapters.wsgi_app
+adapters.contract adapters.measurement
+adapters.hosts adapters.pyramid adapters.quart adapters.resolvers adapters.rules adapters.servers
+adapters.dashboard adapters.paths adapters.types
+alerts exporting notify rules scheduled
+__init__ monitor
+engine.reading engine.recording health history lasting recorder resources routes series users
+background engine.workers group once server
+engine.storage histogram merge samples segment
+clock config descriptor engine.faults engine.files engine.fork formats snapshot validation
+"""
+# Empty __init__ modules of rooms that only hold others.
+ROOMS = {"metricsmw.engine"}
+
+EXCEPTIONS = """
+metricsmw.adapters.asgi_app -> metricsmw.adapters.asgi
+metricsmw.adapters.asgi_app -> metricsmw.adapters.auth
+metricsmw.adapters.handlers -> metricsmw.adapters.auth
+metricsmw.adapters.hosts -> metricsmw.adapters.fastapi
+metricsmw.adapters.hosts -> metricsmw.adapters.flask
+metricsmw.adapters.hosts -> metricsmw.adapters.pyramid
+metricsmw.adapters.hosts -> metricsmw.adapters.quart
+metricsmw.adapters.hosts -> metricsmw.adapters.starlette
+metricsmw.adapters.pyramid -> metricsmw.adapters.hosts
+metricsmw.adapters.quart -> metricsmw.adapters.contract
+metricsmw.adapters.quart -> metricsmw.adapters.hosts
+metricsmw.adapters.quart -> metricsmw.adapters.rules
+metricsmw.adapters.rules -> metricsmw.adapters.hosts
+metricsmw.adapters.wsgi_app -> metricsmw.adapters.auth
+metricsmw.adapters.wsgi_app -> metricsmw.adapters.wsgi
+metricsmw.background -> metricsmw.monitor
+metricsmw.descriptor -> metricsmw.server
+metricsmw.exporting -> metricsmw.scheduled
+metricsmw.group -> metricsmw.history
+metricsmw.lasting -> metricsmw.monitor
+metricsmw.merge -> metricsmw.routes
+metricsmw.merge -> metricsmw.users
+metricsmw.monitor -> metricsmw.exporting
+metricsmw.once -> metricsmw.monitor
+metricsmw.scheduled -> metricsmw.exporting
+metricsmw.segment -> metricsmw.server
+"""
+
+# What a room of the core may import beside psutil, of its own extra; the command line imports any.
+PACKAGES = {"metricsmw.alerts": {"apprise"}, "metricsmw.notify": {"apprise"}}
+
+
+def full_name(name: str) -> str:
+    """Return a name of ORDER as Python imports it."""
+    return "metricsmw" if name == "__init__" else f"metricsmw.{name}"
+
+
+LINES = [[full_name(name) for name in line.split()] for line in ORDER.strip().split("\n")]
+RANKS = {name: -index for index, line in enumerate(LINES) for name in line}
+
+
+def modules() -> dict[str, Path]:
+    """Return the file of every module of both trees, by the module's name."""
+    found = {}
+    for package, folder in FOLDERS.items():
+        for path in folder.rglob("*.py"):
+            parts = [package, *path.relative_to(folder).with_suffix("").parts]
+            found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+def imports(name: str, path: Path) -> Iterator[str]:
+    """Yield every name that the module imports, in full: a module's or one of a module."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) + 1 - node.level]
+            base = ".".join([*(above if node.level else []), *filter(None, [node.module])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+MODULES = modules()
+IMPORTS = {name: set(imports(name, path)) for name, path in MODULES.items()}
+
+
+def closest(name: str, known: dict[str, int] | dict[str, Path]) -> str:
+    """Return the longest of the known names that is the name or a package around it, or ""."""
+    while name and name not in known:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def room(module: str) -> str:
+    """Return the name of ORDER that a module belongs to; "" where only `metricsmw` itself fits."""
+    found = closest(module, RANKS)
+    return "" if found == "metricsmw" != module else found
+
+
+EDGES = {
+    (name, target)
+    for name, found in IMPORTS.items()
+    for target in {closest(one, MODULES) for one in found} - {"", name}
+}
+
+
+def against_the_order() -> set[tuple[str, str]]:
+    """Return the imports that run up, and those of a circle in one line of ORDER."""
+    up = {edge for edge in EDGES if RANKS[room(edge[0])] < RANKS[room(edge[1])]}
+    rest = EDGES - up
+
+    def reached(start: str) -> set[str]:
+        found: set[str] = set()
+        waiting = [start]
+        while waiting:
+            module = waiting.pop()
+            new = {target for source, target in rest if source == module} - found
+            found |= new
+            waiting += new
+        return found
+
+    below = {name: reached(name) for name in MODULES}
+    return up | {(source, target) for source, target in rest if source in below[target]}
+
+
+def test_both_trees_are_looked_at() -> None:
+    assert {"metricsmw.monitor", "metricsmw.adapters.wsgi"} <= set(MODULES)
+    assert ("metricsmw", "metricsmw.monitor") in EDGES
+    assert ("metricsmw.adapters", "metricsmw.adapters.wsgi") in EDGES
+    assert ("metricsmw.adapters.wsgi", "metricsmw") in EDGES
+
+
+def test_every_module_has_a_place() -> None:
+    lost = sorted(name for name in MODULES if name not in ROOMS and not room(name))
+    assert not lost, f"give these rooms a place in ORDER of {Path(__file__).name}: {lost}"
+
+
+def test_imports_run_down_only() -> None:
+    listed = EXCEPTIONS.split("\n")[1:-1]
+    found = {f"{source} -> {target}" for source, target in against_the_order()}
+    new, mended = sorted(found - set(listed)), sorted(set(listed) - found)
+    assert not new, (
+        "these imports run up in ORDER or close a circle. Move what is needed to a lower room, or"
+        " pass it as an argument; where a listed module only got another name, rename its entry"
+        " in EXCEPTIONS:\n" + "\n".join(new)
+    )
+    assert not mended, "these are mended: take them out of EXCEPTIONS:\n" + "\n".join(mended)
+    assert listed == sorted(listed)
+
+
+def test_only_the_command_line_imports_extras() -> None:
+    known = set(sys.stdlib_module_names) | {"metricsmw"}
+    for module in sorted(MODULES):
+        if module.startswith(("metricsmw.adapters", *LINES[0])):
+            continue
+        found = {name.partition(".")[0] for name in IMPORTS[module]} - known
+        allowed = PACKAGES.get(room(module), set()) | {"psutil"}
+        assert found <= allowed, f"{module} imports {found - allowed}: only metricsmw/cli/ may"
