@@ -38,7 +38,7 @@ def streams(report: Report, quick: bool) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = ["-m", "uvicorn", "metricsmw.demo_app:app", "--port", str(port)]
+    command = ["-m", "uvicorn", "metricsmw.cli.demo_app:app", "--port", str(port)]
     worker = subprocess.Popen(
         [sys.executable, *command, "--log-level", "error", "--no-access-log"],
         env={**os.environ, "METRICSMW_TOKEN": TOKEN},

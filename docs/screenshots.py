@@ -27,7 +27,7 @@ def main() -> None:
     options.add_argument("--folder", type=Path, default=IMAGES)
     given = options.parse_args()
     given.folder.mkdir(exist_ok=True)
-    command = ["-m", "metricsmw.cli", "demo", "--port", "0", "--rate", "40"]
+    command = ["-m", "metricsmw.cli.main", "demo", "--port", "0", "--rate", "40"]
     with subprocess.Popen(
         [sys.executable, *command], stdout=subprocess.PIPE, text=True, cwd=Path.home()
     ) as demo:

@@ -24,10 +24,11 @@ from typing import TypeVar
 import psutil
 import pytest
 
-from metricsmw import MetricsSnapshot, cli
+from metricsmw import MetricsSnapshot
+from metricsmw.cli import main as cli
 
 PATIENCE_SECONDS = 60.0
-COMMAND = (sys.executable, "-m", "metricsmw.cli")
+COMMAND = (sys.executable, "-m", "metricsmw.cli.main")
 FIELDS = [field.name for field in dataclasses.fields(MetricsSnapshot)]
 CURL = re.compile(r'curl -H "Authorization: (Bearer \S+)" (http://\S+)')
 LINE = re.compile(
@@ -314,7 +315,7 @@ def test_without_a_command_it_shows_the_usage(capsys: pytest.CaptureFixture[str]
 
 
 def test_nothing_of_the_web_is_imported_before_a_command_runs(tmp_path: Path) -> None:
-    code = "import sys, metricsmw.cli; print(*(m.partition('.')[0] for m in sys.modules))"
+    code = "import sys, metricsmw.cli.main; print(*(m.partition('.')[0] for m in sys.modules))"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 import metricsmw
-from metricsmw import MetricsMonitor, MetricsSnapshot, cli
+from metricsmw import MetricsMonitor, MetricsSnapshot
 from metricsmw.adapters.auth import public
 from metricsmw.adapters.contract import Request
 from metricsmw.adapters.handlers import ROUTES, Handlers
+from metricsmw.cli import main as cli
 from metricsmw.config import RANGES
 
 ROOT = Path(__file__).parent.parent

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from metricsmw import MetricsMonitor, cli
+from metricsmw import MetricsMonitor
 from metricsmw.alerts import MetricsAlerter
+from metricsmw.cli import main as cli
+from metricsmw.cli.alerts import replay
 from metricsmw.clock import ManualClock
-from metricsmw.replay import replay
 from metricsmw.rules import parse
 from metricsmw.snapshot import iso_timestamp
 

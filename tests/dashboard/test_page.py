@@ -55,7 +55,7 @@ COLUMNS = [
 FIELDS = [name for name in MetricsSnapshot.__dataclass_fields__ if name not in RESTLESS]
 
 SITES = {
-    "demo on uvicorn": partial(serve, "uvicorn", "metricsmw.demo_app:app", workers=2),
+    "demo on uvicorn": partial(serve, "uvicorn", "metricsmw.cli.demo_app:app", workers=2),
     "Flask on gunicorn": partial(serve, "gunicorn", "apps.flask_app:app", workers=4),
 }
 on_uvicorn = pytest.mark.parametrize("site", ["demo on uvicorn"], indirect=True, scope="module")
@@ -777,7 +777,7 @@ def test_where_nothing_may_be_stored(site: Server, window: Window) -> None:
 
 def test_without_a_token_it_says_who_may(window: Window) -> None:
     window.forgiven = lambda text: "status of 401" in text
-    with serve("uvicorn", "metricsmw.demo_app:app") as server:
+    with serve("uvicorn", "metricsmw.cli.demo_app:app") as server:
         page = window.open(server, signed_in=False)
         expect(page.get_by_text("Sign in to the application itself")).to_be_visible()
         expect(page.get_by_label("Access token")).to_be_hidden()

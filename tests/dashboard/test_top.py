@@ -25,7 +25,7 @@ from kits.servers import APPS_ROOT, Server, serve, wait_until
 
 pytest.importorskip("rich")
 
-from metricsmw import top
+from metricsmw.cli import top
 
 TOKEN = "tök€n"
 ENVIRONMENT = {**os.environ, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
@@ -40,7 +40,7 @@ ON, OFF = "\x1b[?1049h", "\x1b[?1049l"  # the terminal's other screen
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     environment = {"METRICSMW_TOKEN": TOKEN}
-    with serve("uvicorn", "metricsmw.demo_app:app", workers=2, env=environment) as server:
+    with serve("uvicorn", "metricsmw.cli.demo_app:app", workers=2, env=environment) as server:
         for path, times in (("/fast", 3), ("/items/1", 2), ("/fail", 1)):
             for _ in range(times):
                 server.get(path)
@@ -208,7 +208,8 @@ def test_it_fits_a_small_terminal_and_grows_with_it(server: Server) -> None:
 # The server's silence outlasts any patience of a test.
 ENDLESS = """
 import sys
-from metricsmw import cli, top
+from metricsmw.cli import main as cli
+from metricsmw.cli import top
 
 top.TIMEOUT_SECONDS = 1000.0
 sys.exit(cli.main(["top", *sys.argv[1:]]))
@@ -216,7 +217,7 @@ sys.exit(cli.main(["top", *sys.argv[1:]]))
 
 
 def test_a_server_that_hangs_does_not_keep_it_from_ending() -> None:
-    with serve("uvicorn", "metricsmw.demo_app:app", env={"METRICSMW_TOKEN": TOKEN}) as server:
+    with serve("uvicorn", "metricsmw.cli.demo_app:app", env={"METRICSMW_TOKEN": TOKEN}) as server:
         command = [sys.executable, "-c", ENDLESS]
         terminal = Terminal(server.url, "--token", TOKEN, command=command)
         try:
@@ -236,7 +237,7 @@ def test_a_server_that_hangs_does_not_keep_it_from_ending() -> None:
 
 
 def test_a_server_that_goes_away_is_said_and_waited_for() -> None:
-    with serve("uvicorn", "metricsmw.demo_app:app", env={"METRICSMW_TOKEN": TOKEN}) as server:
+    with serve("uvicorn", "metricsmw.cli.demo_app:app", env={"METRICSMW_TOKEN": TOKEN}) as server:
         terminal = Terminal(server.url, "--token", TOKEN)
         try:
             terminal.until("Requests ↓")
@@ -368,7 +369,7 @@ import sys
 
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "rich" else find(name, *rest)
-from metricsmw.cli import main
+from metricsmw.cli.main import main
 
 sys.exit(main(["top", "http://h"]))
 """

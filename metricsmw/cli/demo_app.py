@@ -1,6 +1,6 @@
 """The demo's web app, as a user would write it: a few Starlette routes, measured by one `wrap`.
 
-`uvicorn metricsmw.demo_app:app --workers 2` serves it by hand; `metricsmw demo` also drives it.
+`uvicorn metricsmw.cli.demo_app:app --workers 2` serves it by hand; `metricsmw demo` also drives it.
 """
 
 from __future__ import annotations

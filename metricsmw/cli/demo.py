@@ -106,7 +106,7 @@ def _server(host: str, port: int, workers: int) -> Iterator[Server]:
     environment["METRICSMW_TOKEN"] = token
     environment["METRICSMW_DEMO_SESSION_SECRET"] = secrets.token_hex()
     command = [
-        *(sys.executable, "-m", "uvicorn", "metricsmw.demo_app:app"),
+        *(sys.executable, "-m", "uvicorn", "metricsmw.cli.demo_app:app"),
         *("--app-dir", str(Path(metricsmw.__file__).parent.parent)),
         *("--host", host, "--port", str(port), "--workers", str(workers)),
         *("--log-level", "warning", "--no-access-log"),

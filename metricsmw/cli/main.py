@@ -112,7 +112,7 @@ COMMANDS = (
         extra="demo",
         needs=("httpx", "itsdangerous", "starlette", "uvicorn", "websockets"),
         arguments=_demo_arguments,
-        run="metricsmw.demo:run",
+        run="metricsmw.cli.demo:run",
     ),
     Command(
         name="alerts",
@@ -120,7 +120,7 @@ COMMANDS = (
         extra="",
         needs=(),
         arguments=_alerts_arguments,
-        run="metricsmw.replay:run",
+        run="metricsmw.cli.alerts:run",
     ),
     Command(
         name="top",
@@ -128,7 +128,7 @@ COMMANDS = (
         extra="cli",
         needs=("rich",),
         arguments=_top_arguments,
-        run="metricsmw.top:run",
+        run="metricsmw.cli.top:run",
     ),
 )
 
