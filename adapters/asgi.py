@@ -22,7 +22,7 @@ from .contract import excluder
 from .hosts import HOST_KEY, Elsewhere, listen, mount_path, route_of_scope, user_of_scope
 
 if TYPE_CHECKING:
-    from metricsmw.recorder import Recorder
+    from metricsmw.engine.recording.recorder import Recorder
 
     from .auth import Policy
     from .contract import Thresholds

@@ -27,9 +27,9 @@ import orjson
 
 from metricsmw import MetricsMonitor
 from metricsmw.alerts import AlertRow, get_alerts
-from metricsmw.merge import RouteRow
-from metricsmw.segment import STEPS_PER_WINDOW
-from metricsmw.series import Series, SeriesStep
+from metricsmw.engine.reading.routes import RouteRow
+from metricsmw.engine.reading.series import Series, SeriesStep
+from metricsmw.engine.storage.layout import STEPS_PER_WINDOW
 
 EVERY_SECONDS = 1.0
 TABLES_EVERY = 5  # updates

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from _typeshed import OptExcInfo
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from metricsmw.recorder import Recorder
+    from metricsmw.engine.recording.recorder import Recorder
 
     from .auth import Policy
     from .contract import Thresholds

@@ -25,7 +25,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, TypedDict, cast
 
 from metricsmw.background import Background
-from metricsmw.merge import RouteRow
+from metricsmw.engine.reading.routes import RouteRow
 from metricsmw.notify import ALERT_FIELDS, Alert, Courier, Receive, as_receivers
 from metricsmw.once import Once, states
 from metricsmw.rules import (

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from metricsmw.server import on_fork
+from metricsmw.engine.fork import on_fork
 
 if TYPE_CHECKING:
     from metricsmw.monitor import MetricsMonitor

@@ -32,11 +32,14 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 from metricsmw.config import Settings
-from metricsmw.descriptor import Descriptor
-from metricsmw.history import FileBytes, History, MemoryBytes
-from metricsmw.merge import NEVER, DamagedError, Period, Reset, SegmentReading, Source
-from metricsmw.segment import HEADER_BYTES, AnonymousMemory, Field, FileMemory, Memory, Segment
-from metricsmw.server import Process, root_process, this_process
+from metricsmw.engine.files import Descriptor
+from metricsmw.engine.storage.layout import HEADER_BYTES, Field
+from metricsmw.engine.storage.memory import AnonymousMemory, FileMemory, Memory
+from metricsmw.engine.storage.minutes import FileBytes, History, MemoryBytes
+from metricsmw.engine.storage.reader import NEVER, Period, Reset, SegmentReading, Source
+from metricsmw.engine.storage.segment import Segment
+from metricsmw.engine.storage.tables import DamagedError
+from metricsmw.engine.workers.processes import Process, root_process, this_process
 
 try:
     import fcntl

@@ -33,8 +33,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict, TypeVar
 
 from metricsmw.background import Background
-from metricsmw.histogram import BUCKETS, FIRST, SCALE
-from metricsmw.merge import distribution, unpack
+from metricsmw.engine.storage.histogram import BUCKETS, FIRST, SCALE
+from metricsmw.engine.storage.lanes import distribution, unpack
 from metricsmw.once import PROBLEM, Once
 from metricsmw.snapshot import FIELDS, INTEGER_FIELDS, NUMERIC_FIELDS, iso_timestamp
 

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, TypedDict
 
 from metricsmw.clock import SYSTEM_CLOCK, Clock
 from metricsmw.config import Settings, Shared
-from metricsmw.exporting import csv_text, json_text, write_atomically
-from metricsmw.group import Group, PrivateGroup, SharedGroup
-from metricsmw.health import (
+from metricsmw.engine.fork import on_fork
+from metricsmw.engine.reading.health import (
     OPERATIONAL,
     HealthCheck,
     HealthRules,
@@ -24,19 +23,30 @@ from metricsmw.health import (
     check_health,
     check_thresholds,
 )
-from metricsmw.merge import Period, Reset, RouteRow, ServerReading
+from metricsmw.engine.reading.routes import RouteRow
+from metricsmw.engine.reading.series import (
+    RouteSeries,
+    Series,
+    Steps,
+    held,
+    route_steps,
+    server_steps,
+)
+from metricsmw.engine.reading.server import ServerReading
+from metricsmw.engine.recording.recorder import Recorder
+from metricsmw.engine.storage.layout import STEP_RATIO, STEPS_PER_WINDOW, Field, step_number
+from metricsmw.engine.storage.minutes import GaugeSample
+from metricsmw.engine.storage.reader import Period, Reset
+from metricsmw.engine.storage.segment import Segment
+from metricsmw.engine.workers.processes import is_worker
+from metricsmw.exporting import csv_text, json_text, write_atomically
+from metricsmw.group import Group, PrivateGroup, SharedGroup
 from metricsmw.once import let_go, problems
-from metricsmw.recorder import Recorder
-from metricsmw.routes import STEP_RATIO
-from metricsmw.samples import Sample
-from metricsmw.segment import STEPS_PER_WINDOW, Field, Segment, step_number
-from metricsmw.series import RouteSeries, Series, Steps, held, route_steps, server_steps
-from metricsmw.server import is_worker, on_fork
 from metricsmw.snapshot import NUMERIC_FIELDS, MetricsSnapshot, iso_timestamp
 
 if TYPE_CHECKING:
+    from metricsmw.engine.reading.resources import ResourceSampler
     from metricsmw.lasting import Counts, LastingHistory, Row
-    from metricsmw.resources import ResourceSampler
 
 logger = logging.getLogger("metricsmw")
 
@@ -336,7 +346,7 @@ class MetricsMonitor:
         step = self.settings.step
         group = self._group
         if group is not None and self._clock.monotonic() - at < step * STEPS_PER_WINDOW:
-            sample = Sample(seen.requests_in_flight, seen.cpu_usage_pct, seen.memory_usage_mb)
+            sample = GaugeSample(seen.requests_in_flight, seen.cpu_usage_pct, seen.memory_usage_mb)
             group.history.samples.put(step_number(at, step), sample)
 
     def get_current_snapshot(self) -> MetricsSnapshot:
@@ -518,7 +528,7 @@ class MetricsMonitor:
         }
 
     def check_health(self, thresholds: Mapping[str, float]) -> HealthCheck:
-        """Which snapshot fields are below their thresholds; see `metricsmw.health`."""
+        """Which snapshot fields are below their thresholds; see `reading.health`."""
         return check_health(self.get_current_snapshot(), thresholds)
 
     def set_health_thresholds(self, thresholds: Mapping[str, float], status: int = 503) -> None:
@@ -683,7 +693,7 @@ class MetricsMonitor:
 
 def _new_sampler() -> ResourceSampler:
     # Imported here for psutil's sake: importing this package is to cost next to nothing.
-    from metricsmw.resources import ResourceSampler
+    from metricsmw.engine.reading.resources import ResourceSampler
 
     return ResourceSampler()
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metricsmw.server import on_fork
+from metricsmw.engine.fork import on_fork
 
 try:
     import fcntl

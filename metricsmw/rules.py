@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 from math import isfinite, isnan
 from typing import Literal, Protocol, cast, get_args
 
-from metricsmw.merge import RouteRow
-from metricsmw.routes import METHODS, OTHER_METHOD
+from metricsmw.engine.reading.routes import RouteRow
+from metricsmw.engine.storage.keys import METHODS, OTHER_METHOD
 from metricsmw.snapshot import NUMERIC_FIELDS
 
 Comparison = Literal[">", ">=", "<", "<="]

@@ -12,8 +12,9 @@ from types import FrameType
 
 import pytest
 
-from metricsmw import monitor, recorder
+from metricsmw import monitor
 from metricsmw.clock import ManualClock
+from metricsmw.engine.recording import recorder
 
 TESTS = Path(__file__).resolve().parent
 # The files that take minutes: where several processes share the tests, none is to begin with one

@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from metricsmw.alerts import counts_since
-from metricsmw.merge import RouteRow
+from metricsmw.engine.reading.routes import RouteRow
 from metricsmw.rules import AnyRule, State, Status, advance, parse
 
 Row = Mapping[str, str | float | int]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metricsmw.merge import RouteRow
+from metricsmw.engine.reading.routes import RouteRow
 from metricsmw.rules import ROUTE_FIELDS, BurnRate, Rule, Status, advance, parse
 from metricsmw.snapshot import NUMERIC_FIELDS
 

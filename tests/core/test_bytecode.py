@@ -18,7 +18,7 @@ import pytest
 
 from metricsmw.adapters.asgi import ASGIMetricsMiddleware
 from metricsmw.adapters.wsgi import WSGIMetricsMiddleware
-from metricsmw.recorder import Recorder
+from metricsmw.engine.recording.recorder import Recorder
 
 # By their classes, so that a module that has moved is found, and one that is gone fails.
 RECORDER = Path(inspect.getfile(Recorder))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
-from metricsmw.routes import MAX_STREAMS
+from metricsmw.engine.recording.routes import MAX_STREAMS
 
 from .reference import ROUTE_BOUND, nearest_rank
 

@@ -10,8 +10,9 @@ import pytest
 
 from metricsmw import MetricsMonitor, MetricsSnapshot
 from metricsmw.clock import ManualClock
+from metricsmw.engine.reading.server import ServerReading
+from metricsmw.engine.storage.reader import Period
 from metricsmw.group import Group
-from metricsmw.merge import Period, ServerReading
 
 History = Sequence[Mapping[str, str | float | int]]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
-from metricsmw.merge import RouteRow
+from metricsmw.engine.reading.routes import RouteRow
 
 from .reference import ROUTE_BOUND
 

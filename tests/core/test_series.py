@@ -12,9 +12,14 @@ from hypothesis import strategies as st
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
-from metricsmw.histogram import SCALE
-from metricsmw.history import MemoryBytes
-from metricsmw.samples import ROW, ROWS, Sample, Samples
+from metricsmw.engine.storage.histogram import SCALE
+from metricsmw.engine.storage.minutes import (
+    GAUGE_ROW,
+    GAUGE_ROWS,
+    GaugeSample,
+    GaugeSamples,
+    MemoryBytes,
+)
 
 STEP = 5.0  # of a window of 300 s
 ACCURACY = 2 ** (1 / 2 ** (SCALE + 1)) - 1
@@ -177,15 +182,15 @@ def test_what_was_seen_in_a_step(monitor: MetricsMonitor, clock: ManualClock) ->
 
 def test_samples_of_steps_whose_place_was_taken_are_gone() -> None:
     data = MemoryBytes()
-    data.reserve(ROW.size * ROWS + 8)
-    samples = Samples(data, 8)
+    data.reserve(GAUGE_ROW.size * GAUGE_ROWS + 8)
+    samples = GaugeSamples(data, 8)
     assert samples.get(0, 10**6) == {}
-    samples.put(3, Sample(1, 2.0, 3.0))
-    samples.put(3 + ROWS, Sample(4, 5.0, 6.0))
-    samples.put(3, Sample(7, 8.0, 9.0))  # late
-    assert samples.get(0, 10**6) == {3 + ROWS: Sample(4, 5.0, 6.0)}
-    assert samples.get(3 + ROWS + 1, 10**6) == {}
-    data.write(8 + 3 * ROW.size, ROW.pack(3 + ROWS, 1, 1, 1, 3))  # being written
+    samples.put(3, GaugeSample(1, 2.0, 3.0))
+    samples.put(3 + GAUGE_ROWS, GaugeSample(4, 5.0, 6.0))
+    samples.put(3, GaugeSample(7, 8.0, 9.0))  # late
+    assert samples.get(0, 10**6) == {3 + GAUGE_ROWS: GaugeSample(4, 5.0, 6.0)}
+    assert samples.get(3 + GAUGE_ROWS + 1, 10**6) == {}
+    data.write(8 + 3 * GAUGE_ROW.size, GAUGE_ROW.pack(3 + GAUGE_ROWS, 1, 1, 1, 3))  # being written
     assert samples.get(0, 10**6) == {}
 
 

@@ -25,14 +25,14 @@ from kits.workers import file_system
 import metricsmw.group
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
-from metricsmw.merge import Source
-from metricsmw.segment import (
+from metricsmw.engine.storage.layout import (
     DIRECTORY_OFFSET,
     FIXED_BYTES,
     HEADER_BYTES,
     SERVER_SHAPE,
     Field,
 )
+from metricsmw.engine.storage.reader import Source
 from metricsmw.snapshot import NUMERIC_FIELDS
 
 ROOT = os.geteuid() == 0

@@ -26,7 +26,7 @@ from kits.workers import (
     segment_files,
 )
 
-from metricsmw.segment import FIXED_BYTES, HEADER_BYTES
+from metricsmw.engine.storage.layout import FIXED_BYTES, HEADER_BYTES
 
 noise = random.Random(3).randbytes
 

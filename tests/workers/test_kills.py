@@ -33,7 +33,7 @@ from websockets.sync.client import connect
 
 import metricsmw.group
 from metricsmw import MetricsMonitor
-from metricsmw.segment import Segment
+from metricsmw.engine.storage.segment import Segment
 
 WSGI, ASGI = "apps.raw_wsgi:app", "apps.raw_asgi:app"
 

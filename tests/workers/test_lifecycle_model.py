@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
-from metricsmw.histogram import CEILING_SECONDS
+from metricsmw.engine.storage.histogram import CEILING_SECONDS
 
 WINDOW, STEP, ROUTE_STEP = 60, 1, 6
 TIMEOUT = 90

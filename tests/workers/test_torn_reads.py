@@ -18,7 +18,7 @@ from kits.crew import SharedClock, crew, shared_numbers
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
-from metricsmw.segment import FileMemory
+from metricsmw.engine.storage.memory import FileMemory
 
 SECONDS = float(os.environ.get("METRICSMW_HAMMER_SECONDS", "3"))
 LONG = 10.0 if os.environ.get("CI") and SECONDS == 3 else SECONDS

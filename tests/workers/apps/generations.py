@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from metricsmw import MetricsMonitor, get_metrics_monitor
+from metricsmw.engine.workers.processes import root_process
 from metricsmw.group import base_directory
-from metricsmw.server import root_process
 
 ROUTES = 7
 

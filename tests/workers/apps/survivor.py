@@ -15,8 +15,8 @@ import time
 import psutil
 
 from metricsmw import get_metrics_monitor
+from metricsmw.engine.workers.processes import root_process
 from metricsmw.group import base_directory
-from metricsmw.server import root_process
 
 
 def be_master() -> None:

@@ -8,18 +8,17 @@ starts a program, a shell or a supervisor, is no root of it, whatever its own co
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import sys
-from collections.abc import Callable
 from functools import cache
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
 # psutil is imported where it is used: importing this package is to cost next to nothing.
 if TYPE_CHECKING:
     import psutil
+
 
 # Whose multiprocessing children serve; those of anybody else are taken for helpers.
 SERVERS = ("uvicorn", "hypercorn", "granian")
@@ -153,38 +152,3 @@ def is_forked_by_server() -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def on_fork(function: Callable[[], None]) -> None:
-    """Have the function called in every child that is forked from now on, once."""
-    forked = os.getpid()
-
-    def child() -> None:
-        nonlocal forked
-        if forked != os.getpid():
-            forked = os.getpid()
-            function()
-
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=child)
-    if uwsgi := sys.modules.get("uwsgi"):
-        _on_uwsgi_fork(uwsgi, child)
-
-
-def _on_uwsgi_fork(uwsgi: ModuleType, function: Callable[[], None]) -> None:
-    """uWSGI forks its workers past Python's hooks; it has one of its own."""
-    earlier: Callable[[], None] | None = getattr(uwsgi, "post_fork_hook", None)
-    if earlier is None:
-        try:
-            # It keeps a list for that hook, which would take the place of a hook set here.
-            importlib.import_module("uwsgidecorators").postfork(function)
-            return
-        except Exception:
-            pass  # it cannot be imported without a master, by whoever tries
-
-    def hook() -> None:
-        if earlier is not None:
-            earlier()
-        function()
-
-    vars(uwsgi)["post_fork_hook"] = hook

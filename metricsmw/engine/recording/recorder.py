@@ -22,11 +22,14 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from metricsmw.clock import Clock
 from metricsmw.config import Settings
-from metricsmw.histogram import BUCKETS, CEILING_SECONDS, FLOOR_SECONDS
-from metricsmw.routes import METHODS, RouteTables, Row
-from metricsmw.segment import Field, Lane, RouteLane, Segment, step_number
-from metricsmw.server import is_forked_by_server, on_fork
-from metricsmw.users import UserTable
+from metricsmw.engine.fork import on_fork
+from metricsmw.engine.recording.routes import RouteTables, Row
+from metricsmw.engine.recording.users import UserTable
+from metricsmw.engine.storage.histogram import BUCKETS, CEILING_SECONDS, FLOOR_SECONDS
+from metricsmw.engine.storage.keys import METHODS
+from metricsmw.engine.storage.layout import Field, Lane, RouteLane, step_number
+from metricsmw.engine.storage.segment import Segment
+from metricsmw.engine.workers.processes import is_forked_by_server
 
 logger = logging.getLogger("metricsmw")
 

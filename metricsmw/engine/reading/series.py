@@ -13,27 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypedDict
 
-from metricsmw.histogram import (
-    FIRST,
-    ROUTE_FIRST,
-    ROUTE_SCALE,
-    SCALE,
-    Distribution,
-)
-from metricsmw.merge import (
-    HISTOGRAM,
-    ROUTE_HISTOGRAM,
-    ServerReading,
-    distribution,
-    lane_of,
-)
-from metricsmw.routes import Name
-from metricsmw.samples import Sample
-from metricsmw.segment import (
-    Lane,
-    RouteLane,
-    step_number,
-)
+from metricsmw.engine.reading.server import ServerReading
+from metricsmw.engine.storage.histogram import FIRST, ROUTE_FIRST, ROUTE_SCALE, SCALE, Distribution
+from metricsmw.engine.storage.keys import Name
+from metricsmw.engine.storage.lanes import HISTOGRAM, ROUTE_HISTOGRAM, distribution, lane_of
+from metricsmw.engine.storage.layout import Lane, RouteLane, step_number
+from metricsmw.engine.storage.minutes import GaugeSample
 from metricsmw.snapshot import iso_timestamp
 
 
@@ -147,7 +132,7 @@ class Steps:
 
 
 def server_steps(
-    reading: ServerReading, steps: Steps, seen: Callable[[int, int], Mapping[int, Sample]]
+    reading: ServerReading, steps: Steps, seen: Callable[[int, int], Mapping[int, GaugeSample]]
 ) -> list[SeriesStep]:
     """The server's steps; ``seen`` has what was seen in the steps between two numbers."""
     samples = seen(steps.first, steps.last)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import weakref
 
-from metricsmw.server import on_fork
+from metricsmw.engine.fork import on_fork
 
 _all: weakref.WeakSet[Descriptor] = weakref.WeakSet()
 

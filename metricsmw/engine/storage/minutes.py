@@ -4,11 +4,17 @@
          time that minutes count from, 0 = none), the minutes after it that are written
     40   capacity rows of doubles: number, monotonic time, Unix time, the snapshot's numeric
          fields, number again (a row whose numbers differ is being written)
-    ...  the ring of `samples`
+    ...  the ring of gauge samples, one row a step: the step's number, requests in flight, CPU in
+         percent, memory in MiB, the number again
 
 Row n lies in place n % capacity. Only the worker that holds the server's lock writes, and what it
 writes counts with the header, which goes last and at once: a worker that dies in between has
 added nothing.
+
+Gauge samples (in flight, CPU, memory) cannot be derived from the counters of a step.
+Every reader of the metrics stores what it saw under the step of that moment; the last one counts.
+Nothing runs in the background, so a step in which nobody read has no row; the minute history reads
+once a minute, always.
 """
 
 from __future__ import annotations
@@ -20,9 +26,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple, Protocol
 
-from metricsmw.descriptor import Descriptor
-from metricsmw.samples import SIZE as SAMPLES_SIZE
-from metricsmw.samples import Samples
+from metricsmw.engine.files import Descriptor
 from metricsmw.snapshot import INTEGER_FIELDS, NUMERIC_FIELDS, iso_timestamp
 
 MAGIC = 20_260_124.0
@@ -96,8 +100,8 @@ class History:
         self._data = data
         self._capacity = capacity
         end = HEADER.size + capacity * ROW.size
-        data.reserve(end + SAMPLES_SIZE)
-        self.samples = Samples(data, end)
+        data.reserve(end + GAUGE_BYTES)
+        self.samples = GaugeSamples(data, end)
 
     def _header(self) -> _Header:
         raw = self._data.read(0, HEADER.size)
@@ -173,3 +177,48 @@ def _as_snapshot(wall: float, values: Sequence[float]) -> dict[str, str | float 
     for name, value in zip(NUMERIC_FIELDS, values, strict=True):
         row[name] = int(value) if name in INTEGER_FIELDS else value
     return row
+
+
+GAUGE_ROW = struct.Struct("5d")
+GAUGE_ROWS = 64
+GAUGE_BYTES = GAUGE_ROW.size * GAUGE_ROWS
+
+
+class GaugeSample(NamedTuple):
+    """What was seen of the server at one moment."""
+
+    requests_in_flight: int
+    cpu_usage_pct: float
+    memory_usage_mb: float
+
+
+class GaugeSamples:
+    """The ring, from byte ``offset`` on."""
+
+    def __init__(self, data: Bytes, offset: int) -> None:
+        self._data = data
+        self._offset = offset
+
+    def put(self, step: int, sample: GaugeSample) -> None:
+        """Keep what was seen in that step, unless a later step has its place."""
+        place = self._offset + step % GAUGE_ROWS * GAUGE_ROW.size
+        with suppress(OSError):  # the numbers themselves do without
+            kept = self._data.read(place, GAUGE_ROW.size)
+            if len(kept) == GAUGE_ROW.size and GAUGE_ROW.unpack(kept)[0] > step:
+                return
+            self._data.write(place, GAUGE_ROW.pack(step, *sample, step))
+
+    def get(self, first: int, last: int) -> dict[int, GaugeSample]:
+        """What was seen in the steps from ``first`` to ``last``; they count from 1."""
+        found: dict[int, GaugeSample] = {}
+        data = self._data.read(self._offset, GAUGE_BYTES)
+        for number, in_flight, cpu, memory, again in GAUGE_ROW.iter_unpack(
+            data[: len(data) // GAUGE_ROW.size * GAUGE_ROW.size]
+        ):
+            if (
+                number == again
+                and max(first, 1) <= number <= last  # 0: no row yet
+                and all(map(math.isfinite, (number, in_flight, cpu, memory)))
+            ):
+                found[int(number)] = GaugeSample(int(in_flight), cpu, memory)
+        return found

@@ -13,36 +13,34 @@ routes stays right.
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple
 
 from metricsmw.config import Settings
-from metricsmw.segment import (
+from metricsmw.engine.storage.keys import (
+    LAST_BYTE,
+    LENGTH_BYTES,
+    METHODS,
+    OTHER,
+    OTHER_METHOD,
+    UNMATCHED,
+    UNTOLD_STREAMS,
+    Name,
+)
+from metricsmw.engine.storage.layout import (
     NAME_BYTES,
     ROUTE_LANES,
-    ROUTE_STEPS_PER_WINDOW,
-    STEPS_PER_WINDOW,
+    STEP_RATIO,
     Field,
     Kind,
-    Segment,
-    Table,
     route_shape,
 )
-from metricsmw.users import user_key
+from metricsmw.engine.storage.segment import Segment, Table
 
 logger = logging.getLogger("metricsmw")
 
-OTHER, UNMATCHED, OTHER_METHOD = "<other>", "<unmatched>", "_OTHER"
-METHODS = frozenset(
-    ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY")
-)
-LENGTH_BYTES = 2
 # Rows beyond max_routes, for <other> and <unmatched> with each method.
 SHARED_ROWS = 2 * (len(METHODS) + 1)
 MAX_STREAMS = 16
 CHUNKS = 32
-# Stands behind the method in the name of a stream's rows; no method has a colon.
-FIRST_BYTE, LAST_BYTE = ":first", ":last"
-STEP_RATIO = STEPS_PER_WINDOW // ROUTE_STEPS_PER_WINDOW
 
 
 class Row:
@@ -55,44 +53,6 @@ class Row:
         self.number = number
         self.table = table
         self.top = table.peak(number)
-
-
-class Name(NamedTuple):
-    """What a row is named by."""
-
-    method: str
-    route: str
-
-    def pack(self) -> bytes:
-        """Its stored form; a long template is shortened and keeps apart by its hash."""
-        raw = f"{self.method} {self.route}".encode("utf-8", "backslashreplace")
-        room = NAME_BYTES - LENGTH_BYTES
-        if len(raw) > room:
-            tail = f"…{user_key(self.route):016x}".encode()
-            raw = raw[: room - len(tail)].decode("utf-8", "ignore").encode() + tail
-        return len(raw).to_bytes(LENGTH_BYTES, "little") + raw
-
-    @classmethod
-    def unpack(cls, packed: bytes) -> Name | None:
-        """None for a row that is not in use."""
-        length = int.from_bytes(packed[:LENGTH_BYTES], "little")
-        if not length:
-            return None
-        text = packed[LENGTH_BYTES : LENGTH_BYTES + length].decode("utf-8", "replace")
-        method, _, route = text.partition(" ")
-        return cls(method, route)
-
-    @property
-    def is_own(self) -> bool:
-        """Whether it counts among the routes that are told apart."""
-        return self.route not in (OTHER, UNMATCHED) and ":" not in self.method
-
-    def of_stream(self) -> tuple[Name, Name]:
-        """The names of its streams' rows: of their first bytes, and of their last ones."""
-        return Name(self.method + FIRST_BYTE, self.route), Name(self.method + LAST_BYTE, self.route)
-
-
-UNTOLD_STREAMS = Name("", "").of_stream()
 
 
 class RouteTables:

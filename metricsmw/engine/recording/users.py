@@ -23,58 +23,25 @@ import threading
 from collections.abc import Callable
 from math import inf
 
-try:
-    # Where hashlib has it from, without the OpenSSL that hashlib loads.
-    from _blake2 import blake2b
-except ImportError:
-    from hashlib import blake2b
-
 from metricsmw.config import Settings
-from metricsmw.segment import Field, Kind, Segment
+from metricsmw.engine.storage.keys import (
+    KEY_BITS,
+    LENGTH_BYTES,
+    LONG_TEXT,
+    MAX_SAMPLING,
+    SHORT_TEXT,
+    read_text,
+    stored_text,
+    user_key,
+)
+from metricsmw.engine.storage.layout import Field, Kind
+from metricsmw.engine.storage.segment import Segment
 
 logger = logging.getLogger("metricsmw")
 
-KEY_BITS = 64
-SHORT_TEXT, LONG_TEXT = 64, 1024
-LENGTH_BYTES = 2
 CHUNKS_PER_POOL = 16
 SLACK = 16  # going through a full table is to free at least this part of it
 REVIEWS = 8  # a timeout; in each it is looked whether activity has fallen
-# One user of 2**40 is more than there will ever be; below it, a sample of none is bad luck.
-MAX_SAMPLING = 40
-
-
-def user_key(text: str) -> int:
-    """The 64-bit hash by which all workers know a user."""
-    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BITS // 8).digest()
-    return int.from_bytes(digest, "little")
-
-
-def _tail(key: int) -> str:
-    return f"…{key:016x}"
-
-
-def stored_text(text: str, key: int) -> bytes:
-    """The id as it is stored: whole up to 1022 bytes of UTF-8, else shortened, with its hash."""
-    raw = text.encode("utf-8", "surrogatepass")
-    room = LONG_TEXT - LENGTH_BYTES
-    if len(raw) <= room:
-        return raw
-    tail = _tail(key).encode()
-    return raw[: room - len(tail)].decode("utf-8", "ignore").encode() + tail
-
-
-def read_text(row: bytes, key: int) -> str | None:
-    """The id in a row's text column; None where it is not that key's.
-
-    It may be another user's by now, half of two users', or damaged.
-    """
-    length = int.from_bytes(row[:LENGTH_BYTES], "little")
-    try:
-        text = row[LENGTH_BYTES : LENGTH_BYTES + length].decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError:
-        return None
-    return text if user_key(text) == key or text.endswith(_tail(key)) else None
 
 
 class _Pool:

@@ -1,0 +1,1 @@
+"""The engine: private; its names may change with any release."""

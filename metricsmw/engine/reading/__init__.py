@@ -1,0 +1,1 @@
+"""What a reader makes of all segments of its server."""

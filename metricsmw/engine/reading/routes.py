@@ -1,0 +1,124 @@
+"""The per-route table: the rows of all workers, added up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypedDict
+
+from metricsmw.engine.storage.histogram import (
+    ROUTE_BUCKETS,
+    ROUTE_FIRST,
+    ROUTE_SCALE,
+    Distribution,
+)
+from metricsmw.engine.storage.keys import OTHER, UNTOLD_STREAMS, Name
+from metricsmw.engine.storage.lanes import ROUTE_HISTOGRAM, distribution, in_use, lane_of, unpack
+from metricsmw.engine.storage.layout import (
+    RouteLane,
+)
+
+
+class RouteRow(TypedDict):
+    """A row of the per-route table, over the window."""
+
+    method: str
+    route: str
+    requests: int
+    error_rate_pct: float
+    latency_p50_ms: float
+    latency_p95_ms: float
+    latency_p99_ms: float
+    latency_max_ms: float
+    statuses: dict[str, int]
+    latency_ttfb_p50_ms: float | None
+    latency_ttfb_p95_ms: float | None
+    latency_ttfb_p99_ms: float | None
+
+
+class RouteLanes:
+    """The route tables of all segments, added up: lanes in the window and peak by name."""
+
+    def __init__(self, rows: Iterable[tuple[Name, int, float]]) -> None:
+        self.lanes: dict[Name, int] = {}
+        self.peaks: dict[Name, float] = {}
+        for name, count, peak in rows:
+            self.add(name, count, peak)
+
+    def add(self, name: Name, count: int, peak: float) -> None:
+        self.lanes[name] = self.lanes.get(name, 0) + count
+        self.peaks[name] = max(self.peaks.get(name, 0.0), peak)
+
+    def names(self) -> list[Name]:
+        """All but those of streams."""
+        return [name for name in self.lanes if ":" not in name.method]
+
+    def hold_to(self, max_routes: int) -> None:
+        """Add what is beyond the busiest ``max_routes`` to ``<other>``."""
+        own = [name for name in self.lanes if name.is_own]
+        if len(own) <= max_routes:
+            return
+        own.sort(key=lambda name: -sum(in_use(self.lanes[name])[1]))
+        for name in own[max_routes:]:
+            other = Name(name.method, OTHER)
+            for old, new in zip(
+                (name, *name.of_stream()), (other, *other.of_stream()), strict=True
+            ):
+                if old in self.lanes:
+                    self.add(new, self.lanes.pop(old), self.peaks.pop(old))
+
+    def first_bytes(self, name: Name) -> list[int] | None:
+        """Buckets of a route's times to first byte; None where some stream's is not known."""
+        lanes = self.lanes[name]
+        if lane_of(lanes, RouteLane.STREAMS):
+            return None
+        return _first_bytes(lanes, *(self.lanes.get(part, 0) for part in name.of_stream()))
+
+    def all_first_bytes(self) -> list[int]:
+        """Buckets of all routes' times to first byte."""
+        routes = self.names()
+        pairs = [*(name.of_stream() for name in routes), UNTOLD_STREAMS]
+        first, last = (sum(self.lanes.get(pair[k], 0) for pair in pairs) for k in (0, 1))
+        return _first_bytes(sum(self.lanes[name] for name in routes), first, last)
+
+
+def _first_bytes(lanes: int, first: int, last: int) -> list[int]:
+    """All latencies less those of streams, plus the streams' first bytes."""
+    buckets = _buckets(lanes)
+    if first:
+        # Rows are copied one after the other: a stream may be in one of them only.
+        rows = zip(buckets, _buckets(first), _buckets(last), strict=True)
+        return [max(all_ - b, 0) + a for all_, a, b in rows]
+    return buckets
+
+
+def _buckets(lanes: int) -> list[int]:
+    return unpack(lanes & ROUTE_HISTOGRAM, ROUTE_BUCKETS)
+
+
+def route_row(name: Name, routes: RouteLanes) -> RouteRow:
+    lanes = routes.lanes[name]
+    latency = distribution(lanes & ROUTE_HISTOGRAM, ROUTE_FIRST, ROUTE_SCALE, routes.peaks[name])
+    first = routes.first_bytes(name)
+    ttfb = None if first is None else Distribution(first, ROUTE_FIRST, ROUTE_SCALE, latency.max)
+    requests = latency.count + lane_of(lanes, RouteLane.ABANDONED)
+    errors = min(lane_of(lanes, RouteLane.ERRORS), requests)
+    classes = [lane_of(lanes, RouteLane.STATUS + k) for k in range(6)]
+    # Copied after the histogram, they may be ahead of it.
+    classes[2] = latency.count
+    for k in (0, 1, 3, 4, 5):
+        classes[k] = min(classes[k], classes[2])
+        classes[2] -= classes[k]
+    return {
+        "method": name.method,
+        "route": name.route,
+        "requests": requests,
+        "error_rate_pct": round(100 * errors / requests, 2) if requests else 0.0,
+        "latency_p50_ms": round(latency.percentile(50) * 1000, 2),
+        "latency_p95_ms": round(latency.percentile(95) * 1000, 2),
+        "latency_p99_ms": round(latency.percentile(99) * 1000, 2),
+        "latency_max_ms": round(latency.max * 1000, 2),
+        "statuses": {f"{k}xx": classes[k] for k in range(1, 6) if classes[k]},
+        "latency_ttfb_p50_ms": None if ttfb is None else round(ttfb.percentile(50) * 1000, 2),
+        "latency_ttfb_p95_ms": None if ttfb is None else round(ttfb.percentile(95) * 1000, 2),
+        "latency_ttfb_p99_ms": None if ttfb is None else round(ttfb.percentile(99) * 1000, 2),
+    }

@@ -1,0 +1,175 @@
+"""`ServerReading`: all segments of a server, read once, without disturbing any writer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import TypeVar
+
+from metricsmw.engine.reading.routes import RouteLanes, RouteRow, route_row
+from metricsmw.engine.storage.histogram import (
+    FIRST,
+    ROUTE_FIRST,
+    ROUTE_SCALE,
+    SCALE,
+    Distribution,
+)
+from metricsmw.engine.storage.keys import (
+    KEY_BITS,
+    Name,
+)
+from metricsmw.engine.storage.lanes import HISTOGRAM, distribution, in_use, lane_of
+from metricsmw.engine.storage.layout import (
+    Field,
+    Lane,
+)
+from metricsmw.engine.storage.reader import Period, Reset, SegmentReading, Source, table_states
+from metricsmw.engine.storage.tables import DAMAGE
+
+T = TypeVar("T")
+
+
+class ServerReading:
+    """All segments of a server, read once: every number of one moment comes from here.
+
+    Segments that cannot be right are left out and listed in ``damaged`` with the reason.
+    """
+
+    def __init__(
+        self, sources: Mapping[str, Source], period: Period, reset: Reset, window_seconds: int
+    ) -> None:
+        self.period = period
+        self.reset = reset
+        self.damaged: dict[str, str] = {}
+        self._sources = sources
+        self.segments: list[SegmentReading] = []
+        for name, source in sources.items():
+            try:
+                segment = SegmentReading(name, source, period, reset, window_seconds)
+            except DAMAGE as error:
+                self.damaged[name] = str(error)
+            else:
+                self.segments.append(segment)
+        window = sum(s.table.window for s in self.segments)
+        total = sum(s.table.total for s in self.segments)
+        peak = max((s.table.peaks[0] for s in self.segments), default=0.0)
+        self.latency = distribution(window & HISTOGRAM, FIRST, SCALE, peak)
+        self.requests = self.latency.count + lane_of(window, Lane.ABANDONED)
+        self.errors = min(lane_of(window, Lane.ERRORS), self.requests)
+        # The buckets' lanes since the start or the last reset, as one integer.
+        self.total_histogram = total & HISTOGRAM
+        counted = sum(in_use(self.total_histogram)[1])
+        self.total_requests = counted + lane_of(total, Lane.ABANDONED)
+        self.total_errors = min(lane_of(total, Lane.ERRORS), self.total_requests)
+
+    @property
+    def created(self) -> float:
+        """Monotonic time of the server's start."""
+        return min((segment.created for segment in self.segments), default=self.period.now)
+
+    @property
+    def started(self) -> float:
+        """Monotonic time since when there are numbers: the server's start or the last reset."""
+        return max(self.created, self.reset.at)
+
+    @property
+    def workers(self) -> int:
+        return sum(segment.alive for segment in self.segments)
+
+    def pids(self) -> list[int]:
+        """The live workers' processes."""
+        return [segment.pid for segment in self.segments if segment.alive]
+
+    def faults(self) -> int:
+        """Failures inside the metrics, over all workers."""
+        return sum(int(segment.header[Field.FAULTS]) for segment in self.segments)
+
+    def gauge(self, field: Field) -> int:
+        """The sum of a gauge over the live workers."""
+        return sum(segment.gauge(field) for segment in self.segments)
+
+    def covered(self, window_seconds: int) -> float:
+        """Seconds that the window's counts cover.
+
+        The window with its step in progress, or the server's age where that is less, but at
+        least a minute (or the window, where that is shorter).
+        """
+        now = self.period.now
+        age = now - self.started
+        return min(now - self.period.start, max(age, min(60.0, window_seconds)))
+
+    def active_users(self, timeout: float) -> tuple[int, float]:
+        """How many users were active within ``timeout`` seconds, and that count's relative
+        standard error: 0.0 where it is exact."""
+        oldest = self._oldest(timeout)
+
+        def look(segment: SegmentReading) -> Iterable[tuple[int, list[int]]]:
+            k, keys = segment.active(oldest, timeout)
+            # Of a dead worker's sample nothing is left, once no user in it is active.
+            if keys or segment.alive:
+                yield k, keys
+
+        found = list(self._gather(look))
+        k = max((k for k, _ in found), default=0)
+        keys = set().union(*(keys for _, keys in found))
+        if not k:
+            return len(keys), 0.0
+        limit = 1 << KEY_BITS - k
+        kept = sum(key < limit for key in keys)
+        return kept << k, max(kept, 1) ** -0.5
+
+    def user_ids(self, timeout: float) -> list[str]:
+        """The ids of the active users that are kept by name, sorted."""
+        oldest = self._oldest(timeout)
+        return sorted(set(self._gather(lambda segment: segment.user_ids(oldest))))
+
+    def _oldest(self, timeout: float) -> float:
+        return max(self.period.now - timeout, self.reset.at)
+
+    def _gather(self, read: Callable[[SegmentReading], Iterable[T]]) -> Iterable[T]:
+        """What ``read`` finds in each segment; of one that turns out damaged, nothing."""
+        for segment in self.segments:
+            try:
+                found = list(read(segment))
+            except DAMAGE as error:
+                self.damaged[segment.name] = str(error)
+                continue
+            yield from found
+
+    def steps(self, first: int) -> dict[int, int]:
+        """What all workers counted in each step from ``first`` on, as lanes."""
+        return self._add_up(lambda segment: segment.steps(first).items())
+
+    def route_steps(self, name: Name, first: int) -> dict[int, int]:
+        """What all workers counted of one route in each of the routes' steps, as lanes."""
+        return self._add_up(lambda segment: segment.route_steps(name, first))
+
+    def _add_up(
+        self, read: Callable[[SegmentReading], Iterable[tuple[int, int]]]
+    ) -> dict[int, int]:
+        counts: dict[int, int] = {}
+        for number, count in self._gather(read):
+            counts[number] = counts.get(number, 0) + count
+        return counts
+
+    def states(self) -> dict[tuple[int, int], int]:
+        """Every table's state as it is now, for a reset; of damaged segments too, as what is
+        wrong with their window passes with it."""
+        states: dict[tuple[int, int], int] = {}
+        for source in self._sources.values():
+            with suppress(*DAMAGE):
+                states.update(table_states(source.read))
+        return states
+
+    def routes(self, max_routes: int) -> list[RouteRow]:
+        """The per-route rows of the window, busiest first; past ``max_routes``: ``<other>``."""
+        routes = RouteLanes(self._gather(SegmentReading.routes))
+        # Each worker holds to the maximum; together they may know more.
+        routes.hold_to(max_routes)
+        found = [route_row(name, routes) for name in routes.names()]
+        return sorted(found, key=lambda row: (-row["requests"], row["route"], row["method"]))
+
+    def first_bytes(self) -> Distribution:
+        """The times to first byte of all requests with a route's row, over that table's window."""
+        routes = RouteLanes(self._gather(SegmentReading.routes))
+        return Distribution(routes.all_first_bytes(), ROUTE_FIRST, ROUTE_SCALE)

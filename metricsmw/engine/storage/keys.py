@@ -1,0 +1,100 @@
+"""How routes and users are named in a segment, so that all workers know them by the same key."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from metricsmw.engine.storage.layout import (
+    NAME_BYTES,
+)
+
+try:
+    # Where hashlib has it from, without the OpenSSL that hashlib loads.
+    from _blake2 import blake2b
+except ImportError:
+    from hashlib import blake2b
+
+
+OTHER, UNMATCHED, OTHER_METHOD = "<other>", "<unmatched>", "_OTHER"
+METHODS = frozenset(
+    ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY")
+)
+# Stands behind the method in the name of a stream's rows; no method has a colon.
+FIRST_BYTE, LAST_BYTE = ":first", ":last"
+
+
+class Name(NamedTuple):
+    """What a row is named by."""
+
+    method: str
+    route: str
+
+    def pack(self) -> bytes:
+        """Its stored form; a long template is shortened and keeps apart by its hash."""
+        raw = f"{self.method} {self.route}".encode("utf-8", "backslashreplace")
+        room = NAME_BYTES - LENGTH_BYTES
+        if len(raw) > room:
+            tail = f"…{user_key(self.route):016x}".encode()
+            raw = raw[: room - len(tail)].decode("utf-8", "ignore").encode() + tail
+        return len(raw).to_bytes(LENGTH_BYTES, "little") + raw
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Name | None:
+        """None for a row that is not in use."""
+        length = int.from_bytes(packed[:LENGTH_BYTES], "little")
+        if not length:
+            return None
+        text = packed[LENGTH_BYTES : LENGTH_BYTES + length].decode("utf-8", "replace")
+        method, _, route = text.partition(" ")
+        return cls(method, route)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it counts among the routes that are told apart."""
+        return self.route not in (OTHER, UNMATCHED) and ":" not in self.method
+
+    def of_stream(self) -> tuple[Name, Name]:
+        """The names of its streams' rows: of their first bytes, and of their last ones."""
+        return Name(self.method + FIRST_BYTE, self.route), Name(self.method + LAST_BYTE, self.route)
+
+
+UNTOLD_STREAMS = Name("", "").of_stream()
+
+KEY_BITS = 64
+SHORT_TEXT, LONG_TEXT = 64, 1024
+LENGTH_BYTES = 2
+# One user of 2**40 is more than there will ever be; below it, a sample of none is bad luck.
+MAX_SAMPLING = 40
+
+
+def user_key(text: str) -> int:
+    """The 64-bit hash by which all workers know a user."""
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BITS // 8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _tail(key: int) -> str:
+    return f"…{key:016x}"
+
+
+def stored_text(text: str, key: int) -> bytes:
+    """The id as it is stored: whole up to 1022 bytes of UTF-8, else shortened, with its hash."""
+    raw = text.encode("utf-8", "surrogatepass")
+    room = LONG_TEXT - LENGTH_BYTES
+    if len(raw) <= room:
+        return raw
+    tail = _tail(key).encode()
+    return raw[: room - len(tail)].decode("utf-8", "ignore").encode() + tail
+
+
+def read_text(row: bytes, key: int) -> str | None:
+    """The id in a row's text column; None where it is not that key's.
+
+    It may be another user's by now, half of two users', or damaged.
+    """
+    length = int.from_bytes(row[:LENGTH_BYTES], "little")
+    try:
+        text = row[LENGTH_BYTES : LENGTH_BYTES + length].decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return None
+    return text if user_key(text) == key or text.endswith(_tail(key)) else None

@@ -1,0 +1,53 @@
+"""Lanes as integers: differences of states, all lanes at once, and what they say."""
+
+from __future__ import annotations
+
+import struct
+from functools import lru_cache
+
+from metricsmw.engine.storage.histogram import (
+    BUCKETS,
+    ROUTE_BUCKETS,
+    Distribution,
+)
+from metricsmw.engine.storage.layout import (
+    zero_lanes,
+)
+
+LANE_MASK = (1 << 64) - 1
+# The lanes of all buckets, of the server-wide row and of a route's.
+HISTOGRAM = (1 << 64 * BUCKETS) - 1
+ROUTE_HISTOGRAM = (1 << 64 * ROUTE_BUCKETS) - 1
+
+
+@lru_cache(maxsize=8)
+def lane_masks(lanes: int) -> tuple[int, int]:
+    """The lanes' exponent bits, and lanes that have counted nothing."""
+    high = int.from_bytes(struct.pack("<Q", 0xFFF << 52) * lanes, "little")
+    return high, int.from_bytes(zero_lanes(lanes), "little")
+
+
+def unpack(state: int, lanes: int) -> list[int]:
+    """The lanes of a difference of states."""
+    return memoryview(state.to_bytes(lanes * 8, "little")).cast("Q").tolist()
+
+
+def lane_of(state: int, lane: int) -> int:
+    """One lane of a difference of states."""
+    return state >> 64 * lane & LANE_MASK
+
+
+def in_use(state: int) -> tuple[int, list[int]]:
+    """The lanes from the first to the last that is not 0, and the number of the first.
+
+    Latencies of one app lie close together, so that these are few of all.
+    """
+    skipped = max((state & -state).bit_length() - 1, 0) // 64  # of the lowest bit
+    state >>= 64 * skipped
+    return skipped, unpack(state, (state.bit_length() + 63) // 64)
+
+
+def distribution(histogram: int, first: int, scale: int, peak: float = 0.0) -> Distribution:
+    """Of the buckets' lanes alone, of which ``first`` is the lowest; see `Distribution`."""
+    skipped, counts = in_use(histogram)
+    return Distribution(counts, first + skipped, scale, peak)

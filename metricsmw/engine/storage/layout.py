@@ -1,0 +1,162 @@
+"""The byte layout of a segment: one worker's memory, with its rings of checkpoints.
+
+A segment is written by one process only and read by all. It lives in anonymous memory (a private
+monitor) or in a mapped file. All numbers are 8-byte native doubles.
+
+    0      header page, 4096 bytes: a magic, then one double per `Field`
+    1024     chunk directory in that page: (kind, offset, rows, text bytes a row) for each chunk
+    4096   the server-wide `Table`: 1 row of 1216 lanes, 64 checkpoints
+    ...    chunks, appended as routes and users appear; each page-aligned
+
+A `Table` is
+
+    labels       slots doubles: the step at whose start the checkpoint was taken, 0 = none
+    since        slots doubles: monotonic time from which that step's peaks are valid
+    peaks        rows x slots doubles: the largest value of that step, in seconds
+    names        rows x 512 bytes (tables of routes only)
+    CUR          rows x lanes cumulative lanes
+    CP[slots]    copies of CUR as it stood at the start of a step
+
+CUR is never zeroed: a window is CUR minus the checkpoint at the window's start.
+
+Lanes are doubles biased by 2**52: the bit pattern of 2**52 + n is 0x433 << 52 | n. So a lane is
+counted up by a float addition, the cheapest read-modify-write that Python has on shared memory,
+while two states subtract as whole big integers, all lanes at once (`tables`).
+
+Rotation publishes in this order: label 0, copy, label of the new step. A reader takes a label,
+copies, and looks at the label again (`tables`): a torn copy is never used.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from enum import IntEnum
+from functools import cache
+
+from metricsmw.engine.storage.histogram import BUCKETS, ROUTE_BUCKETS
+
+MAGIC = b"metricmw"
+LAYOUT = 1.0
+HEADER_BYTES = 4096
+DIRECTORY_OFFSET = 1024
+DIRECTORY_ENTRY = 4
+MAX_CHUNKS = (HEADER_BYTES - DIRECTORY_OFFSET) // (8 * DIRECTORY_ENTRY)
+PAGE = mmap.ALLOCATIONGRANULARITY
+
+BIAS = 2.0**52
+NAME_BYTES = 512
+
+# What no worker changes once a segment is its own: the header up to the time it was made.
+IDENTITY_BYTES = 7 * 8
+
+# A route's window slides by six steps, a tenth of the window.
+STEPS_PER_WINDOW = 60
+ROUTE_STEPS_PER_WINDOW = 10
+STEP_RATIO = STEPS_PER_WINDOW // ROUTE_STEPS_PER_WINDOW
+
+
+class Field(IntEnum):
+    """Doubles of the header page, by their place."""
+
+    MAGIC = 0
+    LAYOUT = 1
+    PID = 2
+    PROCESS_START = 3
+    NONCE = 4  # tells this segment from an earlier one of the same name
+    WINDOW = 5  # seconds
+    CREATED = 6  # monotonic seconds
+    CHUNKS = 7  # chunks in use
+    IN_FLIGHT = 8
+    WEBSOCKETS = 9
+    FAULTS = 10
+    SAMPLE_RECORD = 11  # users: see users.py
+    SAMPLE_COUNT = 12
+    SAMPLE_SINCE = 13
+    ROOT_PID = 14  # the master of the server that the worker belonged to
+    ROOT_START = 15
+
+
+class Kind(IntEnum):
+    """What a chunk holds."""
+
+    ROUTES = 1
+    USERS = 2
+
+
+class Lane(IntEnum):
+    """Counter lanes of the server-wide row, behind those of the buckets, the lowest first."""
+
+    ERRORS = BUCKETS
+    ABANDONED = BUCKETS + 1
+
+
+SERVER_LANES = 1216
+
+
+class RouteLane(IntEnum):
+    """Counter lanes of a route's row, behind those of the buckets, the lowest first."""
+
+    ERRORS = ROUTE_BUCKETS
+    ABANDONED = ROUTE_BUCKETS + 1
+    STATUS = ROUTE_BUCKETS + 2  # + 1, 3, 4, 5: the class of the status; + 0: none; 2 is the rest
+    STREAMS = ROUTE_BUCKETS + 8  # whose first byte is in no row of this route
+
+
+ROUTE_LANES = 640
+
+
+def _round_up(size: int, unit: int) -> int:
+    return -(-size // unit) * unit
+
+
+class Shape:
+    """The geometry of a `Table`; offsets are relative to its start."""
+
+    __slots__ = ("current", "lanes", "named", "names", "peaks", "rows", "since", "slots", "stride")
+
+    def __init__(self, rows: int, lanes: int, slots: int, *, named: bool) -> None:
+        self.rows = rows
+        self.lanes = lanes
+        self.slots = slots
+        self.named = named
+        self.since = slots * 8
+        self.peaks = slots * 16
+        self.names = self.peaks + slots * rows * 8
+        self.current = self.names + (rows * NAME_BYTES if named else 0)
+        self.stride = rows * lanes * 8
+
+    def checkpoint(self, slot: int) -> int:
+        return self.current + (1 + slot) * self.stride
+
+    @property
+    def size(self) -> int:
+        return _round_up(self.checkpoint(self.slots), PAGE)
+
+
+SERVER_SHAPE = Shape(1, SERVER_LANES, 64, named=False)
+SERVER_OFFSET = HEADER_BYTES
+FIXED_BYTES = _round_up(HEADER_BYTES + SERVER_SHAPE.size, PAGE)
+
+
+def zero_lanes(lanes: int) -> bytes:
+    """That many lanes that have counted nothing."""
+    return struct.pack("d", BIAS) * lanes
+
+
+@cache
+def route_shape(rows: int) -> Shape:
+    """The table of a chunk of that many routes."""
+    return Shape(rows, ROUTE_LANES, 12, named=True)
+
+
+def step_number(now: float, step: float) -> int:
+    """Number of the step that the monotonic time lies in; from 1 on, so that 0 can mean none."""
+    return int(now // step) + 1
+
+
+def chunk_bytes(kind: Kind, rows: int, width: int) -> int:
+    """Size of a chunk. A user's row is a time, a key and its text, column by column."""
+    if kind is Kind.ROUTES:
+        return route_shape(rows).size
+    return _round_up(rows * (16 + width), PAGE)

@@ -1,0 +1,311 @@
+"""Reading one segment, whoever writes it: its header, its tables, its users."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
+from typing import NamedTuple, Protocol
+
+from metricsmw.config import RANGES
+from metricsmw.engine.storage.keys import (
+    LONG_TEXT,
+    MAX_SAMPLING,
+    SHORT_TEXT,
+    Name,
+    read_text,
+)
+from metricsmw.engine.storage.layout import (
+    DIRECTORY_ENTRY,
+    DIRECTORY_OFFSET,
+    FIXED_BYTES,
+    HEADER_BYTES,
+    LAYOUT,
+    MAGIC,
+    MAX_CHUNKS,
+    NAME_BYTES,
+    ROUTE_LANES,
+    ROUTE_STEPS_PER_WINDOW,
+    SERVER_OFFSET,
+    SERVER_SHAPE,
+    STEP_RATIO,
+    STEPS_PER_WINDOW,
+    Field,
+    Kind,
+    Shape,
+    chunk_bytes,
+    route_shape,
+    step_number,
+)
+from metricsmw.engine.storage.tables import (
+    ATTEMPTS,
+    NO_STEPS,
+    DamagedError,
+    Read,
+    TableReading,
+    read_steps,
+    read_table,
+    table_state,
+)
+
+OVERALL = SERVER_OFFSET + SERVER_SHAPE.current + SERVER_SHAPE.stride
+# No number of the header, and no count, is as large.
+BEYOND = 2.0**53
+MOST_ROWS = 1 << 17
+SAMPLE = struct.Struct("3d")  # from Field.SAMPLE_RECORD on
+WIDTHS: dict[float, tuple[int, ...]] = {Kind.ROUTES: (0,), Kind.USERS: (SHORT_TEXT, LONG_TEXT)}
+
+
+class Source(Protocol):
+    """A segment to read."""
+
+    @property
+    def alive(self) -> bool: ...
+
+    def read(self, offset: int, size: int) -> bytes: ...
+
+
+class Reset(NamedTuple):
+    """The last reset: its monotonic time, and the state of every table at it.
+
+    Keys are (segment nonce, offset of the table), values whole states as little-endian integers.
+    """
+
+    at: float
+    states: Mapping[tuple[int, int], int]
+
+
+NEVER = Reset(0.0, {})
+
+
+class Period(NamedTuple):
+    """What to read: the window that ends at monotonic ``now``.
+
+    With ``past`` that time has passed, and what came in later steps is left out.
+    """
+
+    now: float
+    step: float
+    past: bool = False
+
+    def steps(self, ratio: int, count: int) -> tuple[int, int]:
+        """Number of the last step, and its first one in the window, for tables of that ratio."""
+        last = step_number(self.now, self.step * ratio)
+        return last, last - count
+
+    @property
+    def start(self) -> float:
+        """Monotonic time at which the window begins."""
+        return (step_number(self.now, self.step) - 1 - STEPS_PER_WINDOW) * self.step
+
+
+class Part(NamedTuple):
+    """A chunk as the directory names it."""
+
+    kind: Kind
+    offset: int
+    rows: int
+    width: int
+
+    @property
+    def size(self) -> int:
+        return chunk_bytes(self.kind, self.rows, self.width)
+
+
+class Header:
+    """The header page of a segment, checked. Raises `DamagedError`."""
+
+    __slots__ = ("end", "nonce", "numbers", "parts", "pid")
+
+    def __init__(self, page: bytes) -> None:
+        if len(page) != HEADER_BYTES:
+            raise DamagedError("truncated")
+        if page[: len(MAGIC)] != MAGIC:
+            raise DamagedError("no segment")
+        self.numbers = memoryview(page).cast("d")
+        if self.numbers[Field.LAYOUT] != LAYOUT:
+            raise DamagedError("of another version")
+        # False for NaN, too.
+        if not all(map(BEYOND.__gt__, map(abs, self.numbers[1 : len(Field)].tolist()))):
+            raise DamagedError("impossible header")
+        self.nonce = int(self.numbers[Field.NONCE])
+        self.pid = int(self.numbers[Field.PID])
+        self.parts: list[Part] = []
+        self.end = FIXED_BYTES
+        if not 0 <= self.numbers[Field.CHUNKS] <= MAX_CHUNKS:
+            raise DamagedError("impossible directory")
+        for number in range(int(self.numbers[Field.CHUNKS])):
+            self._add_part(DIRECTORY_OFFSET // 8 + number * DIRECTORY_ENTRY)
+
+    def _add_part(self, entry: int) -> None:
+        kind, offset, rows, width = self.numbers[entry : entry + DIRECTORY_ENTRY]
+        # Chunks lie one after the other.
+        if offset != self.end or not 1 <= rows <= MOST_ROWS or width not in WIDTHS.get(kind, ()):
+            raise DamagedError("impossible directory")
+        part = Part(Kind(int(kind)), self.end, int(rows), int(width))
+        self.parts.append(part)
+        self.end += part.size
+
+    def route_tables(self) -> Iterable[tuple[int, Shape]]:
+        """Offset and shape of the routes' tables."""
+        for part in self.parts:
+            if part.kind is Kind.ROUTES:
+                yield part.offset, route_shape(part.rows)
+
+
+class SegmentReading:
+    """One segment, read once: header and server-wide table; users and routes on demand."""
+
+    def __init__(
+        self, name: str, source: Source, period: Period, reset: Reset, window_seconds: int
+    ) -> None:
+        self.name = name
+        self._read = source.read
+        self._period = period
+        self._reset = reset
+        self.alive = source.alive
+        whole = self._read(0, OVERALL)
+        self._header = Header(whole[:HEADER_BYTES])
+        self.header = self._header.numbers
+        self.pid = self._header.pid
+        lowest, highest = RANGES["window_seconds"]
+        if not lowest <= self.header[Field.WINDOW] <= highest:
+            raise DamagedError("impossible window")
+        # Such a worker's totals count; its steps are of another length, so its window does not.
+        self._same_window = self.header[Field.WINDOW] == window_seconds
+        # Whatever part is missing, the segment is left out as a whole.
+        if not self._read(self._header.end - 1, 1):
+            raise DamagedError("truncated")
+        self.table = self._table(SERVER_OFFSET, SERVER_SHAPE, whole[SERVER_OFFSET:])
+
+    def _table(self, offset: int, shape: Shape, head: bytes | None = None) -> TableReading:
+        routes = shape.named
+        steps = NO_STEPS
+        if self._same_window:
+            steps = self._period.steps(
+                STEP_RATIO if routes else 1, ROUTE_STEPS_PER_WINDOW if routes else STEPS_PER_WINDOW
+            )
+        return read_table(
+            self._read,
+            offset,
+            shape,
+            steps,
+            self._reset.at,
+            self._baseline(offset),
+            self._period.past,
+            head,
+        )
+
+    @property
+    def created(self) -> float:
+        return self.header[Field.CREATED]
+
+    def gauge(self, field: Field) -> int:
+        """A gauge of a live worker; that of a dead one is 0."""
+        return max(int(self.header[field]), 0) if self.alive else 0
+
+    def _bytes(self, offset: int, size: int) -> bytes:
+        data = self._read(offset, size)
+        if len(data) != size:
+            raise DamagedError("truncated")
+        return data
+
+    def _user_parts(self) -> Iterable[Part]:
+        return (part for part in self._header.parts if part.kind is Kind.USERS)
+
+    def active(self, oldest: float, timeout: float) -> tuple[int, list[int]]:
+        """Keys of the users seen at or after monotonic ``oldest``, and k: the worker kept only
+        one user of 2**k to be counted; 0 where it kept all."""
+        numbers = self.header[Field.SAMPLE_RECORD : Field.SAMPLE_SINCE + 1].tolist()
+        k = self._sampling(numbers, timeout)
+        if all(part.kind is not Kind.USERS for part in self._header.parts):
+            return k, []
+        for _ in range(ATTEMPTS):
+            keys = self.users(oldest)
+            before = k
+            raw = self._bytes(Field.SAMPLE_RECORD * 8, SAMPLE.size)
+            k = self._sampling(SAMPLE.unpack(raw), timeout)
+            if k == before:
+                break  # else rows were dropped while they were read
+        return k, keys
+
+    def _sampling(self, numbers: Sequence[float], timeout: float) -> int:
+        record, count, since = numbers
+        k = record if self._period.now >= since + timeout else count
+        if not 0 <= k <= MAX_SAMPLING:
+            raise DamagedError("impossible sampling")
+        return int(k)
+
+    def users(self, oldest: float) -> list[int]:
+        """Keys of the users seen at or after monotonic ``oldest``."""
+        found: list[int] = []
+        for part in self._user_parts():
+            columns = self._bytes(part.offset, part.rows * 16)
+            recent, keys = self._user_columns(columns, part.rows, oldest)
+            found.extend(compress(keys, recent))
+        return found
+
+    @staticmethod
+    def _user_columns(data: bytes, rows: int, oldest: float) -> tuple[list[bool], list[int]]:
+        """Which rows were seen at or after monotonic ``oldest``, and all rows' keys."""
+        seen = memoryview(data[: rows * 8]).cast("d").tolist()
+        keys = memoryview(data[rows * 8 : rows * 16]).cast("Q").tolist()
+        return [at >= oldest and at > 0 for at in seen], keys
+
+    def user_ids(self, oldest: float) -> Iterable[str]:
+        """The ids of users seen at or after monotonic ``oldest``."""
+        for part in self._user_parts():
+            data = self._bytes(part.offset, part.size)
+            recent, keys = self._user_columns(data, part.rows, oldest)
+            for row in compress(range(part.rows), recent):
+                start = part.rows * 16 + row * part.width
+                text = read_text(data[start : start + part.width], keys[row])
+                if text is not None:
+                    yield text
+
+    def routes(self) -> Iterable[tuple[Name, int, float]]:
+        """(name, lanes in the window, peak in seconds) of every row in use."""
+        for offset, shape in self._header.route_tables():
+            table = self._table(offset, shape)
+            if not table.window:
+                continue
+            lanes = table.window.to_bytes(shape.stride, "little")
+            names = self._bytes(offset + shape.names, shape.rows * NAME_BYTES)
+            width = ROUTE_LANES * 8
+            for row in range(shape.rows):
+                count = int.from_bytes(lanes[row * width : (row + 1) * width], "little")
+                if not count:
+                    continue
+                name = Name.unpack(names[row * NAME_BYTES : (row + 1) * NAME_BYTES])
+                if name is None:
+                    raise DamagedError("counts of no route")
+                yield name, count, table.peaks[row]
+
+    def steps(self, first: int) -> dict[int, int]:
+        """What the worker counted in each step from ``first`` on, as lanes."""
+        return read_steps(
+            self._read, SERVER_OFFSET, SERVER_SHAPE, 0, first, self._baseline(SERVER_OFFSET)
+        )
+
+    def route_steps(self, name: Name, first: int) -> Iterable[tuple[int, int]]:
+        """What the worker counted of one route in each of the routes' steps, as lanes."""
+        packed = name.pack()
+        for offset, shape in self._header.route_tables():
+            names = self._bytes(offset + shape.names, shape.rows * NAME_BYTES)
+            for row in range(shape.rows):
+                if names.startswith(packed, row * NAME_BYTES):
+                    baseline = self._baseline(offset)
+                    found = read_steps(self._read, offset, shape, row, first, baseline)
+                    yield from found.items()
+
+    def _baseline(self, offset: int) -> int | None:
+        return self._reset.states.get((self._header.nonce, offset))
+
+
+def table_states(read: Read) -> Iterable[tuple[tuple[int, int], int]]:
+    """Every table's state as it is now, by (nonce, offset). Raises `DamagedError`."""
+    nonce = Header(read(0, HEADER_BYTES)).nonce
+    yield (nonce, SERVER_OFFSET), table_state(read, SERVER_OFFSET, SERVER_SHAPE)
+    # Looked up only now: a route's row that appears later has counted nothing before.
+    for offset, shape in Header(read(0, HEADER_BYTES)).route_tables():
+        yield (nonce, offset), table_state(read, offset, shape)

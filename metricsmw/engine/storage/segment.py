@@ -1,0 +1,205 @@
+"""The writer's side of a segment: its header, its server-wide table, and chunks as they appear.
+
+`layout` has the bytes, `memory` the places where they may lie, `reader` the other side.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from metricsmw.engine.storage.layout import (
+    BIAS,
+    DIRECTORY_ENTRY,
+    DIRECTORY_OFFSET,
+    FIXED_BYTES,
+    HEADER_BYTES,
+    IDENTITY_BYTES,
+    LAYOUT,
+    MAGIC,
+    MAX_CHUNKS,
+    SERVER_OFFSET,
+    SERVER_SHAPE,
+    Field,
+    Kind,
+    Shape,
+    chunk_bytes,
+    route_shape,
+    zero_lanes,
+)
+from metricsmw.engine.storage.memory import Memory
+
+
+class Table:
+    """The writer's side of one table: its current lanes, and the taking of checkpoints."""
+
+    def __init__(self, view: memoryview, shape: Shape, fresh: bool) -> None:
+        self.shape = shape
+        self._view = view
+        self._current = view[shape.current : shape.current + shape.stride]
+        self._labels = view[: shape.since].cast("d")
+        self._since = view[shape.since : shape.peaks].cast("d")
+        self._peaks = view[shape.peaks : shape.names].cast("d")
+        self.names = view[shape.names : shape.current]
+        self.lanes = self._current.cast("d")
+        self.step = 0 if fresh else int(max(self._labels))
+        if fresh:
+            self._current[:] = zero_lanes(shape.rows * shape.lanes)
+
+    @property
+    def _slot(self) -> int:
+        return self.step % self.shape.slots
+
+    def roll(self, step: int, since: float) -> bool:
+        """Keep CUR as the checkpoint of ``step``, which begins at monotonic ``since``.
+
+        False where that step, or a later one, has its checkpoint already.
+        """
+        if step <= self.step:
+            return False
+        slot = step % self.shape.slots
+        offset = self.shape.checkpoint(slot)
+        self._labels[slot] = 0.0
+        self._view[offset : offset + self.shape.stride] = self._current
+        self.step = step
+        self.restart_peaks(since)
+        self._labels[slot] = float(step)
+        return True
+
+    def drop_checkpoints(self) -> None:
+        """Forget all steps: nothing that was counted so far is in any window."""
+        for slot in range(self.shape.slots):
+            self._labels[slot] = 0.0
+        self.step = 0
+
+    def restart_peaks(self, since: float) -> None:
+        """The peaks of the step begin anew at monotonic ``since``."""
+        for number in range(self.shape.rows):
+            self.set_peak(number, 0.0)
+        self._since[self._slot] = since
+
+    def peak(self, number: int) -> float:
+        """The largest value in seconds of that row in this step."""
+        return self._peaks[number * self.shape.slots + self._slot]
+
+    def set_peak(self, number: int, seconds: float) -> None:
+        self._peaks[number * self.shape.slots + self._slot] = seconds
+
+
+class Chunk(NamedTuple):
+    """A part that was appended: so many rows, each with `width` bytes of text (users only)."""
+
+    kind: Kind
+    rows: int
+    width: int
+    view: memoryview
+
+
+class Segment:
+    """The writer's side of a segment: header, server-wide table, chunks.
+
+    ``fresh`` segments are initialised; others are adopted: their counts go on, their gauges are
+    those of a dead process and start at 0. A window of another length begins anew.
+    ``owner`` and ``root`` are a process's id and start (`processes.Process`).
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        *,
+        window_seconds: int,
+        now: float,
+        owner: tuple[int, int],
+        root: tuple[int, int] | None = None,
+        fresh: bool = True,
+    ) -> None:
+        self.memory = memory
+        fixed = memory.map(0, FIXED_BYTES)
+        self.header = fixed[:HEADER_BYTES].cast("d")
+        self.table = Table(
+            fixed[SERVER_OFFSET : SERVER_OFFSET + SERVER_SHAPE.size], SERVER_SHAPE, fresh
+        )
+        self.gauges = self.header[Field.IN_FLIGHT : Field.WEBSOCKETS + 1]
+        self._directory = fixed[DIRECTORY_OFFSET:HEADER_BYTES].cast("d")
+        header = self.header
+        self.gauges[0] = self.gauges[1] = 0.0
+        restart = not fresh and header[Field.WINDOW] != window_seconds
+        header[Field.PID], header[Field.PROCESS_START] = map(float, owner)
+        header[Field.ROOT_PID], header[Field.ROOT_START] = map(float, root or owner)
+        if fresh:
+            header[Field.LAYOUT] = LAYOUT
+            header[Field.NONCE] = float(int.from_bytes(os.urandom(6), "little"))
+            header[Field.WINDOW] = float(window_seconds)
+            header[Field.CREATED] = now
+            fixed[: len(MAGIC)] = MAGIC  # last: from here on readers take it for whole
+        self._end = FIXED_BYTES
+        self._appending = threading.Lock()
+        self.chunks: list[Chunk] = []
+        if not fresh:
+            self._reopen_chunks()
+        if restart:
+            self._restart_window(window_seconds)
+        self._identity = self._read_identity()
+
+    def _restart_window(self, window_seconds: int) -> None:
+        """Steps of another length have other numbers: the window begins anew, totals go on."""
+        self.table.drop_checkpoints()
+        for chunk in self.chunks:
+            if chunk.kind is Kind.ROUTES:
+                Table(chunk.view, route_shape(chunk.rows), fresh=False).drop_checkpoints()
+        self.header[Field.WINDOW] = float(window_seconds)
+
+    def _read_identity(self) -> bytes:
+        return self.memory.read(0, IDENTITY_BYTES)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the memory is all there, and readers still take it for this worker's."""
+        return self.memory.is_whole and self._read_identity() == self._identity
+
+    def saved_gauges(self) -> list[float]:
+        """The gauges, read without touching mapped memory that may be gone.
+
+        0 where they are gone, or stand in a header that somebody else has written.
+        """
+        raw = self.memory.read(Field.IN_FLIGHT * 8, 16)
+        if len(raw) < 16 or self._read_identity() != self._identity:
+            return [0.0, 0.0]
+        return [v if 0 <= v < BIAS else 0.0 for v in struct.unpack("2d", raw)]
+
+    def _reopen_chunks(self) -> None:
+        for number in range(int(self.header[Field.CHUNKS])):
+            entry = number * DIRECTORY_ENTRY
+            kind, offset, rows, width = (int(v) for v in self._directory[entry : entry + 4])
+            view = self.memory.map(offset, chunk_bytes(Kind(kind), rows, width))
+            self.chunks.append(Chunk(Kind(kind), rows, width, view))
+            self._end = offset + len(view)
+
+    @contextmanager
+    def appended(self, kind: Kind, rows: int, width: int = 0) -> Iterator[Chunk]:
+        """A new zeroed chunk, which readers see once the block has filled it in.
+
+        Raises OSError where there is no room for it. One at a time: a thread may need a chunk of
+        users while another needs one of routes.
+        """
+        with self._appending:
+            number = len(self.chunks)
+            if number == MAX_CHUNKS:
+                raise OSError(f"a segment holds at most {MAX_CHUNKS} chunks")
+            view = self.memory.map(self._end, chunk_bytes(kind, rows, width))
+            chunk = Chunk(kind, rows, width, view)
+            yield chunk
+            entry = number * DIRECTORY_ENTRY
+            for place, value in enumerate((kind, self._end, rows, width)):
+                self._directory[entry + place] = float(value)
+            self._end += len(view)
+            self.chunks.append(chunk)
+            self.header[Field.CHUNKS] = float(number + 1)
+
+    def silence(self) -> None:
+        """Zero the gauges, as its worker leaves; the counts stay for the readers."""
+        self.gauges[0] = self.gauges[1] = 0.0

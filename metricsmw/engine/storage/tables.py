@@ -1,0 +1,174 @@
+"""Reading one table of a segment: its totals, its window and its steps.
+
+A read copies two states a table, whatever the number of requests: CUR, and the checkpoint at the
+window's start. States of one table only ever grow, lane by lane, so the larger integer is the
+later state, and their difference is exact in every lane at once.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+from metricsmw.engine.storage.histogram import (
+    CEILING_SECONDS,
+)
+from metricsmw.engine.storage.lanes import lane_masks
+from metricsmw.engine.storage.layout import (
+    Shape,
+)
+
+# A torn or overtaken checkpoint is looked for again this often before the segment is given up.
+ATTEMPTS = 5
+NO_STEPS = sys.maxsize, sys.maxsize  # a window in which there is none
+
+Read = Callable[[int, int], bytes]
+
+
+class DamagedError(Exception):
+    """A segment whose bytes cannot be what a worker wrote."""
+
+
+# What reading such a segment may raise.
+DAMAGE = (DamagedError, OSError, ValueError, OverflowError)
+
+
+class TableReading(NamedTuple):
+    """One table: lanes since the reset and lanes in the window, as integers; peaks in seconds."""
+
+    total: int
+    window: int
+    peaks: list[float]
+
+
+def read_table(
+    read: Read,
+    offset: int,
+    shape: Shape,
+    steps: tuple[int, int],
+    reset_at: float,
+    baseline: int | None,
+    past: bool,
+    head: bytes | None = None,
+) -> TableReading:
+    """The table at ``offset``, over the window of ``steps`` (last, first).
+
+    With ``past`` it is read as it was when the last step ended. Raises `DamagedError`.
+    """
+    # Floats, as the labels are: comparing them with integers takes three times as long.
+    last, first = float(steps[0]), float(max(steps[1], 1))  # label 0 is none
+    high, zero = lane_masks(shape.rows * shape.lanes)
+    size = shape.current + shape.stride
+    for _ in range(ATTEMPTS):
+        whole = head or read(offset, size)
+        head = None
+        if len(whole) != size:
+            raise DamagedError("truncated")
+        doubles = memoryview(whole[: shape.names]).cast("d").tolist()
+        slots = shape.slots
+        labels = doubles[:slots]
+        if sum(labels) % 1:  # NaN too
+            raise DamagedError("impossible steps")
+        end = int.from_bytes(whole[shape.current :], "little")
+        begin = end
+        end_label = None
+        if past:
+            later = [label for label in labels if label > last]
+            if later:
+                end_label = min(later)
+                checkpoint = _checkpoint(read, offset, shape, end_label)
+                if checkpoint is None:
+                    continue
+                begin = end = checkpoint
+        inside = [slot for slot, label in enumerate(labels) if label >= first]
+        if inside:
+            begin_label = min([labels[slot] for slot in inside])
+            if end_label is None or begin_label < end_label:
+                checkpoint = _checkpoint(read, offset, shape, begin_label)
+                if checkpoint is None:
+                    continue
+                begin = checkpoint
+        if end & high != zero or begin & high != zero:
+            raise DamagedError("no counts")
+        start = zero if baseline is None else baseline
+        total, window = end - start, end - max(begin, start)
+        if past:
+            total, window = max(total, 0), max(window, 0)
+        if total < 0 or window < 0 or (total | window) & high:
+            raise DamagedError("impossible counts")
+        valid = [s for s in inside if labels[s] <= last and doubles[slots + s] >= reset_at]
+        peaks = [
+            max([doubles[row + slot] for slot in valid], default=0.0)
+            for row in range(2 * slots, len(doubles), slots)
+        ]
+        if not all(0.0 <= peak <= CEILING_SECONDS for peak in peaks):
+            raise DamagedError("impossible peaks")
+        return TableReading(total, window, peaks)
+    raise DamagedError("no whole checkpoint")
+
+
+def _checkpoint(read: Read, offset: int, shape: Shape, label: float) -> int | None:
+    """The state kept under a label; None where it was overtaken while it was copied."""
+    slot = int(label) % shape.slots
+    state = read(offset + shape.checkpoint(slot), shape.stride)
+    if len(state) != shape.stride:
+        raise DamagedError("truncated")
+    again = read(offset + slot * 8, 8)
+    if len(again) != 8 or struct.unpack("d", again)[0] != label:
+        return None
+    return int.from_bytes(state, "little")
+
+
+def read_steps(
+    read: Read, offset: int, shape: Shape, row: int, first: int, baseline: int | None
+) -> dict[int, int]:
+    """What one row of the table at ``offset`` counted in each step from ``first`` on, as lanes.
+
+    Each is the difference of two neighbouring checkpoints; the last one is CUR's, and of a step in
+    progress. Steps without a checkpoint counted nothing. ``baseline``: the whole table at the last
+    reset; nothing from before it is counted. Raises `DamagedError`.
+    """
+    size = shape.lanes * 8
+    inside = row * size
+    high, zero = lane_masks(shape.lanes)
+    start = zero
+    if baseline is not None:
+        start = baseline >> inside * 8 & (1 << size * 8) - 1
+    for _ in range(ATTEMPTS):
+        labels = read(offset, shape.since)
+        if len(labels) != shape.since:
+            raise DamagedError("truncated")
+        numbers = memoryview(labels).cast("d").tolist()
+        if sum(numbers) % 1:  # NaN too
+            raise DamagedError("impossible steps")
+        begins = sorted(int(number) for number in numbers if number >= max(first, 1))
+        places = [shape.checkpoint(number % shape.slots) for number in begins]
+        raw = [read(offset + place + inside, size) for place in (*places, shape.current)]
+        if any(len(state) != size for state in raw):
+            raise DamagedError("truncated")
+        if read(offset, shape.since) != labels:
+            continue  # a checkpoint was taken meanwhile
+        states = [int.from_bytes(state, "little") for state in raw]
+        if any(state & high != zero for state in states):
+            raise DamagedError("no counts")
+        counts: dict[int, int] = {}
+        for begin, before, after in zip(begins, states, states[1:], strict=False):
+            count = max(after, start) - max(before, start)
+            if count < 0 or count & high:
+                raise DamagedError("impossible counts")
+            counts[begin] = count
+        return counts
+    raise DamagedError("no whole checkpoint")
+
+
+def table_state(read: Read, offset: int, shape: Shape) -> int:
+    # Two equal copies: no worker stood between two stores of one request.
+    state = read(offset + shape.current, shape.stride)
+    for _ in range(ATTEMPTS):
+        again = read(offset + shape.current, shape.stride)
+        if again == state:
+            break
+        state = again
+    return int.from_bytes(state, "little")

@@ -1,0 +1,1 @@
+"""The workers of one server: which processes they are, and what they share."""
