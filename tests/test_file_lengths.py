@@ -16,11 +16,10 @@ adapters/asgi.py
 adapters/django.py
 adapters/wsgi.py
 metricsmw/alerts.py
+metricsmw/cli/top.py
 metricsmw/group.py
 metricsmw/lasting.py
-metricsmw/merge.py
 metricsmw/monitor.py
-metricsmw/top.py
 """
 
 

@@ -52,16 +52,11 @@ metricsmw.adapters.rules -> metricsmw.adapters.hosts
 metricsmw.adapters.wsgi_app -> metricsmw.adapters.auth
 metricsmw.adapters.wsgi_app -> metricsmw.adapters.wsgi
 metricsmw.background -> metricsmw.monitor
-metricsmw.descriptor -> metricsmw.server
 metricsmw.exporting -> metricsmw.scheduled
-metricsmw.group -> metricsmw.history
 metricsmw.lasting -> metricsmw.monitor
-metricsmw.merge -> metricsmw.routes
-metricsmw.merge -> metricsmw.users
 metricsmw.monitor -> metricsmw.exporting
 metricsmw.once -> metricsmw.monitor
 metricsmw.scheduled -> metricsmw.exporting
-metricsmw.segment -> metricsmw.server
 """
 
 # What a room of the core may import beside psutil, of its own extra; the command line imports any.
