@@ -21,7 +21,7 @@ import orjson
 
 from metricsmw import MetricsMonitor, __version__
 from metricsmw.alerts import get_alerts
-from metricsmw.exporting import csv_text, export_document
+from metricsmw.formats import csv_text, export_document
 from metricsmw.snapshot import iso_timestamp
 
 from . import dashboard, signin

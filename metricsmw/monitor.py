@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from metricsmw.clock import SYSTEM_CLOCK, Clock
 from metricsmw.config import Settings, Shared
+from metricsmw.engine.files import write_atomically
 from metricsmw.engine.fork import on_fork
 from metricsmw.engine.reading.health import (
     OPERATIONAL,
@@ -38,15 +39,16 @@ from metricsmw.engine.storage.layout import STEP_RATIO, STEPS_PER_WINDOW, Field,
 from metricsmw.engine.storage.minutes import GaugeSample
 from metricsmw.engine.storage.reader import Period, Reset
 from metricsmw.engine.storage.segment import Segment
+from metricsmw.engine.workers.group import Group, PrivateGroup
+from metricsmw.engine.workers.leader import let_go, problems
 from metricsmw.engine.workers.processes import is_worker
-from metricsmw.exporting import csv_text, json_text, write_atomically
-from metricsmw.group import Group, PrivateGroup, SharedGroup
-from metricsmw.once import let_go, problems
+from metricsmw.engine.workers.shared import SharedGroup
+from metricsmw.formats import csv_text, json_text
 from metricsmw.snapshot import NUMERIC_FIELDS, MetricsSnapshot, iso_timestamp
 
 if TYPE_CHECKING:
     from metricsmw.engine.reading.resources import ResourceSampler
-    from metricsmw.lasting import Counts, LastingHistory, Row
+    from metricsmw.history import Counts, LastingHistory, Row
 
 logger = logging.getLogger("metricsmw")
 
@@ -129,7 +131,7 @@ class MetricsMonitor:
         if type(self).record_request is MetricsMonitor.record_request:
             self.record_request = self.recorder.record_request  # type: ignore[method-assign]
         if history is not None:
-            from metricsmw.lasting import LastingHistory  # and sqlite3, for those who use it only
+            from metricsmw.history import LastingHistory  # and sqlite3, for those who use it only
 
             self._history = LastingHistory(self, history, self.settings.history_days)
 
@@ -598,7 +600,7 @@ class MetricsMonitor:
     def read_counts(self) -> tuple[Counts, dict[str, str | float | int], float]:
         """All counts since the start or the last reset, the snapshot of the same moment, and the
         monotonic time that the counts began; for a `LastingHistory`."""
-        from metricsmw.lasting import Counts
+        from metricsmw.history import Counts
 
         group = self._opened()
         reading = self._read()

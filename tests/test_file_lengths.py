@@ -15,10 +15,10 @@ TOO_LONG = """
 adapters/asgi.py
 adapters/django.py
 adapters/wsgi.py
-metricsmw/alerts.py
+metricsmw/alerts/alerter.py
 metricsmw/cli/top.py
-metricsmw/group.py
-metricsmw/lasting.py
+metricsmw/engine/workers/shared.py
+metricsmw/history.py
 metricsmw/monitor.py
 """
 

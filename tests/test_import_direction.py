@@ -51,16 +51,14 @@ metricsmw.adapters.quart -> metricsmw.adapters.rules
 metricsmw.adapters.rules -> metricsmw.adapters.hosts
 metricsmw.adapters.wsgi_app -> metricsmw.adapters.auth
 metricsmw.adapters.wsgi_app -> metricsmw.adapters.wsgi
-metricsmw.background -> metricsmw.monitor
-metricsmw.exporting -> metricsmw.scheduled
-metricsmw.lasting -> metricsmw.monitor
-metricsmw.monitor -> metricsmw.exporting
-metricsmw.once -> metricsmw.monitor
-metricsmw.scheduled -> metricsmw.exporting
+metricsmw.engine.workers.job -> metricsmw.monitor
+metricsmw.engine.workers.leader -> metricsmw.monitor
+metricsmw.formats -> metricsmw.monitor
+metricsmw.history -> metricsmw.monitor
 """
 
 # What a room of the core may import beside psutil, of its own extra; the command line imports any.
-PACKAGES = {"metricsmw.alerts": {"apprise"}, "metricsmw.notify": {"apprise"}}
+PACKAGES = {"metricsmw.alerts": {"apprise"}}
 
 
 def full_name(name: str) -> str:

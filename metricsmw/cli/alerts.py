@@ -15,9 +15,8 @@ from datetime import datetime
 from itertools import pairwise
 from typing import NamedTuple
 
-from metricsmw.alerts import counts_since
+from metricsmw.alerts.rules import AnyRule, State, Status, advance, counts_since, parse
 from metricsmw.engine.reading.routes import RouteRow
-from metricsmw.rules import AnyRule, State, Status, advance, parse
 
 Row = Mapping[str, str | float | int]
 

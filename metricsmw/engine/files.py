@@ -1,4 +1,4 @@
-"""An open file that is closed when nobody uses it any more.
+"""Files: an open one that is closed when nobody uses it any more, and one replaced as a whole.
 
 A thread may be about to read or write while another one leaves the group. With the number of a
 file that has been closed it would meet whatever the host opened next.
@@ -10,9 +10,14 @@ owner. So it closes all of its parent's, those included that another thread was 
 from __future__ import annotations
 
 import os
+import threading
 import weakref
+from contextlib import suppress
 
 from metricsmw.engine.fork import on_fork
+
+# The names of drafts, as a pattern, around that of their file's name.
+DRAFT = r"\.{}\.\d+-\d+"
 
 _all: weakref.WeakSet[Descriptor] = weakref.WeakSet()
 
@@ -37,6 +42,28 @@ class Descriptor:
             os.close(fd)
 
     __del__ = close
+
+
+def write_atomically(path: str | os.PathLike[str], text: str) -> None:
+    """Replace the file as a whole: a reader sees the old one or the new one.
+
+    Raises OSError where that cannot be; the old file is then untouched.
+    """
+    target = os.path.abspath(os.fspath(path))
+    folder, name = os.path.split(target)
+    draft = os.path.join(folder, f".{name}.{os.getpid()}-{threading.get_ident()}")
+    try:
+        with open(draft, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileNotFoundError):
+            os.chmod(draft, os.stat(target).st_mode & 0o777)
+        os.replace(draft, target)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(draft)
+        raise
 
 
 def _after_fork() -> None:

@@ -15,8 +15,8 @@ from kits.servers import wait_until
 
 from metricsmw import MetricsMonitor, MetricsSnapshot
 from metricsmw.alerts import Alert, BurnRate, MetricsAlerter, Rule, get_alerts
-from metricsmw.background import Background
 from metricsmw.clock import ManualClock
+from metricsmw.engine.workers.job import Background
 
 Make = Callable[..., MetricsAlerter]
 
@@ -399,7 +399,7 @@ class Watched(MetricsMonitor):
 
 
 def test_a_closed_monitor_stays_closed_until_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metricsmw.background.GRACE_SECONDS", 0)
+    monkeypatch.setattr("metricsmw.engine.workers.job.GRACE_SECONDS", 0)
     monitor = Watched(shared=True)
     done: list[int] = []
     work = Background(monitor, lambda: done.append(monitor.total_requests), 0.001, "work", list)

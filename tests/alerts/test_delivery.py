@@ -11,10 +11,11 @@ import pytest
 from kits.receivers import HTTPReceiver, http_receiver, mail_receiver, text_of
 from kits.servers import _free_port, wait_until
 
-from metricsmw import MetricsMonitor, notify
+from metricsmw import MetricsMonitor
 from metricsmw.alerts import Alert, MetricsAlerter, get_alerts
+from metricsmw.alerts import delivery as notify
 from metricsmw.clock import ManualClock
-from metricsmw.once import Once
+from metricsmw.engine.workers.leader import Once
 
 Make = Callable[..., MetricsAlerter]
 
@@ -310,7 +311,7 @@ def test_a_receiver_that_exits_or_takes_nothing_is_a_failure(
 def test_what_waits_is_bounded(
     alerter: Make, monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metricsmw.alerts.MOST_WAITING", 3)
+    monkeypatch.setattr("metricsmw.alerts.alerter.MOST_WAITING", 3)
 
     def fail(alert: Alert) -> None:
         raise ConnectionError("no way")

@@ -32,7 +32,7 @@ from metricsmw.adapters.auth import public
 from metricsmw.adapters.contract import Request
 from metricsmw.adapters.handlers import Handlers
 from metricsmw.clock import ManualClock
-from metricsmw.lasting import Counts, LastingHistory, pack_lanes
+from metricsmw.history import Counts, LastingHistory, pack_lanes
 
 BOUND = 0.011
 
@@ -120,7 +120,7 @@ def test_the_history_goes_back_beyond_the_hour(
 def test_it_writes_by_itself(
     path: Path, monitor: MetricsMonitor, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metricsmw.lasting.CHECK_SECONDS", 0.01)
+    monkeypatch.setattr("metricsmw.history.CHECK_SECONDS", 0.01)
     monitor.record_request(10.0)
     lasting = LastingHistory(monitor, path)
     try:
@@ -256,8 +256,8 @@ def test_a_broken_database_is_told_and_touches_nothing(
     caplog: pytest.LogCaptureFixture,
     break_it: Break,
 ) -> None:
-    monkeypatch.setattr("metricsmw.lasting.WRITE_PATIENCE", 0.01)
-    monkeypatch.setattr("metricsmw.lasting.READ_PATIENCE", 0.01)
+    monkeypatch.setattr("metricsmw.history.WRITE_PATIENCE", 0.01)
+    monkeypatch.setattr("metricsmw.history.READ_PATIENCE", 0.01)
     folder = tmp_path / "data"
     folder.mkdir()
     path = folder / "metrics.db"
@@ -334,7 +334,7 @@ def test_it_waits_for_a_locked_database_by_sleeping(
             holders.pop().close()
         sleep(0)
 
-    monkeypatch.setattr("metricsmw.lasting.time.sleep", let_go)
+    monkeypatch.setattr("metricsmw.history.time.sleep", let_go)
     holders.append(lock(path))
     clock.advance(60)
     assert lasting.check()
@@ -430,7 +430,7 @@ WRITER = """
 import sys
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
-from metricsmw.lasting import Counts, LastingHistory, pack_lanes
+from metricsmw.history import Counts, LastingHistory, pack_lanes
 
 clock = ManualClock()
 monitor = MetricsMonitor(clock=clock)
@@ -532,7 +532,7 @@ def threads() -> list[threading.Thread]:
 def test_a_monitor_keeps_its_history_until_it_is_closed(
     path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metricsmw.lasting.CHECK_SECONDS", 0.01)
+    monkeypatch.setattr("metricsmw.history.CHECK_SECONDS", 0.01)
 
     def a_minute_goes_by(rows: int) -> None:
         monitor.record_request(10.0)

@@ -94,7 +94,7 @@ import sqlite3, sys
 import gevent
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
-from metricsmw.lasting import LastingHistory
+from metricsmw.history import LastingHistory
 
 clock = ManualClock()
 monitor = MetricsMonitor(clock=clock)

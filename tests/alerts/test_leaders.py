@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from kits.crew import Crew, SharedClock, Worker, crew
 
-from metricsmw import MetricsMonitor, notify
+from metricsmw import MetricsMonitor
 from metricsmw.alerts import Alert, MetricsAlerter, get_alerts
+from metricsmw.alerts import delivery as notify
 from metricsmw.snapshot import iso_timestamp
 
 RULE = "error_rate_pct > 5 for 60s"

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from metricsmw import MetricsMonitor
 from metricsmw.alerts import MetricsAlerter
+from metricsmw.alerts.rules import parse
 from metricsmw.cli import main as cli
 from metricsmw.cli.alerts import replay
 from metricsmw.clock import ManualClock
-from metricsmw.rules import parse
 from metricsmw.snapshot import iso_timestamp
 
 RULES = [

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from metricsmw.alerts.rules import ROUTE_FIELDS, BurnRate, Rule, Status, advance, parse
 from metricsmw.engine.reading.routes import RouteRow
-from metricsmw.rules import ROUTE_FIELDS, BurnRate, Rule, Status, advance, parse
 from metricsmw.snapshot import NUMERIC_FIELDS
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=32).map(float)

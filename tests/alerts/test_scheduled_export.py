@@ -19,7 +19,8 @@ from kits.servers import wait_until
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
-from metricsmw.exporting import ScheduledExport, csv_text
+from metricsmw.exporting import ScheduledExport
+from metricsmw.formats import csv_text
 
 Make = Callable[..., ScheduledExport]
 
@@ -206,7 +207,7 @@ def test_who_stops_tells_of_no_failure_any_more(
 def test_it_exports_by_itself(
     folder: Path, monitor: MetricsMonitor, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metricsmw.scheduled.CHECK_SECONDS", 0.01)
+    monkeypatch.setattr("metricsmw.exporting.CHECK_SECONDS", 0.01)
     monitor.record_request(10.0)
     one = ScheduledExport(monitor, folder, formats=["json"])
     try:

@@ -12,7 +12,7 @@ from metricsmw import MetricsMonitor, MetricsSnapshot
 from metricsmw.clock import ManualClock
 from metricsmw.engine.reading.server import ServerReading
 from metricsmw.engine.storage.reader import Period
-from metricsmw.group import Group
+from metricsmw.engine.workers.group import Group
 
 History = Sequence[Mapping[str, str | float | int]]
 

@@ -14,7 +14,7 @@ import pytest
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
-from metricsmw.group import Group
+from metricsmw.engine.workers.group import Group
 
 
 def test_close_may_be_called_again(clock: ManualClock) -> None:

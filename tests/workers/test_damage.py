@@ -22,7 +22,7 @@ import pytest
 from kits.crew import Crew, SharedClock, Worker, crew, shared_numbers, wait_until
 from kits.workers import file_system
 
-import metricsmw.group
+import metricsmw.engine.workers.shared
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
 from metricsmw.engine.storage.layout import (
@@ -64,7 +64,7 @@ def numbers(monitor: MetricsMonitor) -> Numbers:
 def segment_path(monitor: MetricsMonitor) -> str:
     """In a worker: its file."""
     group = monitor._group
-    assert isinstance(group, metricsmw.group.SharedGroup)
+    assert isinstance(group, metricsmw.engine.workers.shared.SharedGroup)
     return str(group.directory / group.name)
 
 

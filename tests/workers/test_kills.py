@@ -31,7 +31,7 @@ from kits.workers import (
 )
 from websockets.sync.client import connect
 
-import metricsmw.group
+import metricsmw.engine.workers.shared
 from metricsmw import MetricsMonitor
 from metricsmw.engine.storage.segment import Segment
 
@@ -183,7 +183,7 @@ def open_and_fork(monitor: MetricsMonitor) -> int:
     The child's process id.
     """
     children: list[int] = []
-    real = metricsmw.group.Segment
+    real = metricsmw.engine.workers.shared.Segment
 
     def segment(*args: Any, **kwargs: Any) -> Segment:
         made = real(*args, **kwargs)
@@ -197,7 +197,7 @@ def open_and_fork(monitor: MetricsMonitor) -> int:
         return made
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metricsmw.group, "Segment", segment)
+        patch.setattr(metricsmw.engine.workers.shared, "Segment", segment)
         monitor.record_request(1.0)
     return children[0]
 

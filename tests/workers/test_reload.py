@@ -17,7 +17,7 @@ from kits.servers import Server, serve, wait_until
 from kits.workers import ENV, announced, ask, directory_of, live_pids, read_often, segment_files
 
 from metricsmw import MetricsMonitor
-from metricsmw.group import SharedGroup
+from metricsmw.engine.workers.shared import SharedGroup
 
 WSGI = "apps.raw_wsgi:app"
 WORKERS = 2

@@ -11,7 +11,8 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from metricsmw import get_metrics_monitor, lasting
+from metricsmw import get_metrics_monitor
+from metricsmw import history as lasting
 from metricsmw.adapters import wrap
 from metricsmw.adapters.auth import public
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
-from metricsmw.lasting import LastingHistory
+from metricsmw.history import LastingHistory
 
 
 def write(path: Path, days: int) -> None:

@@ -16,7 +16,7 @@ from metricsmw import get_metrics_monitor
 from metricsmw.adapters import wrap
 from metricsmw.adapters.auth import basic, public
 from metricsmw.alerts import MetricsAlerter
-from metricsmw.lasting import LastingHistory
+from metricsmw.history import LastingHistory
 
 RULES = ["error_rate_pct > 50 critical", "SLOW_FAILURE: requests > 0 on /fail for 1h"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from metricsmw import MetricsMonitor, get_metrics_monitor
 from metricsmw.engine.workers.processes import root_process
-from metricsmw.group import base_directory
+from metricsmw.engine.workers.shared import base_directory
 
 ROUTES = 7
 

@@ -24,11 +24,8 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypedDict, cast
 
-from metricsmw.background import Background
-from metricsmw.engine.reading.routes import RouteRow
-from metricsmw.notify import ALERT_FIELDS, Alert, Courier, Receive, as_receivers
-from metricsmw.once import Once, states
-from metricsmw.rules import (
+from metricsmw.alerts.delivery import ALERT_FIELDS, Alert, Courier, Receive, as_receivers
+from metricsmw.alerts.rules import (
     SEVERITIES,
     AnyRule,
     BurnRate,
@@ -38,15 +35,18 @@ from metricsmw.rules import (
     State,
     Status,
     advance,
+    counts_since,
     identity,
     parse,
 )
+from metricsmw.engine.reading.routes import RouteRow
+from metricsmw.engine.workers.job import Background
+from metricsmw.engine.workers.leader import Once, states
 from metricsmw.snapshot import iso_timestamp
 
 if TYPE_CHECKING:
     from metricsmw.monitor import MetricsMonitor
 
-__all__ = ["Alert", "AlertRow", "BurnRate", "MetricsAlerter", "Rule", "get_alerts", "parse"]
 
 THRESHOLDS: Mapping[str, float] = {
     "error_rate_pct": 5.0,
@@ -125,17 +125,6 @@ class Moment:
         # All minutes since the start are younger; or older ones are not kept.
         full = len(rows) >= self._monitor.settings.max_history_minutes
         return counts_since(rows[0] if full else {}, self.snapshot)
-
-
-def counts_since(
-    earlier: Mapping[str, str | float | int], now: Mapping[str, str | float | int]
-) -> tuple[int, int]:
-    """Requests and errors between two snapshots; the earlier one may be empty."""
-    requests, errors = (
-        max(int(now[name]) - int(earlier.get(name, 0)), 0)
-        for name in ("total_requests", "total_errors")
-    )
-    return requests, min(errors, requests)
 
 
 class MetricsAlerter:

@@ -32,10 +32,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict, TypeVar
 
-from metricsmw.background import Background
 from metricsmw.engine.storage.histogram import BUCKETS, FIRST, SCALE
 from metricsmw.engine.storage.lanes import distribution, unpack
-from metricsmw.once import PROBLEM, Once
+from metricsmw.engine.workers.job import Background
+from metricsmw.engine.workers.leader import PROBLEM, Once
 from metricsmw.snapshot import FIELDS, INTEGER_FIELDS, NUMERIC_FIELDS, iso_timestamp
 
 if TYPE_CHECKING:

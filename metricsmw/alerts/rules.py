@@ -370,3 +370,14 @@ def _minutes(duration: str) -> int:
     if seconds % 60:
         raise ValueError(f"a burn rate's window must be whole minutes, got {duration!r}")
     return int(seconds // 60)
+
+
+def counts_since(
+    earlier: Mapping[str, str | float | int], now: Mapping[str, str | float | int]
+) -> tuple[int, int]:
+    """Requests and errors between two snapshots; the earlier one may be empty."""
+    requests, errors = (
+        max(int(now[name]) - int(earlier.get(name, 0)), 0)
+        for name in ("total_requests", "total_errors")
+    )
+    return requests, min(errors, requests)

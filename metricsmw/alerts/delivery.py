@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from metricsmw.rules import Comparison, Severity
+from metricsmw.alerts.rules import Comparison, Severity
 
 if TYPE_CHECKING:
     from metricsmw.monitor import MetricsMonitor

@@ -1,6 +1,6 @@
-"""The workers of one server: where their segments lie, who is alive, and what they share.
+"""`SharedGroup`: the directory of a server's workers, who of them is alive, and what they share.
 
-`PrivateGroup` is a process alone. `SharedGroup` is a directory that only its owner can enter:
+Only its owner can enter the directory:
 
     worker-N   the segment of a worker, which holds an exclusive flock on it for its life
     reset      the states of all tables at the last reset; replaced as a whole
@@ -11,7 +11,7 @@ The kernel drops a dead worker's flock, also after SIGKILL, and pid reuse cannot
 so a lock tells who is alive. A new worker adopts a dead one's segment, whose counts go on; there
 are never more files than workers that lived at once. Nothing here runs in the background.
 
-What is locked is another opening of the file than what is mapped: a mapping keeps its own open
+The flock is on a second descriptor, not the mapped one: a mapping keeps its own descriptor open
 until the last view of it is gone, and a forked child can lose track of views that other threads
 of its parent had in hand. It would keep the lock of a worker that has died.
 """
@@ -29,16 +29,17 @@ import zlib
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple
 
 from metricsmw.config import Settings
 from metricsmw.engine.files import Descriptor
 from metricsmw.engine.storage.layout import HEADER_BYTES, Field
-from metricsmw.engine.storage.memory import AnonymousMemory, FileMemory, Memory
-from metricsmw.engine.storage.minutes import FileBytes, History, MemoryBytes
+from metricsmw.engine.storage.memory import FileMemory
+from metricsmw.engine.storage.minutes import FileBytes, History
 from metricsmw.engine.storage.reader import NEVER, Period, Reset, SegmentReading, Source
 from metricsmw.engine.storage.segment import Segment
 from metricsmw.engine.storage.tables import DamagedError
+from metricsmw.engine.workers.group import Mode, OwnSource
 from metricsmw.engine.workers.processes import Process, root_process, this_process
 
 try:
@@ -46,94 +47,10 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-Mode = Literal["private", "shared"]
 
 PREFIX = "worker-"
 RESET_HEADER = struct.Struct("<dQ")
 RESET_ENTRY = struct.Struct("<QQQ")
-
-
-class Group(Protocol):
-    """What a monitor needs of the place where its server's segments lie."""
-
-    mode: Mode
-    reason: str
-    history: History
-    segment: Segment
-
-    @property
-    def reset(self) -> Reset:
-        """The last reset of the server."""
-
-    def sources(self, complete: bool = False) -> Mapping[str, Source]:
-        """The segments of all workers, dead ones included, by name.
-
-        With ``complete`` it raises OSError where one may be there that cannot be opened now.
-        """
-
-    def write_reset(self, reset: Reset) -> None: ...
-
-    def problems(self) -> list[str]:
-        """What is wrong with what the workers share, beside segments; safe to show to anyone."""
-
-    def exclusive(self, wait: bool) -> contextlib.AbstractContextManager[bool]:
-        """Hold the server's lock; yields whether it is held. Never waits unless told to."""
-
-    def close(self) -> None:
-        """Leave the group: gauges go, counts stay."""
-
-    def forget(self) -> None:
-        """Let go of a segment that is lost, or in a forked child the parent's; change nothing."""
-
-
-class _OwnSource:
-    """This process's own segment, read through its own memory."""
-
-    alive = True
-
-    def __init__(self, memory: Memory) -> None:
-        self.read = memory.read
-
-
-class PrivateGroup:
-    """A process alone."""
-
-    mode: Mode = "private"
-
-    def __init__(self, settings: Settings, reason: str, created: float) -> None:
-        self.reason = reason
-        self.history = History(MemoryBytes(), settings.max_history_minutes)
-        self.history.start(created)
-        self._thread_lock = threading.Lock()
-        self.reset: Reset = NEVER
-        me = this_process()
-        self.segment = Segment(
-            AnonymousMemory(), window_seconds=settings.window_seconds, now=created, owner=me
-        )
-
-    def sources(self, complete: bool = False) -> Mapping[str, Source]:
-        return {"own": _OwnSource(self.segment.memory)}
-
-    def write_reset(self, reset: Reset) -> None:
-        self.reset = reset
-
-    def problems(self) -> list[str]:
-        return []
-
-    @contextlib.contextmanager
-    def exclusive(self, wait: bool) -> Iterator[bool]:
-        held = self._thread_lock.acquire(blocking=wait)
-        try:
-            yield held
-        finally:
-            if held:
-                self._thread_lock.release()
-
-    def close(self) -> None:
-        self.segment.silence()
-
-    def forget(self) -> None:
-        pass
 
 
 class _FileSource:
@@ -340,7 +257,7 @@ class SharedGroup:
         return False
 
     def _is_whole(self, name: str, memory: FileMemory, now: float) -> bool:
-        source = _OwnSource(memory)
+        source = OwnSource(memory)
         period = Period(now, self._settings.step)
         try:
             reading = SegmentReading(name, source, period, NEVER, self._settings.window_seconds)
@@ -383,13 +300,13 @@ class SharedGroup:
             if complete:
                 raise
             found = {name: source for name, (_, source) in known.items()}
-            found[self.name] = _OwnSource(self.segment.memory)
+            found[self.name] = OwnSource(self.segment.memory)
             found[self.directory.name] = _Unreadable(error)
             return found
         opened = {}
         for name, status in files.items():
             if name == self.name and status.st_ino == self._inode:
-                found[name] = _OwnSource(self.segment.memory)
+                found[name] = OwnSource(self.segment.memory)
                 continue
             identity = status.st_ino, status.st_uid
             before, source = known.get(name, (None, None))
