@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from metricsmw import get_metrics_monitor
 
+from .api.messages import is_async
 from .asgi import ASGIMetricsMiddleware
-from .contract import is_async
-from .hosts import mount_path
+from .paths import mount_path
 from .wsgi import WSGIMetricsMiddleware
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from metricsmw import MetricsMonitor
 
-    from .auth import Policy
-    from .contract import Exclude
+    from .api.policies import Policy
+    from .types import Exclude
 
 __all__ = ["wrap"]
 
@@ -70,9 +70,9 @@ def wrap(
         return host.instrument(app, monitor, path, auth, exclude, user)  # type: ignore[no-any-return]
 
     if _is(app, "falcon", "App"):
-        from . import falcon
+        from .resolvers import falcon
 
-        falcon.leave_routes(cast("Any", app))
+        falcon.install_in(cast("Any", app))
     kind: Any = ASGIMetricsMiddleware if _is_asgi(app) else WSGIMetricsMiddleware
     return kind(app, monitor, path=path, auth=auth, exclude=exclude, user=user)  # type: ignore[no-any-return]
 

@@ -12,61 +12,57 @@ response, or a server that shut down), or abandoned (`abandon`: the client went 
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from metricsmw import MetricsMonitor, get_metrics_monitor
 
-from .contract import Exclude as Exclude
-from .contract import excluder
-from .hosts import HOST_KEY, Elsewhere, listen, mount_path, route_of_scope, user_of_scope
+from .paths import excluder, mount_path, split
+from .resolvers import install, route_of_scope, user_of_scope
+from .resolvers.base import FRAMEWORK_KEY, ForwardedRequest
+from .servers import connected
 
 if TYPE_CHECKING:
     from metricsmw.engine.recording.recorder import Recorder
 
-    from .auth import Policy
-    from .contract import Thresholds
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-RouteResolver = Callable[[Scope], "str | None"]
-UserResolver = Callable[[Scope], object]
-IdentityResolver = Callable[[Scope], "str | Awaitable[str | None] | None"]
+    from .api.policies import Policy
+    from .types import (
+        ASGIApp,
+        Exclude,
+        Message,
+        Receive,
+        Scope,
+        ScopeIdentity,
+        ScopeRoute,
+        ScopeUser,
+        Send,
+        Thresholds,
+    )
 
 BODY = "http.response.body"
 TRAILERS = "http.response.trailers"
 # Messages that end a response without trailers, unless they say that more comes.
 FINAL = {BODY, "http.response.pathsend", "http.response.zerocopysend"}
 # What stands for the status and for the scope once the outcome is reported.
-CLOSED = cast("int", object())
-NOWHERE: Scope = {}
+REPORTED = cast("int", object())
+NO_SCOPE: Scope = {}
 
 
 def metrics_app(
     monitor: MetricsMonitor | None = None,
     auth: Policy | None = None,
     *,
-    identity: IdentityResolver | None = None,
+    identity: ScopeIdentity | None = None,
     health_thresholds: Thresholds | None = None,
     health_status: int = 503,
 ) -> ASGIApp:
     """The mountable sub-app, on Starlette; needs the extra ``metricsmw[asgi]``."""
-    from .asgi_app import metrics_app as make
+    from .api.asgi_app import metrics_app as make
 
     if health_thresholds is not None:
         monitor = get_metrics_monitor() if monitor is None else monitor
         monitor.set_health_thresholds(health_thresholds, health_status)
     return make(monitor, auth, identity=identity)
-
-
-def split(path: str, root: str) -> tuple[str, str]:
-    """The path an app is mounted at, and the path below; servers differ in `path`."""
-    root = root.rstrip("/")
-    below = path[len(root) :] if path.startswith(root + "/") or path == root else path
-    return root, below
 
 
 class ASGIMetricsMiddleware:
@@ -89,9 +85,9 @@ class ASGIMetricsMiddleware:
         path: str | None = None,
         auth: Policy | None = None,
         exclude: Iterable[Exclude] = (),
-        user: UserResolver | None = None,
-        route: RouteResolver | None = None,
-        identity: IdentityResolver | None = None,
+        user: ScopeUser | None = None,
+        route: ScopeRoute | None = None,
+        identity: ScopeIdentity | None = None,
     ) -> None:
         self.app = app
         self.monitor = get_metrics_monitor() if monitor is None else monitor
@@ -102,13 +98,13 @@ class ASGIMetricsMiddleware:
         self._excluded = excluder(exclude)
         self._sub_path = path = None if path is None else mount_path(path)
         # The quick test for paths that may not be measured; None: all are.
-        self._needle = "" if self._excluded else path
+        self._bypass_hint = "" if self._excluded else path
         self._sub_app = metrics_app(self.monitor, auth, identity=identity) if path else None
         # Whether the server tells by itself if a client has gone: then nobody need listen for it.
         # None: not known yet.
         self._tells: bool | None = None
         self._exchange = _exchange_class(self, route, user)
-        listen()
+        install()
         self.recorder.announce()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,15 +113,15 @@ class ASGIMetricsMiddleware:
             return
         key = self._key
         if key in scope:
-            moved = getattr(scope[key], "moved", None)
-            if moved is not None:
-                moved(scope)
+            follow_copy = getattr(scope[key], "follow_copy", None)
+            if follow_copy is not None:
+                follow_copy(scope)
             await self.app(scope, receive, send)
             return
-        if self._needle is not None and self._needle in scope["path"]:
-            aside = self._aside(scope)
-            if aside is not None:
-                await aside(scope, receive, send)
+        if self._bypass_hint is not None and self._bypass_hint in scope["path"]:
+            bypass = self._bypass(scope)
+            if bypass is not None:
+                await bypass(scope, receive, send)
                 return
         exchange = self._exchange()
         exchange.scope = scope
@@ -138,17 +134,17 @@ class ASGIMetricsMiddleware:
         try:
             exchange.start = self._begin()
         except Exception:
-            exchange.status = CLOSED
+            exchange.status = REPORTED
             self.recorder.fault("recording a request")
         try:
             await self.app(scope, receive if self._tells else exchange.receive, exchange.send)
         except BaseException as error:
             exchange.failed(error)
             raise
-        if exchange.status is not CLOSED:
+        if exchange.status is not REPORTED:
             exchange.failed(None)
 
-    def _aside(self, scope: Scope) -> ASGIApp | None:
+    def _bypass(self, scope: Scope) -> ASGIApp | None:
         """Who answers a request that is not to be measured; None: it is to be."""
         _, below = split(scope["path"], scope.get("root_path", ""))
         path = self._sub_path
@@ -200,12 +196,12 @@ class _Exchange(Protocol):
 
     async def receive(self) -> Message: ...
     def send(self, message: Message) -> Awaitable[None]: ...
-    def moved(self, scope: Scope) -> None: ...
+    def follow_copy(self, scope: Scope) -> None: ...
     def failed(self, error: BaseException | None) -> None: ...
 
 
 def _exchange_class(
-    middleware: ASGIMetricsMiddleware, route: RouteResolver | None, user: UserResolver | None
+    middleware: ASGIMetricsMiddleware, route: ScopeRoute | None, user: ScopeUser | None
 ) -> Callable[[], _Exchange]:
     """A class of exchanges with all that is the same for every request in its closure."""
     recorder = middleware.recorder
@@ -234,7 +230,7 @@ def _exchange_class(
         scope: Scope
         inner_receive: Receive
         inner: Send
-        status: int | None  # None: not yet; CLOSED: the outcome is reported
+        status: int | None  # None: not yet; REPORTED: the outcome is reported
         plain: bool  # the response has started, and no trailers are to follow
         gone: bool
         start: float
@@ -284,21 +280,21 @@ def _exchange_class(
             gone = self.gone
             if not (tells or gone):
                 # Hypercorn's stream says it by what the last message sets as well: asked before.
-                gone = _connected(inner) is False
+                gone = connected(inner) is False
             try:
                 await inner(message)
             except OSError:
                 self.gone = True
                 raise
             status = self.status
-            if status is None or status is CLOSED:
+            if status is None or status is REPORTED:
                 return
-            self.status = CLOSED
+            self.status = REPORTED
             scope = self.scope
-            self.scope = NOWHERE
+            self.scope = NO_SCOPE
             # Resolvers are called here, not by `template` and `count_user`: two calls less.
             template = None
-            if own_route or "router" in scope or HOST_KEY in scope or "path_template" in scope:
+            if own_route or "router" in scope or FRAMEWORK_KEY in scope or "path_template" in scope:
                 try:
                     template = route_of(scope)
                 except Exception:
@@ -322,7 +318,7 @@ def _exchange_class(
                 return
             if self.first and not gone:
                 self.count_stream(now, template, method)
-            if own_user or "session" in scope or HOST_KEY in scope:
+            if own_user or "session" in scope or FRAMEWORK_KEY in scope:
                 try:
                     user_id = user_of(scope)
                     if user_id is not None:
@@ -354,16 +350,16 @@ def _exchange_class(
         def failed(self, error: BaseException | None) -> None:
             """The app ended without a complete response."""
             status, scope = self.status, self.scope
-            if status is CLOSED:
+            if status is REPORTED:
                 return
-            self.status = CLOSED
-            self.scope = NOWHERE
+            self.status = REPORTED
+            self.scope = NO_SCOPE
             template = self.template(scope)
             try:
                 method = scope["method"]
-                connected = _connected(self.inner)
-                cancelled = connected is None and isinstance(error, CancelledError)
-                gone = self.gone or connected is False or cancelled
+                there = connected(self.inner)
+                cancelled = there is None and isinstance(error, CancelledError)
+                gone = self.gone or there is False or cancelled
                 if gone and status is not None and method == "HEAD":
                     end(self.start, status, template, method)
                 elif gone:
@@ -377,20 +373,20 @@ def _exchange_class(
                 self.count_stream(now, template, method)
             self.count_user(scope)
 
-        def moved(self, scope: Scope) -> None:
+        def follow_copy(self, scope: Scope) -> None:
             """What is further in was handed this scope: a copy has what the host leaves there."""
             own = self.scope
-            if scope is own or own is NOWHERE or "router" in own:
+            if scope is own or own is NO_SCOPE or "router" in own:
                 return
-            if HOST_KEY not in own or type(own[HOST_KEY]) is Elsewhere:
-                own[HOST_KEY] = Elsewhere(scope, route_of_scope, user_of_scope)
+            if FRAMEWORK_KEY not in own or type(own[FRAMEWORK_KEY]) is ForwardedRequest:
+                own[FRAMEWORK_KEY] = ForwardedRequest(scope, route_of_scope, user_of_scope)
 
         def leave(self) -> None:
             """The request is one of the sub-app's own."""
-            if self.status is CLOSED:
+            if self.status is REPORTED:
                 return
-            self.status = CLOSED
-            self.scope = NOWHERE
+            self.status = REPORTED
+            self.scope = NO_SCOPE
             try:
                 left()
             except Exception:
@@ -401,24 +397,6 @@ def _exchange_class(
             return type(None), ()
 
     return Exchange
-
-
-def _connected(send: Send) -> bool | None:
-    """Whether the client is still there; None where the server does not tell.
-
-    uvicorn's request cycle knows, and hypercorn's stream; their `send` does nothing for a client
-    that is gone. Other servers say it by `receive`, or by an OSError from `send`.
-    """
-    server = _server(send)
-    for name in ("disconnected", "closed"):
-        gone = getattr(server, name, None)
-        if isinstance(gone, bool):
-            return not gone
-    return None
-
-
-def _server(send: Send) -> object:
-    return getattr(send, "__self__", None)
 
 
 class _Socket:

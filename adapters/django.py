@@ -1,4 +1,4 @@
-"""Django glue: the middleware, the URLs of the sub-app, and both in one for wrapped handlers.
+"""Django: the middleware, the URLs of the sub-app, and both in one for wrapped handlers.
 
 By hand: `"metricsmw.adapters.django.MetricsMiddleware"` first in `MIDDLEWARE`, and
 `path("api/metrics/", include("metricsmw.adapters.django"))`. `wrap(get_wsgi_application())` needs
@@ -9,40 +9,33 @@ middleware, the handler leaves the request for the resolvers and answers the sub
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
 from contextlib import contextmanager
 from enum import Enum
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
-from django.contrib.sessions.backends.base import SessionBase
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
 from django.core.handlers.base import BaseHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.db.transaction import non_atomic_requests
 from django.http import HttpResponse
 from django.urls import ResolverMatch, re_path
-from django.utils.functional import LazyObject, empty
 
 from metricsmw import get_metrics_monitor
 
+from .api.handlers import Handlers
+from .api.messages import Request
+from .api.policies import as_policy
 from .asgi import ASGIMetricsMiddleware
-from .auth import as_policy
-from .contract import Request, disown, excluder
-from .handlers import Handlers
-from .hosts import (
-    HOST_KEY,
-    mount_path,
-    route_of_environ,
-    route_of_scope,
-    session_identity,
-    session_user,
-    user_of_environ,
-    user_of_scope,
-)
-from .wsgi import WSGIMetricsMiddleware, broken_off
+from .measurement import exclude_request
+from .paths import excluder, mount_path
+from .resolvers import route_of_environ, route_of_scope, user_of_environ, user_of_scope
+from .resolvers.base import FRAMEWORK_KEY, session_identity
+from .resolvers.django import DjangoRequest
+from .servers import broken_off
+from .wsgi import WSGIMetricsMiddleware
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -60,10 +53,8 @@ if TYPE_CHECKING:
 
     from metricsmw import MetricsMonitor
 
-    from .asgi import UserResolver as ScopeUser
-    from .auth import Policy
-    from .contract import Exclude
-    from .wsgi import UserResolver as EnvironUser
+    from .api.policies import Policy
+    from .types import EnvironUser, Exclude, ScopeUser
     from .wsgi import _Exchange as Exchange
 
 
@@ -98,7 +89,7 @@ class MetricsMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         carrier = _carrier(request)
-        carrier[HOST_KEY] = _DjangoRequest(request)
+        carrier[FRAMEWORK_KEY] = DjangoRequest(request)
         excluded = self._excluded is not None and self._excluded(request.path_info)
         start = None
         if not (excluded or self._recorder.key in carrier):
@@ -273,46 +264,6 @@ def _is_ending(error: BaseException | None) -> bool:
     return not isinstance(error, (Exception, GeneratorExit, asyncio.CancelledError, type(None)))
 
 
-class _DjangoRequest:
-    """The request, for the resolvers of whoever measures it.
-
-    Asked for its user, the last question there is, it lets the request go and keeps the answers:
-    the request holds the environ that this stands in, a knot for the garbage collector to untie.
-    """
-
-    __slots__ = ("_request", "_route", "_user")
-
-    def __init__(self, request: HttpRequest) -> None:
-        self._request: HttpRequest | None = request
-
-    def route(self) -> str | None:
-        if self._request is not None:
-            match: ResolverMatch | None = self._request.resolver_match
-            self._route = None if match is None else template_of(match.route or "")
-        return self._route
-
-    def user(self) -> object | None:
-        if self._request is not None:
-            self.route()
-            self._user = user_of(self._request)
-            self._request = None
-        return self._user
-
-
-def user_of(request: HttpRequest) -> object | None:
-    """Return the user of a request as far as the app has loaded it: nothing is asked of a store."""
-    fields = vars(request)
-    user = fields.get("user")
-    if issubclass(type(user), LazyObject):
-        user = None if user._wrapped is empty else user._wrapped
-    if user is not None and user.is_authenticated:
-        return user.pk  # type: ignore[no-any-return]
-    session = fields.get("session")
-    if isinstance(session, SessionBase):
-        return session_user(vars(session).get("_session_cache"))
-    return None
-
-
 def _identity(request: HttpRequest) -> str | None:
     """Return the user of the session, for the sub-app, which may ask the stores."""
     user = getattr(request, "user", None)
@@ -328,72 +279,6 @@ def _carrier(request: HttpRequest) -> dict[str, Any]:
     return carrier
 
 
-@lru_cache(maxsize=4096)
-def template_of(route: str) -> str:
-    """Return a URL pattern as a template, "/articles/<int:year>/", without regular expressions.
-
-    Of those (`re_path`), "(?P<name>…)" becomes "<name>", and another group, a set of characters or
-    a wildcard "<var>".
-    """
-    if _REGEX.search(route):
-        route = re.sub("(<var>)+", "<var>", _plain(route))
-    return "/" + route.removeprefix("/")
-
-
-# What tells a regular expression from what `path` takes.
-_REGEX = re.compile(r"[\\^$|\[]|\(\?|\.[*+]")
-_SET = r"\[\^?\]?(?:\\.|[^\]\\])*\]"
-_TOKEN = re.compile(
-    rf"""
-    (?P<assertion> \\[AZbB] | [\^$] )
-  | (?P<var> \\[dDsSwW] | {_SET} | \.(?=[*+{{]) )
-  | \( (?: \?P<(?P<name>\w+)> | (?P<aside>\?[=!<#]|\?[a-zA-Z]+\)) | (?P<plain>\?[\w-]*:)
-         | (?P<group>) )
-  | \\(?P<char> . )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-_QUANTIFIER = re.compile(r"[?*+]|\{\d*,?\d*\}")
-_BRACKET = re.compile(rf"\\.|{_SET}|[()]", re.DOTALL)
-
-
-def _plain(regex: str) -> str:
-    plain = ""
-    at = 0
-    while at < len(regex):
-        token = _TOKEN.match(regex, at)
-        if token is None:
-            plain += regex[at]
-            at += 1
-        else:
-            at = token.end()
-            inside = ""
-            if token[0][0] == "(" and token[0][-1] != ")":  # which "(?i)" has
-                end = _closing(regex, at)
-                inside, at = regex[at:end], end + 1
-            if token["name"]:
-                plain += f"<{token['name']}>"
-            elif token["plain"] and "|" not in inside:
-                plain += _plain(inside)
-            elif token["var"] or token["plain"] or token["group"] is not None:
-                plain += "<var>"
-            else:
-                plain += token["char"] or ""
-        while (quantifier := _QUANTIFIER.match(regex, at)) is not None:
-            at = quantifier.end()
-    return plain
-
-
-def _closing(regex: str, at: int) -> int:
-    """Return where the group ends that is open at `at`."""
-    depth = 1
-    for token in _BRACKET.finditer(regex, at):
-        depth += {"(": 1, ")": -1}.get(token[0], 0)
-        if depth == 0:
-            return token.start()
-    return len(regex)
-
-
 def metrics_view(
     monitor: MetricsMonitor | None = None, auth: Policy | None = None
 ) -> Callable[..., HttpResponse]:
@@ -401,7 +286,7 @@ def metrics_view(
     policy = as_policy(auth)
 
     def view(request: HttpRequest, below: str) -> HttpResponse:
-        disown(_carrier(request))
+        exclude_request(_carrier(request))
         # The slash before it may be the end of the pattern that includes ours.
         if request.path.endswith("/" + below):
             below = "/" + below
@@ -463,7 +348,7 @@ def instrument(
     resolve = handler.resolve_request
 
     def resolve_request(request: HttpRequest) -> ResolverMatch:
-        _carrier(request)[HOST_KEY] = _DjangoRequest(request)
+        _carrier(request)[FRAMEWORK_KEY] = DjangoRequest(request)
         asked = request.path_info
         if asked == path or asked.startswith(path + "/"):
             request.resolver_match = ResolverMatch(view, (), {"below": asked[len(path) :]})

@@ -1,23 +1,20 @@
-"""FastAPI glue: Starlette's, and the one kind of route that is FastAPI's own."""
+"""FastAPI: measuring an app in place, as Starlette's."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from fastapi import FastAPI
 
 from . import starlette
-from .asgi import split
-from .hosts import MOUNTED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from metricsmw import MetricsMonitor
 
-    from .asgi import UserResolver
-    from .auth import Policy
-    from .contract import Exclude
+    from .api.policies import Policy
+    from .types import Exclude, ScopeUser
 
 _App = TypeVar("_App", bound=FastAPI)
 
@@ -28,25 +25,10 @@ def instrument(
     path: str = "/api/metrics",
     auth: Policy | None = None,
     exclude: Iterable[Exclude] = (),
-    user: UserResolver | None = None,
+    user: ScopeUser | None = None,
 ) -> _App:
     """Measure `app`, serve the metrics at `path`, and return `app` itself; arguments as for `wrap`.
 
     The schema stays as it is: the sub-app is no path operation.
     """
     return starlette.instrument(app, monitor, path, auth, exclude, user)
-
-
-def template_of(scope: Mapping[str, Any]) -> str | None:
-    """Return the template of a front end's static files (`app.frontend`), which has no endpoint."""
-    below: str | None = scope["fastapi"].get("frontend_path")
-    if below is None:
-        return None
-    root, path = split(scope["path"], scope.get("root_path", ""))
-    if "app_root_path" in scope:  # in a mounted app, whose `root_path` holds the raw path
-        mount = starlette.mount_of(scope)
-        if mount is None:
-            return None
-        root = scope["app_root_path"].rstrip("/") + mount
-    template: str = root + path[: len(path) - len(below)].rstrip("/") + MOUNTED
-    return template

@@ -1,9 +1,4 @@
-"""Flask glue: the blueprint, measuring an app in place, and counting Flask-SocketIO's connections.
-
-Flask ends the context of a request before a middleware around the app has its answer. The context
-still stands as the response starts: what is current then leaves the matched rule and the session in
-environ, for all the Flask apps of the process and at a tenth of the cost of Flask's signals.
-"""
+"""Flask: measuring an app in place, the blueprint, and counting Flask-SocketIO's connections."""
 
 from __future__ import annotations
 
@@ -18,29 +13,23 @@ from werkzeug.wsgi import ClosingIterator
 
 from metricsmw import get_metrics_monitor
 
-from .auth import as_policy
-from .contract import Request, disown
-from .handlers import Handlers
-from .hosts import AT_START, HOST_KEY, mount_path, session_identity
-from .rules import RuleRequest
+from .api.handlers import Handlers
+from .api.messages import Request
+from .api.policies import as_policy
+from .measurement import exclude_request
+from .paths import mount_path
+from .resolvers.base import session_identity
 from .wsgi import WSGIMetricsMiddleware
-
-try:
-    from flask.globals import _cv_request as _context
-except ImportError:  # later versions have one context for app and request
-    from flask.globals import _cv_app as _context  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from _typeshed.wsgi import WSGIEnvironment
     from flask_socketio import SocketIO
 
     from metricsmw import MetricsMonitor
 
-    from .auth import Policy
-    from .contract import Exclude
-    from .wsgi import UserResolver
+    from .api.policies import Policy
+    from .types import EnvironUser, Exclude
     from .wsgi import _Exchange as Exchange
 
 # Where an app keeps the monitors that measure it, the last one given being its own.
@@ -53,44 +42,13 @@ _SEQUENCES = (list, tuple)
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 
 
-def listen() -> None:
-    """Have every Flask app of this process leave its rule and its session; idempotent."""
-    if _leave not in AT_START:
-        AT_START.append(_leave)
-    # Where the exception goes on to the server, no response starts.
-    flask.got_request_exception.connect(_failed, weak=False)
-
-
-def _leave(environ: WSGIEnvironment) -> None:
-    context: Any = _context.get(None)
-    if context is None:
-        return
-    request = context.request
-    if request.environ is not environ:
-        return  # a request inside another one
-    # Past the property, which marks the session as accessed ("Vary: Cookie"); before Flask 3.1.3
-    # the session itself stands under its name.
-    fields = vars(context)
-    error = request.routing_exception
-    environ[HOST_KEY] = RuleRequest(
-        request.url_rule,
-        None if error is None else getattr(error, "valid_methods", None),
-        context.url_adapter,
-        fields["_session"] if "_session" in fields else fields.get("session"),
-    )
-
-
-def _failed(_app: flask.Flask, **_: object) -> None:
-    _leave(flask.request.environ)
-
-
 def instrument(
     app: flask.Flask,
     monitor: MetricsMonitor | None = None,
     path: str = "/api/metrics",
     auth: Policy | None = None,
     exclude: Iterable[Exclude] = (),
-    user: UserResolver | None = None,
+    user: EnvironUser | None = None,
 ) -> flask.Flask:
     """Measure `app`, serve the metrics at `path`, and return `app` itself; arguments as for `wrap`.
 
@@ -137,7 +95,7 @@ class MetricsMiddleware:
         monitor: MetricsMonitor | None = None,
         *,
         exclude: Iterable[Exclude] = (),
-        user: UserResolver | None = None,
+        user: EnvironUser | None = None,
     ) -> None:
         self.app = app
         self.monitor = get_metrics_monitor() if monitor is None else monitor
@@ -171,7 +129,7 @@ def metrics_blueprint(
 
     def view(below: str = "") -> flask.Response:
         request = flask.request
-        disown(request.environ)
+        exclude_request(request.environ)
         if below or request.path.endswith("/"):
             below = "/" + below
         asked = _monitor_of(flask.current_app) if monitor is None else monitor

@@ -1,49 +1,38 @@
-"""Starlette glue: `instrument(app)` measures an app in place; and what its routes are called.
+"""Starlette: `instrument(app)` measures an app in place.
 
 Our middleware stands outermost, outside the app's own (ServerErrorMiddleware included), so that
 what they answer and what they take is measured. The sub-app is served inside them and in front of
 the routes: it sees the app's session, and no catch-all route shadows it.
-
-Starlette leaves in scope the endpoint it chose and the outermost router, but not the template that
-led there: a mount leaves the raw path it matched, and many releases leave no route. So templates
-are looked up by endpoint, in a table made once of the whole tree below the outermost router. Only
-an endpoint that several templates lead to needs more: their patterns are tried, in the order in
-which the router tries them.
 """
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from starlette.applications import Starlette
 from starlette.routing import Router
 
 from metricsmw import get_metrics_monitor
 
-from .asgi import ASGIMetricsMiddleware, metrics_app, split
-from .contract import disown
-from .hosts import MOUNTED, mount_path
+from .asgi import ASGIMetricsMiddleware, metrics_app
+from .measurement import exclude_request
+from .paths import mount_path, split
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Awaitable, Iterable
 
-    from starlette.convertors import Convertor
-    from starlette.routing import BaseRoute
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from metricsmw import MetricsMonitor
 
-    from .asgi import UserResolver
-    from .auth import Policy
-    from .contract import Exclude
+    from .api.policies import Policy
+    from .types import Exclude, ScopeUser
 
 _App = TypeVar("_App", bound=Starlette)
 
-# Where an app keeps the monitors that measure it and the paths it serves, a router its templates.
+# Where an app keeps the monitors that measure it, and the paths it serves.
 _MONITORS = "_metricsmw_monitors"
 _PATHS = "_metricsmw_paths"
-_TEMPLATES = "_metricsmw_templates"
 
 
 def instrument(
@@ -52,7 +41,7 @@ def instrument(
     path: str = "/api/metrics",
     auth: Policy | None = None,
     exclude: Iterable[Exclude] = (),
-    user: UserResolver | None = None,
+    user: ScopeUser | None = None,
 ) -> _App:
     """Measure `app`, serve the metrics at `path`, and return `app` itself; arguments as for `wrap`.
 
@@ -94,7 +83,7 @@ def _serve(router: Router, path: str, metrics: ASGIApp, key: str) -> None:
         if path in scope.get("path", "") and scope["type"] == "http":
             root, below = split(scope["path"], scope.get("root_path", ""))
             if below == path or below.startswith(path + "/"):
-                disown(scope)
+                exclude_request(scope)
                 mounted = dict(scope, path=root + below, root_path=root + path)
                 return metrics(mounted, receive, send)
         if key in scope:
@@ -105,154 +94,3 @@ def _serve(router: Router, path: str, metrics: ASGIApp, key: str) -> None:
         return routes(scope, receive, send)
 
     router.middleware_stack = dispatch  # type: ignore[assignment]
-
-
-def template_of(scope: Mapping[str, Any]) -> str | None:
-    """Return the template of the route that a Starlette router chose, mounts included, or None."""
-    if "endpoint" not in scope:
-        return None
-    router = scope["router"]
-    templates: _Templates | None = getattr(router, _TEMPLATES, None)
-    if templates is None:
-        templates = _Templates(router)
-        setattr(router, _TEMPLATES, templates)
-    key = id(scope["endpoint"])
-    if key in templates.only and len(router.routes) == templates.top:
-        template = templates.only[key]
-    else:
-        way = templates.way(scope)
-        template = None if way is None else way.template
-    root = scope["app_root_path"] if "app_root_path" in scope else scope.get("root_path")
-    return root.rstrip("/") + template if root and template is not None else template
-
-
-def mount_of(scope: Mapping[str, Any]) -> str | None:
-    """Return the template of the mount whose app answered, None where it cannot be told.
-
-    To be asked after `template_of`, of a request that reached a mounted app and none of its routes.
-    """
-    templates: _Templates = getattr(scope["router"], _TEMPLATES)
-    way = templates.way(scope)
-    return None if way is None else way.mount
-
-
-class _Templates:
-    """The templates that lead to each endpoint below one router.
-
-    Routers and routes compare by value and cannot be hashed, so endpoints are told apart by id();
-    the tables hold them, so that no id is used twice. `only`: the template of an endpoint that has
-    but one, None for a mounted router itself, whose routes did not match. `top`: how many routes
-    the router had when its tree was walked.
-    """
-
-    # An endpoint that no walk finds (below a kind of route of the app's own) costs a walk each
-    # time; this many in all.
-    FRUITLESS_WALKS = 100
-
-    def __init__(self, router: Router) -> None:
-        self._router = router
-        self._fruitless = 0
-        self._walk()
-
-    def way(self, scope: Mapping[str, Any]) -> _Way | None:
-        """Return the way that led to the endpoint."""
-        key = id(scope["endpoint"])
-        if len(self._router.routes) != self.top:
-            self._walk()  # routes were added
-        elif key not in self._ways and self._fruitless < self.FRUITLESS_WALKS:
-            self._walk()
-            self._fruitless += key not in self._ways
-        if key in self.only or key not in self._ways:
-            return self._ways.get(key, (None,))[0]
-        root = scope.get("app_root_path", scope.get("root_path", ""))
-        return _chosen(self._ways[key], split(scope["path"], root)[1], scope["method"])
-
-    def _walk(self) -> None:
-        routes = self._router.routes
-        ways: dict[int, list[_Way]] = {}
-        for way in _ways(routes, "", "", (routes,)):
-            ways.setdefault(id(way.endpoint), []).append(way)
-        self.only = {
-            key: each[0].template
-            for key, each in ways.items()
-            if len({(way.template, way.mount) for way in each}) == 1
-        }
-        for key in ways.keys() - self.only.keys():
-            ways[key] = [way._replace(pattern=re.compile(way.regex)) for way in ways[key]]
-        self._ways = ways
-        self.top = len(routes)
-
-
-class _Way(NamedTuple):
-    """One way to an endpoint."""
-
-    endpoint: object
-    template: str | None
-    regex: str
-    methods: Collection[str] | None
-    mount: str | None = None  # its template, where that is an app whose routes are known
-    pattern: re.Pattern[str] | None = None  # where other templates lead to the endpoint, too
-
-
-def _chosen(ways: list[_Way], path: str, method: str) -> _Way | None:
-    """Return the way that the router took, told by its pattern and method."""
-    partial = None
-    for way in ways:
-        if way.pattern is not None and way.pattern.fullmatch(path):
-            if not way.methods or method in way.methods:
-                return way
-            # Where none matches in full, the first that matches all but the method answers 405.
-            partial = partial or way
-    return partial
-
-
-def _ways(
-    routes: list[BaseRoute], template: str, regex: str, above: tuple[list[BaseRoute], ...]
-) -> Iterator[_Way]:
-    """Walk the tree below a router's routes; `template` and `regex` are those that lead there."""
-    for route in _flat(routes):
-        path: str = getattr(route, "path", "")  # a Host has none
-        below = template + path
-        pattern = regex + _regex(path, getattr(route, "param_convertors", {}))
-        if hasattr(route, "endpoint"):
-            yield _Way(route.endpoint, below, pattern, getattr(route, "methods", None))
-        elif hasattr(route, "app"):  # a Mount or a Host
-            inner = _routes_in(route.app)
-            if inner is None:
-                yield _Way(route.app, below + MOUNTED, pattern + "/.*", None)
-            else:
-                yield _Way(route.app, None, pattern + "/.*", None, below)
-            # An app mounted below itself has no end.
-            if inner is not None and not any(inner is each for each in above):
-                yield from _ways(inner, below, pattern, (*above, inner))
-
-
-def _flat(routes: Iterable[BaseRoute]) -> Iterator[Any]:
-    """Yield the routes, with those of FastAPI's included routers in their place."""
-    for route in routes:
-        contexts = getattr(route, "effective_route_contexts", None)
-        if contexts is None:
-            yield route
-        else:
-            for context in contexts():
-                yield context.starlette_route or context
-
-
-def _routes_in(app: object) -> list[BaseRoute] | None:
-    """Return the routes of a mounted app, looking inside its middlewares, or None."""
-    while app is not None:
-        if isinstance(app, (Starlette, Router)):
-            return app.routes
-        app = getattr(app, "app", None)
-    return None
-
-
-_PARAMETER = re.compile(r"{([a-zA-Z_]\w*)(?::[a-zA-Z_]\w*)?}")
-
-
-def _regex(path: str, convertors: Mapping[str, Convertor[Any]]) -> str:
-    """Return the pattern of a route's path, without groups that could clash in a chain of them."""
-    parts = _PARAMETER.split(path)
-    parts[::2] = [re.escape(literal) for literal in parts[::2]]
-    parts[1::2] = [f"(?:{convertors[name].regex})" for name in parts[1::2]]
-    return "".join(parts)

@@ -12,7 +12,6 @@ client went away).
 
 from __future__ import annotations
 
-import select
 import sys
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from itertools import chain
@@ -21,17 +20,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from metricsmw import MetricsMonitor, get_metrics_monitor
 
-from .contract import Exclude as Exclude
-from .contract import excluder
-from .hosts import (
-    AT_START,
-    HOST_KEY,
-    Elsewhere,
-    listen,
-    mount_path,
-    route_of_environ,
-    user_of_environ,
-)
+from .paths import as_text, as_wsgi, excluder, mount_path
+from .resolvers import install, route_of_environ, user_of_environ
+from .resolvers.base import FRAMEWORK_KEY, ON_START_RESPONSE, ForwardedRequest
+from .servers import broken_off
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
@@ -39,49 +31,32 @@ if TYPE_CHECKING:
 
     from metricsmw.engine.recording.recorder import Recorder
 
-    from .auth import Policy
-    from .contract import Thresholds
+    from .api.policies import Policy
+    from .types import EnvironIdentity, EnvironRoute, EnvironUser, Exclude, Headers, Thresholds
 
-    Headers = list[tuple[str, str]]
-    RouteResolver = Callable[[WSGIEnvironment], str | None]
-    UserResolver = Callable[[WSGIEnvironment], object]
-    IdentityResolver = Callable[[WSGIEnvironment], str | None]
-
-# What poll() is to tell beside POLLHUP and POLLERR, which it always does.
-PEER_CLOSED: int = getattr(select, "POLLRDHUP", 0)
 # Status lines are remembered by their number; an app that makes them up is parsed each time.
 MAX_STATUS_LINES = 1000
 # What stands for the status line and for the environ once the outcome is reported; no app's status
 # line is this object, whatever it says.
-CLOSED = str(b"closed", "ascii")
-NOWHERE: WSGIEnvironment = {}
+REPORTED = str(b"closed", "ascii")
+NO_ENVIRON: WSGIEnvironment = {}
 
 
 def metrics_app(
     monitor: MetricsMonitor | None = None,
     auth: Policy | None = None,
     *,
-    identity: IdentityResolver | None = None,
+    identity: EnvironIdentity | None = None,
     health_thresholds: Thresholds | None = None,
     health_status: int = 503,
 ) -> WSGIApplication:
     """The mountable sub-app, on Werkzeug; needs the extra ``metricsmw[wsgi]``."""
-    from .wsgi_app import metrics_app as make
+    from .api.wsgi_app import metrics_app as make
 
     if health_thresholds is not None:
         monitor = get_metrics_monitor() if monitor is None else monitor
         monitor.set_health_thresholds(health_thresholds, health_status)
     return make(monitor, auth, identity=identity)
-
-
-def as_wsgi(path: str) -> str:
-    """A path as WSGI hands it over: its bytes in the guise of Latin-1."""
-    return path.encode().decode("latin-1")
-
-
-def as_text(path: str) -> str:
-    """A path of WSGI as text."""
-    return path if path.isascii() else path.encode("latin-1").decode("utf-8", "replace")
 
 
 class WSGIMetricsMiddleware:
@@ -104,9 +79,9 @@ class WSGIMetricsMiddleware:
         path: str | None = None,
         auth: Policy | None = None,
         exclude: Iterable[Exclude] = (),
-        user: UserResolver | None = None,
-        route: RouteResolver | None = None,
-        identity: IdentityResolver | None = None,
+        user: EnvironUser | None = None,
+        route: EnvironRoute | None = None,
+        identity: EnvironIdentity | None = None,
     ) -> None:
         self.app = app
         self.monitor = get_metrics_monitor() if monitor is None else monitor
@@ -116,28 +91,28 @@ class WSGIMetricsMiddleware:
         self._excluded = excluder(exclude)
         self._sub_path = path = None if path is None else as_wsgi(mount_path(path))
         # The quick test for paths that may not be measured; None: all are.
-        self._needle = "" if self._excluded else path
+        self._bypass_hint = "" if self._excluded else path
         self._sub_app = metrics_app(self.monitor, auth, identity=identity) if path else None
         self._exchange = _exchange_class(self.recorder, route, user)
-        listen()
+        install()
         self.recorder.announce()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         key = self._key
         if key in environ:
-            moved = getattr(environ[key], "moved", None)
-            if moved is not None:
-                moved(environ)
+            follow_copy = getattr(environ[key], "follow_copy", None)
+            if follow_copy is not None:
+                follow_copy(environ)
             return self.app(environ, start_response)
         if self.recorder.in_asgi:
             scope = _scope_of(environ, start_response)
             if key in scope:
-                return self.app(environ, self._leaving(environ, start_response, scope))
-        needle = self._needle
-        if needle is not None and "PATH_INFO" in environ and needle in environ["PATH_INFO"]:
-            aside = self._aside(environ)
-            if aside is not None:
-                return aside(environ, start_response)
+                return self.app(environ, self._copying_to(environ, start_response, scope))
+        hint = self._bypass_hint
+        if hint is not None and "PATH_INFO" in environ and hint in environ["PATH_INFO"]:
+            bypass = self._bypass(environ)
+            if bypass is not None:
+                return bypass(environ, start_response)
         exchange = self._exchange()
         exchange.environ = environ
         exchange.inner = start_response
@@ -147,7 +122,7 @@ class WSGIMetricsMiddleware:
         try:
             exchange.start = self._begin()
         except Exception:
-            exchange.status = CLOSED
+            exchange.status = REPORTED
             self.recorder.fault("recording a request")
         try:
             body = self.app(environ, exchange.start_response)
@@ -168,7 +143,7 @@ class WSGIMetricsMiddleware:
         """A body that is neither list, tuple nor generator, as the server is to see it."""
         return exchange.hand_out(body)
 
-    def _leaving(
+    def _copying_to(
         self,
         environ: WSGIEnvironment,
         start_response: StartResponse,
@@ -184,17 +159,17 @@ class WSGIMetricsMiddleware:
             else:
                 write = start_response(status, headers, exc_info)
             try:
-                for ask in AT_START:
+                for ask in ON_START_RESPONSE:
                     ask(environ)
-                if HOST_KEY in environ:
-                    scope[HOST_KEY] = environ[HOST_KEY]
+                if FRAMEWORK_KEY in environ:
+                    scope[FRAMEWORK_KEY] = environ[FRAMEWORK_KEY]
             except Exception:
                 self.recorder.fault("the route resolver")
             return write
 
         return started
 
-    def _aside(self, environ: WSGIEnvironment) -> WSGIApplication | None:
+    def _bypass(self, environ: WSGIEnvironment) -> WSGIApplication | None:
         """Who answers a request that is not to be measured; None: it is to be."""
         below = environ.get("PATH_INFO", "")
         path = self._sub_path
@@ -227,27 +202,6 @@ def _scope_of(
     return environ.get("asgi.scope") or getattr(bridge, "scope", None) or {}
 
 
-def broken_off(environ: WSGIEnvironment, recorder: Recorder) -> bool:
-    """Whether a body that was closed before its end was so by the server, as it stops."""
-    try:
-        if uwsgi := sys.modules.get("uwsgi"):
-            # There any signal to the worker, such as the one to reload, ends a write by an error;
-            # the client is still there then.
-            patched = sys.modules.get("gevent.monkey")  # whose poll() does not see who has gone
-            poll = patched.get_original("select", "poll") if patched else select.poll
-            connection = poll()
-            connection.register(uwsgi.connection_fd(), PEER_CLOSED)
-            return not connection.poll(0)
-        # waitress calls clients gone once it has shut down: it has no threads to go on then.
-        ask = environ.get("waitress.client_disconnected")
-        if ask is not None:
-            dispatcher = ask.__self__.server.task_dispatcher
-            return bool(len(dispatcher.threads) <= dispatcher.stop_count)
-    except Exception:
-        recorder.fault("asking the server for its client")
-    return False
-
-
 class _Exchange(Protocol):
     """One request and its response; the attributes are set by the middleware."""
 
@@ -262,7 +216,7 @@ class _Exchange(Protocol):
     def start_response(
         self, status: str, headers: Headers, exc_info: OptExcInfo | None = None
     ) -> Callable[[bytes], object]: ...
-    def moved(self, environ: WSGIEnvironment) -> None: ...
+    def follow_copy(self, environ: WSGIEnvironment) -> None: ...
     def complete(self) -> None: ...
     def failed(self, error: BaseException | None) -> None: ...
     def hand_out(self, body: Iterable[bytes]) -> Iterable[bytes]: ...
@@ -270,7 +224,7 @@ class _Exchange(Protocol):
 
 
 def _exchange_class(
-    recorder: Recorder, route: RouteResolver | None, user: UserResolver | None
+    recorder: Recorder, route: EnvironRoute | None, user: EnvironUser | None
 ) -> Callable[[], _Exchange]:
     """A class of exchanges with all that is the same for every request in its closure."""
     end, fail, abandon = recorder.end, recorder.fail, recorder.abandon
@@ -280,7 +234,7 @@ def _exchange_class(
     user_of = user or user_of_environ
     own_route, own_user = route is not None, user is not None
     codes: dict[str, int] = {}
-    at_start = AT_START
+    at_start = ON_START_RESPONSE
 
     def code_of(line: str) -> int:
         """The number of a status line; 500 where it has none, as the server will fail on it."""
@@ -311,7 +265,7 @@ def _exchange_class(
 
         environ: WSGIEnvironment
         inner: StartResponse
-        status: str | None  # None: not yet; CLOSED: the outcome is reported
+        status: str | None  # None: not yet; REPORTED: the outcome is reported
         start: float
         first: float  # when the first bytes of a stream had been taken; 0.0: no stream
         body: Iterable[bytes]
@@ -327,7 +281,7 @@ def _exchange_class(
                     write = self.inner(status, headers, exc_info)
                 finally:
                     exc_info = None  # as PEP 3333 asks: no circle through the traceback
-            if self.status is not CLOSED:
+            if self.status is not REPORTED:
                 self.status = status
                 if at_start:
                     try:
@@ -342,17 +296,17 @@ def _exchange_class(
         def complete(self) -> None:
             """The response is whole."""
             line = self.status
-            if line is CLOSED:
+            if line is REPORTED:
                 return
             if line is None:
                 self.failed(None)
                 return
-            self.status = CLOSED
+            self.status = REPORTED
             environ = self.environ
-            self.environ = NOWHERE
+            self.environ = NO_ENVIRON
             # Resolvers are called here, not by `template` and `count_user`: two calls less.
             template = None
-            if own_route or HOST_KEY in environ or "bottle.route" in environ:
+            if own_route or FRAMEWORK_KEY in environ or "bottle.route" in environ:
                 try:
                     template = route_of(environ)
                 except Exception:
@@ -369,7 +323,7 @@ def _exchange_class(
                 return
             if self.first:
                 self.count_stream(now, template, method)
-            if own_user or HOST_KEY in environ or "REMOTE_USER" in environ:
+            if own_user or FRAMEWORK_KEY in environ or "REMOTE_USER" in environ:
                 try:
                     user_id = user_of(environ)
                     if user_id is not None:
@@ -391,7 +345,7 @@ def _exchange_class(
             error: BaseException | None = None,
         ) -> None:
             line, environ = self.status, self.environ
-            if line is CLOSED:
+            if line is REPORTED:
                 return
             if (
                 line is None
@@ -400,8 +354,8 @@ def _exchange_class(
             ):
                 self.leave()  # the app took over the connection, for minutes
                 return
-            self.status = CLOSED
-            self.environ = NOWHERE
+            self.status = REPORTED
+            self.environ = NO_ENVIRON
             template = self.template(environ)
             try:
                 code = 500 if line is None else code_of(line)
@@ -414,20 +368,20 @@ def _exchange_class(
                 self.count_stream(now, template, method)
             self.count_user(environ)
 
-        def moved(self, environ: WSGIEnvironment) -> None:
+        def follow_copy(self, environ: WSGIEnvironment) -> None:
             """What is further in was handed this: a copy has what the host leaves there."""
             own = self.environ
-            if environ is own or own is NOWHERE:
+            if environ is own or own is NO_ENVIRON:
                 return
-            if HOST_KEY not in own or type(own[HOST_KEY]) is Elsewhere:
-                own[HOST_KEY] = Elsewhere(environ, route_of_environ, user_of_environ)
+            if FRAMEWORK_KEY not in own or type(own[FRAMEWORK_KEY]) is ForwardedRequest:
+                own[FRAMEWORK_KEY] = ForwardedRequest(environ, route_of_environ, user_of_environ)
 
         def leave(self) -> None:
             """This is no request to be counted: it is one of the sub-app's own, say."""
-            if self.status is CLOSED:
+            if self.status is REPORTED:
                 return
-            self.status = CLOSED
-            self.environ = NOWHERE
+            self.status = REPORTED
+            self.environ = NO_ENVIRON
             try:
                 left()
             except Exception:

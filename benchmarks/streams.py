@@ -21,7 +21,7 @@ import psutil
 from report import Report
 from timing import estimate
 
-from metricsmw.adapters.stream import LIFETIME_SECONDS
+from metricsmw.adapters.api.sse import LIFETIME_SECONDS
 
 TOKEN = "benchmark"
 STREAMS = 200

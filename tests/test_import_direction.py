@@ -19,11 +19,11 @@ FOLDERS = {"metricsmw": ROOT / "metricsmw", "metricsmw.adapters": ROOT / "adapte
 ORDER = """
 cli demo demo_app replay top
 adapters
-adapters.django adapters.falcon adapters.fastapi adapters.flask adapters.starlette
+adapters.django adapters.fastapi adapters.flask adapters.starlette
 adapters.asgi adapters.auth adapters.wsgi
-adapters.api adapters.asgi_app adapters.handlers adapters.signin adapters.stream adapters.wsgi_app
-adapters.contract adapters.measurement
-adapters.hosts adapters.pyramid adapters.quart adapters.resolvers adapters.rules adapters.servers
+adapters.api
+adapters.measurement
+adapters.resolvers adapters.servers
 adapters.dashboard adapters.paths adapters.types
 alerts exporting notify rules scheduled
 __init__ monitor
@@ -36,21 +36,6 @@ clock config descriptor engine.faults engine.files engine.fork formats snapshot 
 ROOMS = {"metricsmw.engine"}
 
 EXCEPTIONS = """
-metricsmw.adapters.asgi_app -> metricsmw.adapters.asgi
-metricsmw.adapters.asgi_app -> metricsmw.adapters.auth
-metricsmw.adapters.handlers -> metricsmw.adapters.auth
-metricsmw.adapters.hosts -> metricsmw.adapters.fastapi
-metricsmw.adapters.hosts -> metricsmw.adapters.flask
-metricsmw.adapters.hosts -> metricsmw.adapters.pyramid
-metricsmw.adapters.hosts -> metricsmw.adapters.quart
-metricsmw.adapters.hosts -> metricsmw.adapters.starlette
-metricsmw.adapters.pyramid -> metricsmw.adapters.hosts
-metricsmw.adapters.quart -> metricsmw.adapters.contract
-metricsmw.adapters.quart -> metricsmw.adapters.hosts
-metricsmw.adapters.quart -> metricsmw.adapters.rules
-metricsmw.adapters.rules -> metricsmw.adapters.hosts
-metricsmw.adapters.wsgi_app -> metricsmw.adapters.auth
-metricsmw.adapters.wsgi_app -> metricsmw.adapters.wsgi
 metricsmw.engine.workers.job -> metricsmw.monitor
 metricsmw.engine.workers.leader -> metricsmw.monitor
 metricsmw.formats -> metricsmw.monitor

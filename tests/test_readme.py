@@ -16,9 +16,10 @@ import pytest
 
 import metricsmw
 from metricsmw import MetricsMonitor, MetricsSnapshot
+from metricsmw.adapters.api.answers import ROUTES
+from metricsmw.adapters.api.handlers import Handlers
+from metricsmw.adapters.api.messages import Request
 from metricsmw.adapters.auth import public
-from metricsmw.adapters.contract import Request
-from metricsmw.adapters.handlers import ROUTES, Handlers
 from metricsmw.cli import main as cli
 from metricsmw.config import RANGES
 

@@ -9,8 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metricsmw.adapters.auth import Grant, Policy, as_policy, basic, public, session, token
-from metricsmw.adapters.contract import Request
+from metricsmw.adapters.api.policies import as_policy
+from metricsmw.adapters.auth import (
+    Grant,
+    Policy,
+    Request,
+    basic,
+    public,
+    session,
+    token,
+)
 
 UMLAUT = "p\N{LATIN SMALL LETTER A WITH DIAERESIS}ss"
 SNOWMAN = "p\N{SNOWMAN}ss"

@@ -70,6 +70,7 @@ from metricsmw import MetricsMonitor, get_metrics_monitor
 from metricsmw.adapters import django as glue
 from metricsmw.adapters import wrap
 from metricsmw.adapters.auth import public, token
+from metricsmw.adapters.resolvers.django import template_of
 
 # --- the site ---------------------------------------------------------------------------------
 
@@ -337,7 +338,7 @@ def test_statuses(monitor: MetricsMonitor, measured: None, asynchronous: bool) -
     ],
 )
 def test_patterns_made_plain(route: str, template: str) -> None:
-    assert glue.template_of(route) == template
+    assert template_of(route) == template
 
 
 @both

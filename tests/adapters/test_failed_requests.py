@@ -15,7 +15,7 @@ from metricsmw.adapters.wsgi import WSGIMetricsMiddleware
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-    from metricsmw.adapters.asgi import Receive, Scope, Send
+    from metricsmw.adapters.types import Receive, Scope, Send
 
 
 class OwnError(Exception):

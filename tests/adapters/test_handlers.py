@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 
 from metricsmw import MetricsMonitor, __version__
 from metricsmw.adapters import dashboard
+from metricsmw.adapters.api.handlers import Handlers
+from metricsmw.adapters.api.messages import Identity, Request, Response
 from metricsmw.adapters.auth import Policy, basic, public, session, token
-from metricsmw.adapters.contract import Identity, Request, Response
-from metricsmw.adapters.handlers import Handlers
 from metricsmw.clock import ManualClock
 
 SNAPSHOT = [

@@ -12,10 +12,10 @@ from http.cookies import SimpleCookie
 import pytest
 
 from metricsmw import MetricsMonitor
-from metricsmw.adapters import signin
+from metricsmw.adapters.api import signin
+from metricsmw.adapters.api.handlers import Handlers
+from metricsmw.adapters.api.messages import Request, Response
 from metricsmw.adapters.auth import Policy, basic, public, session, token
-from metricsmw.adapters.contract import Request, Response
-from metricsmw.adapters.handlers import Handlers
 
 WRONG = {"authorization": "Bearer wrong"}
 RIGHT = {"authorization": "Bearer secret"}
@@ -34,9 +34,9 @@ def handlers(monitor: MetricsMonitor) -> Handlers:
 
 @pytest.fixture(autouse=True)
 def no_tries_yet() -> Iterator[None]:
-    signin.TRIES_HERE.clear()
+    signin.LOGIN_RATE_LIMIT.clear()
     yield
-    signin.TRIES_HERE.clear()
+    signin.LOGIN_RATE_LIMIT.clear()
 
 
 def ask(handlers: Handlers, path: str, headers: dict[str, str], method: str = "GET") -> Response:

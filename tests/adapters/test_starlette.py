@@ -259,7 +259,7 @@ def test_instrumented_below_an_app_that_is_not(monitor: MetricsMonitor) -> None:
 def test_endpoints_that_no_walk_finds_cost_a_bounded_number_of_walks(
     monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from metricsmw.adapters import starlette as glue
+    from metricsmw.adapters.resolvers import starlette as glue
 
     class Own(Mount):
         """A route that chooses an endpoint of its own for each request."""

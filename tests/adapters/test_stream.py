@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from metricsmw import MetricsMonitor
-from metricsmw.adapters import stream
+from metricsmw.adapters.api import sse
+from metricsmw.adapters.api.handlers import Handlers
+from metricsmw.adapters.api.messages import Request
 from metricsmw.adapters.asgi import metrics_app
 from metricsmw.adapters.auth import public, token
-from metricsmw.adapters.contract import Request
-from metricsmw.adapters.handlers import Handlers
 from metricsmw.alerts import MetricsAlerter
 
 WAIT = 20.0
@@ -29,8 +29,8 @@ def monitor() -> Iterator[MetricsMonitor]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "EVERY_SECONDS", 0.05)
-    monkeypatch.setattr(stream, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(sse, "EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(sse, "LOOK_SECONDS", 0.02)
 
 
 class Client:
@@ -266,7 +266,7 @@ def test_a_fault_is_a_heartbeat_and_passes(
 
         with monkeypatch.context() as patch:
             patch.setattr(monitor, "get_current_snapshot", broken)
-            await client.until(lambda: stream.HEARTBEAT in client.body)
+            await client.until(lambda: sse.HEARTBEAT in client.body)
         events = len(client.events)
         await client.until(lambda: len(client.events) > events)
         await client.leave()
@@ -302,7 +302,7 @@ def test_it_ends_with_uvicorn(monitor: MetricsMonitor) -> None:
 def test_it_ends_when_its_time_is_up(
     monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "LIFETIME_SECONDS", 0.1)
+    monkeypatch.setattr(sse, "LIFETIME_SECONDS", 0.1)
 
     async def test() -> None:
         client = Client(metrics_app(monitor, public()))

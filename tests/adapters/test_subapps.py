@@ -24,10 +24,10 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client, EnvironBuilder, run_wsgi_app
 
 from metricsmw import MetricsMonitor
-from metricsmw.adapters import asgi_app, wsgi_app
+from metricsmw.adapters.api import asgi_app, wsgi_app
+from metricsmw.adapters.api.messages import Request
 from metricsmw.adapters.asgi import ASGIMetricsMiddleware
 from metricsmw.adapters.auth import public, token
-from metricsmw.adapters.contract import Request
 from metricsmw.adapters.wsgi import WSGIMetricsMiddleware
 
 if TYPE_CHECKING:
@@ -512,7 +512,7 @@ class TestSettings:
     ],
 )
 def test_imports_no_other_framework(module: str, imported: list[str], others: list[str]) -> None:
-    code = f"import sys, metricsmw.adapters.{module}; print(*sys.modules)"
+    code = f"import sys, metricsmw.adapters.api.{module}; print(*sys.modules)"
     modules = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()

@@ -11,8 +11,8 @@ import pytest
 
 from metricsmw import MetricsMonitor
 from metricsmw.adapters import asgi, wrap, wsgi
-from metricsmw.adapters.contract import Request
-from metricsmw.adapters.handlers import Handlers
+from metricsmw.adapters.api.handlers import Handlers
+from metricsmw.adapters.api.messages import Request
 
 THRESHOLDS = {"error_rate_pct": 5.0, "latency_p99_ms": 1000}
 

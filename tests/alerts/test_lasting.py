@@ -27,10 +27,10 @@ from kits.crew import SharedClock, crew
 from kits.servers import wait_until
 
 from metricsmw import MetricsMonitor, get_metrics_monitor
+from metricsmw.adapters.api.handlers import Handlers
+from metricsmw.adapters.api.messages import Request
 from metricsmw.adapters.asgi import metrics_app
 from metricsmw.adapters.auth import public
-from metricsmw.adapters.contract import Request
-from metricsmw.adapters.handlers import Handlers
 from metricsmw.clock import ManualClock
 from metricsmw.history import Counts, LastingHistory, pack_lanes
 

@@ -23,7 +23,7 @@ from metricsmw.clock import ManualClock
 from .outcomes import Outcome, complete, failed, gone
 
 if TYPE_CHECKING:
-    from metricsmw.adapters.asgi import ASGIApp, Message, Receive, Scope, Send
+    from metricsmw.adapters.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Interruption(BaseException):

@@ -11,7 +11,7 @@ from wsgiref.util import setup_testing_defaults
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
 
-    from metricsmw.adapters.asgi import ASGIApp, Message, Scope
+    from metricsmw.adapters.types import ASGIApp, Message, Scope
 
 
 def new_environ(path: str = "/", method: str = "GET", **more: Any) -> WSGIEnvironment:

@@ -22,7 +22,7 @@ from kits.servers import wait_until
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-    from metricsmw.adapters.asgi import ASGIApp, Receive, Scope, Send
+    from metricsmw.adapters.types import ASGIApp, Receive, Scope, Send
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from .outcomes import assert_counted, complete, failed, gone, rows
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from metricsmw.adapters.asgi import ASGIApp, Message, Receive, Scope, Send
+    from metricsmw.adapters.types import ASGIApp, Message, Receive, Scope, Send
 
 
 # --- streaming ------------------------------------------------------------------------------------

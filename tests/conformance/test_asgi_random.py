@@ -15,7 +15,7 @@ from .asgi_programs import Program, Script, play, programs, scripts
 from .outcomes import assert_counted, faults
 
 if TYPE_CHECKING:
-    from metricsmw.adapters.asgi import ASGIApp
+    from metricsmw.adapters.types import ASGIApp
 
 
 @settings(max_examples=300, deadline=None)

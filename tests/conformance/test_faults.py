@@ -32,7 +32,7 @@ from .served.sites.django_site import make_wsgi
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from metricsmw.adapters.asgi import Receive, Scope, Send
+    from metricsmw.adapters.types import Receive, Scope, Send
 
 
 def broken(*_: object, **__: object) -> Any:

@@ -18,7 +18,7 @@ from .outcomes import PRECISION
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-    from metricsmw.adapters.asgi import ASGIApp, Scope
+    from metricsmw.adapters.types import ASGIApp, Scope
 
 Timing = tuple[float, float]
 

@@ -33,7 +33,7 @@ from .in_process import (
 from .outcomes import faults
 
 if TYPE_CHECKING:
-    from metricsmw.adapters.asgi import Receive, Scope, Send
+    from metricsmw.adapters.types import Receive, Scope, Send
 
 Serve = Callable[..., AbstractContextManager[int]]
 MEGABYTE = bytes(1 << 20)

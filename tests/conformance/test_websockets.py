@@ -16,7 +16,7 @@ from .drivers import Exchange, new_scope
 from .outcomes import assert_counted, faults
 
 if TYPE_CHECKING:
-    from metricsmw.adapters.asgi import ASGIApp, Message, Receive, Scope, Send
+    from metricsmw.adapters.types import ASGIApp, Message, Receive, Scope, Send
 
 CONNECT: Message = {"type": "websocket.connect"}
 TEXT: Message = {"type": "websocket.receive", "text": "hello"}

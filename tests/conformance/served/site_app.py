@@ -20,7 +20,7 @@ from metricsmw.adapters import wrap
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-    from metricsmw.adapters.asgi import Receive, Scope, Send
+    from metricsmw.adapters.types import Receive, Scope, Send
 
 
 @cache

@@ -21,7 +21,7 @@ from metricsmw.alerts import Alert, MetricsAlerter
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-    from metricsmw.adapters.asgi import Receive, Scope, Send
+    from metricsmw.adapters.types import Receive, Scope, Send
 
 
 def post(alert: Alert) -> None:

@@ -19,7 +19,7 @@ from metricsmw.adapters.auth import public
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-    from metricsmw.adapters.asgi import Receive, Scope, Send
+    from metricsmw.adapters.types import Receive, Scope, Send
 
 lasting.MINUTE = 0.25
 lasting.CHECK_SECONDS = 0.05

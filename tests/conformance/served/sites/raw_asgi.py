@@ -15,7 +15,7 @@ from . import (
 )
 
 if TYPE_CHECKING:
-    from metricsmw.adapters.asgi import Receive, Scope, Send
+    from metricsmw.adapters.types import Receive, Scope, Send
 
 
 STREAMS = {"/stream": async_chunks, "/broken": async_broken, "/endless": async_endless}

@@ -1,19 +1,15 @@
-"""The routes of the sub-app, free of any framework: `Handlers.handle(Request) -> Response`.
+"""The sub-app's routes: one table of methods and answers, and the answers themselves.
 
-One table says what there is. A request is let in first, so that nobody else learns what exists;
-then come, in this order, unknown path (404), wrong method (405), a change that another site asks
-for (403), and the answer. Every error is JSON and says nothing of the inside.
+An answer is a function of the monitor and the request. Every error is JSON and says nothing of the
+inside.
 """
 
 from __future__ import annotations
 
 import reprlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
-from functools import partial
-from inspect import isawaitable
 from typing import Final, TypeAlias
 from urllib.parse import parse_qs, quote
 
@@ -24,117 +20,18 @@ from metricsmw.alerts import get_alerts
 from metricsmw.formats import csv_text, export_document
 from metricsmw.snapshot import iso_timestamp
 
-from . import dashboard, signin
-from .auth import (
-    Grant,
-    Policy,
-    as_policy,
-    asks_identity,
-    bears,
-    challenge_of,
-    is_cross_site,
-    token_of,
-)
-from .contract import Request, Response
-from .signin import TRIES_HERE
+from .. import dashboard
+from . import signin
+from .messages import Request, Response
+from .policies import bears
+from .signin import LOGIN_RATE_LIMIT
 
 Answer: TypeAlias = Callable[[MetricsMonitor, Request], Response]
-Aside: TypeAlias = Callable[[Callable[[], Response]], Awaitable[Response]]
 
-_DEFAULT_MINUTES = 60
-
-
-class Handlers:
-    """The sub-app's routes over one monitor, for those whom `auth` lets in (None: the default).
-
-    `aside`: works out an answer away from the event loop that the host must not hold up.
-    """
-
-    def __init__(
-        self, monitor: MetricsMonitor, auth: Policy | None = None, aside: Aside | None = None
-    ) -> None:
-        self._monitor = monitor
-        self._aside = aside
-        self._policy = as_policy(auth)
-        self._asks_identity = asks_identity(self._policy)
-
-    def handle(self, request: Request) -> Response:
-        """Answer a request; never raises.
-
-        A policy that is `async def` but waits for nothing is fine; one that waits is a fault (500).
-        """
-        work = self.handle_async(request)
-        try:
-            work.send(None)
-            work.throw(RuntimeError("an auth policy or identity that waits needs ASGI"))
-        except StopIteration as done:
-            response: Response = done.value
-            return response
-        return _error(500, "Internal error")  # a policy that would not give up waiting
-
-    async def handle_async(self, request: Request) -> Response:
-        """Answer a request, waiting where policy or identity are asynchronous; never raises."""
-        doing = "auth policy"
-        try:
-            static = self._static_file(request)
-            if static is not None:
-                return static
-            request.token = token_of(self._policy)
-            request.by_session = self._asks_identity
-            grant = await self._grant(request)
-            doing = f"answer to {request.path}" if request.path in ROUTES else "unknown path"
-            answer = partial(self._answer, request, grant)
-            slow = request.path in READS_HISTORY and self._monitor.lasting is not None
-            response = await self._aside(answer) if self._aside and slow else answer()
-        except Exception:
-            self._monitor.recorder.fault(doing)
-            response = _error(500, "Internal error")
-        return replace(response, body=b"", stream=False) if request.method == "HEAD" else response
-
-    @staticmethod
-    def _static_file(request: Request) -> Response | None:
-        if request.method not in ("GET", "HEAD") or not request.path.startswith("/static/"):
-            return None
-        file = dashboard.file_at(request.path.removeprefix("/static/"))
-        if file is None:
-            return None
-        response = _static(file, request, "public, max-age=31536000, immutable")
-        return replace(response, body=b"") if request.method == "HEAD" else response
-
-    async def _grant(self, request: Request) -> Grant | None:
-        if request.path in OPEN:
-            return Grant.AMBIENT
-        if self._asks_identity:
-            await request.settle()
-        verdict = self._policy(request)
-        return Grant.of(await verdict if isawaitable(verdict) else verdict)
-
-    def _answer(self, request: Request, grant: Grant | None) -> Response:
-        if grant is None:
-            challenge = challenge_of(self._policy)
-            headers = {} if challenge is None else {"WWW-Authenticate": challenge}
-            if _is_page(request) and "text/html" in request.headers.get("accept", ""):
-                # A browser gets the page all the same, which holds no data: people sign in there.
-                page = _page(self._monitor, request)
-                return replace(page, status=401, headers=[*page.headers, *headers.items()])
-            return _error(401, "Authentication required", headers)
-        methods = ROUTES.get(request.path)
-        if methods is None:
-            return _error(404, "Not found")
-        safe = request.method in ("GET", "HEAD")
-        answer = methods.get("GET" if safe else request.method)
-        if answer is None:
-            allowed = "GET, HEAD" if "GET" in methods else ", ".join(methods)
-            return _error(405, "Method not allowed", {"Allow": allowed})
-        if not safe and grant is Grant.AMBIENT and is_cross_site(request.headers):
-            return _error(403, "Cross-site request refused")
-        try:
-            return answer(self._monitor, request)
-        except _BadRequestError as error:
-            return _error(400, str(error))
+DEFAULT_MINUTES = 60
 
 
-class _BadRequestError(Exception):
+class BadRequestError(Exception):
     """What the client asked for makes no sense; the message says why."""
 
 
@@ -163,13 +60,15 @@ def _series(monitor: MetricsMonitor, request: Request) -> Response:
     if method is None and route is None:
         return _success({**monitor.get_series(seconds)})
     if method is None or route is None:
-        raise _BadRequestError("a route's series needs both method and route")
+        raise BadRequestError("a route's series needs both method and route")
     return _success({**monitor.get_route_series(method, route, seconds)})
 
 
 def _stream(monitor: MetricsMonitor, request: Request) -> Response:
     if not request.streams:
-        return _error(406, "No stream here, where it would hold a worker: poll /current instead")
+        return error_response(
+            406, "No stream here, where it would hold a worker: poll /current instead"
+        )
     headers = [
         ("Content-Type", "text/event-stream; charset=utf-8"),
         ("Cache-Control", "no-store, no-transform"),
@@ -238,11 +137,11 @@ def _health(monitor: MetricsMonitor, request: Request) -> Response:
     )
 
 
-def _is_page(request: Request) -> bool:
+def is_page(request: Request) -> bool:
     return request.path in ("", "/") and request.method in ("GET", "HEAD")
 
 
-def _page(monitor: MetricsMonitor, request: Request) -> Response:
+def page_response(monitor: MetricsMonitor, request: Request) -> Response:
     # Relative links hold behind a proxy that strips a prefix, too. Without a slash at the end of
     # the page's own address they start from its last segment.
     last = "" if request.path else request.mount.rstrip("/").rpartition("/")[2]
@@ -257,10 +156,10 @@ def _page(monitor: MetricsMonitor, request: Request) -> Response:
 
 
 def _widget(monitor: MetricsMonitor, request: Request) -> Response:
-    return _static(dashboard.files()["widget.js"], request, "no-cache")
+    return static_file(dashboard.files()["widget.js"], request, "no-cache")
 
 
-def _static(file: dashboard.File, request: Request, cache: str) -> Response:
+def static_file(file: dashboard.File, request: Request, cache: str) -> Response:
     headers = {"Cache-Control": cache, "ETag": file.etag}
     if file.etag in request.headers.get("if-none-match", ""):
         return Response(304, list(headers.items()), b"")
@@ -269,23 +168,25 @@ def _static(file: dashboard.File, request: Request, cache: str) -> Response:
 
 def _sign_in(monitor: MetricsMonitor, request: Request) -> Response:
     if request.token is None:
-        return _error(404, "No token is set that could be signed in with")
-    wait = TRIES_HERE.wait()
+        return error_response(404, "No token is set that could be signed in with")
+    wait = LOGIN_RATE_LIMIT.wait()
     if wait:
-        return _error(429, "Too many failed tries", {"Retry-After": str(wait)})
+        return error_response(429, "Too many failed tries", {"Retry-After": str(wait)})
     if not bears(request, request.token):
-        TRIES_HERE.failed()
-        return _error(401, "Wrong token")
+        LOGIN_RATE_LIMIT.failed()
+        return error_response(401, "Wrong token")
     cookie = signin.cookie(request.token, request.headers)
     return _json(200, {"success": True, "timestamp": _timestamp()}, {"Set-Cookie": cookie})
 
 
 def _sign_out(monitor: MetricsMonitor, request: Request) -> Response:
     if request.token is None:
-        return _error(404, "No token is set that could be signed in with")
+        return error_response(404, "No token is set that could be signed in with")
     # The cookie's name is made from the token: only who has the cookie is told it.
     known = signin.is_signed_in(request.token, request.headers)
-    cookie = {"Set-Cookie": signin.farewell(request.token, request.headers)} if known else None
+    cookie = (
+        {"Set-Cookie": signin.expired_cookie(request.token, request.headers)} if known else None
+    )
     return _json(200, {"success": True, "timestamp": _timestamp()}, cookie)
 
 
@@ -300,8 +201,8 @@ _PAGE_HEADERS: Final = {
     "X-Frame-Options": "SAMEORIGIN",
 }
 ROUTES: Final[Mapping[str, Mapping[str, Answer]]] = {
-    "": {"GET": _page},
-    "/": {"GET": _page},
+    "": {"GET": page_response},
+    "/": {"GET": page_response},
     "/current": {"GET": _current},
     "/history": {"GET": _history},
     "/series": {"GET": _series},
@@ -324,7 +225,7 @@ OPEN: Final = frozenset({"/health", "/signin", "/signout", "/widget.js"})
 
 
 def _minutes(query: str, maximum: int) -> int:
-    return _whole(query, "minutes", maximum) or min(_DEFAULT_MINUTES, maximum)
+    return _whole(query, "minutes", maximum) or min(DEFAULT_MINUTES, maximum)
 
 
 def _whole(query: str, name: str, maximum: int) -> int | None:
@@ -335,7 +236,7 @@ def _whole(query: str, name: str, maximum: int) -> int | None:
     text = given[-1]
     digits = text.lstrip("0")
     if not (digits and text.isascii() and text.isdigit()):
-        raise _BadRequestError(
+        raise BadRequestError(
             f"{name} must be a whole number from 1 to {maximum}, not {reprlib.repr(text)}"
         )
     # Never int() of whatever a client sends: it takes long, and past 4300 digits it raises.
@@ -351,7 +252,7 @@ def _success(content: dict[str, object]) -> Response:
     return _json(200, {"success": True, **content, "timestamp": _timestamp()})
 
 
-def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
     return _json(status, {"error": message}, headers)
 
 

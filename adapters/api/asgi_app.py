@@ -15,22 +15,23 @@ from starlette.websockets import WebSocketClose
 
 from metricsmw import MetricsMonitor, get_metrics_monitor
 
-from .asgi import IdentityResolver, split
-from .auth import Policy
-from .contract import Request, Response, disown
+from ..measurement import exclude_request
+from ..paths import split
+from ..resolvers.base import session_identity
 from .handlers import Handlers
-from .hosts import session_identity
-from .stream import Streams
+from .messages import Request, Response
+from .policies import Policy
+from .sse import Streams
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from ..types import ASGIApp, Receive, Scope, ScopeIdentity, Send
 
 
 def metrics_app(
     monitor: MetricsMonitor | None = None,
     auth: Policy | None = None,
     *,
-    identity: IdentityResolver | None = None,
+    identity: ScopeIdentity | None = None,
 ) -> ASGIApp:
     """Return the sub-app, to be mounted at any path.
 
@@ -47,7 +48,7 @@ def metrics_app(
         if scope["type"] != "http":
             await WebSocketClose()(scope, receive, send)
             return
-        disown(scope)
+        exclude_request(scope)
         answer = await handlers.handle_async(
             Request(
                 scope["method"],

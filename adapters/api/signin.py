@@ -31,7 +31,7 @@ def cookie(secret: str, headers: Mapping[str, str]) -> str:
     return _set_cookie(secret, value, LIFETIME_SECONDS, headers)
 
 
-def farewell(secret: str, headers: Mapping[str, str]) -> str:
+def expired_cookie(secret: str, headers: Mapping[str, str]) -> str:
     """Return the Set-Cookie that signs out."""
     return _set_cookie(secret, "", 0, headers)
 
@@ -46,7 +46,7 @@ def is_signed_in(secret: str, headers: Mapping[str, str]) -> bool:
     return False
 
 
-class Tries:
+class LoginRateLimit:
     """Failed tries of this process; too many, and nobody signs in for a while.
 
     Not by address: behind a proxy all have the same one. Bounded in memory.
@@ -71,7 +71,7 @@ class Tries:
         self._failed.clear()
 
 
-TRIES_HERE = Tries()
+LOGIN_RATE_LIMIT = LoginRateLimit()
 
 
 def _is_valid(secret: str, value: str) -> bool:

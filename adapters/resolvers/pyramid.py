@@ -1,4 +1,4 @@
-"""Pyramid glue: around each router's handling of a request, so that its matched route is left.
+"""Pyramid's resolver: wraps the handling of each request, so that the matched route is left.
 
 Pyramid keeps the route in its request object, which nothing outside the app sees. A subscriber to
 its events would see it too, but each app has its own, and the first one switches all of the app's
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from pyramid.router import Router  # type: ignore[import-untyped]
 
-from .hosts import HOST_KEY, session_user
+from .base import FRAMEWORK_KEY, session_user
 
 if TYPE_CHECKING:
     from pyramid.request import Request  # type: ignore[import-untyped]
 
 
-def listen() -> None:
-    """Have every Pyramid app of this process leave its route and its session; idempotent."""
+def install() -> None:
+    """Make every Pyramid app of this process leave its route and its session; idempotent."""
     invoke = Router.invoke_request
     if hasattr(invoke, "_metricsmw"):
         return
@@ -26,8 +26,8 @@ def listen() -> None:
     def invoke_request(router: Router, request: Request, *args: Any, **kwargs: Any) -> Any:
         environ = request.environ
         # What is mounted in a view is handed a copy of environ, and finds this there.
-        outer = environ.get(HOST_KEY)
-        environ[HOST_KEY] = own = _PyramidRequest()
+        outer = environ.get(FRAMEWORK_KEY)
+        environ[FRAMEWORK_KEY] = own = _PyramidRequest()
         try:
             return invoke(router, request, *args, **kwargs)
         finally:

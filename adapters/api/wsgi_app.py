@@ -11,21 +11,22 @@ from werkzeug import Response as WerkzeugResponse
 
 from metricsmw import MetricsMonitor, get_metrics_monitor
 
-from .auth import Policy
-from .contract import Request, disown
+from ..measurement import exclude_request
 from .handlers import Handlers
+from .messages import Request
+from .policies import Policy
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from .wsgi import IdentityResolver
+    from ..types import EnvironIdentity
 
 
 def metrics_app(
     monitor: MetricsMonitor | None = None,
     auth: Policy | None = None,
     *,
-    identity: IdentityResolver | None = None,
+    identity: EnvironIdentity | None = None,
 ) -> WSGIApplication:
     """Return the sub-app, to be mounted at any path.
 
@@ -36,7 +37,7 @@ def metrics_app(
     user_of = _nobody if identity is None else identity
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        disown(environ)
+        exclude_request(environ)
         received = WerkzeugRequest(environ)
         answer = handlers.handle(
             Request(

@@ -1,29 +1,19 @@
-"""What the parts of an adapter say to each other: a request, its answer, and whose request it is.
+"""The request and the response of the sub-app, free of any web framework.
 
-The routes of the sub-app (`handlers`) see nothing of a web framework: each host translates what
-it received into a `Request` and sends what the `Response` says.
+The routes (`answers`) see nothing of a framework: each host translates what it received into a
+`Request` and sends what the `Response` says.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 # The host's logged-in session user, or None; only a host on ASGI may answer with an awaitable.
 Identity: TypeAlias = Callable[[], str | Awaitable[str | None] | None]
-
-# What is left out of the numbers: a prefix of the path, or a pattern to search it for.
-Exclude: TypeAlias = "str | re.Pattern[str]"
-
-# Snapshot fields and the numbers that they have to stay below.
-Thresholds: TypeAlias = Mapping[str, float]
-
-# What a measuring middleware leaves in environ or scope: this prefix, and its recorder.
-MEASURED = "metricsmw."
 
 
 def nobody() -> None:
@@ -121,46 +111,3 @@ def is_async(call: object) -> bool:
     while isinstance(call, functools.partial):
         call = call.func
     return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)
-
-
-def disown(request: MutableMapping[str, Any]) -> None:
-    """Take a request (environ or scope) out of the numbers of every middleware around it."""
-    for key, recorder in list(request.items()):
-        if key.startswith(MEASURED) and recorder is not None:
-            recorder.leave()
-            request[key] = None
-
-
-def moved(request: MutableMapping[str, Any]) -> None:
-    """Tell the middlewares around a request that its host works on this environ or scope."""
-    for key, exchange in request.items():
-        if key.startswith(MEASURED) and hasattr(exchange, "moved"):
-            exchange.moved(request)
-
-
-def excluder(exclude: Iterable[Exclude]) -> Callable[[str], bool] | None:
-    """A test of whether a path is left out of the numbers; None where none is.
-
-    Raises `TypeError` for anything but prefixes that are str and compiled patterns of str.
-    """
-    if isinstance(exclude, (str, re.Pattern)):
-        exclude = (exclude,)
-    prefixes: list[str] = []
-    patterns: list[re.Pattern[str]] = []
-    for each in exclude:
-        if isinstance(each, str):
-            prefixes.append(each)
-        elif isinstance(each, re.Pattern) and isinstance(each.pattern, str):
-            patterns.append(each)
-        else:
-            raise TypeError(
-                f"exclude must hold path prefixes (str) or compiled patterns of str, got {each!r}"
-            )
-    if not prefixes and not patterns:
-        return None
-    starts = tuple(prefixes)
-
-    def excluded(path: str) -> bool:
-        return path.startswith(starts) or any(pattern.search(path) for pattern in patterns)
-
-    return excluded

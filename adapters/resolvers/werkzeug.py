@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from werkzeug.exceptions import HTTPException
 
-from .hosts import session_user
+from .base import session_user
 
 if TYPE_CHECKING:
     from werkzeug.routing import MapAdapter, Rule

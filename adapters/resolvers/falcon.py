@@ -1,7 +1,7 @@
-"""Falcon glue: a middleware of Falcon's own that leaves the matched template of a request.
+"""Falcon's resolver: a middleware of Falcon's own that leaves the matched template of a request.
 
 Falcon keeps the template in its request object, which nothing outside the app sees. The component
-that `leave_routes` adds stands innermost, so that it is the first to be asked when a response is
+that `install_in` adds stands innermost, so that it is the first to be asked when a response is
 made, and it is asked also where a middleware of the app or an error handler made that response.
 """
 
@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .contract import moved
-from .hosts import HOST_KEY
+from .base import FRAMEWORK_KEY, follow_copy
 
 if TYPE_CHECKING:
     import falcon
     import falcon.asgi
 
 
-def leave_routes(app: falcon.App[Any, Any] | falcon.asgi.App[Any, Any]) -> None:
-    """Have a Falcon app, WSGI or ASGI, leave its routes for the resolvers; idempotent."""
+def install_in(app: falcon.App[Any, Any] | falcon.asgi.App[Any, Any]) -> None:
+    """Make a Falcon app, WSGI or ASGI, leave its routes for the resolvers; idempotent."""
     if not any(isinstance(each, _Component) for each in getattr(app, "_unprepared_middleware", ())):
         app.add_middleware(_Component())
 
@@ -29,13 +28,13 @@ class _Component:
     def process_response(
         self, req: falcon.Request, resp: object, resource: object, req_succeeded: bool
     ) -> None:
-        req.env[HOST_KEY] = _FalconRequest(req.uri_template)
+        req.env[FRAMEWORK_KEY] = _FalconRequest(req.uri_template)
 
     async def process_response_async(
         self, req: falcon.asgi.Request, resp: object, resource: object, req_succeeded: bool
     ) -> None:
-        moved(req.scope)
-        req.scope[HOST_KEY] = _FalconRequest(req.uri_template)
+        follow_copy(req.scope)
+        req.scope[FRAMEWORK_KEY] = _FalconRequest(req.uri_template)
 
 
 class _FalconRequest:

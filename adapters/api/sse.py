@@ -14,7 +14,6 @@ Format: WHATWG HTML, "Server-sent events".
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -30,6 +29,8 @@ from metricsmw.alerts import AlertRow, get_alerts
 from metricsmw.engine.reading.routes import RouteRow
 from metricsmw.engine.reading.series import Series, SeriesStep
 from metricsmw.engine.storage.layout import STEPS_PER_WINDOW
+
+from ..servers import server_is_ending
 
 EVERY_SECONDS = 1.0
 TABLES_EVERY = 5  # updates
@@ -263,16 +264,3 @@ def _step_of(last_event_id: str) -> int:
     """Return the number of a step, 0 for what is none."""
     short = len(last_event_id) <= 15 and last_event_id.isascii() and last_event_id.isdigit()
     return int(last_event_id) if short else 0
-
-
-def server_is_ending() -> bool:
-    """Tell whether uvicorn is about to end, which waits for open answers before it says so.
-
-    It tells only by the owner of its signal handlers. Hypercorn cancels what is open; granian
-    waits for it until its time is up.
-    """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        owner = getattr(signal.getsignal(number), "__self__", None)
-        if getattr(owner, "should_exit", False) is True:
-            return True
-    return False

@@ -1,4 +1,4 @@
-"""Quart glue: a receiver of its first signal that leaves the matched rule of a request.
+"""Quart's resolver: a receiver of its first signal that leaves the matched rule of a request.
 
 Quart takes its request out of sight when its context ends, before a middleware around the app can
 look. So a receiver of `quart.request_started`, the one hook that nothing in an app can skip,
@@ -10,13 +10,12 @@ from __future__ import annotations
 import quart
 from quart.globals import request_ctx
 
-from .contract import moved
-from .hosts import HOST_KEY
-from .rules import RuleRequest
+from .base import FRAMEWORK_KEY, follow_copy
+from .werkzeug import RuleRequest
 
 
-def listen() -> None:
-    """Have every Quart app of this process leave its rule and its session; idempotent."""
+def install() -> None:
+    """Make every Quart app of this process leave its rule and its session; idempotent."""
     quart.request_started.connect(_started, weak=False)
 
 
@@ -24,8 +23,8 @@ def listen() -> None:
 async def _started(_app: quart.Quart, **_: object) -> None:
     context = request_ctx._get_current_object()  # type: ignore[attr-defined]
     request = context.request
-    moved(request.scope)  # a dispatcher hands on a copy
-    request.scope[HOST_KEY] = RuleRequest(
+    follow_copy(request.scope)  # a dispatcher hands on a copy
+    request.scope[FRAMEWORK_KEY] = RuleRequest(
         request.url_rule,
         getattr(request.routing_exception, "valid_methods", None),
         context.url_adapter,

@@ -1,0 +1,131 @@
+"""The routes of the sub-app, free of any framework: `Handlers.handle(Request) -> Response`.
+
+One table says what there is. A request is let in first, so that nobody else learns what exists;
+then come, in this order, unknown path (404), wrong method (405), a change that another site asks
+for (403), and the answer. Every error is JSON and says nothing of the inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from inspect import isawaitable
+from typing import TypeAlias
+
+from metricsmw import MetricsMonitor
+
+from .. import dashboard
+from .answers import (
+    OPEN,
+    READS_HISTORY,
+    ROUTES,
+    BadRequestError,
+    error_response,
+    is_page,
+    page_response,
+    static_file,
+)
+from .messages import Request, Response
+from .policies import (
+    Grant,
+    Policy,
+    as_policy,
+    asks_identity,
+    challenge_of,
+    is_cross_site,
+    token_of,
+)
+
+# Works out an answer away from the event loop that called.
+Offload: TypeAlias = Callable[[Callable[[], Response]], Awaitable[Response]]
+
+
+class Handlers:
+    """The sub-app's routes over one monitor, for those whom `auth` lets in (None: the default).
+
+    `offload`: works out an answer away from the event loop that the host must not hold up.
+    """
+
+    def __init__(
+        self, monitor: MetricsMonitor, auth: Policy | None = None, offload: Offload | None = None
+    ) -> None:
+        self._monitor = monitor
+        self._offload = offload
+        self._policy = as_policy(auth)
+        self._asks_identity = asks_identity(self._policy)
+
+    def handle(self, request: Request) -> Response:
+        """Answer a request; never raises.
+
+        A policy that is `async def` but waits for nothing is fine; one that waits is a fault (500).
+        """
+        work = self.handle_async(request)
+        try:
+            work.send(None)
+            work.throw(RuntimeError("an auth policy or identity that waits needs ASGI"))
+        except StopIteration as done:
+            response: Response = done.value
+            return response
+        return error_response(500, "Internal error")  # a policy that would not give up waiting
+
+    async def handle_async(self, request: Request) -> Response:
+        """Answer a request, waiting where policy or identity are asynchronous; never raises."""
+        doing = "auth policy"
+        try:
+            static = self._static_file(request)
+            if static is not None:
+                return static
+            request.token = token_of(self._policy)
+            request.by_session = self._asks_identity
+            grant = await self._grant(request)
+            doing = f"answer to {request.path}" if request.path in ROUTES else "unknown path"
+            answer = partial(self._answer, request, grant)
+            slow = request.path in READS_HISTORY and self._monitor.lasting is not None
+            response = await self._offload(answer) if self._offload and slow else answer()
+        except Exception:
+            self._monitor.recorder.fault(doing)
+            response = error_response(500, "Internal error")
+        return replace(response, body=b"", stream=False) if request.method == "HEAD" else response
+
+    @staticmethod
+    def _static_file(request: Request) -> Response | None:
+        if request.method not in ("GET", "HEAD") or not request.path.startswith("/static/"):
+            return None
+        file = dashboard.file_at(request.path.removeprefix("/static/"))
+        if file is None:
+            return None
+        response = static_file(file, request, "public, max-age=31536000, immutable")
+        return replace(response, body=b"") if request.method == "HEAD" else response
+
+    async def _grant(self, request: Request) -> Grant | None:
+        if request.path in OPEN:
+            return Grant.AMBIENT
+        if self._asks_identity:
+            await request.settle()
+        verdict = self._policy(request)
+        return Grant.of(await verdict if isawaitable(verdict) else verdict)
+
+    def _answer(self, request: Request, grant: Grant | None) -> Response:
+        if grant is None:
+            challenge = challenge_of(self._policy)
+            headers = {} if challenge is None else {"WWW-Authenticate": challenge}
+            if is_page(request) and "text/html" in request.headers.get("accept", ""):
+                # A browser gets the page all the same, which holds no data: people sign in there.
+                page = page_response(self._monitor, request)
+                return replace(page, status=401, headers=[*page.headers, *headers.items()])
+            return error_response(401, "Authentication required", headers)
+        methods = ROUTES.get(request.path)
+        if methods is None:
+            return error_response(404, "Not found")
+        safe = request.method in ("GET", "HEAD")
+        answer = methods.get("GET" if safe else request.method)
+        if answer is None:
+            allowed = "GET, HEAD" if "GET" in methods else ", ".join(methods)
+            return error_response(405, "Method not allowed", {"Allow": allowed})
+        if not safe and grant is Grant.AMBIENT and is_cross_site(request.headers):
+            return error_response(403, "Cross-site request refused")
+        try:
+            return answer(self._monitor, request)
+        except BadRequestError as error:
+            return error_response(400, str(error))

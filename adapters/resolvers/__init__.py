@@ -1,0 +1,234 @@
+"""The route and the user of an answered request, by what its framework left: a table of frameworks.
+
+The resolvers read environ and scope after the response. A framework that leaves its route where it
+can be read (Starlette, FastAPI, Litestar, Bottle) has a row with a key of its own. One that cleans
+up after itself (Flask, Quart) or keeps to itself (Django, Falcon, Pyramid) is made to leave a
+`MatchedRequest` under `FRAMEWORK_KEY`. No framework is imported that the process has not imported.
+
+A template is what the app's author wrote, with the prefix the app is mounted under, as a client
+sees it: never a raw path.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from . import bottle, litestar
+from .base import (
+    FRAMEWORK_KEY,
+    MOUNTED,
+    Carrier,
+    ForwardedRequest,
+    Framework,
+    MatchedRequest,
+    join,
+    session_user,
+)
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+__all__ = [
+    "FRAMEWORKS",
+    "Framework",
+    "has_registered",
+    "install",
+    "register",
+    "route_of_environ",
+    "route_of_scope",
+    "user_of_environ",
+    "user_of_scope",
+]
+
+
+def route_of_environ(environ: WSGIEnvironment) -> str | None:
+    """Return the route template of a WSGI request that was answered, or None."""
+    matched: MatchedRequest | None = environ.get(FRAMEWORK_KEY)
+    if type(matched) is ForwardedRequest:
+        return matched.route()
+    for key, template, _ in _rows["wsgi"]:
+        if key in environ:
+            return template(environ)
+    return None
+
+
+def route_of_scope(scope: Carrier) -> str | None:
+    """Return the route template of an ASGI request that was answered, or None."""
+    matched: MatchedRequest | None = scope.get(FRAMEWORK_KEY)
+    if type(matched) is ForwardedRequest:
+        return matched.route()
+    for key, template, _ in _rows["asgi"]:
+        if key in scope:
+            return template(scope)
+    return None
+
+
+def user_of_environ(environ: WSGIEnvironment) -> object | None:
+    """Return the user of a WSGI request that was answered: of its session, else REMOTE_USER."""
+    for key, _, user in _rows["wsgi"]:
+        if key in environ:
+            return user(environ)
+    return environ.get("REMOTE_USER") or None
+
+
+def user_of_scope(scope: Carrier) -> object | None:
+    """Return the session's user of an ASGI request that was answered, or None."""
+    for key, _, user in _rows["asgi"]:
+        if key in scope:
+            return user(scope)
+    return session_user(scope.get("session"))
+
+
+def install() -> None:
+    """Make the frameworks that this process has imported leave their routes; idempotent."""
+    for framework in FRAMEWORKS:
+        if framework.install is not None and framework.name in sys.modules:
+            framework.install()
+
+
+def register(framework: Framework) -> None:
+    """Add a framework to the table, in front of those that are known already.
+
+    Only apps that are wrapped later are read by it.
+    """
+    FRAMEWORKS.insert(0, framework)
+    _rows[framework.interface] = _rows_of(framework.interface)
+
+
+def has_registered(interface: str) -> bool:
+    """Tell whether the table has keys for "wsgi" or "asgi" that the middlewares do not look for."""
+    return any(key not in _KEYS for key, _, _ in _rows[interface])
+
+
+# --- the rows ------------------------------------------------------------------------------------
+
+
+def _matched_in_environ(environ: WSGIEnvironment) -> str | None:
+    route: str | None = environ[FRAMEWORK_KEY].route()
+    if route is None:
+        return None
+    prefix: str = environ.get("SCRIPT_NAME", "")
+    if "bottle.route" in environ:  # Bottle takes its mount out of SCRIPT_NAME again
+        prefix = prefix.rstrip("/") + bottle.mount_of(environ)
+    return join(prefix, route)
+
+
+def _matched_in_scope(scope: Carrier) -> str | None:
+    prefix = _prefix_of(scope)
+    route: str | None = scope[FRAMEWORK_KEY].route()
+    return join(prefix, route) if route and prefix is not None else None
+
+
+def _litestar(scope: Carrier) -> str | None:
+    route: str = scope["path_template"]
+    if not route:
+        return litestar.template_of_mounted(scope, route_of_scope)
+    if FRAMEWORK_KEY in scope:
+        return _matched_in_scope(scope)
+    if "router" in scope:
+        template = _starlette(scope)
+        if template is None or not template.endswith(MOUNTED):
+            return template
+    prefix = _prefix_of(scope)
+    return None if prefix is None else join(prefix, route)
+
+
+def _starlette(scope: Carrier) -> str | None:
+    template = _starlette_resolver()(scope)
+    if template is None and "fastapi" in scope:
+        template = _fastapi_resolver()(scope)
+    return template
+
+
+def _prefix_of(scope: Carrier) -> str | None:
+    """Return the template that the innermost app is mounted under; None where it has no route."""
+    if "router" in scope:
+        template = _starlette(scope)
+        return None if template is None else template.removesuffix(MOUNTED)
+    root: str = scope.get("root_path", "")
+    if "litestar_app" in scope and "path_template" in scope:
+        return litestar.mount_of(scope, root)
+    return root
+
+
+@cache
+def _starlette_resolver() -> Callable[[Carrier], str | None]:
+    from .starlette import template_of
+
+    return template_of
+
+
+@cache
+def _fastapi_resolver() -> Callable[[Carrier], str | None]:
+    from .fastapi import template_of
+
+    return template_of
+
+
+def _user_in_environ(environ: WSGIEnvironment) -> object | None:
+    matched: MatchedRequest | None = environ.get(FRAMEWORK_KEY)
+    user = matched.user() if matched is not None else None
+    return user or environ.get("REMOTE_USER") or None
+
+
+def _user_in_scope(scope: Carrier) -> object | None:
+    matched: MatchedRequest | None = scope.get(FRAMEWORK_KEY)
+    return matched.user() if matched is not None else session_user(scope.get("session"))
+
+
+def _install_flask() -> None:
+    from .flask import install
+
+    install()
+
+
+def _install_quart() -> None:
+    from .quart import install
+
+    install()
+
+
+def _install_pyramid() -> None:
+    from .pyramid import install
+
+    install()
+
+
+# In this order, as an app of one framework can stand within an app of another. `wrap` has Django
+# and Falcon leave a `MatchedRequest` for each app: they have no hook for all apps of a process.
+FRAMEWORKS: list[Framework] = [
+    Framework("litestar", "asgi", "path_template", _litestar),
+    Framework("quart", "asgi", install=_install_quart),
+    Framework("django", "asgi"),
+    Framework("falcon", "asgi"),
+    Framework("starlette", "asgi", "router", _starlette),  # FastAPI, too
+    Framework("flask", "wsgi", install=_install_flask),
+    Framework("pyramid.router", "wsgi", install=_install_pyramid),
+    Framework("django", "wsgi"),
+    Framework("falcon", "wsgi"),
+    Framework("bottle", "wsgi", "bottle.route", bottle.template_of),
+]
+
+# A key, and what resolves the template and the user of a request that has it.
+_Row = tuple[str, Callable[[Any], "str | None"], Callable[[Any], "object | None"]]
+
+
+def _rows_of(interface: str) -> tuple[_Row, ...]:
+    """Return the rows of the table for "wsgi" or "asgi", the first one for each key."""
+    template = _matched_in_environ if interface == "wsgi" else _matched_in_scope
+    user = _user_in_environ if interface == "wsgi" else _user_in_scope
+    rows: dict[str, _Row] = {}
+    for each in FRAMEWORKS:
+        if each.interface == interface:
+            row = (each.key, each.template or template, each.user or user)
+            rows.setdefault(each.key, row)
+    return tuple(rows.values())
+
+
+# The rows that requests are looked up in.
+_rows = {interface: _rows_of(interface) for interface in ("wsgi", "asgi")}
+# The keys that the middlewares look for by themselves, without a call.
+_KEYS = {framework.key for framework in FRAMEWORKS}

@@ -1,0 +1,133 @@
+"""What the resolvers of all frameworks share: keys in environ and scope, and sessions.
+
+A resolver module imports this one and its own framework, nothing else of the adapters but paths and
+types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+# The key of a recorder's measurement in environ or scope is this prefix and the recorder's number.
+MEASUREMENT_PREFIX = "metricsmw."
+
+# The key under which a framework that cleans up after itself leaves a `MatchedRequest`.
+FRAMEWORK_KEY = "metricsmw_framework"
+
+# Called with environ as a WSGI response starts, for frameworks that drop the request's context
+# before the middleware around the app has the response.
+ON_START_RESPONSE: list[Callable[[WSGIEnvironment], None]] = []
+
+# The end of a template that leads to a mounted app whose routes are not known.
+MOUNTED = "/{path:path}"
+
+# Environ or scope of an answered request.
+Carrier: TypeAlias = Mapping[str, Any]
+
+# The session keys of the logged-in user, in this order: of many apps, of Flask-Login, of Django.
+SESSION_KEYS = ("user", "user_id", "_user_id", "_auth_user_id")
+# Where session["user"] is itself a mapping (OpenID's userinfo), the keys that tell users apart.
+_NAMES = ("id", "user_id", "sub", "username", "email", "name")
+
+
+class MatchedRequest(Protocol):
+    """The route and the user of one request, left in environ or scope under `FRAMEWORK_KEY`."""
+
+    def route(self) -> str | None:
+        """Return the template without the prefix that the app is mounted under, or None."""
+
+    def user(self) -> object | None:
+        """Return the session's user as far as the app has loaded it, or None."""
+
+
+class ForwardedRequest:
+    """A `MatchedRequest` whose answers stand in the copy of environ or scope that was passed on.
+
+    Unlike others it returns the template with the prefix, which only the copy knows.
+    """
+
+    __slots__ = ("_copy", "_route", "_user")
+
+    def __init__(
+        self,
+        copy: Carrier,
+        route: Callable[[Any], str | None],
+        user: Callable[[Any], object],
+    ) -> None:
+        self._copy = copy
+        self._route = route
+        self._user = user
+
+    def route(self) -> str | None:
+        """Return the copy's template, with the prefix, or None."""
+        return self._route(self._copy)
+
+    def user(self) -> object | None:
+        """Return the copy's user, or None."""
+        return self._user(self._copy)
+
+
+@dataclass(frozen=True)
+class Framework:
+    """One row of the table of frameworks.
+
+    Attributes:
+        name: The module whose import tells that this process uses the framework.
+        interface: "wsgi" or "asgi".
+        key: The key in environ or scope that marks an answered request as the framework's.
+        template: Returns the route's template of such a request, with the prefix that the app is
+            mounted under, or None where no route matched. None: the `MatchedRequest` at `key` does.
+        user: Returns the user of such a request, or None. None: the `MatchedRequest` at `key` does,
+            or else the user that the session in scope or REMOTE_USER names.
+        install: Makes every app of the framework in this process leave what is read here. Called
+            for each middleware that is made: must be idempotent. None: nothing need be done.
+    """
+
+    name: str
+    interface: str
+    key: str = FRAMEWORK_KEY
+    template: Callable[[Any], str | None] | None = None
+    user: Callable[[Any], object | None] | None = None
+    install: Callable[[], None] | None = None
+
+
+def join(prefix: str, route: str) -> str:
+    """Return a template below the path that its app is mounted under."""
+    return prefix.rstrip("/") + route if prefix else route
+
+
+def follow_copy(carrier: MutableMapping[str, Any]) -> None:
+    """Have the measurements around a request read what a framework leaves in this carrier.
+
+    Dispatchers pass on a copy of environ or scope: the outer middlewares would look in vain into
+    the original.
+    """
+    for key, measurement in carrier.items():
+        if key.startswith(MEASUREMENT_PREFIX) and hasattr(measurement, "follow_copy"):
+            measurement.follow_copy(carrier)
+
+
+def session_user(session: object) -> object | None:
+    """Return the user that a session names, or None; does not mark the session as accessed."""
+    # By its real type, and past its own methods: a lazy session would load itself for
+    # isinstance(), and a tracking one would add "Vary: Cookie" to the app's response for get().
+    if not issubclass(type(session), dict) or not dict.__len__(session):  # type: ignore[arg-type]
+        return None
+    for key in SESSION_KEYS:
+        value = dict.get(session, key)  # type: ignore[call-overload]
+        if value is not None and isinstance(value, Mapping):
+            value = next((value[name] for name in _NAMES if value.get(name)), None)
+        if value:
+            return value  # type: ignore[no-any-return]
+    return None
+
+
+def session_identity(session: object) -> str | None:
+    """Return the name of a session's user, as an identity for the sub-app, or None."""
+    user = session_user(session)
+    return None if user is None else str(user)

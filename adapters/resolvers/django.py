@@ -1,0 +1,125 @@
+"""Django's resolver: the template of the URL pattern that matched, and the user that is loaded.
+
+Regular expressions (`re_path`) become templates without their syntax.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from django.contrib.sessions.backends.base import SessionBase
+from django.utils.functional import LazyObject, empty
+
+from .base import session_user
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+    from django.urls import ResolverMatch
+
+
+class DjangoRequest:
+    """The request, for the resolvers of whoever measures it.
+
+    Asked for its user, the last question there is, it lets the request go and keeps the answers:
+    the request holds the environ that this stands in, a knot for the garbage collector to untie.
+    """
+
+    __slots__ = ("_request", "_route", "_user")
+
+    def __init__(self, request: HttpRequest) -> None:
+        self._request: HttpRequest | None = request
+
+    def route(self) -> str | None:
+        if self._request is not None:
+            match: ResolverMatch | None = self._request.resolver_match
+            self._route = None if match is None else template_of(match.route or "")
+        return self._route
+
+    def user(self) -> object | None:
+        if self._request is not None:
+            self.route()
+            self._user = user_of(self._request)
+            self._request = None
+        return self._user
+
+
+def user_of(request: HttpRequest) -> object | None:
+    """Return the user of a request as far as the app has loaded it: nothing is asked of a store."""
+    fields = vars(request)
+    user = fields.get("user")
+    if issubclass(type(user), LazyObject):
+        user = None if user._wrapped is empty else user._wrapped
+    if user is not None and user.is_authenticated:
+        return user.pk  # type: ignore[no-any-return]
+    session = fields.get("session")
+    if isinstance(session, SessionBase):
+        return session_user(vars(session).get("_session_cache"))
+    return None
+
+
+@lru_cache(maxsize=4096)
+def template_of(route: str) -> str:
+    """Return a URL pattern as a template, "/articles/<int:year>/", without regular expressions.
+
+    Of those (`re_path`), "(?P<name>…)" becomes "<name>", and another group, a set of characters or
+    a wildcard "<var>".
+    """
+    if _REGEX.search(route):
+        route = re.sub("(<var>)+", "<var>", _plain(route))
+    return "/" + route.removeprefix("/")
+
+
+# What tells a regular expression from what `path` takes.
+_REGEX = re.compile(r"[\\^$|\[]|\(\?|\.[*+]")
+_SET = r"\[\^?\]?(?:\\.|[^\]\\])*\]"
+_TOKEN = re.compile(
+    rf"""
+    (?P<assertion> \\[AZbB] | [\^$] )
+  | (?P<var> \\[dDsSwW] | {_SET} | \.(?=[*+{{]) )
+  | \( (?: \?P<(?P<name>\w+)> | (?P<aside>\?[=!<#]|\?[a-zA-Z]+\)) | (?P<plain>\?[\w-]*:)
+         | (?P<group>) )
+  | \\(?P<char> . )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_QUANTIFIER = re.compile(r"[?*+]|\{\d*,?\d*\}")
+_BRACKET = re.compile(rf"\\.|{_SET}|[()]", re.DOTALL)
+
+
+def _plain(regex: str) -> str:
+    plain = ""
+    at = 0
+    while at < len(regex):
+        token = _TOKEN.match(regex, at)
+        if token is None:
+            plain += regex[at]
+            at += 1
+        else:
+            at = token.end()
+            inside = ""
+            if token[0][0] == "(" and token[0][-1] != ")":  # which "(?i)" has
+                end = _closing(regex, at)
+                inside, at = regex[at:end], end + 1
+            if token["name"]:
+                plain += f"<{token['name']}>"
+            elif token["plain"] and "|" not in inside:
+                plain += _plain(inside)
+            elif token["var"] or token["plain"] or token["group"] is not None:
+                plain += "<var>"
+            else:
+                plain += token["char"] or ""
+        while (quantifier := _QUANTIFIER.match(regex, at)) is not None:
+            at = quantifier.end()
+    return plain
+
+
+def _closing(regex: str, at: int) -> int:
+    """Return where the group ends that is open at `at`."""
+    depth = 1
+    for token in _BRACKET.finditer(regex, at):
+        depth += {"(": 1, ")": -1}.get(token[0], 0)
+        if depth == 0:
+            return token.start()
+    return len(regex)
