@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-    from metricsmw.recorder import Recorder
+    from metricsmw.engine.recording.recorder import Recorder
 
     from .types import Send
 
