@@ -25,7 +25,7 @@ adapters.api
 adapters.measurement
 adapters.resolvers adapters.servers
 adapters.dashboard adapters.paths adapters.types
-alerts exporting notify rules scheduled
+alerts exporters exporting notify rules scheduled
 __init__ monitor
 engine.reading engine.recording health history lasting recorder resources routes series users
 background engine.workers group once server
