@@ -219,7 +219,7 @@ def promtool(
 ) -> tuple[int, str]:
     """Run promtool; its exit status, and all that it has printed."""
     done = subprocess.run(
-        [program(suite, "prometheus", "promtool"), *arguments],
+        [program(suite, "promtool", "promtool"), *arguments],
         input=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 SUITES = ("trixie", "forky")
-PACKAGES = ("prometheus", "victoria-metrics")
+PACKAGES = ("prometheus", "promtool", "victoria-metrics")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
