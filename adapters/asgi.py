@@ -105,7 +105,7 @@ class ASGIMetricsMiddleware:
         self._tells: bool | None = None
         self._exchange = _exchange_class(self, route, user)
         install()
-        self.recorder.announce()
+        self.recorder.register_worker()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -135,7 +135,7 @@ class ASGIMetricsMiddleware:
             exchange.start = self._begin()
         except Exception:
             exchange.status = REPORTED
-            self.recorder.fault("recording a request")
+            self.recorder.faults.report("recording a request")
         try:
             await self.app(scope, receive if self._tells else exchange.receive, exchange.send)
         except BaseException as error:
@@ -178,7 +178,7 @@ class ASGIMetricsMiddleware:
             try:
                 self.recorder.open()
             except Exception:
-                self.recorder.fault("opening the worker's segment")
+                self.recorder.faults.report("opening the worker's segment")
         await self.app(scope, receive, send)
 
 
@@ -206,7 +206,7 @@ def _exchange_class(
     """A class of exchanges with all that is the same for every request in its closure."""
     recorder = middleware.recorder
     end, fail, abandon = recorder.end, recorder.fail, recorder.abandon
-    saw_user, left, fault = recorder.user, recorder.leave, recorder.fault
+    saw_user, left, fault = recorder.user, recorder.cancel, recorder.faults.report
     streamed, clock = recorder.streamed, recorder.clock
     route_of = route or route_of_scope
     user_of = user or user_of_scope
@@ -381,7 +381,7 @@ def _exchange_class(
             if FRAMEWORK_KEY not in own or type(own[FRAMEWORK_KEY]) is ForwardedRequest:
                 own[FRAMEWORK_KEY] = ForwardedRequest(scope, route_of_scope, user_of_scope)
 
-        def leave(self) -> None:
+        def cancel(self) -> None:
             """The request is one of the sub-app's own."""
             if self.status is REPORTED:
                 return
@@ -440,4 +440,4 @@ class _Socket:
                 self._recorder.websocket_closed()
             self._open = opened
         except Exception:
-            self._recorder.fault("counting a WebSocket")
+            self._recorder.faults.report("counting a WebSocket")

@@ -75,7 +75,7 @@ class MetricsMiddleware:
         self.get_response = get_response
         monitor = get_metrics_monitor() if self.monitor is None else self.monitor
         self._recorder = monitor.recorder
-        self._recorder.announce()
+        self._recorder.register_worker()
         self._excluded = excluder(self.exclude)
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
@@ -97,7 +97,7 @@ class MetricsMiddleware:
                 start = self._recorder.begin()
                 carrier[self._recorder.key] = self._recorder
             except Exception:
-                self._recorder.fault("recording a request")
+                self._recorder.faults.report("recording a request")
         if start is None:
             response: HttpResponseBase | Awaitable[HttpResponseBase] = self.get_response(request)
             return response
@@ -166,7 +166,7 @@ class MetricsMiddleware:
         try:
             route = route_of_scope(carrier) if is_asgi else route_of_environ(carrier)
         except Exception:
-            recorder.fault("the route resolver")
+            recorder.faults.report("the route resolver")
         try:
             if outcome is _Outcome.GONE:
                 recorder.abandon(status, route, request.method)
@@ -174,23 +174,23 @@ class MetricsMiddleware:
                 report = recorder.fail if outcome is _Outcome.FAILED else recorder.end
                 now = report(start, status, route, request.method)
         except Exception:
-            recorder.fault("recording a request")
+            recorder.faults.report("recording a request")
             try:
-                recorder.leave()
+                recorder.cancel()
             except Exception:
-                recorder.fault("recording a request")
+                recorder.faults.report("recording a request")
             return
         try:
             if first_byte and outcome is not _Outcome.GONE:
                 recorder.streamed(start, first_byte, now, route, request.method)
         except Exception:
-            recorder.fault("recording a request")
+            recorder.faults.report("recording a request")
         try:
             user = self.user_of(request)
             if user is not None:
                 recorder.user(user)
         except Exception:
-            recorder.fault("the user resolver")
+            recorder.faults.report("the user resolver")
 
 
 class _Outcome(Enum):

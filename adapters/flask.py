@@ -211,7 +211,7 @@ class _Connections:
             try:
                 connection = server.manager.eio_sid_from_sid(args[0], namespace)
             except Exception:
-                self._recorder.fault("socketio")
+                self._recorder.faults.report("socketio")
                 return trigger(event, namespace, *args)
             if event == "disconnect":
                 self._leave(connection, namespace)

@@ -12,5 +12,5 @@ def exclude_request(carrier: MutableMapping[str, Any]) -> None:
     """Exclude this request (environ or scope) from measurement by all outer middlewares."""
     for key, measurement in list(carrier.items()):
         if key.startswith(MEASUREMENT_PREFIX) and measurement is not None:
-            measurement.leave()
+            measurement.cancel()
             carrier[key] = None

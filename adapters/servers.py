@@ -35,7 +35,7 @@ def broken_off(environ: WSGIEnvironment, recorder: Recorder) -> bool:
             dispatcher = ask.__self__.server.task_dispatcher
             return bool(len(dispatcher.threads) <= dispatcher.stop_count)
     except Exception:
-        recorder.fault("asking the server for its client")
+        recorder.faults.report("asking the server for its client")
     return False
 
 

@@ -95,7 +95,7 @@ class WSGIMetricsMiddleware:
         self._sub_app = metrics_app(self.monitor, auth, identity=identity) if path else None
         self._exchange = _exchange_class(self.recorder, route, user)
         install()
-        self.recorder.announce()
+        self.recorder.register_worker()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         key = self._key
@@ -123,7 +123,7 @@ class WSGIMetricsMiddleware:
             exchange.start = self._begin()
         except Exception:
             exchange.status = REPORTED
-            self.recorder.fault("recording a request")
+            self.recorder.faults.report("recording a request")
         try:
             body = self.app(environ, exchange.start_response)
         except BaseException as error:
@@ -164,7 +164,7 @@ class WSGIMetricsMiddleware:
                 if FRAMEWORK_KEY in environ:
                     scope[FRAMEWORK_KEY] = environ[FRAMEWORK_KEY]
             except Exception:
-                self.recorder.fault("the route resolver")
+                self.recorder.faults.report("the route resolver")
             return write
 
         return started
@@ -228,7 +228,7 @@ def _exchange_class(
 ) -> Callable[[], _Exchange]:
     """A class of exchanges with all that is the same for every request in its closure."""
     end, fail, abandon = recorder.end, recorder.fail, recorder.abandon
-    saw_user, left, fault = recorder.user, recorder.leave, recorder.fault
+    saw_user, left, fault = recorder.user, recorder.cancel, recorder.faults.report
     streamed, clock = recorder.streamed, recorder.clock
     route_of = route or route_of_environ
     user_of = user or user_of_environ
@@ -352,7 +352,7 @@ def _exchange_class(
                 and environ.get("HTTP_UPGRADE", "").lower() == "websocket"
                 and isinstance(error, (StopIteration, type(None)))
             ):
-                self.leave()  # the app took over the connection, for minutes
+                self.cancel()  # the app took over the connection, for minutes
                 return
             self.status = REPORTED
             self.environ = NO_ENVIRON
@@ -376,7 +376,7 @@ def _exchange_class(
             if FRAMEWORK_KEY not in own or type(own[FRAMEWORK_KEY]) is ForwardedRequest:
                 own[FRAMEWORK_KEY] = ForwardedRequest(environ, route_of_environ, user_of_environ)
 
-        def leave(self) -> None:
+        def cancel(self) -> None:
             """This is no request to be counted: it is one of the sub-app's own, say."""
             if self.status is REPORTED:
                 return

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from metricsmw.engine.files import DRAFT, write_atomically
-from metricsmw.engine.workers.job import Background
-from metricsmw.engine.workers.leader import PROBLEM, Once
+from metricsmw.engine.workers.job import PeriodicTask
+from metricsmw.engine.workers.leader import PROBLEM, LeaderLock
 from metricsmw.formats import csv_text, json_text
 
 if TYPE_CHECKING:
@@ -81,24 +81,24 @@ class ScheduledExport:
         self._mark = ".metricsmw-exported-" + ("daily" if every_minutes is None else "minutes")
         self._stamp = "%Y%m%d" if every_minutes is None else "%Y%m%d_%H%M"
         self._formats = tuple(dict.fromkeys(formats))
-        self._once = Once(monitor, name)
+        self._leader = LeaderLock(monitor, name)
         self._name = name
         self._failing = False
         self._lock = threading.Lock()
         self.directory = Path(directory).absolute()
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._background = Background(monitor, self.check, CHECK_SECONDS, name, self._renew)
+        self._task = PeriodicTask(monitor, self.check, CHECK_SECONDS, name, self._renew)
         if start:
             self.start()
 
     def start(self) -> None:
         """Export in a daemon thread when it is due. May be repeated."""
-        self._background.start()
+        self._task.start()
 
     def stop(self) -> None:
         """Export no more, and leave it to another worker; may be repeated."""
-        self._background.stop()
-        self._once.end()
+        self._task.stop()
+        self._leader.end()
 
     def _renew(self) -> None:
         self._lock = threading.Lock()
@@ -106,7 +106,7 @@ class ScheduledExport:
     def check(self) -> list[Path]:
         """Export now if it is due, and this worker is the one that does; the files written."""
         with self._lock:
-            if not self._once.lead():
+            if not self._leader.acquire():
                 return []
             try:
                 written = self._export_if_due()
@@ -184,8 +184,8 @@ class ScheduledExport:
             logger.warning("metricsmw: %s works again", self._name)
         self._failing = error is not None
         problem = None if error is None else f"failing: {error.strerror or type(error).__name__}"
-        if self._once.read().get(PROBLEM, "") != problem:
-            self._once.write({PROBLEM: problem})
+        if self._leader.read().get(PROBLEM, "") != problem:
+            self._leader.write({PROBLEM: problem})
 
 
 def _check_whole(name: str, value: int, highest: int) -> None:

@@ -1,4 +1,4 @@
-"""`LastingHistory`: minutes with their histograms in an SQLite file, beyond the hour and restarts.
+"""`SQLiteHistory`: minutes with their histograms in an SQLite file, beyond the hour and restarts.
 
 One worker writes a row a minute, from a thread of its own; only who asks for the history reads it.
 
@@ -34,8 +34,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict, TypeVar
 
 from metricsmw.engine.storage.histogram import BUCKETS, FIRST, SCALE
 from metricsmw.engine.storage.lanes import distribution, unpack
-from metricsmw.engine.workers.job import Background
-from metricsmw.engine.workers.leader import PROBLEM, Once
+from metricsmw.engine.workers.job import PeriodicTask
+from metricsmw.engine.workers.leader import PROBLEM, LeaderLock
 from metricsmw.snapshot import FIELDS, INTEGER_FIELDS, NUMERIC_FIELDS, iso_timestamp
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class Span(NamedTuple):
     row: Row  # the largest of each field, and the last totals
 
 
-class LastingHistory:
+class SQLiteHistory:
     """Keep the minute history of the monitor's server in the SQLite file ``path`` for ``days``.
 
     - ``path``: made if it does not exist; its folder must. A server needs a file of its own, and so
@@ -172,11 +172,11 @@ class LastingHistory:
             )
         self.days = days
         self._monitor = monitor
-        self._once = Once(monitor, NAME)
+        self._leader = LeaderLock(monitor, NAME)
         self._failing = False
         self.damaged: str | None = None  # what the last read here came upon
         self._lock = threading.Lock()
-        self._background = Background(monitor, self.check, CHECK_SECONDS, NAME, self._renew)
+        self._task = PeriodicTask(monitor, self.check, CHECK_SECONDS, NAME, self._renew)
         monitor.lasting = self
         if start:
             self.start()
@@ -188,12 +188,12 @@ class LastingHistory:
 
     def start(self) -> None:
         """Write in a daemon thread, a row a minute. May be repeated."""
-        self._background.start()
+        self._task.start()
 
     def stop(self) -> None:
         """Write no more, and leave it to another worker; may be repeated."""
-        self._background.stop()
-        self._once.end()
+        self._task.stop()
+        self._leader.end()
 
     def _renew(self) -> None:
         self._lock = threading.Lock()
@@ -203,7 +203,7 @@ class LastingHistory:
     def check(self) -> bool:
         """Write a row if a minute is over, and this worker is the one that does; whether it did."""
         with self._lock:
-            if not self._once.lead():
+            if not self._leader.acquire():
                 return False
             try:
                 written = self._use(WRITE_PATIENCE, self._write_if_due)
@@ -261,8 +261,8 @@ class LastingHistory:
             logger.warning("metricsmw: the lasting history works again")
         self._failing = problem is not None
         text = None if problem is None else f"failing: {problem}"
-        if self._once.read().get(PROBLEM, "") != text:
-            self._once.write({PROBLEM: text})
+        if self._leader.read().get(PROBLEM, "") != text:
+            self._leader.write({PROBLEM: text})
 
     # --- reading ---------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from metricsmw.clock import SYSTEM_CLOCK, Clock
 from metricsmw.config import Settings, Shared
+from metricsmw.engine.faults import FaultLog
 from metricsmw.engine.files import write_atomically
 from metricsmw.engine.fork import on_fork
 from metricsmw.engine.reading.health import (
@@ -29,7 +30,7 @@ from metricsmw.engine.reading.series import (
     RouteSeries,
     Series,
     Steps,
-    held,
+    clamp_seconds,
     route_steps,
     server_steps,
 )
@@ -48,7 +49,7 @@ from metricsmw.snapshot import NUMERIC_FIELDS, MetricsSnapshot, iso_timestamp
 
 if TYPE_CHECKING:
     from metricsmw.engine.reading.resources import ResourceSampler
-    from metricsmw.history import Counts, LastingHistory, Row
+    from metricsmw.history import Counts, Row, SQLiteHistory
 
 logger = logging.getLogger("metricsmw")
 
@@ -87,7 +88,7 @@ class MetricsMonitor:
     - ``max_users``: users a worker counts exactly, 1 to 1000000; beyond, it estimates.
     - ``shared``: False, or True / "auto" for one truth with the other workers of the server.
     - ``history``: an SQLite file, in a folder that exists, that keeps the minutes beyond that and
-      across restarts; see `LastingHistory`.
+      across restarts; see `SQLiteHistory`.
     - ``history_days``: for how long, 1 to 3650.
 
     Raises `ValueError` for a setting out of its range, `TypeError` for one of another type.
@@ -119,30 +120,31 @@ class MetricsMonitor:
         self._clock = clock
         self._created = clock.monotonic()
         self._group: Group | None = None
-        self._user = -1  # whose the group is
+        self._owner_uid = -1  # whose the group is
         self.is_closed = False  # by `close`, and not used since
         self._resources = _new_sampler()
         self._logged_damage: set[str] = set()
         self.health_rules = HealthRules({}, 503)
-        self.lasting: LastingHistory | None = None
-        self._history: LastingHistory | None = None  # that of `history`, which is closed here
-        self.recorder = Recorder(self.settings, clock, self)
+        self.lasting: SQLiteHistory | None = None
+        self._history: SQLiteHistory | None = None  # that of `history`, which is closed here
+        self.faults = FaultLog()
+        self.recorder = Recorder(self.settings, clock, self, self.faults)
         # Straight to the recorder, which saves a call, unless a subclass has its own.
         if type(self).record_request is MetricsMonitor.record_request:
             self.record_request = self.recorder.record_request  # type: ignore[method-assign]
         if history is not None:
-            from metricsmw.history import LastingHistory  # and sqlite3, for those who use it only
+            from metricsmw.history import SQLiteHistory  # and sqlite3, for those who use it only
 
-            self._history = LastingHistory(self, history, self.settings.history_days)
+            self._history = SQLiteHistory(self, history, self.settings.history_days)
 
     # --- the recorder's host ---------------------------------------------------------------------
 
     def attach(self) -> Segment:
         """This process's segment, opened if need be; for the recorder."""
-        if self._group is not None and self._user != _effective_user():
+        if self._group is not None and self._owner_uid != _effective_user():
             self.detach(forked=False)  # opened by a worker that has dropped its privileges since
         if self._group is None:
-            self._user = _effective_user()
+            self._owner_uid = _effective_user()
             self._group = self._open_group()
             if self.is_closed and self._history is not None:
                 self._history.start()
@@ -309,7 +311,7 @@ class MetricsMonitor:
         try:
             self.on_minute(now)
         except Exception:
-            self.recorder.fault("the minute history")
+            self.faults.report("the minute history")
 
     def _log_damage(self, reading: ServerReading) -> None:
         for name, reason in reading.damaged.items():
@@ -420,7 +422,7 @@ class MetricsMonitor:
         Steps are sixtieths of the window, whose length is also the most that can be asked for and
         the default. Raises `ValueError` or `TypeError` for seconds that are no whole number >= 1.
         """
-        asked = held(seconds, self.settings.window_seconds)
+        asked = clamp_seconds(seconds, self.settings.window_seconds)
         reading = self._read()
         assert self._group is not None
         steps = Steps(reading, asked, self.settings.step, self._clock.time())
@@ -437,7 +439,7 @@ class MetricsMonitor:
 
         ``method`` and ``route`` as `get_routes` names them; one that is not there has idle steps.
         """
-        asked = held(seconds, self.settings.window_seconds)
+        asked = clamp_seconds(seconds, self.settings.window_seconds)
         reading = self._read()
         step = self.settings.step * STEP_RATIO
         steps = Steps(reading, asked, step, self._clock.time())
@@ -496,7 +498,7 @@ class MetricsMonitor:
             faults = reading.faults()
             shared = self._opened().problems()
         except Exception:
-            self.recorder.fault("reading the metrics")
+            self.faults.report("reading the metrics")
             components["metrics_monitor"] = components["request_tracking"] = "unavailable"
             components["websocket_tracking"] = "unavailable"
         else:
@@ -508,7 +510,7 @@ class MetricsMonitor:
                 if workers and not self._resources.usage(reading.pids()).memory_mb:
                     components["resource_monitoring"] = "unavailable"
             except Exception:
-                self.recorder.fault("reading CPU and memory")
+                self.faults.report("reading CPU and memory")
                 components["resource_monitoring"] = "unavailable"
             try:
                 for work, problem in problems(self).items():
@@ -516,7 +518,7 @@ class MetricsMonitor:
                 if self.lasting is not None and self.lasting.damaged is not None:
                     components["lasting_history"] = f"failing: {self.lasting.damaged}"
             except Exception:
-                self.recorder.fault("reading what is done once for the server")
+                self.faults.report("reading what is done once for the server")
         group = self._group
         healthy = all(state == OPERATIONAL for state in components.values())
         return {
@@ -552,8 +554,8 @@ class MetricsMonitor:
     ) -> list[dict[str, str | float | int]]:
         """The snapshots of the last ``minutes`` (at least 1), oldest first.
 
-        A `LastingHistory` lets it go back further, and ``step_minutes`` (at least 1) joins so many
-        minutes to one entry; see `LastingHistory.rows`.
+        A `SQLiteHistory` lets it go back further, and ``step_minutes`` (at least 1) joins so many
+        minutes to one entry; see `SQLiteHistory.rows`.
 
         Raises `ValueError` or `TypeError` for minutes that are no whole number >= 1.
         """
@@ -562,7 +564,7 @@ class MetricsMonitor:
         lasting = self.lasting
         if step_minutes > 1:
             if lasting is None:
-                raise ValueError("step_minutes above 1 needs a LastingHistory")
+                raise ValueError("step_minutes above 1 needs a SQLiteHistory")
             now = self._clock.time()
             return self._lasting_rows(now - minutes * MINUTE, now, step_minutes)
         recent = self.get_recent_history(minutes)
@@ -580,7 +582,7 @@ class MetricsMonitor:
         try:
             return self.lasting.rows(since, until, step_minutes)
         except Exception:
-            self.recorder.fault("reading the lasting history")
+            self.faults.report("reading the lasting history")
             return []
 
     @property
@@ -599,7 +601,7 @@ class MetricsMonitor:
 
     def read_counts(self) -> tuple[Counts, dict[str, str | float | int], float]:
         """All counts since the start or the last reset, the snapshot of the same moment, and the
-        monotonic time that the counts began; for a `LastingHistory`."""
+        monotonic time that the counts began; for a `SQLiteHistory`."""
         from metricsmw.history import Counts
 
         group = self._opened()

@@ -121,7 +121,7 @@ def _health(monitor: MetricsMonitor, request: Request) -> Response:
                 health["status"] = "degraded"
                 status = max(status, rules.status)
     except Exception:  # what is broken shows among the components
-        monitor.recorder.fault("reading the request rate")
+        monitor.recorder.faults.report("reading the request rate")
         rate = None
     return _json(
         status,

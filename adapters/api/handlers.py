@@ -84,7 +84,7 @@ class Handlers:
             slow = request.path in READS_HISTORY and self._monitor.lasting is not None
             response = await self._offload(answer) if self._offload and slow else answer()
         except Exception:
-            self._monitor.recorder.fault(doing)
+            self._monitor.recorder.faults.report(doing)
             response = error_response(500, "Internal error")
         return replace(response, body=b"", stream=False) if request.method == "HEAD" else response
 

@@ -199,7 +199,7 @@ class _Feed:
             self._read_at = now
             self._take(reading)
         except Exception:
-            self._monitor.recorder.fault("the stream")
+            self._monitor.recorder.faults.report("the stream")
             self._shared, self._shared_from = HEARTBEAT, self._shared_to
         self.number += 1
 

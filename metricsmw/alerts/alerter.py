@@ -24,7 +24,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypedDict, cast
 
-from metricsmw.alerts.delivery import ALERT_FIELDS, Alert, Courier, Receive, as_receivers
+from metricsmw.alerts.delivery import ALERT_FIELDS, Alert, Receive, Sender, as_receivers
 from metricsmw.alerts.rules import (
     SEVERITIES,
     AnyRule,
@@ -40,8 +40,8 @@ from metricsmw.alerts.rules import (
     parse,
 )
 from metricsmw.engine.reading.routes import RouteRow
-from metricsmw.engine.workers.job import Background
-from metricsmw.engine.workers.leader import Once, states
+from metricsmw.engine.workers.job import PeriodicTask
+from metricsmw.engine.workers.leader import LeaderLock, states
 from metricsmw.snapshot import iso_timestamp
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class AlertRow(TypedDict):
 ROW_FIELDS = frozenset(AlertRow.__annotations__)
 
 
-class Waiting(TypedDict):
+class PendingNotification(TypedDict):
     """A notification that some receivers still have to get."""
 
     alert: dict[str, str | float | None]
@@ -91,12 +91,12 @@ class Waiting(TypedDict):
     queued: float  # monotonic
 
 
-class Book(TypedDict):
+class AlertState(TypedDict):
     """All that is noted: rows and statuses by rule, what waits, what came of it."""
 
     alerts: dict[str, AlertRow]
     statuses: dict[str, dict[str, str | float | None]]
-    outbox: list[Waiting]
+    outbox: list[PendingNotification]
     sent: int
     failed_attempts: int
     given_up: int
@@ -184,12 +184,12 @@ class MetricsAlerter:
         self._link = link
         self._host = socket.gethostname()
         self._lock = threading.RLock()
-        self._once = Once(monitor, name)
-        self._make_couriers: Callable[[], list[Courier]] = lambda: [
-            Courier(monitor, receiver, self, timeout) for receiver in receivers
+        self._leader = LeaderLock(monitor, name)
+        self._make_senders: Callable[[], list[Sender]] = lambda: [
+            Sender(monitor, receiver, self, timeout) for receiver in receivers
         ]
-        self._couriers = self._make_couriers()
-        self._background = Background(monitor, self.check, self.check_interval, name, self._renew)
+        self._senders = self._make_senders()
+        self._task = PeriodicTask(monitor, self.check, self.check_interval, name, self._renew)
         if start:
             self.start()
 
@@ -211,7 +211,7 @@ class MetricsAlerter:
         At the end of the process it waits up to two seconds for what is just being delivered.
         """
         _started.add(self)
-        self._background.start()
+        self._task.start()
 
     def stop(self, timeout: float = 5.0) -> None:
         """Check no more, and leave it to another worker; may be repeated.
@@ -219,21 +219,21 @@ class MetricsAlerter:
         Waits up to ``timeout`` seconds for what this worker still has to tell; what is not told by
         then is left to the next.
         """
-        self._background.stop(timeout)
+        self._task.stop(timeout)
         _started.discard(self)
-        if self._once.leads:
+        if self._leader.is_leader:
             self.flush(timeout)
         self._finish(0)
-        self._couriers = self._make_couriers()
-        self._once.release()
+        self._senders = self._make_senders()
+        self._leader.release()
 
     def _finish(self, timeout: float) -> None:
         """Deliver nothing more, but for what is just being delivered."""
-        for courier in self._couriers:
-            courier.stop()
+        for sender in self._senders:
+            sender.stop()
         deadline = time.monotonic() + timeout
-        for courier in self._couriers:
-            courier.join(deadline - time.monotonic())
+        for sender in self._senders:
+            sender.join(deadline - time.monotonic())
 
     def __enter__(self) -> MetricsAlerter:
         return self
@@ -244,20 +244,20 @@ class MetricsAlerter:
     def _renew(self) -> None:
         """In a forked child: threads, and locks that they held, are the parent's."""
         self._lock = threading.RLock()
-        self._couriers = self._make_couriers()
+        self._senders = self._make_senders()
 
     def check(self) -> list[Alert]:
         """Look now, if this worker is the one that does; what has begun to fire or recovered.
 
-        Never waits for a receiver: couriers tell them. Raises OSError where the server's directory
+        Never waits for a receiver: senders tell them. Raises OSError where the server's directory
         has no room for what was found; it is then found again by the next check.
         """
         with self._lock:
-            if not self._once.lead():
+            if not self._leader.acquire():
                 return []
             changes = self._look()
-        for courier in self._couriers:
-            courier.wake()
+        for sender in self._senders:
+            sender.wake()
         return changes
 
     def flush(self, timeout: float = 10.0) -> bool:
@@ -266,9 +266,9 @@ class MetricsAlerter:
         Another worker's notifications are waited for, too.
         """
         deadline = time.monotonic() + timeout
-        for courier in self._couriers:
-            courier.wake()
-        while self._book()["outbox"]:
+        for sender in self._senders:
+            sender.wake()
+        while self._state()["outbox"]:
             if time.monotonic() >= deadline:
                 return False
             time.sleep(0.01)
@@ -276,7 +276,7 @@ class MetricsAlerter:
 
     def get_alerts(self) -> list[AlertRow]:
         """Where every rule stands, as the checking worker last found it."""
-        return list(self._book()["alerts"].values())
+        return list(self._state()["alerts"].values())
 
     # --- checking --------------------------------------------------------------------------------
 
@@ -285,12 +285,12 @@ class MetricsAlerter:
         now, wall = clock.monotonic(), clock.time()
         at = iso_timestamp(wall)
         moment = Moment(self.monitor)
-        book = self._book()
+        state = self._state()
         changes: list[Alert] = []
         statuses: dict[str, dict[str, str | float | None]] = {}
         rows: dict[str, AlertRow] = {}
         for key, rule in self.rules.items():
-            noted = book["statuses"].get(key, {})
+            noted = state["statuses"].get(key, {})
             before = _status(noted)
             after = advance(rule, before, self._value(rule, moment), now, wall)
             changed = noted.get("changed")
@@ -300,23 +300,23 @@ class MetricsAlerter:
             rows[key] = _row(rule, after, changed, at)
             if after.state != before.state and after.state in ("firing", "resolved"):
                 changes.append(self._alert(rows[key], iso_timestamp(after.beyond_at)))
-        for key, row in book["alerts"].items():
+        for key, row in state["alerts"].items():
             if key not in rows and row["state"] == "firing":  # a reload took the rule away
                 over: AlertRow = {**row, "state": "resolved", "checked": at}
                 changes.append(self._alert(over, row["since"] or at))
-        book["alerts"], book["statuses"] = rows, statuses
-        for entry in book["outbox"]:  # after a reload there may be others
+        state["alerts"], state["statuses"] = rows, statuses
+        for entry in state["outbox"]:  # after a reload there may be others
             entry["receivers"] = [one for one in entry["receivers"] if one in self._receivers]
-        book["outbox"] = [entry for entry in book["outbox"] if entry["receivers"]]
-        book["outbox"] += [
+        state["outbox"] = [entry for entry in state["outbox"] if entry["receivers"]]
+        state["outbox"] += [
             {"alert": alert.to_dict(), "receivers": self._receivers, "queued": now}
             for alert in changes
         ]
-        surplus = len(book["outbox"]) - MOST_WAITING
+        surplus = len(state["outbox"]) - MOST_WAITING
         if surplus > 0:
-            del book["outbox"][:surplus]
-            book["given_up"] += surplus
-        self._once.write(cast("Mapping[str, object]", book))
+            del state["outbox"][:surplus]
+            state["given_up"] += surplus
+        self._leader.write(cast("Mapping[str, object]", state))
         return changes
 
     def _value(self, rule: AnyRule, moment: Moment) -> float | None:
@@ -324,7 +324,7 @@ class MetricsAlerter:
         try:
             return rule.value(moment)
         except Exception:
-            self.monitor.recorder.fault(f"the alert rule {rule}")
+            self.monitor.faults.report(f"the alert rule {rule}")
             return math.nan
 
     def _alert(self, row: AlertRow, since: str) -> Alert:
@@ -348,17 +348,17 @@ class MetricsAlerter:
             rule=row["rule"],
         )
 
-    def _book(self) -> Book:
-        return as_book(self._once.read())
+    def _state(self) -> AlertState:
+        return as_alert_state(self._leader.read())
 
-    # --- the outbox, for the couriers ------------------------------------------------------------
+    # --- the outbox, for the senders ------------------------------------------------------------
 
     def waiting(self, receiver: str) -> tuple[Alert, float] | None:
         with self._lock:
-            if not self._once.leads:
+            if not self._leader.is_leader:
                 return None
             now = self.monitor.clock.monotonic()
-            for entry in self._book()["outbox"]:
+            for entry in self._state()["outbox"]:
                 if receiver in entry["receivers"]:
                     alert = Alert(**cast("dict[str, object]", entry["alert"]))  # type: ignore[arg-type]
                     return alert, now - entry["queued"]
@@ -366,23 +366,23 @@ class MetricsAlerter:
 
     def done(self, receiver: str, alert: Alert, delivered: bool) -> None:
         with self._lock:
-            if not self._once.leads:
+            if not self._leader.is_leader:
                 return
-            book = self._book()
-            for entry in book["outbox"]:
+            state = self._state()
+            for entry in state["outbox"]:
                 if entry["alert"]["id"] == alert.id and receiver in entry["receivers"]:
                     entry["receivers"].remove(receiver)
-                    book["sent" if delivered else "given_up"] += 1
-                    book["failed_attempts"] += not delivered
-            book["outbox"] = [entry for entry in book["outbox"] if entry["receivers"]]
-            self._once.write(cast("Mapping[str, object]", book))
+                    state["sent" if delivered else "given_up"] += 1
+                    state["failed_attempts"] += not delivered
+            state["outbox"] = [entry for entry in state["outbox"] if entry["receivers"]]
+            self._leader.write(cast("Mapping[str, object]", state))
 
     def failed(self) -> None:
         with self._lock:
-            if self._once.leads:
-                book = self._book()
-                book["failed_attempts"] += 1
-                self._once.write(cast("Mapping[str, object]", book))
+            if self._leader.is_leader:
+                state = self._state()
+                state["failed_attempts"] += 1
+                self._leader.write(cast("Mapping[str, object]", state))
 
 
 _started: weakref.WeakSet[MetricsAlerter] = weakref.WeakSet()
@@ -394,7 +394,7 @@ def _at_exit() -> None:
     # worker: a process that ends can start no more threads.)
     for alerter in list(_started):
         with suppress(Exception):
-            alerter._background.stop(0)
+            alerter._task.stop(0)
             alerter._finish(EXIT_SECONDS)
 
 
@@ -403,22 +403,22 @@ def get_alerts(monitor: MetricsMonitor) -> tuple[list[AlertRow], dict[str, int]]
     the notifications: ``waiting``, ``sent``, ``failed_attempts``, ``given_up``."""
     rows: list[AlertRow] = []
     counts = {"waiting": 0, "sent": 0, "failed_attempts": 0, "given_up": 0}
-    for state in states(monitor).values():
-        if "alerts" in state:
-            book = as_book(state)
-            rows += book["alerts"].values()
-            counts["waiting"] += len(book["outbox"])
-            counts["sent"] += book["sent"]
-            counts["failed_attempts"] += book["failed_attempts"]
-            counts["given_up"] += book["given_up"]
+    for noted in states(monitor).values():
+        if "alerts" in noted:
+            state = as_alert_state(noted)
+            rows += state["alerts"].values()
+            counts["waiting"] += len(state["outbox"])
+            counts["sent"] += state["sent"]
+            counts["failed_attempts"] += state["failed_attempts"]
+            counts["given_up"] += state["given_up"]
     order = ("firing", "pending", "resolved", "inactive")
     rows.sort(key=lambda row: (order.index(row["state"]), -SEVERITIES.index(row["severity"])))
     return rows, counts
 
 
-def as_book(state: Mapping[str, object]) -> Book:
+def as_alert_state(noted: Mapping[str, object]) -> AlertState:
     """What is noted; what cannot be what an alerter notes is as good as nothing."""
-    book: Book = {
+    state: AlertState = {
         "alerts": {},
         "statuses": {},
         "outbox": [],
@@ -426,19 +426,19 @@ def as_book(state: Mapping[str, object]) -> Book:
         "failed_attempts": 0,
         "given_up": 0,
     }
-    if state.keys() >= book.keys():
-        noted = cast("Book", state)
+    if noted.keys() >= state.keys():
+        found = cast("AlertState", noted)
         try:
-            for status in noted["statuses"].values():
+            for status in found["statuses"].values():
                 _status(status)
-            rows, alerts = noted["alerts"].values(), [entry["alert"] for entry in noted["outbox"]]
+            rows, alerts = found["alerts"].values(), [entry["alert"] for entry in found["outbox"]]
             if all(row.keys() == ROW_FIELDS for row in rows) and all(
                 alert.keys() == ALERT_FIELDS for alert in alerts
             ):
-                return noted
+                return found
         except (AttributeError, KeyError, TypeError):
             pass
-    return book
+    return state
 
 
 def _status(noted: Mapping[str, str | float | None]) -> Status:

@@ -1,6 +1,6 @@
 """Telling people: what an alert says, who receives it, and threads that send it.
 
-A receiver is a callable, an Apprise URL, or the log. Each has a courier: a daemon thread that takes
+A receiver is a callable, an Apprise URL, or the log. Each has a sender: a daemon thread that takes
 what waits for it, one after the other, so that a receiver that hangs delays neither a request, nor
 a check, nor another receiver. What fails is tried again after 1 s, 2 s, 4 s, … up to a minute,
 for an hour. A call that is out of time is not called again while it hangs, and counts as delivered
@@ -203,7 +203,7 @@ class _Attempt:
             self.ended.set()
 
 
-class Courier:
+class Sender:
     """Brings one receiver what waits for it, for as long as `Outbox.waiting` names something."""
 
     def __init__(
@@ -230,7 +230,7 @@ class Courier:
             running = self._thread is not None and self._thread.is_alive()
             if not running and not self._stopping.is_set():
                 self._thread = threading.Thread(
-                    target=self._run, name="metricsmw courier", daemon=True
+                    target=self._run, name="metricsmw sender", daemon=True
                 )
                 self._thread.start()
 
@@ -261,7 +261,7 @@ class Courier:
                     delay = FIRST_DELAY
                     continue
             except Exception:
-                self._monitor.recorder.fault("sending notifications")
+                self._monitor.faults.report("sending notifications")
             self._stopping.wait(delay)
             delay = min(2 * delay, LONGEST_DELAY)
 

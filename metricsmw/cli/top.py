@@ -117,7 +117,7 @@ class TopError(Exception):
 
 
 @dataclass
-class Look:
+class Snapshot:
     """What the server said at one moment."""
 
     metrics: Row
@@ -165,22 +165,22 @@ class Server:
             self._headers["Authorization"] = "Bearer " + token.encode().decode("latin-1")
         self._opener = urllib.request.build_opener(_NoRedirects)
 
-    def look(self) -> Look:
+    def fetch(self) -> Snapshot:
         """Ask for everything. Raises `TopError`."""
-        return Look(
+        return Snapshot(
             self._ask("/current", "metrics"),
             self._ask("/routes", "routes"),
             self._ask("/series", "series"),
             self._ask("/alerts", "alerts"),
         )
 
-    def look_aside(self) -> Future[Look]:
+    def fetch_aside(self) -> Future[Snapshot]:
         """Ask in a thread that nobody has to wait for, should the server not answer."""
-        future: Future[Look] = Future()
+        future: Future[Snapshot] = Future()
 
         def ask() -> None:
             try:
-                future.set_result(self.look())
+                future.set_result(self.fetch())
             except BaseException as error:
                 future.set_exception(error)
 
@@ -235,26 +235,30 @@ def run(options: argparse.Namespace) -> int:
     try:
         token = options.token or os.environ.get("METRICSMW_TOKEN", "").strip()
         server = Server(options.url, token)
-        look = server.look()
+        snapshot = server.fetch()
         view = View(server.base)
         if options.json:
-            told = {"metrics": look.metrics, "routes": look.routes, "alerts": look.alerts}
+            told = {
+                "metrics": snapshot.metrics,
+                "routes": snapshot.routes,
+                "alerts": snapshot.alerts,
+            }
             json.dump(told, sys.stdout, indent=2)
             print()
         elif options.once or not sys.stdout.isatty():
             # A file or a pipe has no width of its own.
             width = None if sys.stdout.isatty() else PIPE_WIDTH
             console = Console(highlight=False, width=width)
-            console.print(picture(look, view, console.width))
+            console.print(render(snapshot, view, console.width))
         else:
-            _live(server, look, view)
+            _live(server, snapshot, view)
     except TopError as error:
         print(f"metricsmw top: {error}", file=sys.stderr)
         return error.code
     return 0
 
 
-def _live(server: Server, look: Look, view: View) -> None:
+def _live(server: Server, snapshot: Snapshot, view: View) -> None:
     """Show it until q. Raises `TopError` where the server lets nobody in any more."""
     console = Console(highlight=False)
     with (
@@ -262,31 +266,31 @@ def _live(server: Server, look: Look, view: View) -> None:
         _keys() as pressed,
         Live(console=console, screen=True, auto_refresh=False) as screen,
     ):
-        asked: Future[Look] | None = None
+        asked: Future[Snapshot] | None = None
         due = 0.0
         while not view.quit:
             if asked is None and time.monotonic() >= due:
-                asked = server.look_aside()
+                asked = server.fetch_aside()
                 due = time.monotonic() + EVERY_SECONDS
             if asked is not None and asked.done():
                 try:
-                    look, view.problem = asked.result(), ""
+                    snapshot, view.problem = asked.result(), ""
                 except TopError as error:
                     if error.code == REFUSED:
                         raise
                     view.problem = str(error)
                 asked = None
             # A resize may have changed the size; and a key may have come.
-            screen.update(_fitting(console, look, view), refresh=True)
+            screen.update(_fitting(console, snapshot, view), refresh=True)
             view.press(pressed())
 
 
-def _fitting(console: Console, look: Look, view: View) -> RenderableType:
+def _fitting(console: Console, snapshot: Snapshot, view: View) -> RenderableType:
     """The picture with as many rows of the table as the terminal has room for."""
-    rest = console.render_lines(picture(look, view, console.width, rows=0))
+    rest = console.render_lines(render(snapshot, view, console.width, rows=0))
     rows = max(console.height - len(rest), 1)
-    view.top = min(view.top, max(len(look.routes) - rows, 0))
-    return picture(look, view, console.width, rows)
+    view.top = min(view.top, max(len(snapshot.routes) - rows, 0))
+    return render(snapshot, view, console.width, rows)
 
 
 @contextmanager
@@ -333,12 +337,16 @@ def _keys() -> Iterator[Callable[[], str]]:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-def picture(look: Look, view: View, width: int, rows: int | None = None) -> RenderableType:
+def render(snapshot: Snapshot, view: View, width: int, rows: int | None = None) -> RenderableType:
     """Everything as one picture, with at most so many rows of the table (None: all)."""
-    parts: list[RenderableType] = [_head(look, view), *_alerts(look.alerts), _tiles(look.metrics)]
-    if look.series:
-        parts.append(_sparks(look.series, max(width - BESIDE_BARS, 10)))
-    routes = view.sorted(look.routes)
+    parts: list[RenderableType] = [
+        _head(snapshot, view),
+        *_alerts(snapshot.alerts),
+        _tiles(snapshot.metrics),
+    ]
+    if snapshot.series:
+        parts.append(_sparks(snapshot.series, max(width - BESIDE_BARS, 10)))
+    routes = view.sorted(snapshot.routes)
     shown = routes if rows is None else routes[view.top : view.top + rows]
     parts.append(_table(shown, view, width))
     if rows is not None:
@@ -348,11 +356,11 @@ def picture(look: Look, view: View, width: int, rows: int | None = None) -> Rend
     return Group(*parts)
 
 
-def _head(look: Look, view: View) -> Text:
+def _head(snapshot: Snapshot, view: View) -> Text:
     head = Text("Live metrics  ", style="bold", no_wrap=True, overflow="ellipsis")
     head.append(plain(view.address), style="not bold cyan")
     head.append(
-        f"  {plain(str(look.metrics.get('timestamp', '')))[11:19]} UTC", style="not bold dim"
+        f"  {plain(str(snapshot.metrics.get('timestamp', '')))[11:19]} UTC", style="not bold dim"
     )
     if view.problem:
         head.append(f"\n✖ Connection lost, trying again: {plain(view.problem)}", style="bold red")

@@ -19,10 +19,10 @@ from metricsmw.engine.fork import on_fork
 # The names of drafts, as a pattern, around that of their file's name.
 DRAFT = r"\.{}\.\d+-\d+"
 
-_all: weakref.WeakSet[Descriptor] = weakref.WeakSet()
+_all: weakref.WeakSet[FileHandle] = weakref.WeakSet()
 
 
-class Descriptor:
+class FileHandle:
     """Owns ``fd``; `fcntl.flock` and the like take it as it is."""
 
     __slots__ = ("__weakref__", "_fd")

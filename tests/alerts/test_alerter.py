@@ -16,7 +16,7 @@ from kits.servers import wait_until
 from metricsmw import MetricsMonitor, MetricsSnapshot
 from metricsmw.alerts import Alert, BurnRate, MetricsAlerter, Rule, get_alerts
 from metricsmw.clock import ManualClock
-from metricsmw.engine.workers.job import Background
+from metricsmw.engine.workers.job import PeriodicTask
 
 Make = Callable[..., MetricsAlerter]
 
@@ -402,7 +402,7 @@ def test_a_closed_monitor_stays_closed_until_it_is_used(monkeypatch: pytest.Monk
     monkeypatch.setattr("metricsmw.engine.workers.job.GRACE_SECONDS", 0)
     monitor = Watched(shared=True)
     done: list[int] = []
-    work = Background(monitor, lambda: done.append(monitor.total_requests), 0.001, "work", list)
+    work = PeriodicTask(monitor, lambda: done.append(monitor.total_requests), 0.001, "work", list)
     work.start()
     try:
         wait_until(lambda: done, "the work, of a monitor that nobody has used")

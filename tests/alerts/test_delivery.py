@@ -15,7 +15,7 @@ from metricsmw import MetricsMonitor
 from metricsmw.alerts import Alert, MetricsAlerter, get_alerts
 from metricsmw.alerts import delivery as notify
 from metricsmw.clock import ManualClock
-from metricsmw.engine.workers.leader import Once
+from metricsmw.engine.workers.leader import LeaderLock
 
 Make = Callable[..., MetricsAlerter]
 
@@ -190,15 +190,15 @@ class FullDisk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.full = threading.Event()
         self.tried = 0
-        write = Once.write
+        write = LeaderLock.write
 
-        def fail_or_write(once: Once, state: Mapping[str, object]) -> None:
+        def fail_or_write(once: LeaderLock, state: Mapping[str, object]) -> None:
             if self.full.is_set():
                 self.tried += 1
                 raise OSError(28, "No space left on device")
             write(once, state)
 
-        monkeypatch.setattr(Once, "write", fail_or_write)
+        monkeypatch.setattr(LeaderLock, "write", fail_or_write)
 
 
 @pytest.fixture
@@ -268,14 +268,14 @@ def test_who_has_stopped_does_not_take_the_lead_again(
     one = alerter(rules=RULES, notify=slow)
     fire(one, monitor)
     assert begun.wait(60)
-    (courier,) = [t for t in threading.enumerate() if t.name == "metricsmw courier"]
+    (sender,) = [t for t in threading.enumerate() if t.name == "metricsmw sender"]
     one.stop(0)
     go_on.set()
-    courier.join(60)
-    assert not courier.is_alive()
-    assert not one._once.leads
+    sender.join(60)
+    assert not sender.is_alive()
+    assert not one._leader.is_leader
     assert not one.flush(0)
-    assert not one._once.leads
+    assert not one._leader.is_leader
     told: list[str] = []
     two = alerter(rules=RULES, notify=lambda alert: told.append(alert.state))
     recover(two, monitor)

@@ -32,7 +32,7 @@ from metricsmw.adapters.api.messages import Request
 from metricsmw.adapters.asgi import metrics_app
 from metricsmw.adapters.auth import public
 from metricsmw.clock import ManualClock
-from metricsmw.history import Counts, LastingHistory, pack_lanes
+from metricsmw.history import Counts, SQLiteHistory, pack_lanes
 
 BOUND = 0.011
 
@@ -43,8 +43,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def lasting(monitor: MetricsMonitor, path: Path) -> Iterator[LastingHistory]:
-    lasting = LastingHistory(monitor, path, start=False)
+def lasting(monitor: MetricsMonitor, path: Path) -> Iterator[SQLiteHistory]:
+    lasting = SQLiteHistory(monitor, path, start=False)
     yield lasting
     lasting.stop()
 
@@ -59,7 +59,7 @@ def ask(monitor: MetricsMonitor, query: str) -> tuple[int, Any]:
 
 
 def test_percentiles_of_any_range_are_those_of_its_requests(
-    lasting: LastingHistory, monitor: MetricsMonitor, clock: ManualClock
+    lasting: SQLiteHistory, monitor: MetricsMonitor, clock: ManualClock
 ) -> None:
     drawn = random.Random(6)
     minutes: list[list[float]] = []
@@ -88,7 +88,7 @@ def test_percentiles_of_any_range_are_those_of_its_requests(
 
 
 def test_the_history_goes_back_beyond_the_hour(
-    lasting: LastingHistory, monitor: MetricsMonitor, clock: ManualClock
+    lasting: SQLiteHistory, monitor: MetricsMonitor, clock: ManualClock
 ) -> None:
     for _ in range(300):
         monitor.record_request(10.0, is_error=True)
@@ -122,7 +122,7 @@ def test_it_writes_by_itself(
 ) -> None:
     monkeypatch.setattr("metricsmw.history.CHECK_SECONDS", 0.01)
     monitor.record_request(10.0)
-    lasting = LastingHistory(monitor, path)
+    lasting = SQLiteHistory(monitor, path)
     try:
         for minute in range(1, 4):
             clock.advance(60)
@@ -134,7 +134,7 @@ def test_it_writes_by_itself(
 def test_it_outlives_the_server(path: Path, clock: ManualClock) -> None:
     for run in range(3):
         with MetricsMonitor(clock=clock) as monitor:
-            lasting = LastingHistory(monitor, path, start=False)
+            lasting = SQLiteHistory(monitor, path, start=False)
             for _ in range(5):
                 monitor.record_request(10.0 * (run + 1))
                 clock.advance(60)
@@ -149,7 +149,7 @@ def test_it_outlives_the_server(path: Path, clock: ManualClock) -> None:
 
 
 def test_a_reset_hides_what_was_before(
-    path: Path, monitor: MetricsMonitor, lasting: LastingHistory, clock: ManualClock
+    path: Path, monitor: MetricsMonitor, lasting: SQLiteHistory, clock: ManualClock
 ) -> None:
     for _ in range(5):
         monitor.record_request(10.0)
@@ -166,12 +166,12 @@ def test_a_reset_hides_what_was_before(
     assert lasting.summary(0, clock.time())["requests"] == 1
     lasting.stop()
     with MetricsMonitor(clock=clock) as after:
-        again = LastingHistory(after, path, start=False)
+        again = SQLiteHistory(after, path, start=False)
         assert again.summary(0, clock.time())["requests"] == 1
 
 
 def test_old_minutes_go(path: Path, monitor: MetricsMonitor, clock: ManualClock) -> None:
-    lasting = LastingHistory(monitor, path, days=1, start=False)
+    lasting = SQLiteHistory(monitor, path, days=1, start=False)
     for _ in range(30):
         monitor.record_request(10.0)
         clock.advance(60)
@@ -193,7 +193,7 @@ def test_old_minutes_go(path: Path, monitor: MetricsMonitor, clock: ManualClock)
 
 
 def test_what_lies_before_the_oldest_minute_is_in_no_range(
-    lasting: LastingHistory, monitor: MetricsMonitor, clock: ManualClock, path: Path
+    lasting: SQLiteHistory, monitor: MetricsMonitor, clock: ManualClock, path: Path
 ) -> None:
     for _ in range(5):
         monitor.record_request(10.0)
@@ -216,7 +216,7 @@ def test_counts_that_shrink_for_a_while_are_never_below_nothing() -> None:
 def test_a_jump_of_the_clock_costs_nothing(
     path: Path, monitor: MetricsMonitor, clock: ManualClock
 ) -> None:
-    lasting = LastingHistory(monitor, path, days=1, start=False)
+    lasting = SQLiteHistory(monitor, path, days=1, start=False)
     for jump in [0.0] * 50 + [86_400.0 * 365, -86_400.0 * 365] + [0.0] * 5:
         clock.wall += jump
         monitor.record_request(10.0)
@@ -261,7 +261,7 @@ def test_a_broken_database_is_told_and_touches_nothing(
     folder = tmp_path / "data"
     folder.mkdir()
     path = folder / "metrics.db"
-    lasting = LastingHistory(monitor, path, start=False)
+    lasting = SQLiteHistory(monitor, path, start=False)
     clock.advance(60)
     assert lasting.check()
     assert monitor.get_health()["components"]["lasting_history"] == "operational"
@@ -293,7 +293,7 @@ def test_a_broken_database_is_told_and_touches_nothing(
 
 
 def test_a_full_disk_is_told_and_loses_nothing(
-    lasting: LastingHistory, monitor: MetricsMonitor, clock: ManualClock, path: Path
+    lasting: SQLiteHistory, monitor: MetricsMonitor, clock: ManualClock, path: Path
 ) -> None:
     monitor.record_request(10.0)
     clock.advance(60)
@@ -318,7 +318,7 @@ def test_a_full_disk_is_told_and_loses_nothing(
 
 def test_it_waits_for_a_locked_database_by_sleeping(
     path: Path,
-    lasting: LastingHistory,
+    lasting: SQLiteHistory,
     monitor: MetricsMonitor,
     clock: ManualClock,
     monkeypatch: pytest.MonkeyPatch,
@@ -345,7 +345,7 @@ def test_it_waits_for_a_locked_database_by_sleeping(
 
 
 def test_what_cannot_be_read_is_told(
-    path: Path, lasting: LastingHistory, monitor: MetricsMonitor, clock: ManualClock
+    path: Path, lasting: SQLiteHistory, monitor: MetricsMonitor, clock: ManualClock
 ) -> None:
     for _ in range(70):
         monitor.record_request(10.0)
@@ -365,7 +365,7 @@ def test_what_cannot_be_read_is_told(
 
 @pytest.mark.parametrize("path_asked", ["/history", "/export/json", "/export/csv"])
 def test_the_event_loop_goes_on_while_the_database_is_read(
-    lasting: LastingHistory,
+    lasting: SQLiteHistory,
     monitor: MetricsMonitor,
     monkeypatch: pytest.MonkeyPatch,
     path_asked: str,
@@ -399,7 +399,7 @@ def test_the_event_loop_goes_on_while_the_database_is_read(
 def test_of_two_servers_with_one_file_one_writes(
     path: Path, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def go(minutes: int, *checking: LastingHistory) -> list[list[bool]]:
+    def go(minutes: int, *checking: SQLiteHistory) -> list[list[bool]]:
         found = []
         for _ in range(minutes):
             for monitor in monitors:
@@ -412,7 +412,7 @@ def test_of_two_servers_with_one_file_one_writes(
         clock.advance(1)
         second = MetricsMonitor(clock=clock)
         monitors = [first, second]
-        one, two = (LastingHistory(monitor, path, start=False) for monitor in monitors)
+        one, two = (SQLiteHistory(monitor, path, start=False) for monitor in monitors)
         assert go(3, one, two) == [[True, False]] * 3
         assert first.get_health()["status"] == "healthy"
         told = second.get_health()["components"]["lasting_history"]
@@ -430,11 +430,11 @@ WRITER = """
 import sys
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
-from metricsmw.history import Counts, LastingHistory, pack_lanes
+from metricsmw.history import Counts, SQLiteHistory, pack_lanes
 
 clock = ManualClock()
 monitor = MetricsMonitor(clock=clock)
-lasting = LastingHistory(monitor, sys.argv[1], start=False)
+lasting = SQLiteHistory(monitor, sys.argv[1], start=False)
 while True:
     for _ in range(10):
         monitor.record_request(10.0)
@@ -460,11 +460,11 @@ def test_killed_in_the_middle_it_has_all_but_the_minute_in_progress(path: Path, 
     assert written <= len(totals) <= written + 1
 
 
-ALL: list[LastingHistory] = []  # of a worker, in its own process
+ALL: list[SQLiteHistory] = []  # of a worker, in its own process
 
 
 def equip(monitor: MetricsMonitor, path: Path) -> None:
-    ALL[:] = [LastingHistory(monitor, path, start=False)]
+    ALL[:] = [SQLiteHistory(monitor, path, start=False)]
 
 
 def look(monitor: MetricsMonitor) -> bool:
@@ -516,12 +516,12 @@ def test_bad_settings_are_an_error_at_the_start(
     monitor: MetricsMonitor, path: Path, settings: dict[str, Any], error: type[Exception]
 ) -> None:
     with pytest.raises(error, match=next(iter(settings))):
-        LastingHistory(monitor, **{"path": path, "start": False} | settings)
+        SQLiteHistory(monitor, **{"path": path, "start": False} | settings)
     assert monitor.lasting is None
 
 
 def test_joined_minutes_need_it(monitor: MetricsMonitor) -> None:
-    with pytest.raises(ValueError, match="LastingHistory"):
+    with pytest.raises(ValueError, match="SQLiteHistory"):
         monitor.get_metrics_history(60, step_minutes=5)
 
 

@@ -94,11 +94,11 @@ import sqlite3, sys
 import gevent
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
-from metricsmw.history import LastingHistory
+from metricsmw.history import SQLiteHistory
 
 clock = ManualClock()
 monitor = MetricsMonitor(clock=clock)
-lasting = LastingHistory(monitor, sys.argv[1], start=False)
+lasting = SQLiteHistory(monitor, sys.argv[1], start=False)
 clock.advance(60)
 assert lasting.check()
 clock.advance(60)

@@ -47,7 +47,7 @@ def tell(monitor: MetricsMonitor) -> bool:
 
 
 def leads(monitor: MetricsMonitor) -> bool:
-    return ALERTERS[0]._once.leads
+    return ALERTERS[0]._leader.is_leader
 
 
 def stop(monitor: MetricsMonitor) -> None:

@@ -204,7 +204,7 @@ def assert_told(monitor: MetricsMonitor, caplog: pytest.LogCaptureFixture, what:
     assert isinstance(record.exc_info[1], LookupError)
     monitor.recorder.begin()  # which a gauge below zero would hide
     assert monitor.get_current_snapshot().requests_in_flight == 1
-    monitor.recorder.leave()
+    monitor.recorder.cancel()
 
 
 @every_way
@@ -307,7 +307,7 @@ def test_a_store_that_fails_at_the_beginning(
 def test_a_store_that_fails_altogether(
     run: Run, monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("end", "fail", "abandon", "streamed", "user", "leave"):
+    for name in ("end", "fail", "abandon", "streamed", "user", "cancel"):
         monkeypatch.setattr(monitor.recorder, name, broken)
     run(monitor, user=lambda request: "ada")
     monkeypatch.undo()

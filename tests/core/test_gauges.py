@@ -67,7 +67,7 @@ def test_an_abandoned_request_is_in_the_total_only(
 def test_a_request_that_leaves_is_not_counted(monitor: MetricsMonitor) -> None:
     recorder = monitor.recorder
     recorder.begin()
-    recorder.leave()
+    recorder.cancel()
     snapshot = monitor.get_current_snapshot()
     assert snapshot.requests_in_flight == snapshot.total_requests == 0
     assert monitor.get_routes() == []

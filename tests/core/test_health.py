@@ -65,7 +65,7 @@ def test_a_fault_is_counted_and_logged_once(
         try:
             raise RuntimeError("a resolver broke")
         except RuntimeError:
-            monitor.recorder.fault("route resolver")
+            monitor.recorder.faults.report("route resolver")
     assert monitor.get_health()["faults"] == 3
     (record,) = caplog.records
     assert "route resolver" in record.getMessage()

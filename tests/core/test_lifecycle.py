@@ -230,7 +230,7 @@ def test_two_threads_open_one_segment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(monitor, "_open_group", open_group)
         monkeypatch.setattr(monitor, "is_worker", lambda: True)
         threads = [
-            threading.Thread(target=monitor.recorder.announce),
+            threading.Thread(target=monitor.recorder.register_worker),
             threading.Thread(target=monitor.record_request, args=(1.0,)),
         ]
         for thread in threads:

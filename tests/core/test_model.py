@@ -108,7 +108,7 @@ class Model(RuleBasedStateMachine):
             self.monitor.recorder.end(start, status, route, "GET")
             self.remember(took, status >= 400, route)
         else:
-            self.monitor.recorder.leave()
+            self.monitor.recorder.cancel()
 
     @rule()
     def save(self) -> None:

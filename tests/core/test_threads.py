@@ -238,7 +238,7 @@ def test_requests_in_flight_of_many_threads(monitor: MetricsMonitor) -> None:
             if index % 4 == 0:
                 recorder.abandon(200, "/gone", "GET")
             elif index % 4 == 1:
-                recorder.leave()
+                recorder.cancel()
             elif index % 4 == 2:
                 recorder.end(start, 200, "/done", "GET")
 

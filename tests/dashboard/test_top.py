@@ -223,7 +223,7 @@ def test_a_server_that_hangs_does_not_keep_it_from_ending() -> None:
         try:
             terminal.until("Requests ↓")
             server.signal(signal.SIGSTOP)
-            # By now a look may be under way, or is about to be.
+            # By now a snapshot may be under way, or is about to be.
             with socket.create_connection((server.host, server.port)) as waiting:
                 waiting.settimeout(1.5)
                 waiting.sendall(b"GET / HTTP/1.1\r\n\r\n")
@@ -311,10 +311,10 @@ def test_names_cannot_write_to_the_terminal() -> None:
     alert = {"type": evil, "state": "firing", "field": evil, "route": evil, "value": 1}
     alert |= {"comparison": ">", "threshold": 0, "since": evil}
     routes = [{**row, "method": "GET\x1b", "route": evil}]
-    look = top.Look({"timestamp": evil}, routes, [], [alert])
+    snapshot = top.Snapshot({"timestamp": evil}, routes, [], [alert])
     console = Console(width=160, force_terminal=True, color_system=None)
     with console.capture() as caught:
-        console.print(top.picture(look, top.View("http://h"), 160))
+        console.print(top.render(snapshot, top.View("http://h"), 160))
     assert not set(caught.get()) & set("\x1b\x07\r\u202e\x9b")
     assert "[bold red]x[/]" in caught.get()
 
@@ -331,13 +331,13 @@ def test_alerts_and_scrolling() -> None:
         {**alert, "state": "pending", "route": "/x"},
         {**alert, "state": "resolved", "route": "/y"},
     ]
-    look, view = top.Look({}, routes, [], states), top.View("http://h")
+    snapshot, view = top.Snapshot({}, routes, [], states), top.View("http://h")
 
     def shown(keys: str) -> list[str]:
         view.press(keys)
         console = Console(width=80, height=24, color_system=None)
         with console.capture() as caught:
-            console.print(top._fitting(console, look, view))
+            console.print(top._fitting(console, snapshot, view))
         lines = caught.get().splitlines()
         assert len(lines) == 24
         assert [line for line in lines if "SLOW" in line] == [

@@ -102,7 +102,7 @@ class Steps:
         oldest = self.last - round(seconds / step) + 1
         self.first = max(oldest, step_number(reading.started, step), 1)
 
-    def told(self, counts: Mapping[int, int], count: Callable[[int], Counts]) -> list[RouteStep]:
+    def rows(self, counts: Mapping[int, int], count: Callable[[int], Counts]) -> list[RouteStep]:
         """Every step, with what was counted in it."""
         rows: list[RouteStep] = []
         for number in range(self.first, self.last + 1):
@@ -137,7 +137,7 @@ def server_steps(
     """The server's steps; ``seen`` has what was seen in the steps between two numbers."""
     samples = seen(steps.first, steps.last)
     rows: list[SeriesStep] = []
-    for row in steps.told(reading.steps(steps.first), server_counts):
+    for row in steps.rows(reading.steps(steps.first), server_counts):
         in_flight, cpu, memory = samples.get(row["step"], (None, None, None))
         rows.append(
             {
@@ -152,10 +152,10 @@ def server_steps(
 
 def route_steps(reading: ServerReading, steps: Steps, method: str, route: str) -> list[RouteStep]:
     """The steps of one route, which must be of tenths of the window."""
-    return steps.told(reading.route_steps(Name(method, route), steps.first), route_counts)
+    return steps.rows(reading.route_steps(Name(method, route), steps.first), route_counts)
 
 
-def held(seconds: int | None, window: int) -> int:
+def clamp_seconds(seconds: int | None, window: int) -> int:
     """The ``seconds`` asked for, held to the window; None means all of it.
 
     Raises `TypeError` or `ValueError` for what is no whole number >= 1.

@@ -24,7 +24,7 @@ from metricsmw.engine.storage.layout import (
     Lane,
 )
 from metricsmw.engine.storage.reader import Period, Reset, SegmentReading, Source, table_states
-from metricsmw.engine.storage.tables import DAMAGE
+from metricsmw.engine.storage.tables import READ_ERRORS
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class ServerReading:
         for name, source in sources.items():
             try:
                 segment = SegmentReading(name, source, period, reset, window_seconds)
-            except DAMAGE as error:
+            except READ_ERRORS as error:
                 self.damaged[name] = str(error)
             else:
                 self.segments.append(segment)
@@ -131,7 +131,7 @@ class ServerReading:
         for segment in self.segments:
             try:
                 found = list(read(segment))
-            except DAMAGE as error:
+            except READ_ERRORS as error:
                 self.damaged[segment.name] = str(error)
                 continue
             yield from found
@@ -157,7 +157,7 @@ class ServerReading:
         wrong with their window passes with it."""
         states: dict[tuple[int, int], int] = {}
         for source in self._sources.values():
-            with suppress(*DAMAGE):
+            with suppress(*READ_ERRORS):
                 states.update(table_states(source.read))
         return states
 

@@ -11,7 +11,6 @@ processes in one segment would lose counts: `deadline` in the past leads into th
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 import weakref
@@ -22,6 +21,7 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from metricsmw.clock import Clock
 from metricsmw.config import Settings
+from metricsmw.engine.faults import FaultLog
 from metricsmw.engine.fork import on_fork
 from metricsmw.engine.recording.routes import RouteTables, Row
 from metricsmw.engine.recording.users import UserTable
@@ -30,8 +30,6 @@ from metricsmw.engine.storage.keys import METHODS
 from metricsmw.engine.storage.layout import Field, Lane, RouteLane, step_number
 from metricsmw.engine.storage.segment import Segment
 from metricsmw.engine.workers.processes import is_forked_by_server
-
-logger = logging.getLogger("metricsmw")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,7 +44,7 @@ LOCKED = (
     "end",
     "fail",
     "abandon",
-    "leave",
+    "cancel",
     "streamed",
     "record_request",
     "observe",
@@ -111,7 +109,7 @@ class RecordRequest(Protocol):
     ) -> None: ...
 
 
-class Host(Protocol):
+class SegmentOwner(Protocol):
     """What a recorder needs of its monitor."""
 
     def attach(self) -> Segment:
@@ -149,7 +147,7 @@ class Recorder:
     - ``observe(seconds, is_error)``: a latency without a route.
     - ``streamed(start, first, end, route, method)``: it ended at ``end``, by one of these two; its
       first byte had been handed over at ``first``.
-    - ``leave()``: one request in flight less, and nothing counted.
+    - ``cancel()``: one request in flight less, and nothing counted.
     - ``user(user_id, at=None)``: the user was active at that time, or now.
 
     ``clock`` tells monotonic seconds.
@@ -167,7 +165,7 @@ class Recorder:
     record_request: RecordRequest
     observe: Callable[[float, bool], None]
     observe_route: Callable[[float, bool, str | None, str, int | None], None]
-    leave: Callable[[], None]
+    cancel: Callable[[], None]
     streamed: Callable[[float, float, float, str | None, str], None]
     user: SawUser
     websocket: Callable[[float], None]
@@ -176,17 +174,17 @@ class Recorder:
         self,
         settings: Settings,
         clock: Clock,
-        host: Host,
+        owner: SegmentOwner,
+        faults: FaultLog,
     ) -> None:
         self.key = f"metricsmw.{next(_numbers)}"
         self._settings = settings
         self._clock = clock
         self.clock = clock.monotonic
-        self._host = host
-        self._announced = False
+        self._owner = owner
+        self.faults = faults
+        self._registered = False
         self._lock = threading.RLock()
-        self._fault_sites: set[str] = set()
-        self._pending_faults = 0
         self._restarted = 0.0  # monotonic time of the last reset made here
         self.segment: Segment | None = None
         self._build()
@@ -226,28 +224,28 @@ class Recorder:
         known: dict[str, tuple[memoryview[float], int]] = {}
         deadline = -inf
         minute = -inf
-        top = 0.0
+        step_max = 0.0
 
         def begin() -> float:
             gauges[0] += 1.0
             return clock()
 
-        def leave() -> None:
+        def cancel() -> None:
             gauges[0] -= 1.0
 
         def end(start: float, status: int, route: str | None, method: str) -> float:
             now = clock()
             seconds = now - start
             if now >= deadline:
-                roll(now)
-            if not floor <= seconds <= top:
+                take_checkpoint(now)
+            if not floor <= seconds <= step_max:
                 seconds = edge(seconds)
             lane = ceil(log2(seconds) * 32.0 + 768.0)
             try:
                 row = rows[route][method]
             except KeyError:
                 row = find(route, method)
-            if seconds > row.top:
+            if seconds > row.step_max:
                 row_edge(row, seconds)
             route_lanes = row.lanes
             lanes[lane] += 1.0
@@ -264,7 +262,7 @@ class Recorder:
         def abandon(status: int, route: str | None, method: str) -> float:
             now = clock()
             if now >= deadline:
-                roll(now)
+                take_checkpoint(now)
             try:
                 row = rows[route][method]
             except KeyError:
@@ -278,7 +276,7 @@ class Recorder:
         def fail(start: float, status: int, route: str | None, method: str) -> float:
             now = clock()
             if now >= deadline:
-                roll(now)
+                take_checkpoint(now)
             observe_route(now - start, True, route, method, status)
             gauges[0] -= 1.0
             return now
@@ -322,8 +320,8 @@ class Recorder:
                 seconds = check_latency(latency_ms)
             now = clock()
             if now >= deadline:
-                roll(now)
-            if not floor <= seconds <= top:
+                take_checkpoint(now)
+            if not floor <= seconds <= step_max:
                 seconds = edge(check_latency(latency_ms))
             lanes[ceil(log2(seconds) * 32.0 + 768.0)] += 1.0
             if is_error:
@@ -352,8 +350,8 @@ class Recorder:
         def observe(seconds: float, is_error: bool) -> None:
             now = clock()
             if now >= deadline:
-                roll(now)
-            if not floor <= seconds <= top:
+                take_checkpoint(now)
+            if not floor <= seconds <= step_max:
                 seconds = edge(seconds)
             lanes[ceil(log2(seconds) * 32.0 + 768.0)] += 1.0
             if is_error:
@@ -368,7 +366,7 @@ class Recorder:
             except KeyError:
                 row = find(route, method)
             seconds = min(max(seconds, FLOOR_SECONDS), CEILING_SECONDS)
-            if seconds > row.top:
+            if seconds > row.step_max:
                 row_edge(row, seconds)
             route_lanes = row.lanes
             route_lanes[halves[ceil(log2(seconds) * 32.0 + 768.0)]] += 1.0
@@ -385,7 +383,7 @@ class Recorder:
                 seen, row = known[text]
             except KeyError:
                 if now >= deadline:
-                    roll(now)
+                    take_checkpoint(now)
                 assert users is not None
                 users.add(str(text), now)
                 return
@@ -394,7 +392,7 @@ class Recorder:
         def websocket(change: float) -> None:
             now = clock()
             if now >= deadline:
-                roll(now)
+                take_checkpoint(now)
             if gauges[1] + change >= 0.0:
                 gauges[1] += change
 
@@ -402,21 +400,21 @@ class Recorder:
 
         def edge(seconds: float) -> float:
             """A new maximum of the step, or a value beyond the ends (NaN included)."""
-            nonlocal top
+            nonlocal step_max
             if not seconds >= FLOOR_SECONDS:
                 return FLOOR_SECONDS
             seconds = min(seconds, CEILING_SECONDS)
             with self._lock:
                 segment = self.segment
-                if segment is not None and seconds > top:
-                    top = seconds
+                if segment is not None and seconds > step_max:
+                    step_max = seconds
                     segment.table.set_peak(0, seconds)
             return seconds
 
         def row_edge(row: Row, seconds: float) -> None:
             with self._lock:
-                if seconds > row.top:
-                    row.top = seconds
+                if seconds > row.step_max:
+                    row.step_max = seconds
                     row.table.set_peak(row.number, seconds)
 
         def find(route: str | None, method: str) -> Row:
@@ -435,9 +433,9 @@ class Recorder:
                     streams[route, method] = first, last
                 return first, last
 
-        def roll(now: float) -> None:
+        def take_checkpoint(now: float) -> None:
             """Open the segment if need be; take the checkpoints that are due."""
-            nonlocal gauges, deadline, minute, top
+            nonlocal gauges, deadline, minute, step_max
             with self._lock:
                 if self.segment is not None and not self.segment.is_whole:
                     # Truncated, removed or overwritten: the next store could be a SIGBUS.
@@ -447,8 +445,9 @@ class Recorder:
                     gauges[0] += in_flight
                     gauges[1] += websockets
                     self.segment = None
+                    self.faults.count_into(None)
                     deadline = minute = -inf
-                    self._host.detach(forked=True)
+                    self._owner.detach(forked=True)
                 if self.segment is None:
                     open_segment()
                 if now < deadline:
@@ -460,32 +459,33 @@ class Recorder:
                 if gauges[0] < 0.0:
                     gauges[0] = 0.0  # requests have ended that began in a segment that is lost
                 number = step_number(now, step)
-                if self.segment.table.roll(number, max((number - 1) * step, self._restarted)):
-                    top = 0.0
-                routes.roll(number, self._restarted)
+                if self.segment.table.take_checkpoint(
+                    number, max((number - 1) * step, self._restarted)
+                ):
+                    step_max = 0.0
+                routes.take_checkpoints(number, self._restarted)
                 deadline = min(number * step, minute)
 
         def open_segment() -> None:
-            nonlocal gauges, lanes, routes, users, top
-            segment = self._host.attach()
+            nonlocal gauges, lanes, routes, users, step_max
+            segment = self._owner.attach()
             lanes = segment.table.lanes
             # Swapped before they are added up: a request that begins in between is not lost.
             pending, gauges = gauges, segment.gauges
             in_flight, websockets = pending
             gauges[0] += in_flight
             gauges[1] += websockets
-            top = segment.table.peak(0)
+            step_max = segment.table.peak(0)
             for rows_of_another in (rows, streams, known):
                 rows_of_another.clear()
             routes = RouteTables(segment, settings, rows)
-            users = UserTable(segment, settings, known, self._host.last_reset)
-            faults, self._pending_faults = self._pending_faults, 0
-            segment.header[Field.FAULTS] += faults
+            users = UserTable(segment, settings, known, self._owner.last_reset)
+            self.faults.count_into(segment.header[Field.FAULTS : Field.FAULTS + 1])
             self.segment = segment
 
         def start_over(now: float) -> None:
             """Peaks and users begin anew at monotonic ``now``; counts never do."""
-            nonlocal top
+            nonlocal step_max
             with self._lock:
                 self._restarted = now
                 if self.segment is not None:
@@ -494,56 +494,57 @@ class Recorder:
                     self.segment.table.restart_peaks(now)
                     routes.restart_peaks(now)
                     users.clear()
-                    top = 0.0
+                    step_max = 0.0
 
         def forget() -> None:
             """Go back to the state before the first record."""
-            nonlocal gauges, lanes, routes, users, deadline, minute, top
+            nonlocal gauges, lanes, routes, users, deadline, minute, step_max
             self.segment = None
+            self.faults.count_into(None)
             deadline = minute = -inf
-            gauges, lanes, top = [0.0, 0.0], NO_LANES, 0.0
+            gauges, lanes, step_max = [0.0, 0.0], NO_LANES, 0.0
             rows.clear()
             streams.clear()
             known.clear()
             routes = users = None
 
         self.begin, self.end, self.fail = begin, end, fail
-        self.abandon, self.leave, self.streamed = abandon, leave, streamed
+        self.abandon, self.cancel, self.streamed = abandon, cancel, streamed
         self.record_request = record_request
         self.observe, self.observe_route = observe, observe_route
         self.user, self.websocket = user, websocket
-        self._roll, self._forget, self.start_over = roll, forget, start_over
+        self._take_checkpoint, self._forget, self.start_over = take_checkpoint, forget, start_over
 
     # --- not hot ---------------------------------------------------------------------------------
 
     def open(self) -> Segment:
         """This process's segment, opened if need be."""
         if self.segment is None or not self.segment.is_whole:
-            self._roll(self._clock.monotonic())
+            self._take_checkpoint(self._clock.monotonic())
         assert self.segment is not None
         return self.segment
 
-    def announce(self) -> None:
+    def register_worker(self) -> None:
         """An adapter is in place: a worker opens its segment now, to be counted as one.
 
         A master that preloads the app opens nothing; its forks do, as they start.
         """
-        self._announced = True
+        self._registered = True
         self._open_worker()
 
     def _open_worker(self) -> None:
         try:
-            if self._host.is_worker():
+            if self._owner.is_worker():
                 with self._lock:
-                    self._host.attach()
+                    self._owner.attach()
         except Exception:
-            self.fault("opening the worker's segment")
+            self.faults.report("opening the worker's segment")
 
     def close(self) -> None:
         """Leave the segment: gauges go, counts stay with the server."""
         with self._lock:
             self._forget()
-            self._host.detach(forked=False)
+            self._owner.detach(forked=False)
 
     def websocket_opened(self) -> None:
         """One more WebSocket connection is open."""
@@ -553,27 +554,11 @@ class Recorder:
         """One WebSocket connection less; never below 0."""
         self.websocket(-1.0)
 
-    def fault(self, where: str) -> None:
-        """Something in the metrics raised: log it once for each place, count it, go on.
-
-        Called in an ``except`` block. Never raises.
-        """
-        try:
-            if self.segment is not None:
-                self.segment.header[Field.FAULTS] += 1.0
-            else:
-                self._pending_faults += 1
-            if where not in self._fault_sites:
-                self._fault_sites.add(where)
-                logger.exception("metricsmw: %s failed; the app is not affected", where)
-        except Exception:
-            logger.debug("metricsmw: a fault could not be counted", exc_info=True)
-
     def _tell_minute(self, now: float) -> float:
         try:
-            return self._host.on_minute(now)
+            return self._owner.on_minute(now)
         except Exception:
-            self.fault("the minute history")
+            self.faults.report("the minute history")
             return now + 60.0
 
     def after_fork(self) -> None:
@@ -581,7 +566,7 @@ class Recorder:
         self._lock = threading.RLock()
         self._forget()
         # The child of a worker, or one that a program forks to help it, is none until it records.
-        if not self._host.detach(forked=True) and self._announced and is_forked_by_server():
+        if not self._owner.detach(forked=True) and self._registered and is_forked_by_server():
             self._open_worker()
 
 

@@ -46,13 +46,13 @@ CHUNKS = 32
 class Row:
     """One (method, template): where its lanes are, and the step's peak in seconds so far."""
 
-    __slots__ = ("lanes", "number", "table", "top")
+    __slots__ = ("lanes", "number", "step_max", "table")
 
     def __init__(self, table: Table, number: int) -> None:
         self.lanes = table.lanes[number * ROUTE_LANES : (number + 1) * ROUTE_LANES]
         self.number = number
         self.table = table
-        self.top = table.peak(number)
+        self.step_max = table.peak(number)
 
 
 class RouteTables:
@@ -131,7 +131,7 @@ class RouteTables:
             try:
                 with self._segment.appended(Kind.ROUTES, self._chunk_rows) as chunk:
                     table = Table(chunk.view, route_shape(chunk.rows), fresh=True)
-                    table.roll(*self._step_now)
+                    table.take_checkpoint(*self._step_now)
             except OSError:
                 return None
             self._tables.append(table)
@@ -156,7 +156,7 @@ class RouteTables:
             self._spare = Row(Table(memoryview(bytearray(shape.size)), shape, fresh=True), 0)
         return self._spare
 
-    def roll(self, number: int, not_before: float) -> None:
+    def take_checkpoints(self, number: int, not_before: float) -> None:
         """Take the checkpoints that are due in that step of the server-wide table.
 
         Peaks are valid from the start of the tables' own step on, but not from before
@@ -164,17 +164,17 @@ class RouteTables:
         """
         step = (number - 1) // STEP_RATIO + 1
         self._step_now = step, max((step - 1) * STEP_RATIO * self._step, not_before)
-        rolled = [table.roll(*self._step_now) for table in self._tables]
-        if any(rolled):
-            self._restart_tops()
+        taken = [table.take_checkpoint(*self._step_now) for table in self._tables]
+        if any(taken):
+            self._restart_maxima()
 
     def restart_peaks(self, now: float) -> None:
         """The peaks begin anew at monotonic ``now``."""
         self._step_now = self._step_now[0], now
         for table in self._tables:
             table.restart_peaks(now)
-        self._restart_tops()
+        self._restart_maxima()
 
-    def _restart_tops(self) -> None:
+    def _restart_maxima(self) -> None:
         for row in self._by_name.values():
-            row.top = 0.0
+            row.step_max = 0.0

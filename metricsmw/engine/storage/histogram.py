@@ -72,11 +72,11 @@ class Distribution:
         """The exact maximum where it lies in the highest bucket in use, else that bucket's name."""
         if not self.count:
             return 0.0
-        top = self._first + bisect_left(self._ranks, self.count)
+        highest = self._first + bisect_left(self._ranks, self.count)
         # A boundary value may sit 11 ulp outside its bucket, hence the slack.
-        if upper_bound(top - 1, self._scale) * (1 - 1e-12) < exact:
-            return min(exact, upper_bound(top, self._scale))
-        return min(representative(top, self._scale), CEILING_SECONDS)
+        if upper_bound(highest - 1, self._scale) * (1 - 1e-12) < exact:
+            return min(exact, upper_bound(highest, self._scale))
+        return min(representative(highest, self._scale), CEILING_SECONDS)
 
     def percentile(self, percent: int) -> float:
         """The nearest-rank percentile in seconds, 1 <= percent <= 100; 0.0 where there is none."""

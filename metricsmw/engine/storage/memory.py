@@ -6,7 +6,7 @@ import mmap
 import os
 from typing import Protocol
 
-from metricsmw.engine.files import Descriptor
+from metricsmw.engine.files import FileHandle
 
 
 class Memory(Protocol):
@@ -51,7 +51,7 @@ class AnonymousMemory:
 class FileMemory:
     """A mapped file."""
 
-    def __init__(self, file: Descriptor) -> None:
+    def __init__(self, file: FileHandle) -> None:
         self._file = file
         self._end = 0
 

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple, Protocol
 
-from metricsmw.engine.files import Descriptor
+from metricsmw.engine.files import FileHandle
 from metricsmw.snapshot import INTEGER_FIELDS, NUMERIC_FIELDS, iso_timestamp
 
 MAGIC = 20_260_124.0
@@ -63,7 +63,7 @@ class MemoryBytes:
 class FileBytes:
     """A history in a file."""
 
-    def __init__(self, file: Descriptor) -> None:
+    def __init__(self, file: FileHandle) -> None:
         self._file = file
 
     def reserve(self, size: int) -> None:

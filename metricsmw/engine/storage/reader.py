@@ -40,7 +40,7 @@ from metricsmw.engine.storage.layout import (
 from metricsmw.engine.storage.tables import (
     ATTEMPTS,
     NO_STEPS,
-    DamagedError,
+    CorruptSegmentError,
     Read,
     TableReading,
     read_steps,
@@ -113,27 +113,27 @@ class Part(NamedTuple):
 
 
 class Header:
-    """The header page of a segment, checked. Raises `DamagedError`."""
+    """The header page of a segment, checked. Raises `CorruptSegmentError`."""
 
     __slots__ = ("end", "nonce", "numbers", "parts", "pid")
 
     def __init__(self, page: bytes) -> None:
         if len(page) != HEADER_BYTES:
-            raise DamagedError("truncated")
+            raise CorruptSegmentError("truncated")
         if page[: len(MAGIC)] != MAGIC:
-            raise DamagedError("no segment")
+            raise CorruptSegmentError("no segment")
         self.numbers = memoryview(page).cast("d")
         if self.numbers[Field.LAYOUT] != LAYOUT:
-            raise DamagedError("of another version")
+            raise CorruptSegmentError("of another version")
         # False for NaN, too.
         if not all(map(BEYOND.__gt__, map(abs, self.numbers[1 : len(Field)].tolist()))):
-            raise DamagedError("impossible header")
+            raise CorruptSegmentError("impossible header")
         self.nonce = int(self.numbers[Field.NONCE])
         self.pid = int(self.numbers[Field.PID])
         self.parts: list[Part] = []
         self.end = FIXED_BYTES
         if not 0 <= self.numbers[Field.CHUNKS] <= MAX_CHUNKS:
-            raise DamagedError("impossible directory")
+            raise CorruptSegmentError("impossible directory")
         for number in range(int(self.numbers[Field.CHUNKS])):
             self._add_part(DIRECTORY_OFFSET // 8 + number * DIRECTORY_ENTRY)
 
@@ -141,7 +141,7 @@ class Header:
         kind, offset, rows, width = self.numbers[entry : entry + DIRECTORY_ENTRY]
         # Chunks lie one after the other.
         if offset != self.end or not 1 <= rows <= MOST_ROWS or width not in WIDTHS.get(kind, ()):
-            raise DamagedError("impossible directory")
+            raise CorruptSegmentError("impossible directory")
         part = Part(Kind(int(kind)), self.end, int(rows), int(width))
         self.parts.append(part)
         self.end += part.size
@@ -170,12 +170,12 @@ class SegmentReading:
         self.pid = self._header.pid
         lowest, highest = RANGES["window_seconds"]
         if not lowest <= self.header[Field.WINDOW] <= highest:
-            raise DamagedError("impossible window")
+            raise CorruptSegmentError("impossible window")
         # Such a worker's totals count; its steps are of another length, so its window does not.
         self._same_window = self.header[Field.WINDOW] == window_seconds
         # Whatever part is missing, the segment is left out as a whole.
         if not self._read(self._header.end - 1, 1):
-            raise DamagedError("truncated")
+            raise CorruptSegmentError("truncated")
         self.table = self._table(SERVER_OFFSET, SERVER_SHAPE, whole[SERVER_OFFSET:])
 
     def _table(self, offset: int, shape: Shape, head: bytes | None = None) -> TableReading:
@@ -207,7 +207,7 @@ class SegmentReading:
     def _bytes(self, offset: int, size: int) -> bytes:
         data = self._read(offset, size)
         if len(data) != size:
-            raise DamagedError("truncated")
+            raise CorruptSegmentError("truncated")
         return data
 
     def _user_parts(self) -> Iterable[Part]:
@@ -233,7 +233,7 @@ class SegmentReading:
         record, count, since = numbers
         k = record if self._period.now >= since + timeout else count
         if not 0 <= k <= MAX_SAMPLING:
-            raise DamagedError("impossible sampling")
+            raise CorruptSegmentError("impossible sampling")
         return int(k)
 
     def users(self, oldest: float) -> list[int]:
@@ -278,7 +278,7 @@ class SegmentReading:
                     continue
                 name = Name.unpack(names[row * NAME_BYTES : (row + 1) * NAME_BYTES])
                 if name is None:
-                    raise DamagedError("counts of no route")
+                    raise CorruptSegmentError("counts of no route")
                 yield name, count, table.peaks[row]
 
     def steps(self, first: int) -> dict[int, int]:
@@ -303,7 +303,7 @@ class SegmentReading:
 
 
 def table_states(read: Read) -> Iterable[tuple[tuple[int, int], int]]:
-    """Every table's state as it is now, by (nonce, offset). Raises `DamagedError`."""
+    """Every table's state as it is now, by (nonce, offset). Raises `CorruptSegmentError`."""
     nonce = Header(read(0, HEADER_BYTES)).nonce
     yield (nonce, SERVER_OFFSET), table_state(read, SERVER_OFFSET, SERVER_SHAPE)
     # Looked up only now: a route's row that appears later has counted nothing before.

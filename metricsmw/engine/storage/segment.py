@@ -54,7 +54,7 @@ class Table:
     def _slot(self) -> int:
         return self.step % self.shape.slots
 
-    def roll(self, step: int, since: float) -> bool:
+    def take_checkpoint(self, step: int, since: float) -> bool:
         """Keep CUR as the checkpoint of ``step``, which begins at monotonic ``since``.
 
         False where that step, or a later one, has its checkpoint already.
@@ -200,6 +200,6 @@ class Segment:
             self.chunks.append(chunk)
             self.header[Field.CHUNKS] = float(number + 1)
 
-    def silence(self) -> None:
+    def zero_gauges(self) -> None:
         """Zero the gauges, as its worker leaves; the counts stay for the readers."""
         self.gauges[0] = self.gauges[1] = 0.0

@@ -27,12 +27,12 @@ NO_STEPS = sys.maxsize, sys.maxsize  # a window in which there is none
 Read = Callable[[int, int], bytes]
 
 
-class DamagedError(Exception):
+class CorruptSegmentError(Exception):
     """A segment whose bytes cannot be what a worker wrote."""
 
 
 # What reading such a segment may raise.
-DAMAGE = (DamagedError, OSError, ValueError, OverflowError)
+READ_ERRORS = (CorruptSegmentError, OSError, ValueError, OverflowError)
 
 
 class TableReading(NamedTuple):
@@ -55,7 +55,7 @@ def read_table(
 ) -> TableReading:
     """The table at ``offset``, over the window of ``steps`` (last, first).
 
-    With ``past`` it is read as it was when the last step ended. Raises `DamagedError`.
+    With ``past`` it is read as it was when the last step ended. Raises `CorruptSegmentError`.
     """
     # Floats, as the labels are: comparing them with integers takes three times as long.
     last, first = float(steps[0]), float(max(steps[1], 1))  # label 0 is none
@@ -65,12 +65,12 @@ def read_table(
         whole = head or read(offset, size)
         head = None
         if len(whole) != size:
-            raise DamagedError("truncated")
+            raise CorruptSegmentError("truncated")
         doubles = memoryview(whole[: shape.names]).cast("d").tolist()
         slots = shape.slots
         labels = doubles[:slots]
         if sum(labels) % 1:  # NaN too
-            raise DamagedError("impossible steps")
+            raise CorruptSegmentError("impossible steps")
         end = int.from_bytes(whole[shape.current :], "little")
         begin = end
         end_label = None
@@ -91,22 +91,22 @@ def read_table(
                     continue
                 begin = checkpoint
         if end & high != zero or begin & high != zero:
-            raise DamagedError("no counts")
+            raise CorruptSegmentError("no counts")
         start = zero if baseline is None else baseline
         total, window = end - start, end - max(begin, start)
         if past:
             total, window = max(total, 0), max(window, 0)
         if total < 0 or window < 0 or (total | window) & high:
-            raise DamagedError("impossible counts")
+            raise CorruptSegmentError("impossible counts")
         valid = [s for s in inside if labels[s] <= last and doubles[slots + s] >= reset_at]
         peaks = [
             max([doubles[row + slot] for slot in valid], default=0.0)
             for row in range(2 * slots, len(doubles), slots)
         ]
         if not all(0.0 <= peak <= CEILING_SECONDS for peak in peaks):
-            raise DamagedError("impossible peaks")
+            raise CorruptSegmentError("impossible peaks")
         return TableReading(total, window, peaks)
-    raise DamagedError("no whole checkpoint")
+    raise CorruptSegmentError("no whole checkpoint")
 
 
 def _checkpoint(read: Read, offset: int, shape: Shape, label: float) -> int | None:
@@ -114,7 +114,7 @@ def _checkpoint(read: Read, offset: int, shape: Shape, label: float) -> int | No
     slot = int(label) % shape.slots
     state = read(offset + shape.checkpoint(slot), shape.stride)
     if len(state) != shape.stride:
-        raise DamagedError("truncated")
+        raise CorruptSegmentError("truncated")
     again = read(offset + slot * 8, 8)
     if len(again) != 8 or struct.unpack("d", again)[0] != label:
         return None
@@ -128,7 +128,7 @@ def read_steps(
 
     Each is the difference of two neighbouring checkpoints; the last one is CUR's, and of a step in
     progress. Steps without a checkpoint counted nothing. ``baseline``: the whole table at the last
-    reset; nothing from before it is counted. Raises `DamagedError`.
+    reset; nothing from before it is counted. Raises `CorruptSegmentError`.
     """
     size = shape.lanes * 8
     inside = row * size
@@ -139,28 +139,28 @@ def read_steps(
     for _ in range(ATTEMPTS):
         labels = read(offset, shape.since)
         if len(labels) != shape.since:
-            raise DamagedError("truncated")
+            raise CorruptSegmentError("truncated")
         numbers = memoryview(labels).cast("d").tolist()
         if sum(numbers) % 1:  # NaN too
-            raise DamagedError("impossible steps")
+            raise CorruptSegmentError("impossible steps")
         begins = sorted(int(number) for number in numbers if number >= max(first, 1))
         places = [shape.checkpoint(number % shape.slots) for number in begins]
         raw = [read(offset + place + inside, size) for place in (*places, shape.current)]
         if any(len(state) != size for state in raw):
-            raise DamagedError("truncated")
+            raise CorruptSegmentError("truncated")
         if read(offset, shape.since) != labels:
             continue  # a checkpoint was taken meanwhile
         states = [int.from_bytes(state, "little") for state in raw]
         if any(state & high != zero for state in states):
-            raise DamagedError("no counts")
+            raise CorruptSegmentError("no counts")
         counts: dict[int, int] = {}
         for begin, before, after in zip(begins, states, states[1:], strict=False):
             count = max(after, start) - max(before, start)
             if count < 0 or count & high:
-                raise DamagedError("impossible counts")
+                raise CorruptSegmentError("impossible counts")
             counts[begin] = count
         return counts
-    raise DamagedError("no whole checkpoint")
+    raise CorruptSegmentError("no whole checkpoint")
 
 
 def table_state(read: Read, offset: int, shape: Shape) -> int:

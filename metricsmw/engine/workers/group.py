@@ -97,7 +97,7 @@ class PrivateGroup:
                 self._thread_lock.release()
 
     def close(self) -> None:
-        self.segment.silence()
+        self.segment.zero_gauges()
 
     def forget(self) -> None:
         pass

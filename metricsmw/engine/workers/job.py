@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 10.0
 
 
-class Background:
+class PeriodicTask:
     """Calls ``work`` every ``interval`` seconds, the first time after one of them, or after ten
     seconds where nothing has been measured or read yet; and not while the monitor is closed.
 
     What it raises is a fault of the monitor's: logged once, counted, and tried again. ``renew`` is
     called in a forked child, where locks that other threads held would stay locked for ever.
-    ``name`` is that of its `Once`.
+    ``name`` is that of its `LeaderLock`.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Background:
                 if self._monitor.is_open or may_open:
                     self._work()
             except Exception:
-                self._monitor.recorder.fault(self._name)
+                self._monitor.faults.report(self._name)
 
     def forked(self, child: bool) -> None:
         self._forked = True
@@ -119,7 +119,7 @@ def _is_uwsgi_master() -> bool:
 
 
 # Held here, as in a forked child nothing else may hold it: the thread that did is gone.
-_running: set[Background] = set()
+_running: set[PeriodicTask] = set()
 
 
 def _tell(child: bool) -> None:

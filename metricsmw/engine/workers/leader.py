@@ -1,9 +1,10 @@
-"""Work that one worker does for its whole server, and what is noted about it.
+"""Leader election for one job of the server, and the job's saved state.
 
-`Once` is a worker's part in such work, known by its name. One worker leads: it holds the flock of
-``once-<name>.lock`` in the server's directory until it stops or dies, and then another may lead.
-Only the leader writes ``once-<name>.json``, always as a whole, so that the next leader goes on
-where this one stood; every worker may read it. A private monitor leads by itself, in memory.
+`LeaderLock` is a worker's part in a job, known by the job's name. One worker leads: it holds the
+flock of ``once-<name>.lock`` in the server's directory until it stops or dies, and then another
+may lead. Only the leader writes ``once-<name>.json``, always as a whole, so that the next leader
+goes on where this one stood; every worker may read it. A private monitor leads by itself, in
+memory.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ class _Memory:
 
     def __init__(self) -> None:
         self.states: dict[str, str] = {}
-        self.leaders: weakref.WeakValueDictionary[str, Once] = weakref.WeakValueDictionary()
+        self.leaders: weakref.WeakValueDictionary[str, LeaderLock] = weakref.WeakValueDictionary()
 
 
 _memories: weakref.WeakKeyDictionary[MetricsMonitor, _Memory] = weakref.WeakKeyDictionary()
-_all: weakref.WeakSet[Once] = weakref.WeakSet()
+_all: weakref.WeakSet[LeaderLock] = weakref.WeakSet()
 
 
-class Once:
+class LeaderLock:
     """This worker's part in the work ``name`` (letters in lower case, digits, underscores).
 
     Raises `ValueError` for another name.
@@ -65,7 +66,7 @@ class Once:
         self._lock = threading.Lock()
         _all.add(self)
 
-    def lead(self) -> bool:
+    def acquire(self) -> bool:
         """Whether this worker leads; it does from now on where nobody else did.
 
         Raises OSError where the server's directory cannot be used.
@@ -88,7 +89,7 @@ class Once:
             return True
 
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this worker leads already."""
         if not self._monitor.is_open:  # to ask it for its directory would open it
             return False
@@ -108,7 +109,7 @@ class Once:
 
     def end(self) -> None:
         """Lead no more, and take back what was told `/health`: without a leader it is not so."""
-        if self.leads:
+        if self.is_leader:
             with suppress(OSError):
                 self.write({})
         self.release()

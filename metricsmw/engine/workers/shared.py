@@ -32,13 +32,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metricsmw.config import Settings
-from metricsmw.engine.files import Descriptor
+from metricsmw.engine.files import FileHandle
 from metricsmw.engine.storage.layout import HEADER_BYTES, Field
 from metricsmw.engine.storage.memory import FileMemory
 from metricsmw.engine.storage.minutes import FileBytes, History
 from metricsmw.engine.storage.reader import NEVER, Period, Reset, SegmentReading, Source
 from metricsmw.engine.storage.segment import Segment
-from metricsmw.engine.storage.tables import DamagedError
+from metricsmw.engine.storage.tables import CorruptSegmentError
 from metricsmw.engine.workers.group import Mode, OwnSource
 from metricsmw.engine.workers.processes import Process, root_process, this_process
 
@@ -84,9 +84,9 @@ class _Unreadable:
         raise self._error
 
 
-def _open_own(path: str, flags: int) -> Descriptor:
+def _open_own(path: str, flags: int) -> FileHandle:
     """Open a regular file that belongs to this user, following no link. Raises OSError."""
-    file = Descriptor(os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK))
+    file = FileHandle(os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK))
     if not _is_own(os.fstat(file.fileno())):
         raise PermissionError(errno.EPERM, "not a regular file of this user")
     return file
@@ -147,7 +147,7 @@ class _Place(NamedTuple):
     """This worker's segment: its file's name, and the opening whose flock says that it lives."""
 
     name: str
-    life: Descriptor
+    life: FileHandle
     segment: Segment
 
 
@@ -182,7 +182,7 @@ class SharedGroup:
             _remove_dead_servers(base)
         _make_private_directory(self.directory)
         self._reset_path = str(self.directory / "reset")
-        self._shared: dict[str, Descriptor] = {}
+        self._shared: dict[str, FileHandle] = {}
         self._lock = self._open_shared("lock")
         with self.exclusive(wait=True):
             if by_hand and not _is_in_use(self.directory):
@@ -197,9 +197,9 @@ class SharedGroup:
         self.name, self._life, self.segment = place
         self._inode = os.fstat(self._life.fileno()).st_ino
 
-    def _open_shared(self, name: str) -> Descriptor:
+    def _open_shared(self, name: str) -> FileHandle:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-        file = Descriptor(os.open(self.directory / name, flags, 0o600))
+        file = FileHandle(os.open(self.directory / name, flags, 0o600))
         self._shared[name] = file
         return file
 
@@ -241,7 +241,7 @@ class SharedGroup:
         return None
 
     @staticmethod
-    def _claim(life: Descriptor) -> bool:
+    def _claim(life: FileHandle) -> bool:
         """Lock a segment, if its worker is dead. A reader that looks at it holds it for µs."""
         for _ in range(100):
             try:
@@ -263,7 +263,7 @@ class SharedGroup:
             reading = SegmentReading(name, source, period, NEVER, self._settings.window_seconds)
             list(reading.routes())
             list(reading.users(0.0))
-        except (DamagedError, OSError, ValueError, OverflowError):
+        except (CorruptSegmentError, OSError, ValueError, OverflowError):
             return False
         return True
 
@@ -273,7 +273,7 @@ class SharedGroup:
         draft = self.directory / "new-worker"
         draft.unlink(missing_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        life = Descriptor(os.open(draft, flags, 0o600))
+        life = FileHandle(os.open(draft, flags, 0o600))
         try:
             fcntl.flock(life, fcntl.LOCK_EX | fcntl.LOCK_NB)
             memory = FileMemory(_open_own(str(draft), os.O_RDWR))
@@ -421,7 +421,7 @@ class SharedGroup:
 
     def close(self) -> None:
         if self.segment.is_whole:
-            self.segment.silence()
+            self.segment.zero_gauges()
         self.forget()
 
     def forget(self) -> None:

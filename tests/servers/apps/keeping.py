@@ -29,7 +29,7 @@ monitor = get_metrics_monitor(history=os.environ["HISTORY"])
 
 def who() -> bytes:
     assert monitor.lasting is not None
-    return json.dumps({"pid": os.getpid(), "leads": monitor.lasting._once.leads}).encode()
+    return json.dumps({"pid": os.getpid(), "leads": monitor.lasting._leader.is_leader}).encode()
 
 
 def bare_wsgi(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
-from metricsmw.history import LastingHistory
+from metricsmw.history import SQLiteHistory
 
 
 def write(path: Path, days: int) -> None:
@@ -16,7 +16,7 @@ def write(path: Path, days: int) -> None:
         # Monotonic times tell servers apart.
         clock = ManualClock(start=1000.0 * begun, wall=time.time() - 3600 * begun)
         with MetricsMonitor(clock=clock) as monitor:
-            lasting = LastingHistory(monitor, path, days=days, start=False)
+            lasting = SQLiteHistory(monitor, path, days=days, start=False)
             for _ in range(3 * hours):
                 monitor.record_request(20.0)
                 clock.advance(1200)

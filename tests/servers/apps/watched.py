@@ -16,7 +16,7 @@ from metricsmw import get_metrics_monitor
 from metricsmw.adapters import wrap
 from metricsmw.adapters.auth import basic, public
 from metricsmw.alerts import MetricsAlerter
-from metricsmw.history import LastingHistory
+from metricsmw.history import SQLiteHistory
 
 RULES = ["error_rate_pct > 50 critical", "SLOW_FAILURE: requests > 0 on /fail for 1h"]
 
@@ -33,6 +33,6 @@ ROUTES = [Route("/ok", ok), Route("/fail", fail)]
 
 monitor = get_metrics_monitor(window_seconds=60)
 alerter = MetricsAlerter(monitor, check_interval=0.2, rules=RULES)
-lasting = LastingHistory(monitor, os.environ["HISTORY"], days=3)
+lasting = SQLiteHistory(monitor, os.environ["HISTORY"], days=3)
 app = wrap(Starlette(routes=ROUTES), monitor, auth=public())
 guarded = wrap(Starlette(routes=ROUTES), monitor, auth=basic("ann", "secret"))

@@ -34,7 +34,7 @@ def worker(barrier: Barrier, results: multiprocessing.SimpleQueue[dict[str, obje
 
 def main() -> None:
     """Be the master."""
-    get_metrics_monitor().recorder.announce()
+    get_metrics_monitor().recorder.register_worker()
     context = multiprocessing.get_context("fork")
     barrier, results = context.Barrier(WORKERS + 1, timeout=20), context.SimpleQueue()
     workers = [context.Process(target=worker, args=(barrier, results)) for _ in range(WORKERS)]
