@@ -1,4 +1,9 @@
-"""What all tests share: no test sees another's state; a failing one shows its servers' output."""
+"""What all tests share: tiers, one hypothesis profile, and no state that another test left.
+
+The tiers are markers that are set here and nowhere else: `server` (starts a real server), `browser`
+(looks at the page in Chromium), `slow` (takes seconds, whatever for). What has none of them is the
+quick tier: `pytest -m "not (server or browser or slow)"`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 
+import hypothesis
 import pytest
 
 from metricsmw import monitor
@@ -28,6 +34,42 @@ LONG = [
         "workers/test_kills.py",
     )
 ]
+# Files whose tests start servers otherwise than by a `serve`.
+SERVER = {"conformance/test_servers_in_process.py", "test_demo.py"}
+# Files, and tests of a file, that take seconds: many examples or requests, builds, interpreters,
+# crews of processes.
+SLOW = {
+    "adapters/test_subapps.py::test_imports_no_other_framework",
+    "adapters/test_wrap.py::test_wrap_imports_no_framework_that_the_app_does_not_use",
+    "alerts/test_lasting.py::test_killed_in_the_middle_it_has_all_but_the_minute_in_progress",
+    "alerts/test_lasting.py::test_percentiles_of_any_range_are_those_of_its_requests",
+    "alerts/test_lasting.py::test_the_history_goes_back_beyond_the_hour",
+    "alerts/test_leaders.py",
+    "conformance/test_asgi_random.py",
+    "conformance/test_frameworks.py::test_paths_that_are_not_there_share_a_row",
+    "conformance/test_paths.py::test_ten_thousand_paths_that_are_not_there",
+    "conformance/test_wsgi_random.py",
+    "core/test_model.py",
+    "core/test_percentiles.py::test_percentiles_are_within_the_bound",
+    "core/test_rates.py::test_however_many_requests_are_exact",
+    "core/test_rates.py::test_the_window_is_the_one_promised",
+    "core/test_routes_table.py::test_against_a_list",
+    "core/test_users.py::test_against_a_dictionary",
+    "test_packaging.py::test_a_build_brings_the_charts",
+    "test_packaging.py::test_a_build_without_npm_goes_on_and_says_so",
+    "test_readme.py::test_code_runs",
+    "workers/test_damage.py",
+    "workers/test_lifecycle_model.py",
+    "workers/test_reset_across_workers.py::test_from_any_worker_under_load",
+    "workers/test_shared_history.py",
+    "workers/test_shared_users.py::test_a_million_are_an_estimate_in_bounded_memory",
+    "workers/test_shared_users.py::test_the_error_is_what_it_is_said_to_be",
+    "workers/test_shared_users.py::test_the_estimate_follows_activity",
+    "workers/test_torn_reads.py",
+}
+# No deadline: how long an example takes is a matter of the machine.
+hypothesis.settings.register_profile("metricsmw", deadline=None)
+hypothesis.settings.load_profile("metricsmw")
 sys.path.insert(0, str(TESTS))  # so that tests import their kits: `from kits.servers import serve`
 pytest.register_assert_rewrite("kits")
 
@@ -46,7 +88,24 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its tiers, and begin with the long files."""
+    for item in items:
+        for tier in tiers(item):
+            item.add_marker(tier)
     items.sort(key=lambda item: item.path not in LONG)
+
+
+def tiers(item: pytest.Item) -> Iterator[str]:
+    """Yield the markers of a test, by its file and by the fixtures that it uses."""
+    file = item.path.relative_to(TESTS).as_posix()
+    fixtures = getattr(item, "fixturenames", ())
+    function = getattr(item, "originalname", item.name)
+    if "browser" in fixtures:
+        yield "browser"
+    if "serve" in fixtures or hasattr(getattr(item, "module", None), "serve") or file in SERVER:
+        yield "server"
+    if file in SLOW or f"{file}::{function}" in SLOW:
+        yield "slow"
 
 
 @pytest.hookimpl(wrapper=True)

@@ -29,7 +29,7 @@ minutes = st.lists(
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.differing_executors])
 @given(minutes)
 def test_it_says_what_an_alerter_told(traffic: list[tuple[int, int, bool]]) -> None:
     clock = ManualClock()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(program=programs, script=scripts, times=st.sampled_from([1, 1, 2]))
 def test_nobody_can_tell_and_it_counts_once(program: Program, script: Script, times: int) -> None:
     bare = play(program, script, ManualClock())

@@ -83,7 +83,7 @@ samples = st.one_of(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(latencies=samples)
 def test_percentiles_are_within_the_bound(latencies: list[float]) -> None:
     with MetricsMonitor(clock=ManualClock()) as monitor:
@@ -94,7 +94,7 @@ def test_percentiles_are_within_the_bound(latencies: list[float]) -> None:
         assert monitor.get_latency_percentiles() == latencies_of(snapshot)[:3]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(latencies=samples, others=st.lists(latencies_ms, max_size=20))
 def test_percentiles_of_a_route_are_within_its_bound(
     latencies: list[float], others: list[float]

@@ -72,7 +72,7 @@ def timelines(draw: st.DrawFn) -> tuple[int, list[tuple[float, float, bool]]]:
     return window, draw(st.lists(event, max_size=40))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(timeline=timelines(), start=st.floats(1, 1e6), look_before=st.booleans())
 def test_the_window_is_the_one_promised(
     timeline: tuple[int, list[tuple[float, float, bool]]], start: float, look_before: bool

@@ -107,7 +107,7 @@ requests = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(requests=requests)
 def test_it_records_as_one_does_by_hand(
     requests: list[tuple[float, float, int, str | None, str]],

@@ -192,7 +192,7 @@ statuses = st.sampled_from([200, 204, 301, 404, 500])
 gaps = st.sampled_from([0.0, 0.0, 1.0, 5.0, 29.5, 31.0, 100.0, 300.0, 331.0, 5000.0])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(steps=st.lists(st.tuples(gaps, methods, routes, statuses), max_size=60))
 def test_against_a_list(steps: list[tuple[float, str, str | None, int]]) -> None:
     clock = ManualClock()

@@ -151,7 +151,7 @@ def test_statistics_say_that_it_is_an_estimate() -> None:
     assert said(100) != said(1000)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     steps=st.lists(
         st.tuples(st.sampled_from([0, 0, 1, 30, 100, 299, 302, 1e6]), st.text(max_size=3)),

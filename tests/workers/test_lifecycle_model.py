@@ -259,4 +259,4 @@ class Server(RuleBasedStateMachine):
 
 
 TestServer = Server.TestCase
-TestServer.settings = settings(max_examples=EXAMPLES, stateful_step_count=40, deadline=None)
+TestServer.settings = settings(max_examples=EXAMPLES, stateful_step_count=40)
