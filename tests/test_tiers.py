@@ -38,4 +38,6 @@ def test_no_test_sets_a_deadline() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and path.name != "conftest.py":
                 names = [keyword.arg for keyword in node.keywords]
-                assert getattr(node.func, "id", "") != "settings" or "deadline" not in names, path
+                assert getattr(node.func, "id", "") != "settings" or "deadline" not in names, (
+                    f"{path}: the profile in tests/conftest.py has no deadline for all"
+                )

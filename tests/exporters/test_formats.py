@@ -69,7 +69,7 @@ def expected_samples(exposition: Exposition, *, created: bool) -> dict[Series, f
     return values
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(expositions())
 def test_text_parsed_back_has_the_same_numbers(exposition: Exposition) -> None:
     body = text.write(exposition)
@@ -77,7 +77,7 @@ def test_text_parsed_back_has_the_same_numbers(exposition: Exposition) -> None:
     assert b"NaN" not in re.sub(rb'"[^"]*"', b"", body)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(expositions())
 def test_openmetrics_parsed_back_has_the_same_numbers(exposition: Exposition) -> None:
     body = openmetrics.write(exposition).decode()
@@ -89,7 +89,7 @@ def _openmetrics(body: str) -> Iterable[Any]:
 
 
 @pytest.mark.parametrize("classic", [False, True])
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(exposition=expositions())
 def test_protobuf_parsed_back_has_the_same_numbers(exposition: Exposition, classic: bool) -> None:
     found = parse(protobuf.write(exposition, classic=classic))
@@ -136,7 +136,7 @@ NATIVE = re.compile(
 
 
 @pytest.mark.parametrize("classic", [False, True])
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(exposition=expositions())
 def test_openmetrics_2_has_the_same_buckets(exposition: Exposition, classic: bool) -> None:
     lines = openmetrics.write_2(exposition, classic=classic).decode().split("\n")
