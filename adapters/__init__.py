@@ -15,6 +15,7 @@ from metricsmw import get_metrics_monitor
 from .api.messages import is_async
 from .asgi import ASGIMetricsMiddleware
 from .paths import mount_path
+from .prometheus import prometheus_app
 from .wsgi import WSGIMetricsMiddleware
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from .api.policies import Policy
     from .types import Exclude
 
-__all__ = ["wrap"]
+__all__ = ["prometheus_app", "wrap"]
 
 _App = TypeVar("_App", bound="Callable[..., Any]")
 

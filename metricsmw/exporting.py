@@ -188,6 +188,24 @@ class ScheduledExport:
             self._leader.write({PROBLEM: problem})
 
 
+def write_prometheus(monitor: MetricsMonitor, path: str | os.PathLike[str]) -> None:
+    """Write the numbers as Prometheus text, format 0.0.4; a reader never sees half a file.
+
+    For node_exporter's textfile collector, say, whose files end in ``.prom``.
+
+    Args:
+        monitor: Whose server's numbers.
+        path: The file, which is replaced as a whole.
+
+    Raises:
+        OSError: It cannot be written; a file that was there is then untouched.
+    """
+    from metricsmw.exporters import text  # here, for those who use it only
+    from metricsmw.exporters.server import exposition
+
+    write_atomically(path, text.write(exposition(monitor)).decode())
+
+
 def _check_whole(name: str, value: int, highest: int) -> None:
     allowed = f"a whole number from 1 to {highest}"
     if isinstance(value, bool) or not isinstance(value, int):

@@ -19,7 +19,7 @@ FOLDERS = {"metricsmw": ROOT / "metricsmw", "metricsmw.adapters": ROOT / "adapte
 ORDER = """
 cli demo demo_app replay top
 adapters
-adapters.django adapters.fastapi adapters.flask adapters.starlette
+adapters.django adapters.fastapi adapters.flask adapters.prometheus adapters.starlette
 adapters.asgi adapters.auth adapters.wsgi
 adapters.api
 adapters.measurement

@@ -17,6 +17,8 @@ import orjson
 
 from metricsmw import MetricsMonitor, __version__
 from metricsmw.alerts import get_alerts
+from metricsmw.exporters import negotiation
+from metricsmw.exporters.server import exposition
 from metricsmw.formats import csv_text, export_document
 from metricsmw.snapshot import iso_timestamp
 
@@ -105,6 +107,19 @@ def _export_csv(monitor: MetricsMonitor, request: Request) -> Response:
     rows = monitor.get_metrics_history(monitor.settings.max_history_minutes)
     body = csv_text(rows).encode()
     return _attachment("metrics_history", "csv", "text/csv; charset=utf-8", body)
+
+
+def _prometheus(monitor: MetricsMonitor, request: Request) -> Response:
+    answer = negotiation.answer(
+        exposition(monitor),
+        request.headers.get("accept"),
+        request.headers.get("accept-encoding"),
+        classic=_parameter(request.query, "classic") in ("1", "true"),
+    )
+    headers = {"Vary": "Accept, Accept-Encoding"}
+    if answer.content_encoding is not None:
+        headers["Content-Encoding"] = answer.content_encoding
+    return _response(200, answer.content_type, answer.body, headers)
 
 
 def _health(monitor: MetricsMonitor, request: Request) -> Response:
@@ -211,6 +226,7 @@ ROUTES: Final[Mapping[str, Mapping[str, Answer]]] = {
     "/reset": {"POST": _reset},
     "/export/json": {"GET": _export_json},
     "/export/csv": {"GET": _export_csv},
+    "/prometheus": {"GET": _prometheus},
     "/health": {"GET": _health},
     "/routes": {"GET": _routes},
     "/alerts": {"GET": _alerts},
@@ -220,6 +236,8 @@ ROUTES: Final[Mapping[str, Mapping[str, Answer]]] = {
 }
 # With a lasting history: from its file, which takes its time.
 READS_HISTORY: Final = frozenset({"/history", "/export/json", "/export/csv"})
+# Written out for all routes of all workers, which takes its time, too.
+WRITES_MUCH: Final = frozenset({"/prometheus"})
 # What the page is made of holds no data.
 OPEN: Final = frozenset({"/health", "/signin", "/signout", "/widget.js"})
 

@@ -20,6 +20,7 @@ from .answers import (
     OPEN,
     READS_HISTORY,
     ROUTES,
+    WRITES_MUCH,
     BadRequestError,
     error_response,
     is_page,
@@ -81,7 +82,9 @@ class Handlers:
             grant = await self._grant(request)
             doing = f"answer to {request.path}" if request.path in ROUTES else "unknown path"
             answer = partial(self._answer, request, grant)
-            slow = request.path in READS_HISTORY and self._monitor.lasting is not None
+            slow = request.path in WRITES_MUCH or (
+                request.path in READS_HISTORY and self._monitor.lasting is not None
+            )
             response = await self._offload(answer) if self._offload and slow else answer()
         except Exception:
             self._monitor.recorder.faults.report(doing)

@@ -73,6 +73,7 @@ ROUTES = {
     "/reset": "POST",
     "/export/json": "GET",
     "/export/csv": "GET",
+    "/prometheus": "GET",
     "/health": "GET",
     "/routes": "GET",
     "/alerts": "GET",

@@ -69,6 +69,7 @@ READ_ROUTES = [
     "/statistics",
     "/export/json",
     "/export/csv",
+    "/prometheus",
     "/health",
     "/routes",
     "/alerts",

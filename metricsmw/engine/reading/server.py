@@ -169,6 +169,16 @@ class ServerReading:
         found = [route_row(name, routes) for name in routes.names()]
         return sorted(found, key=lambda row: (-row["requests"], row["route"], row["method"]))
 
+    def route_totals(self) -> dict[Name, int]:
+        """Return the lanes of every row since the reset, over all workers; each only grows.
+
+        No row is ever joined to ``<other>`` here, so that there may be more than ``max_routes``.
+        """
+        totals: dict[Name, int] = {}
+        for name, lanes in self._gather(SegmentReading.route_totals):
+            totals[name] = totals.get(name, 0) + lanes
+        return totals
+
     def first_bytes(self) -> Distribution:
         """The times to first byte of all requests with a route's row, over that table's window."""
         routes = RouteLanes(self._gather(SegmentReading.routes))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import re
 from typing import NamedTuple
 
 from metricsmw.engine.storage.layout import (
@@ -15,10 +18,37 @@ except ImportError:
     from hashlib import blake2b
 
 
+logger = logging.getLogger("metricsmw")
+
 OTHER, UNMATCHED, OTHER_METHOD = "<other>", "<unmatched>", "_OTHER"
-METHODS = frozenset(
+STANDARD_METHODS = frozenset(
     ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY")
 )
+METHODS_VARIABLE = "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS"
+MAX_METHODS = 64
+_METHOD = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,32}")
+
+
+def known_methods(listed: str | None) -> frozenset[str]:
+    """Return the methods that are told apart: those that are listed, else the standard ones.
+
+    A list that names what is no method, or more than 64, is logged and left out.
+    """
+    methods = frozenset(filter(None, (part.strip() for part in (listed or "").split(","))))
+    if not methods:
+        return STANDARD_METHODS
+    if len(methods) > MAX_METHODS or not all(map(_METHOD.fullmatch, methods)):
+        logger.warning(
+            "metricsmw: %s is left out: must list up to %d HTTP methods, got %r",
+            METHODS_VARIABLE,
+            MAX_METHODS,
+            listed,
+        )
+        return STANDARD_METHODS
+    return methods
+
+
+METHODS = known_methods(os.environ.get(METHODS_VARIABLE))
 # Stands behind the method in the name of a stream's rows; no method has a colon.
 FIRST_BYTE, LAST_BYTE = ":first", ":last"
 

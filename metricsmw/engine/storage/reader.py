@@ -45,6 +45,7 @@ from metricsmw.engine.storage.tables import (
     TableReading,
     read_steps,
     read_table,
+    read_total,
     table_state,
 )
 
@@ -267,19 +268,31 @@ class SegmentReading:
         """(name, lanes in the window, peak in seconds) of every row in use."""
         for offset, shape in self._header.route_tables():
             table = self._table(offset, shape)
-            if not table.window:
-                continue
-            lanes = table.window.to_bytes(shape.stride, "little")
-            names = self._bytes(offset + shape.names, shape.rows * NAME_BYTES)
-            width = ROUTE_LANES * 8
-            for row in range(shape.rows):
-                count = int.from_bytes(lanes[row * width : (row + 1) * width], "little")
-                if not count:
-                    continue
-                name = Name.unpack(names[row * NAME_BYTES : (row + 1) * NAME_BYTES])
-                if name is None:
-                    raise CorruptSegmentError("counts of no route")
+            for row, name, count in self._named_rows(offset, shape, table.window):
                 yield name, count, table.peaks[row]
+
+    def route_totals(self) -> Iterable[tuple[Name, int]]:
+        """(name, lanes since the reset) of every row that has counted anything."""
+        for offset, shape in self._header.route_tables():
+            total = read_total(self._read, offset, shape, self._baseline(offset))
+            for _, name, count in self._named_rows(offset, shape, total):
+                yield name, count
+
+    def _named_rows(self, offset: int, shape: Shape, state: int) -> Iterable[tuple[int, Name, int]]:
+        """Number, name and lanes of a table's rows that are not 0 in a difference of states."""
+        if not state:
+            return
+        lanes = state.to_bytes(shape.stride, "little")
+        names = self._bytes(offset + shape.names, shape.rows * NAME_BYTES)
+        width = ROUTE_LANES * 8
+        for row in range(shape.rows):
+            count = int.from_bytes(lanes[row * width : (row + 1) * width], "little")
+            if not count:
+                continue
+            name = Name.unpack(names[row * NAME_BYTES : (row + 1) * NAME_BYTES])
+            if name is None:
+                raise CorruptSegmentError("counts of no route")
+            yield row, name, count
 
     def steps(self, first: int) -> dict[int, int]:
         """What the worker counted in each step from ``first`` on, as lanes."""

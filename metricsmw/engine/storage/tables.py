@@ -163,6 +163,25 @@ def read_steps(
     raise CorruptSegmentError("no whole checkpoint")
 
 
+def read_total(read: Read, offset: int, shape: Shape, baseline: int | None) -> int:
+    """Return what the table at ``offset`` has counted since the reset, as lanes.
+
+    Raises:
+        CorruptSegmentError: The bytes are no counts, or fewer than at the reset.
+    """
+    raw = read(offset + shape.current, shape.stride)
+    if len(raw) != shape.stride:
+        raise CorruptSegmentError("truncated")
+    state = int.from_bytes(raw, "little")
+    high, zero = lane_masks(shape.rows * shape.lanes)
+    if state & high != zero:
+        raise CorruptSegmentError("no counts")
+    total = state - (zero if baseline is None else baseline)
+    if total < 0 or total & high:
+        raise CorruptSegmentError("impossible counts")
+    return total
+
+
 def table_state(read: Read, offset: int, shape: Shape) -> int:
     # Two equal copies: no worker stood between two stores of one request.
     state = read(offset + shape.current, shape.stride)

@@ -1,0 +1,231 @@
+"""What is exported of a server: its families, from one reading of all its workers.
+
+Names and attributes are OpenTelemetry's semantic conventions 1.44 where these have any; all else is
+named ``metricsmw.…``. Latencies by route are those of the per-route table, in its scale 4. Beside
+them stands the server-wide histogram in scale 5, which also has the requests that were recorded
+without a route.
+
+Counters only grow: dead workers' counts stay, and no row is ever joined to another one. So rows
+beyond `max_routes`, which several workers may have together, keep their names here, and a time to
+first byte, which is a difference, is left to the query: streams' latencies and their first bytes
+are histograms of their own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import psutil
+
+from metricsmw.engine.reading.server import ServerReading
+from metricsmw.engine.storage.histogram import (
+    BUCKETS,
+    FIRST,
+    ROUTE_BUCKETS,
+    ROUTE_FIRST,
+    ROUTE_SCALE,
+    SCALE,
+    representative,
+)
+from metricsmw.engine.storage.keys import FIRST_BYTE, LAST_BYTE, OTHER, UNMATCHED, Name
+from metricsmw.engine.storage.lanes import ROUTE_HISTOGRAM, in_use, lane_of
+from metricsmw.engine.storage.layout import Field, RouteLane
+from metricsmw.exporters.model import (
+    Counter,
+    Exposition,
+    Family,
+    Gauge,
+    Histogram,
+    HistogramPoint,
+    NumberPoint,
+)
+from metricsmw.exporters.resource import resource_attributes
+from metricsmw.exporters.started import unix_time
+
+if TYPE_CHECKING:
+    from metricsmw.monitor import MetricsMonitor
+
+OVERFLOW = "otel.metric.overflow"
+CORES = os.cpu_count() or 1
+
+# The value that stands for each bucket, for sums: no value of it is further away than 1.1 %, or
+# 2.2 % at the routes' scale. A sum of these only grows, as the counts do.
+VALUES = {
+    SCALE: [representative(FIRST + lane, SCALE) for lane in range(BUCKETS)],
+    ROUTE_SCALE: [representative(ROUTE_FIRST + lane, ROUTE_SCALE) for lane in range(ROUTE_BUCKETS)],
+}
+
+
+def exposition(monitor: MetricsMonitor) -> Exposition:
+    """Return all that is exported of the monitor's server, as it is now."""
+    reading = monitor._read()
+    directory = monitor.directory
+    wall = monitor.clock.time()
+    started = unix_time(directory, reading.started, reading.period.now, wall)
+    return Exposition(
+        resource_attributes(directory),
+        [
+            *_server(reading, started),
+            *_routes(reading.route_totals(), started),
+            *_gauges(reading, started, monitor.settings.user_timeout_seconds),
+            *_processes(reading),
+        ],
+    )
+
+
+def _server(reading: ServerReading, started: float) -> Iterator[Family]:
+    """Yield what is counted of all requests, with a route or without one."""
+    yield Histogram(
+        "metricsmw.request.duration",
+        "s",
+        "Duration of all requests of the server, at the highest resolution there is.",
+        [_point({}, reading.total_histogram, SCALE, FIRST, started)],
+    )
+    yield Counter(
+        "metricsmw.requests",
+        "{request}",
+        "Requests of the server, those included whose client went away.",
+        [NumberPoint({}, reading.total_requests, started)],
+    )
+    yield Counter(
+        "metricsmw.request.errors",
+        "{request}",
+        "Requests that were answered with a status from 400 on, or failed.",
+        [NumberPoint({}, reading.total_errors, started)],
+    )
+
+
+def _routes(rows: Mapping[Name, int], started: float) -> Iterator[Family]:
+    """Yield what is counted of the rows of the per-route table."""
+    durations: list[HistogramPoint] = []
+    errors: list[NumberPoint] = []
+    abandoned: list[NumberPoint] = []
+    streams: dict[str, list[HistogramPoint]] = {FIRST_BYTE: [], LAST_BYTE: []}
+    for name in sorted(rows):
+        lanes = rows[name]
+        method, colon, part = name.method.partition(":")
+        attributes = _attributes(Name(method, name.route))
+        point = _point(attributes, lanes & ROUTE_HISTOGRAM, ROUTE_SCALE, ROUTE_FIRST, started)
+        if colon:
+            streams[colon + part].append(point)
+            continue
+        durations.append(point)
+        failed = lane_of(lanes, RouteLane.ERRORS)
+        errors.append(NumberPoint(attributes, failed, started))
+        gone = lane_of(lanes, RouteLane.ABANDONED)
+        abandoned.append(NumberPoint(attributes, gone, started))
+    yield Histogram(
+        "http.server.request.duration",
+        "s",
+        "Duration of HTTP server requests.",
+        durations,
+    )
+    yield Counter(
+        "metricsmw.route.errors",
+        "{request}",
+        "Requests of a route that were answered with a status from 400 on, or failed.",
+        errors,
+    )
+    yield Counter(
+        "metricsmw.route.abandoned",
+        "{request}",
+        "Requests of a route whose client went away; they are in no duration.",
+        abandoned,
+    )
+    yield Histogram(
+        "metricsmw.stream.duration",
+        "s",
+        "Duration of those requests whose answer was a stream.",
+        streams[LAST_BYTE],
+    )
+    yield Histogram(
+        "metricsmw.stream.first_byte.duration",
+        "s",
+        "Time to the first byte of those requests whose answer was a stream.",
+        streams[FIRST_BYTE],
+    )
+
+
+def _attributes(name: Name) -> dict[str, str]:
+    """Return the attributes of a row: no route where none matched, the overflow where all share."""
+    attributes = {"http.request.method": name.method} if name.method else {}
+    if name.route == OTHER:
+        attributes[OVERFLOW] = "true"
+    elif name.route != UNMATCHED:
+        attributes["http.route"] = name.route
+    return attributes
+
+
+def _point(
+    attributes: Mapping[str, str], histogram: int, scale: int, lowest: int, started: float
+) -> HistogramPoint:
+    """Return a histogram of the buckets' lanes, ``lowest`` being the index of the first of all."""
+    skipped, counts = in_use(histogram)
+    values = VALUES[scale]
+    total = 0.0
+    for lane, count in enumerate(counts, skipped):
+        if count:
+            total += count * values[lane]
+    return HistogramPoint(attributes, scale, lowest + skipped, counts, total, started)
+
+
+def _gauges(reading: ServerReading, started: float, user_timeout: float) -> Iterator[Family]:
+    users, _ = reading.active_users(user_timeout)
+    for name, unit, help, value in (
+        (
+            "http.server.active_requests",
+            "{request}",
+            "Requests in flight.",
+            reading.gauge(Field.IN_FLIGHT),
+        ),
+        (
+            "metricsmw.websocket.connections",
+            "{connection}",
+            "WebSocket connections that are open.",
+            reading.gauge(Field.WEBSOCKETS),
+        ),
+        (
+            "process.start_time",
+            "s",
+            "When the numbers of the server began: its start, or the last reset; Unix time.",
+            started,
+        ),
+        ("metricsmw.users.active", "{user}", "Users that were active lately.", users),
+        ("metricsmw.workers", "{worker}", "Workers that live.", reading.workers),
+        (
+            "metricsmw.segments.left_out",
+            "{segment}",
+            "Workers whose numbers are damaged and left out.",
+            len(reading.damaged),
+        ),
+    ):
+        yield Gauge(name, unit, help, [NumberPoint({}, value)])
+
+
+def _processes(reading: ServerReading) -> Iterator[Family]:
+    """Yield CPU and memory of each live worker; one that ends during the reading is left out."""
+    cpu: list[NumberPoint] = []
+    memory: list[NumberPoint] = []
+    for pid in sorted(reading.pids()):
+        with suppress(psutil.Error, OSError):
+            process = psutil.Process(pid)
+            with process.oneshot():
+                times = process.cpu_times()
+                resident = process.memory_info().rss
+                created = process.create_time()
+            worker = {"process.pid": str(pid)}
+            for mode in ("user", "system"):
+                used = getattr(times, mode)
+                cpu.append(NumberPoint({**worker, "cpu.mode": mode}, used, created))
+            memory.append(NumberPoint(worker, resident))
+    yield Counter("process.cpu.time", "s", "CPU time that a worker has used.", cpu)
+    yield Gauge("process.memory.usage", "By", "Resident memory of a worker.", memory)
+    yield Counter(
+        "metricsmw.faults",
+        "{fault}",
+        "Failures inside the metrics; none of them reached the app.",
+        [NumberPoint({}, reading.faults())],
+    )
