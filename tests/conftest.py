@@ -1,8 +1,8 @@
 """What all tests share: tiers, one hypothesis profile, and no state that another test left.
 
-The tiers are markers that are set here and nowhere else: `server` (starts a real server), `browser`
-(looks at the page in Chromium), `slow` (takes seconds, whatever for). What has none of them is the
-quick tier: `pytest -m "not (server or browser or slow)"`.
+The tiers are markers that are set here and nowhere else: `server` (starts a real server or a real
+engine), `browser` (looks at the page in Chromium), `slow` (takes seconds, whatever for). What has
+none of them is the quick tier: `pytest -m "not (server or browser or slow)"`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,15 @@ LONG = [
         "conformance/test_frameworks_served.py",
         "alerts/test_servers.py",
         "workers/test_kills.py",
+        "exporters/test_scraped_servers.py",
     )
 ]
 # Files whose tests start servers otherwise than by a `serve`.
-SERVER = {"conformance/test_servers_in_process.py", "test_demo.py"}
+SERVER = {
+    "conformance/test_servers_in_process.py",
+    "exporters/test_engines.py",
+    "test_demo.py",
+}
 # Files, and tests of a file, that take seconds: many examples or requests, builds, interpreters,
 # crews of processes.
 SLOW = {
@@ -55,6 +60,7 @@ SLOW = {
     "core/test_rates.py::test_the_window_is_the_one_promised",
     "core/test_routes_table.py::test_against_a_list",
     "core/test_users.py::test_against_a_dictionary",
+    "exporters/test_formats.py",
     "test_packaging.py::test_a_build_brings_the_charts",
     "test_packaging.py::test_a_build_without_npm_goes_on_and_says_so",
     "test_readme.py::test_code_runs",
