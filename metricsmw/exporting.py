@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from metricsmw.engine.files import DRAFT, write_atomically
 from metricsmw.engine.workers.job import PeriodicTask
 from metricsmw.engine.workers.leader import PROBLEM, LeaderLock
-from metricsmw.formats import csv_text, json_text
+from metricsmw.formats import csv_text, export_document, json_text
 
 if TYPE_CHECKING:
     from metricsmw.monitor import MetricsMonitor
@@ -137,10 +137,11 @@ class ScheduledExport:
         return written
 
     def _text(self, kind: str) -> str:
-        if kind == "json":
-            return json_text(self._monitor)
-        minutes = self._monitor.settings.max_history_minutes
-        return csv_text(self._monitor.get_metrics_history(minutes))
+        reading = self._monitor.read()
+        history = reading.history(self._monitor.settings.max_history_minutes)
+        if kind == "csv":
+            return csv_text(history)
+        return json_text(export_document(reading.statistics, history))
 
     def _due(self, now: float) -> float:
         """When an export was due last, as Unix time."""

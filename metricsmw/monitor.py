@@ -2,77 +2,42 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import warnings
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from metricsmw.clock import SYSTEM_CLOCK, Clock
 from metricsmw.config import Settings, Shared
 from metricsmw.engine.faults import FaultLog
 from metricsmw.engine.files import write_atomically
 from metricsmw.engine.fork import on_fork
+from metricsmw.engine.reading.counts import Counts
 from metricsmw.engine.reading.health import (
-    OPERATIONAL,
     HealthCheck,
     HealthRules,
     ServerHealth,
     check_health,
     check_thresholds,
 )
+from metricsmw.engine.reading.minutes import MinuteHistory
+from metricsmw.engine.reading.moment import Reading, Sources, Statistics
 from metricsmw.engine.reading.routes import RouteRow
-from metricsmw.engine.reading.series import (
-    RouteSeries,
-    Series,
-    Steps,
-    clamp_seconds,
-    route_steps,
-    server_steps,
-)
-from metricsmw.engine.reading.server import ServerReading
+from metricsmw.engine.reading.series import RouteSeries, Series
+from metricsmw.engine.reading.server import ServerReader
+from metricsmw.engine.reading.snapshots import Snapshots
 from metricsmw.engine.recording.recorder import Recorder
-from metricsmw.engine.storage.layout import STEP_RATIO, STEPS_PER_WINDOW, Field, step_number
-from metricsmw.engine.storage.minutes import GaugeSample
-from metricsmw.engine.storage.reader import Period, Reset
-from metricsmw.engine.storage.segment import Segment
-from metricsmw.engine.workers.group import Group, PrivateGroup
+from metricsmw.engine.workers.group import Group
 from metricsmw.engine.workers.leader import let_go, problems
-from metricsmw.engine.workers.processes import is_worker
-from metricsmw.engine.workers.shared import SharedGroup
-from metricsmw.formats import csv_text, json_text
-from metricsmw.snapshot import NUMERIC_FIELDS, MetricsSnapshot, iso_timestamp
+from metricsmw.engine.workers.membership import Membership
+from metricsmw.formats import csv_text, export_document, json_text
+from metricsmw.snapshot import MetricsSnapshot, Row
 
 if TYPE_CHECKING:
-    from metricsmw.engine.reading.resources import ResourceSampler
-    from metricsmw.history import Counts, Row, SQLiteHistory
-
-logger = logging.getLogger("metricsmw")
-
-MINUTE = 60.0
-
-# Where there is none (Windows), a process has one user for its life.
-_effective_user: Callable[[], int] = getattr(os, "geteuid", lambda: 0)
-
-
-class Totals(TypedDict):
-    """Since the start or the last reset."""
-
-    total_requests: int
-    total_errors: int
-    total_error_rate_pct: float
-
-
-class Statistics(TypedDict):
-    """What `MetricsMonitor.get_statistics` returns."""
-
-    current: dict[str, str | float | int]
-    totals: Totals
-    configuration: dict[str, int]
+    from metricsmw.history import SQLiteHistory
 
 
 class MetricsMonitor:
@@ -117,18 +82,30 @@ class MetricsMonitor:
             shared=shared,
             history_days=history_days,
         )
-        self._clock = clock
-        self._created = clock.monotonic()
-        self._group: Group | None = None
-        self._owner_uid = -1  # whose the group is
-        self.is_closed = False  # by `close`, and not used since
-        self._resources = _new_sampler()
-        self._logged_damage: set[str] = set()
+        self.clock = clock
+        self.faults = FaultLog()
+        self.membership = Membership(self.settings, clock, self._rejoined)
+        server, snapshots = ServerReader(self.settings), Snapshots(self.settings, clock)
+        self._minutes = MinuteHistory(
+            self.settings, clock, self.membership, server, snapshots, self.faults
+        )
+        self.recorder = Recorder(
+            self.settings, clock, self.membership, self.faults, self._minutes.catch_up
+        )
+        self._sources = Sources(
+            self.settings,
+            clock,
+            self.faults,
+            self._opened,
+            self._minutes,
+            server,
+            snapshots,
+            lambda: self.lasting,
+            self._job_problems,
+        )
         self.health_rules = HealthRules({}, 503)
         self.lasting: SQLiteHistory | None = None
         self._history: SQLiteHistory | None = None  # that of `history`, which is closed here
-        self.faults = FaultLog()
-        self.recorder = Recorder(self.settings, clock, self, self.faults)
         # Straight to the recorder, which saves a call, unless a subclass has its own.
         if type(self).record_request is MetricsMonitor.record_request:
             self.record_request = self.recorder.record_request  # type: ignore[method-assign]
@@ -137,112 +114,39 @@ class MetricsMonitor:
 
             self._history = SQLiteHistory(self, history, self.settings.history_days)
 
-    # --- the recorder's host ---------------------------------------------------------------------
-
-    def attach(self) -> Segment:
-        """This process's segment, opened if need be; for the recorder."""
-        if self._group is not None and self._owner_uid != _effective_user():
-            self.detach(forked=False)  # opened by a worker that has dropped its privileges since
-        if self._group is None:
-            self._owner_uid = _effective_user()
-            self._group = self._open_group()
-            if self.is_closed and self._history is not None:
-                self._history.start()
-            self.is_closed = False
-        return self._group.segment
-
-    def _open_group(self) -> Group:
-        if self.settings.shared is False:
-            return PrivateGroup(self.settings, "asked for", self._created)
-        if os.environ.get("METRICSMW_SHARED", "").lower() in ("off", "0", "false", "no"):
-            return PrivateGroup(self.settings, "METRICSMW_SHARED is off", self._created)
-        try:
-            return SharedGroup(self.settings, self._clock.monotonic())
-        except OSError as error:
-            reason = error.strerror or str(error)
-            logger.warning("metricsmw: this worker's numbers are its own only: %s", error)
-            return PrivateGroup(self.settings, reason, self._created)
-
-    def detach(self, forked: bool) -> bool:
-        """Leave the segment, if there is one; for the recorder. Returns whether there was one."""
-        group, self._group = self._group, None
-        if forked:
-            self._created = self._clock.monotonic()
-            self._resources = _new_sampler()
-        if group is not None:
-            group.forget() if forked else group.close()
-        return group is not None
+    # --- a member of its server ------------------------------------------------------------------
 
     @property
     def is_open(self) -> bool:
-        """Whether this process takes part in the measuring: it has recorded, read or announced."""
-        return self._group is not None
+        """Whether this process takes part in the measuring: it has recorded, read or registered."""
+        return self.membership.group is not None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the monitor was closed, and not used since."""
+        return self.membership.is_closed
 
     @property
     def directory(self) -> Path | None:
         """The directory of the server's workers; None where this monitor is private."""
         return getattr(self._opened(), "directory", None)
 
-    @property
-    def clock(self) -> Clock:
-        """The clock that it runs on."""
-        return self._clock
+    def _opened(self) -> Group:
+        # By the recorder, so that what it has counted so far is in the segment.
+        self.recorder.open()
+        while (group := self.membership.group) is None:  # another thread replaces a lost one
+            self.recorder.open()
+        return group
 
-    def is_worker(self) -> bool:
-        """Whether a server has made this process to serve; for the recorder."""
-        return self.settings.shared is not False and is_worker()
+    def _rejoined(self) -> None:
+        if self._history is not None:
+            self._history.start()
 
-    def last_reset(self) -> float:
-        """Monotonic time of the server's last reset, 0.0 where there was none; for the recorder.
-
-        Opens nothing.
-        """
-        group = self._group
-        return group.reset.at if group is not None else 0.0
-
-    def on_minute(self, now: float) -> float:
-        """Write the snapshots of the minutes that have passed, unless another worker does.
-
-        Returns when there is more to do; for the recorder.
-        """
-        group = self._group
-        assert group is not None
-        history = group.history
-        origin = history.origin
-        if not origin:
-            with group.exclusive(wait=False) as held:
-                if held and not history.origin:
-                    history.start(now)
-                    raise OSError("the minute history was damaged; it begins anew")
-            return now + MINUTE
-        minutes = int((now - origin) // MINUTE)
-        if history.minutes < minutes:
-            with group.exclusive(wait=False) as held:
-                if held and history.origin == origin:
-                    self._write_minutes(group, minutes, now)
-            if history.minutes < minutes:
-                return now + self.settings.step  # whoever has the lock may be about something else
-        return origin + (minutes + 1) * MINUTE
-
-    def _write_minutes(self, group: Group, minutes: int, now: float) -> None:
-        """Write what is missing of the minutes since the history's origin; with the lock held."""
-        history = group.history
-        first = max(history.minutes, minutes - self.settings.max_history_minutes)
-        idle: MetricsSnapshot | None = None
-        for minute in range(first + 1, minutes + 1):
-            at = history.origin + minute * MINUTE
-            wall = self._clock.time() - (now - at)
-            if idle is not None:
-                self._keep_sample(at, idle)
-                self._append(group, idle, at, wall, minute)
-                continue
-            reading = self._read_group(group, Period(at, self.settings.step, past=True))
-            snapshot = self._snapshot(reading, wall)
-            self._append(group, snapshot, at, wall, minute)
-            if minute < minutes and not reading.requests and not snapshot.active_users:
-                latest = self._read_group(group, Period(now, self.settings.step))
-                if latest.total_requests == reading.total_requests:
-                    idle = snapshot  # as all later minutes are
+    def _job_problems(self) -> dict[str, str | None]:
+        found = problems(self)
+        if self.lasting is not None and self.lasting.damaged is not None:
+            found["lasting_history"] = f"failing: {self.lasting.damaged}"
+        return found
 
     # --- recording -------------------------------------------------------------------------------
 
@@ -283,126 +187,64 @@ class MetricsMonitor:
 
     # --- reading ---------------------------------------------------------------------------------
 
-    def _opened(self) -> Group:
-        self.recorder.open()
-        while (group := self._group) is None:  # another thread is about to replace a lost one
-            self.recorder.open()
-        return group
+    def read(self, *, routes: bool = False) -> Reading:
+        """Return a reading: every number of one moment, that of the first question to it.
 
-    def _read(self) -> ServerReading:
-        group = self._opened()
-        now = self._clock.monotonic()
-        self._catch_up(now)
-        return self._read_group(group, Period(now, self.settings.step))
+        Each of the methods below takes a reading of its own. Ask one reading for all parts of an
+        answer, so that they agree with each other.
 
-    def _read_group(self, group: Group, period: Period) -> ServerReading:
-        """Read without opening anything: for whoever holds the server's lock.
-
-        Opening takes the recorder's lock and then the server's; the other way round two threads
-        would wait for each other.
+        Args:
+            routes: the per-route table will be asked for beside the totals; it is then never ahead
+                of them.
         """
-        # The reset goes first: states read after it can only be later ones.
-        reset = group.reset
-        reading = ServerReading(group.sources(), period, reset, self.settings.window_seconds)
-        self._log_damage(reading)
-        return reading
-
-    def _catch_up(self, now: float) -> None:
-        try:
-            self.on_minute(now)
-        except Exception:
-            self.faults.report("the minute history")
-
-    def _log_damage(self, reading: ServerReading) -> None:
-        for name, reason in reading.damaged.items():
-            if name not in self._logged_damage:
-                self._logged_damage.add(name)
-                logger.warning("metricsmw: segment %s is left out: %s", name, reason)
-
-    def _snapshot(self, reading: ServerReading, wall: float) -> MetricsSnapshot:
-        window = self.settings.window_seconds
-        latency = reading.latency
-        users, _ = reading.active_users(self.settings.user_timeout_seconds)
-        usage = self._resources.usage(reading.pids())
-        snapshot = MetricsSnapshot(
-            timestamp=iso_timestamp(wall),
-            request_rate_rpm=round(60 * reading.requests / reading.covered(window), 2),
-            error_rate_pct=_percent(reading.errors, reading.requests),
-            latency_p50_ms=_milliseconds(latency.percentile(50)),
-            latency_p95_ms=_milliseconds(latency.percentile(95)),
-            latency_p99_ms=_milliseconds(latency.percentile(99)),
-            active_users=users,
-            memory_usage_pct=usage.memory_pct,
-            memory_usage_mb=usage.memory_mb,
-            cpu_usage_pct=usage.cpu_pct,
-            websocket_connections=reading.gauge(Field.WEBSOCKETS),
-            total_requests=reading.total_requests,
-            total_errors=reading.total_errors,
-            latency_max_ms=_milliseconds(latency.max),
-            requests_in_flight=reading.gauge(Field.IN_FLIGHT),
-            workers=reading.workers,
-        )
-        self._keep_sample(reading.period.now, snapshot)
-        return snapshot
-
-    def _keep_sample(self, at: float, seen: MetricsSnapshot) -> None:
-        """Leave what was seen for the series; a minute caught up with long after saw nothing."""
-        step = self.settings.step
-        group = self._group
-        if group is not None and self._clock.monotonic() - at < step * STEPS_PER_WINDOW:
-            sample = GaugeSample(seen.requests_in_flight, seen.cpu_usage_pct, seen.memory_usage_mb)
-            group.history.samples.put(step_number(at, step), sample)
+        return Reading(self._sources, routes=routes)
 
     def get_current_snapshot(self) -> MetricsSnapshot:
-        """The numbers of this moment, over all workers of the server."""
-        return self._snapshot(self._read(), self._clock.time())
+        """Return the numbers of this moment, over all workers of the server."""
+        return self.read().snapshot
 
     def get_request_rate_rpm(self) -> float:
-        """Requests per minute over the window."""
-        reading = self._read()
-        return round(60 * reading.requests / reading.covered(self.settings.window_seconds), 2)
+        """Return the requests per minute over the window."""
+        return self.read().request_rate_rpm
 
     def get_error_rate_pct(self) -> float:
-        """Share of errors among the window's requests, 0 to 100."""
-        reading = self._read()
-        return _percent(reading.errors, reading.requests)
+        """Return the share of errors among the window's requests, 0 to 100."""
+        return self.read().server.window.error_rate_pct
 
     def get_latency_percentiles(self) -> tuple[float, float, float]:
-        """(p50, p95, p99) of the window in milliseconds; 0.0 where it is empty."""
-        latency = self._read().latency
-        p50, p95, p99 = (_milliseconds(latency.percentile(p)) for p in (50, 95, 99))
-        return p50, p95, p99
+        """Return (p50, p95, p99) of the window in milliseconds; 0.0 where it is empty."""
+        return self.read().server.window.percentiles_ms
 
     def get_active_users(self) -> int:
-        """How many users were active within the timeout, each counted once."""
-        return self._read().active_users(self.settings.user_timeout_seconds)[0]
+        """Return how many users were active within the timeout, each counted once."""
+        return self.read().active_users
 
     def get_active_user_ids(self) -> list[str]:
-        """The active users' ids, sorted; past `max_users`, those of the sample."""
-        return self._read().user_ids(self.settings.user_timeout_seconds)
+        """Return the active users' ids, sorted; past `max_users`, those of the sample."""
+        return self.read().active_user_ids
 
     def get_websocket_connections(self) -> int:
-        """WebSocket connections open on the live workers."""
-        return self._read().gauge(Field.WEBSOCKETS)
+        """Return the number of WebSocket connections open on the live workers."""
+        return self.read().websocket_connections
 
     def get_memory_usage(self) -> tuple[float, float]:
-        """Resident memory of the live workers: (percent of the machine's, MiB)."""
-        usage = self._resources.usage(self._read().pids())
+        """Return the resident memory of the live workers: (percent of the machine's, MiB)."""
+        usage = self.read().usage
         return usage.memory_pct, usage.memory_mb
 
     def get_cpu_usage(self) -> float:
-        """CPU of the live workers in percent of one core, since the reading before."""
-        return self._resources.usage(self._read().pids()).cpu_pct
+        """Return the CPU of the live workers in percent of one core, since the reading before."""
+        return self.read().usage.cpu_pct
 
     @property
     def total_requests(self) -> int:
         """Requests since the start or the last reset."""
-        return self._read().total_requests
+        return self.read().server.total.requests
 
     @property
     def total_errors(self) -> int:
         """Errors since the start or the last reset."""
-        return self._read().total_errors
+        return self.read().server.total.errors
 
     _total_requests = total_requests
     _total_errors = total_errors
@@ -413,123 +255,40 @@ class MetricsMonitor:
         return self.settings.window_seconds
 
     def get_routes(self) -> list[RouteRow]:
-        """The per-route table of the window, busiest first."""
-        return self._read().routes(self.settings.max_routes)
+        """Return the per-route table of the window, busiest first."""
+        return self.read().routes
 
     def get_series(self, seconds: int | None = None) -> Series:
-        """What was counted in each step of the window that ended in the last ``seconds``.
+        """Return what was counted in each step of the window that ended in the last ``seconds``.
 
         Steps are sixtieths of the window, whose length is also the most that can be asked for and
-        the default. Raises `ValueError` or `TypeError` for seconds that are no whole number >= 1.
+        the default.
+
+        Raises:
+            TypeError: ``seconds`` is no whole number.
+            ValueError: ``seconds`` is below 1.
         """
-        asked = clamp_seconds(seconds, self.settings.window_seconds)
-        reading = self._read()
-        assert self._group is not None
-        steps = Steps(reading, asked, self.settings.step, self._clock.time())
-        return {
-            "seconds": asked,
-            "step_seconds": self.settings.step,
-            "started": steps.wall_time(reading.created),
-            "reset": steps.wall_time(reading.reset.at) if reading.reset.at else None,
-            "series": server_steps(reading, steps, self._group.history.samples.get),
-        }
+        return self.read().series(seconds)
 
     def get_route_series(self, method: str, route: str, seconds: int | None = None) -> RouteSeries:
-        """The same of one row of the per-route table, in tenths of the window.
+        """Return the same of one row of the per-route table, in tenths of the window.
 
         ``method`` and ``route`` as `get_routes` names them; one that is not there has idle steps.
         """
-        asked = clamp_seconds(seconds, self.settings.window_seconds)
-        reading = self._read()
-        step = self.settings.step * STEP_RATIO
-        steps = Steps(reading, asked, step, self._clock.time())
-        return {
-            "seconds": asked,
-            "step_seconds": step,
-            "started": steps.wall_time(reading.created),
-            "reset": steps.wall_time(reading.reset.at) if reading.reset.at else None,
-            "method": method,
-            "route": route,
-            "series": route_steps(reading, steps, method, route),
-        }
+        return self.read().route_series(method, route, seconds)
 
     def get_statistics(self) -> Statistics:
-        """The current snapshot, the totals, and the settings in force.
+        """Return the current snapshot, the totals, and the settings in force.
 
         ``current`` also has the time to first byte of the requests in the per-route table,
         ``latency_ttfb_p50_ms`` and so on, and, where ``active_users`` is an estimate, its relative
         standard error, ``active_users_error_pct``.
         """
-        reading = self._read()
-        settings = self.settings
-        snapshot = self._snapshot(reading, self._clock.time())
-        _, error = reading.active_users(settings.user_timeout_seconds)
-        current = snapshot.to_dict()
-        if error:
-            current["active_users_error_pct"] = round(100 * error, 2)
-        first = reading.first_bytes()
-        for percent in (50, 95, 99):
-            current[f"latency_ttfb_p{percent}_ms"] = _milliseconds(first.percentile(percent))
-        return {
-            "current": current,
-            "totals": {
-                "total_requests": reading.total_requests,
-                "total_errors": reading.total_errors,
-                "total_error_rate_pct": _percent(reading.total_errors, reading.total_requests),
-            },
-            "configuration": {
-                "window_seconds": settings.window_seconds,
-                "user_timeout_seconds": settings.user_timeout_seconds,
-                "max_history_minutes": settings.max_history_minutes,
-            },
-        }
+        return self.read().statistics
 
     def get_health(self) -> ServerHealth:
-        """The state of the measuring itself: its components, workers, mode."""
-        components = dict.fromkeys(
-            ("metrics_monitor", "request_tracking", "resource_monitoring", "websocket_tracking"),
-            OPERATIONAL,
-        )
-        workers = left_out = faults = 0
-        try:
-            reading = self._read()
-            left_out = len(reading.damaged)
-            workers = reading.workers
-            faults = reading.faults()
-            shared = self._opened().problems()
-        except Exception:
-            self.faults.report("reading the metrics")
-            components["metrics_monitor"] = components["request_tracking"] = "unavailable"
-            components["websocket_tracking"] = "unavailable"
-        else:
-            if left_out:
-                components["request_tracking"] = f"{left_out} damaged segments left out"
-            if shared:
-                components["metrics_monitor"] = "; ".join(shared)
-            try:
-                if workers and not self._resources.usage(reading.pids()).memory_mb:
-                    components["resource_monitoring"] = "unavailable"
-            except Exception:
-                self.faults.report("reading CPU and memory")
-                components["resource_monitoring"] = "unavailable"
-            try:
-                for work, problem in problems(self).items():
-                    components[work] = problem or OPERATIONAL
-                if self.lasting is not None and self.lasting.damaged is not None:
-                    components["lasting_history"] = f"failing: {self.lasting.damaged}"
-            except Exception:
-                self.faults.report("reading what is done once for the server")
-        group = self._group
-        healthy = all(state == OPERATIONAL for state in components.values())
-        return {
-            "status": "healthy" if healthy else "degraded",
-            "components": components,
-            "workers": workers,
-            "mode": group.mode if group else "private",
-            "mode_reason": group.reason if group else "not open",
-            "segments_left_out": left_out,
-            "faults": faults,
-        }
+        """Return the state of the measuring itself: its components, workers, mode."""
+        return self.read().health
 
     def check_health(self, thresholds: Mapping[str, float]) -> HealthCheck:
         """Which snapshot fields are below their thresholds; see `reading.health`."""
@@ -549,41 +308,17 @@ class MetricsMonitor:
 
     # --- history, reset, exports -----------------------------------------------------------------
 
-    def get_metrics_history(
-        self, minutes: int = 60, step_minutes: int = 1
-    ) -> list[dict[str, str | float | int]]:
-        """The snapshots of the last ``minutes`` (at least 1), oldest first.
+    def get_metrics_history(self, minutes: int = 60, step_minutes: int = 1) -> list[Row]:
+        """Return the snapshots of the last ``minutes`` (at least 1), oldest first.
 
         A `SQLiteHistory` lets it go back further, and ``step_minutes`` (at least 1) joins so many
         minutes to one entry; see `SQLiteHistory.rows`.
 
-        Raises `ValueError` or `TypeError` for minutes that are no whole number >= 1.
+        Raises:
+            TypeError: one of them is no whole number.
+            ValueError: one of them is below 1, or there is no `SQLiteHistory` to join minutes.
         """
-        check_minutes("minutes", minutes)
-        check_minutes("step_minutes", step_minutes)
-        lasting = self.lasting
-        if step_minutes > 1:
-            if lasting is None:
-                raise ValueError("step_minutes above 1 needs a SQLiteHistory")
-            now = self._clock.time()
-            return self._lasting_rows(now - minutes * MINUTE, now, step_minutes)
-        recent = self.get_recent_history(minutes)
-        if lasting is None or len(recent) >= minutes:
-            return recent
-        now = self._clock.time()
-        seam = now
-        if recent:
-            # Not the same minute from both.
-            seam = datetime.fromisoformat(str(recent[0]["timestamp"])).timestamp() - MINUTE / 2
-        return self._lasting_rows(now - minutes * MINUTE, seam, 1) + recent
-
-    def _lasting_rows(self, since: float, until: float, step_minutes: int) -> list[Row]:
-        assert self.lasting is not None
-        try:
-            return self.lasting.rows(since, until, step_minutes)
-        except Exception:
-            self.faults.report("reading the lasting history")
-            return []
+        return self.read().history(minutes, step_minutes)
 
     @property
     def longest_history(self) -> int:
@@ -591,24 +326,19 @@ class MetricsMonitor:
         kept = self.settings.max_history_minutes
         return kept if self.lasting is None else max(kept, self.lasting.max_minutes)
 
-    def get_recent_history(self, minutes: int) -> list[dict[str, str | float | int]]:
-        """The snapshots of this server that are kept in memory, as `get_metrics_history`."""
-        group = self._opened()
-        now = self._clock.monotonic()
-        self._catch_up(now)
-        # A worker that is killed as it resets leaves the rows from before; they count no more.
-        return group.history.rows(now - minutes * MINUTE, group.reset.at)
+    def get_recent_history(self, minutes: int) -> list[Row]:
+        """Return the snapshots of this server that are kept in memory, as `get_metrics_history`."""
+        return self.read().recent_history(minutes)
 
-    def read_counts(self) -> tuple[Counts, dict[str, str | float | int], float]:
-        """All counts since the start or the last reset, the snapshot of the same moment, and the
-        monotonic time that the counts began; for a `SQLiteHistory`."""
-        from metricsmw.history import Counts
+    def read_counts(self) -> tuple[Counts, Row, float]:
+        """Return what a `SQLiteHistory` stores, of one moment.
 
-        group = self._opened()
-        reading = self._read()
-        counts = Counts(reading.total_requests, reading.total_errors, reading.total_histogram)
-        snapshot = self._snapshot(reading, self._clock.time()).to_dict()
-        return counts, snapshot, group.history.origin
+        Returns:
+            All counts since the start or the last reset, the snapshot, and the monotonic time that
+            the counts began.
+        """
+        reading = self.read()
+        return reading.server.total, reading.snapshot.to_dict(), reading.origin
 
     @property
     def reset_at(self) -> float:
@@ -618,26 +348,8 @@ class MetricsMonitor:
     def save_snapshot_to_history(self) -> None:
         """Add a snapshot to the history now, beside those of each minute."""
         group = self._opened()
-        self._catch_up(self._clock.monotonic())
-        # Read under the lock: another worker's reset may not come between.
-        with group.exclusive(wait=True):
-            now = self._clock.monotonic()
-            wall = self._clock.time()
-            snapshot = self._snapshot(
-                self._read_group(group, Period(now, self.settings.step)), wall
-            )
-            self._append(group, snapshot, now, wall)
-
-    def _append(
-        self,
-        group: Group,
-        snapshot: MetricsSnapshot,
-        at: float,
-        wall: float,
-        minute: int | None = None,
-    ) -> None:
-        values = [getattr(snapshot, name) for name in NUMERIC_FIELDS]
-        group.history.append(at, wall, values, minute)
+        self._minutes.catch_up(self.clock.monotonic())
+        self._minutes.save(group)
 
     def reset_statistics(self) -> None:
         """Start over, for the whole server: counts, window, routes, users, history.
@@ -646,23 +358,16 @@ class MetricsMonitor:
         Raises OSError where there is no room to note the reset, or a segment that cannot be opened
         now; nothing is then reset.
         """
-        group = self._opened()
-        with group.exclusive(wait=True):
-            now = self._clock.monotonic()
-            # What was left out here would come back with its next reading.
-            sources = group.sources(complete=True)
-            period = Period(now, self.settings.step)
-            reading = ServerReading(sources, period, group.reset, self.settings.window_seconds)
-            group.write_reset(Reset(now, reading.states()))
-            group.history.start(now)
-        self.recorder.start_over(now)
+        self.recorder.start_over(self._sources.server.reset(self._opened(), self.clock))
 
     def export_to_json(self, path: str | os.PathLike[str]) -> None:
         """Write statistics and history as JSON; a reader never sees half a file.
 
         Raises OSError where it cannot be written; a file that was there is then untouched.
         """
-        write_atomically(path, json_text(self))
+        reading = self.read()
+        history = reading.history(self.settings.max_history_minutes)
+        write_atomically(path, json_text(export_document(reading.statistics, history)))
 
     def export_to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the history as CSV, one row a minute; as `export_to_json` does."""
@@ -680,7 +385,6 @@ class MetricsMonitor:
         if self._history is not None:
             self._history.stop()
         self.recorder.close()
-        self.is_closed = True
         let_go(self)
 
     def __enter__(self) -> MetricsMonitor:
@@ -693,29 +397,6 @@ class MetricsMonitor:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _new_sampler() -> ResourceSampler:
-    # Imported here for psutil's sake: importing this package is to cost next to nothing.
-    from metricsmw.engine.reading.resources import ResourceSampler
-
-    return ResourceSampler()
-
-
-def check_minutes(name: str, minutes: int) -> None:
-    """Raise `ValueError` or `TypeError` unless it is a whole number >= 1."""
-    if isinstance(minutes, bool) or not isinstance(minutes, int):
-        raise TypeError(f"{name} must be a whole number >= 1, got {minutes!r}")
-    if minutes < 1:
-        raise ValueError(f"{name} must be a whole number >= 1, got {minutes!r}")
-
-
-def _percent(part: int, whole: int) -> float:
-    return round(100 * part / whole, 2) if whole else 0.0
-
-
-def _milliseconds(seconds: float) -> float:
-    return round(seconds * 1000, 2)
 
 
 _singleton: MetricsMonitor | None = None

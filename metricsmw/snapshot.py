@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 
+Row = dict[str, str | float | int]  # a snapshot's fields by name
+
 
 def iso_timestamp(unix_seconds: float) -> str:
     """ISO 8601 in UTC with its offset, e.g. ``2026-01-25T01:16:30.123456+00:00``."""
@@ -37,7 +39,7 @@ class MetricsSnapshot:
     requests_in_flight: int
     workers: int
 
-    def to_dict(self) -> dict[str, str | float | int]:
+    def to_dict(self) -> Row:
         """The fields by name, in their documented order."""
         return asdict(self)
 

@@ -17,6 +17,7 @@ import orjson
 
 from metricsmw import MetricsMonitor, __version__
 from metricsmw.alerts import get_alerts
+from metricsmw.engine.reading.health import check_health
 from metricsmw.exporters import negotiation
 from metricsmw.exporters.server import exposition
 from metricsmw.formats import csv_text, export_document
@@ -99,7 +100,10 @@ def _reset(monitor: MetricsMonitor, request: Request) -> Response:
 
 
 def _export_json(monitor: MetricsMonitor, request: Request) -> Response:
-    body = orjson.dumps(export_document(monitor), option=orjson.OPT_INDENT_2)
+    reading = monitor.read()
+    history = reading.history(monitor.settings.max_history_minutes)
+    document = export_document(reading.statistics, history)
+    body = orjson.dumps(document, option=orjson.OPT_INDENT_2)
     return _attachment("metrics", "json", "application/json", body)
 
 
@@ -123,14 +127,15 @@ def _prometheus(monitor: MetricsMonitor, request: Request) -> Response:
 
 
 def _health(monitor: MetricsMonitor, request: Request) -> Response:
-    health = monitor.get_health()
+    reading = monitor.read()
+    health = reading.health
     status = 200 if health["status"] == "healthy" else 503
     rules = monitor.health_rules
     checked: dict[str, object] = {}
     try:
-        rate = monitor.get_request_rate_rpm()
+        rate = reading.request_rate_rpm
         if rules.thresholds:
-            check = monitor.check_health(rules.thresholds)
+            check = check_health(reading.snapshot, rules.thresholds)
             checked["checks"] = check["checks"]
             if check["status"] == "degraded":
                 health["status"] = "degraded"

@@ -241,17 +241,16 @@ def _read(
     monitor: MetricsMonitor, since: int | None, reset_at: float, with_tables: bool
 ) -> _Reading:
     """Read the numbers and the steps of the last `since` seconds, or of all the window."""
-    # Read before the steps: should there be a reset in between, the next reading is anew.
-    now_reset_at = monitor.reset_at
-    anew = since is None or now_reset_at != reset_at
+    reading = monitor.read(routes=with_tables)
+    anew = since is None or reading.reset_at != reset_at
     tables: Tables = {}
     if with_tables:
-        tables = {"routes": monitor.get_routes(), "alerts": get_alerts(monitor)[0]}
+        tables = {"routes": reading.routes, "alerts": get_alerts(monitor)[0]}
     return _Reading(
-        monitor.get_current_snapshot().to_dict(),
-        monitor.get_series(None if anew else since),
+        reading.snapshot.to_dict(),
+        reading.series(None if anew else since),
         anew,
-        now_reset_at,
+        reading.reset_at,
         tables,
     )
 

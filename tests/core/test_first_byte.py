@@ -139,7 +139,7 @@ def test_workers_together_beyond_the_maximum(clock: ManualClock) -> None:
         for _ in range(2):
             request(monitor, clock, 0.001, None, "/busy")
         request(monitor, clock, 1.0, 0.1, "/idle")
-        reading = monitor._read()
+        reading = monitor.read().server
         rows = {row["route"]: row for row in reading.routes(1)}
         assert set(rows) == {"/busy", "<other>"}
         assert ttfb(rows["<other>"]) == near([0.1])

@@ -10,7 +10,7 @@ import pytest
 
 from metricsmw import MetricsMonitor, MetricsSnapshot
 from metricsmw.clock import ManualClock
-from metricsmw.engine.reading.server import ServerReading
+from metricsmw.engine.reading.server import ServerReader, ServerReading
 from metricsmw.engine.storage.reader import Period
 from metricsmw.engine.workers.group import Group
 
@@ -202,15 +202,15 @@ def test_an_idle_day_is_caught_up_with_at_once(
             monitor.record_request(10.0, user_id="ada")
         clock.advance(86_400)
         readings = 0
-        real = monitor._read_group
+        real = ServerReader.read
 
-        def count(group: Group, period: Period) -> ServerReading:
+        def count(reader: ServerReader, group: Group, period: Period) -> ServerReading:
             nonlocal readings
             readings += 1
-            return real(group, period)
+            return real(reader, group, period)
 
         with monkeypatch.context() as patch:
-            patch.setattr(monitor, "_read_group", count)
+            patch.setattr(ServerReader, "read", count)
             monitor.record_request(10.0)
         # The minutes of the window and of the user's timeout.
         assert 1 <= readings <= 10
@@ -227,7 +227,7 @@ def test_an_idle_minute_is_none_where_others_follow(clock: ManualClock) -> None:
     """A worker that found the lock held has recorded on; what it recorded is not overlooked."""
     with MetricsMonitor(10, user_timeout_seconds=1, clock=clock) as monitor:
         monitor.record_request(10.0)
-        group = monitor._group
+        group = monitor.membership.group
         assert group is not None
         with group.exclusive(wait=True):
             clock.advance(150)

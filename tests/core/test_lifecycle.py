@@ -218,7 +218,7 @@ def test_two_threads_open_one_segment(monkeypatch: pytest.MonkeyPatch) -> None:
     with MetricsMonitor(shared=True) as monitor:
         opened = 0
         both = threading.Barrier(2)
-        real = monitor._open_group
+        real = monitor.membership._open_group
 
         def open_group() -> Group:
             nonlocal opened
@@ -227,8 +227,8 @@ def test_two_threads_open_one_segment(monkeypatch: pytest.MonkeyPatch) -> None:
                 both.wait(0.2)
             return real()
 
-        monkeypatch.setattr(monitor, "_open_group", open_group)
-        monkeypatch.setattr(monitor, "is_worker", lambda: True)
+        monkeypatch.setattr(monitor.membership, "_open_group", open_group)
+        monkeypatch.setattr(monitor.membership, "is_worker", lambda: True)
         threads = [
             threading.Thread(target=monitor.recorder.register_worker),
             threading.Thread(target=monitor.record_request, args=(1.0,)),

@@ -63,7 +63,7 @@ def numbers(monitor: MetricsMonitor) -> Numbers:
 
 def segment_path(monitor: MetricsMonitor) -> str:
     """In a worker: its file."""
-    group = monitor._group
+    group = monitor.membership.group
     assert isinstance(group, metricsmw.engine.workers.shared.SharedGroup)
     return str(group.directory / group.name)
 
@@ -856,7 +856,7 @@ def test_a_segment_is_lost_while_the_server_is_locked(
     """One thread holds the server's lock; another has to open a segment, and waits for it."""
     with MetricsMonitor(shared=True, clock=clock) as monitor:
         record(monitor, "any", 3)
-        group = monitor._group
+        group = monitor.membership.group
         assert group is not None
         real = group.sources
 
@@ -868,7 +868,7 @@ def test_a_segment_is_lost_while_the_server_is_locked(
             return real(complete)
 
         def monitor_is_replacing() -> bool:
-            return monitor._group is not group
+            return monitor.membership.group is not group
 
         other = threading.Thread(target=record, args=(monitor, "new", 2), daemon=True)
         monkeypatch.setattr(group, "sources", sources)

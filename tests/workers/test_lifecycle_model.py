@@ -105,7 +105,7 @@ class Server(RuleBasedStateMachine):
         """As far as others can tell by SIGKILL: its lock goes, and nothing else is done."""
         monitor = self.member(number).monitor
         monitor.recorder._forget()
-        monitor.detach(forked=True)
+        monitor.membership.abandon()
         self.members.remove(self.member(number))
 
     @precondition(lambda self: self.members)

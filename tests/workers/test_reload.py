@@ -155,10 +155,10 @@ def record(monitor: MetricsMonitor, route: str, times: int) -> None:
 def told(monitor: MetricsMonitor) -> tuple[int, int, dict[str, int], int, str]:
     """In a worker: total, requests in the window, routes, workers, state."""
     snapshot = monitor.get_current_snapshot()
-    reading = monitor._read()
+    reading = monitor.read().server
     return (
         snapshot.total_requests,
-        reading.requests,
+        reading.window.requests,
         {row["route"]: row["requests"] for row in monitor.get_routes()},
         snapshot.workers,
         monitor.get_health()["status"],
@@ -167,6 +167,6 @@ def told(monitor: MetricsMonitor) -> tuple[int, int, dict[str, int], int, str]:
 
 def segment_name(monitor: MetricsMonitor) -> str:
     """In a worker: which segment it has."""
-    group = monitor._group
+    group = monitor.membership.group
     assert isinstance(group, SharedGroup)
     return group.name

@@ -270,7 +270,7 @@ def test_a_snapshot_on_its_way_to_the_history(monkeypatch: pytest.MonkeyPatch) -
 
 def die_starting_history(monitor: MetricsMonitor) -> None:
     """In a worker: reset, and be killed once the reset is written."""
-    group = monitor._group
+    group = monitor.membership.group
     assert group is not None
     group.history.start = lambda origin: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
     monitor.reset_statistics()

@@ -91,7 +91,7 @@ def test_idle_minutes_are_there(clock: SharedClock) -> None:
 
 def hold_the_lock(monitor: MetricsMonitor) -> None:
     """In a worker: lead, and never write."""
-    group = monitor._group
+    group = monitor.membership.group
     assert group is not None
     with group.exclusive(wait=True):
         HELD[0] = 1.0
@@ -126,7 +126,7 @@ def test_the_leader_is_killed(clock: SharedClock) -> None:
 
 def minutes_written(monitor: MetricsMonitor) -> int:
     """In a worker: how many there are, without adding to them as a read does."""
-    group = monitor._group
+    group = monitor.membership.group
     assert group is not None
     return group.history.minutes
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypedDict
 
+from metricsmw.engine.reading.counts import Counts, percentiles_ms
 from metricsmw.engine.storage.histogram import (
     ROUTE_BUCKETS,
     ROUTE_FIRST,
@@ -12,7 +13,7 @@ from metricsmw.engine.storage.histogram import (
     Distribution,
 )
 from metricsmw.engine.storage.keys import OTHER, UNTOLD_STREAMS, Name
-from metricsmw.engine.storage.lanes import ROUTE_HISTOGRAM, distribution, in_use, lane_of, unpack
+from metricsmw.engine.storage.lanes import ROUTE_HISTOGRAM, in_use, lane_of, unpack
 from metricsmw.engine.storage.layout import (
     RouteLane,
 )
@@ -96,29 +97,36 @@ def _buckets(lanes: int) -> list[int]:
 
 
 def route_row(name: Name, routes: RouteLanes) -> RouteRow:
+    """Return the row of one route."""
     lanes = routes.lanes[name]
-    latency = distribution(lanes & ROUTE_HISTOGRAM, ROUTE_FIRST, ROUTE_SCALE, routes.peaks[name])
+    counts = Counts.of_route(lanes, routes.peaks[name])
+    p50, p95, p99 = counts.percentiles_ms
     first = routes.first_bytes(name)
-    ttfb = None if first is None else Distribution(first, ROUTE_FIRST, ROUTE_SCALE, latency.max)
-    requests = latency.count + lane_of(lanes, RouteLane.ABANDONED)
-    errors = min(lane_of(lanes, RouteLane.ERRORS), requests)
-    classes = [lane_of(lanes, RouteLane.STATUS + k) for k in range(6)]
-    # Copied after the histogram, they may be ahead of it.
-    classes[2] = latency.count
-    for k in (0, 1, 3, 4, 5):
-        classes[k] = min(classes[k], classes[2])
-        classes[2] -= classes[k]
+    ttfb: tuple[float | None, float | None, float | None] = None, None, None
+    if first is not None:
+        ttfb = percentiles_ms(Distribution(first, ROUTE_FIRST, ROUTE_SCALE, counts.latency.max))
     return {
         "method": name.method,
         "route": name.route,
-        "requests": requests,
-        "error_rate_pct": round(100 * errors / requests, 2) if requests else 0.0,
-        "latency_p50_ms": round(latency.percentile(50) * 1000, 2),
-        "latency_p95_ms": round(latency.percentile(95) * 1000, 2),
-        "latency_p99_ms": round(latency.percentile(99) * 1000, 2),
-        "latency_max_ms": round(latency.max * 1000, 2),
-        "statuses": {f"{k}xx": classes[k] for k in range(1, 6) if classes[k]},
-        "latency_ttfb_p50_ms": None if ttfb is None else round(ttfb.percentile(50) * 1000, 2),
-        "latency_ttfb_p95_ms": None if ttfb is None else round(ttfb.percentile(95) * 1000, 2),
-        "latency_ttfb_p99_ms": None if ttfb is None else round(ttfb.percentile(99) * 1000, 2),
+        "requests": counts.requests,
+        "error_rate_pct": counts.error_rate_pct,
+        "latency_p50_ms": p50,
+        "latency_p95_ms": p95,
+        "latency_p99_ms": p99,
+        "latency_max_ms": counts.max_ms,
+        "statuses": _statuses(lanes, counts.latency.count),
+        "latency_ttfb_p50_ms": ttfb[0],
+        "latency_ttfb_p95_ms": ttfb[1],
+        "latency_ttfb_p99_ms": ttfb[2],
     }
+
+
+def _statuses(lanes: int, answered: int) -> dict[str, int]:
+    """Return how many of the answered requests had a status of each class."""
+    classes = [lane_of(lanes, RouteLane.STATUS + k) for k in range(6)]
+    # Copied after the histogram, they may be ahead of it.
+    classes[2] = answered
+    for k in (0, 1, 3, 4, 5):
+        classes[k] = min(classes[k], classes[2])
+        classes[2] -= classes[k]
+    return {f"{k}xx": classes[k] for k in range(1, 6) if classes[k]}

@@ -11,15 +11,15 @@ steps away. Steps before the server's start or the last reset are left out, idle
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypedDict
+from typing import TypedDict
 
+from metricsmw.engine.reading.counts import Counts
 from metricsmw.engine.reading.server import ServerReading
-from metricsmw.engine.storage.histogram import FIRST, ROUTE_FIRST, ROUTE_SCALE, SCALE, Distribution
 from metricsmw.engine.storage.keys import Name
-from metricsmw.engine.storage.lanes import HISTOGRAM, ROUTE_HISTOGRAM, distribution, lane_of
-from metricsmw.engine.storage.layout import Lane, RouteLane, step_number
+from metricsmw.engine.storage.layout import step_number
 from metricsmw.engine.storage.minutes import GaugeSample
 from metricsmw.snapshot import iso_timestamp
+from metricsmw.validation import whole
 
 
 class RouteStep(TypedDict):
@@ -66,28 +66,6 @@ class RouteSeries(TypedDict):
     series: list[RouteStep]
 
 
-class Counts(NamedTuple):
-    """What lanes say: the latencies, all requests (clients that went away too), the errors."""
-
-    latency: Distribution
-    requests: int
-    errors: int
-
-
-def server_counts(difference: int) -> Counts:
-    """The counts of a difference of server-wide states."""
-    latency = distribution(difference & HISTOGRAM, FIRST, SCALE)
-    requests = latency.count + lane_of(difference, Lane.ABANDONED)
-    return Counts(latency, requests, min(lane_of(difference, Lane.ERRORS), requests))
-
-
-def route_counts(difference: int) -> Counts:
-    """The counts of a difference of a route's states."""
-    latency = distribution(difference & ROUTE_HISTOGRAM, ROUTE_FIRST, ROUTE_SCALE)
-    requests = latency.count + lane_of(difference, RouteLane.ABANDONED)
-    return Counts(latency, requests, min(lane_of(difference, RouteLane.ERRORS), requests))
-
-
 class Steps:
     """The steps of length ``step`` that ended within the last ``seconds``, labelled at ``wall``.
 
@@ -101,24 +79,25 @@ class Steps:
         # Both ends count whole steps; what rounding leaves of one is none.
         oldest = self.last - round(seconds / step) + 1
         self.first = max(oldest, step_number(reading.started, step), 1)
+        # ISO 8601 of the server's start and of its last reset.
+        self.started = self._wall_time(reading.created)
+        self.reset = self._wall_time(reading.reset.at) if reading.reset.at else None
 
     def rows(self, counts: Mapping[int, int], count: Callable[[int], Counts]) -> list[RouteStep]:
         """Every step, with what was counted in it."""
         rows: list[RouteStep] = []
         for number in range(self.first, self.last + 1):
-            latency, requests, errors = count(counts.get(number, 0))
-            p50, p95, p99 = (
-                round(latency.percentile(percent) * 1000, 2) if latency.count else None
-                for percent in (50, 95, 99)
-            )
+            counted = count(counts.get(number, 0))
+            answered = counted.latency.count
+            p50, p95, p99 = counted.percentiles_ms if answered else (None, None, None)
             rows.append(
                 {
                     "step": number,
-                    "timestamp": self.wall_time(number * self._step),
-                    "requests": requests,
-                    "errors": errors,
-                    "request_rate_rpm": round(60 * requests / self._step, 2),
-                    "error_rate_pct": round(100 * errors / requests, 2) if requests else 0.0,
+                    "timestamp": self._wall_time(number * self._step),
+                    "requests": counted.requests,
+                    "errors": counted.errors,
+                    "request_rate_rpm": counted.rate_rpm(self._step),
+                    "error_rate_pct": counted.error_rate_pct,
                     "latency_p50_ms": p50,
                     "latency_p95_ms": p95,
                     "latency_p99_ms": p99,
@@ -126,8 +105,8 @@ class Steps:
             )
         return rows
 
-    def wall_time(self, at: float) -> str:
-        """ISO 8601 for a monotonic time."""
+    def _wall_time(self, at: float) -> str:
+        """Return ISO 8601 for a monotonic time."""
         return iso_timestamp(self._wall - (self._now - at))
 
 
@@ -137,7 +116,7 @@ def server_steps(
     """The server's steps; ``seen`` has what was seen in the steps between two numbers."""
     samples = seen(steps.first, steps.last)
     rows: list[SeriesStep] = []
-    for row in steps.rows(reading.steps(steps.first), server_counts):
+    for row in steps.rows(reading.steps(steps.first), Counts.of_server):
         in_flight, cpu, memory = samples.get(row["step"], (None, None, None))
         rows.append(
             {
@@ -152,18 +131,14 @@ def server_steps(
 
 def route_steps(reading: ServerReading, steps: Steps, method: str, route: str) -> list[RouteStep]:
     """The steps of one route, which must be of tenths of the window."""
-    return steps.rows(reading.route_steps(Name(method, route), steps.first), route_counts)
+    return steps.rows(reading.route_steps(Name(method, route), steps.first), Counts.of_route)
 
 
 def clamp_seconds(seconds: int | None, window: int) -> int:
-    """The ``seconds`` asked for, held to the window; None means all of it.
+    """Return the ``seconds`` asked for, held to the window; None means all of it.
 
-    Raises `TypeError` or `ValueError` for what is no whole number >= 1.
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it is below 1.
     """
-    if seconds is None:
-        return window
-    if isinstance(seconds, bool) or not isinstance(seconds, int):
-        raise TypeError(f"seconds must be a whole number >= 1, got {seconds!r}")
-    if seconds < 1:
-        raise ValueError(f"seconds must be a whole number >= 1, got {seconds!r}")
-    return min(seconds, window)
+    return window if seconds is None else min(whole("seconds", seconds, 1), window)

@@ -2,42 +2,111 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import TypeVar
 
+from metricsmw.clock import Clock
+from metricsmw.config import Settings
+from metricsmw.engine.reading.counts import Counts
+from metricsmw.engine.reading.lazy import lazy
 from metricsmw.engine.reading.routes import RouteLanes, RouteRow, route_row
 from metricsmw.engine.storage.histogram import (
-    FIRST,
     ROUTE_FIRST,
     ROUTE_SCALE,
-    SCALE,
     Distribution,
 )
 from metricsmw.engine.storage.keys import (
     KEY_BITS,
     Name,
 )
-from metricsmw.engine.storage.lanes import HISTOGRAM, distribution, in_use, lane_of
 from metricsmw.engine.storage.layout import (
     Field,
-    Lane,
 )
 from metricsmw.engine.storage.reader import Period, Reset, SegmentReading, Source, table_states
 from metricsmw.engine.storage.tables import READ_ERRORS
+from metricsmw.engine.workers.group import Group
+
+logger = logging.getLogger("metricsmw")
 
 T = TypeVar("T")
+
+
+class ServerReader:
+    """Reads all segments of a server; logs each one that is left out, once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._window_seconds = settings.window_seconds
+        self._logged: set[str] = set()
+
+    def read(self, group: Group, period: Period, *, routes: bool = False) -> ServerReading:
+        """Return a reading of the group's segments. Opens nothing, so it takes no lock.
+
+        Args:
+            group: the group to read.
+            period: the window, and the moment at which it ends.
+            routes: read the tables of routes before the totals; see `ServerReading`.
+        """
+        # The reset goes first: states read after it can only be later ones.
+        reset = group.reset
+        reading = ServerReading(group.sources(), period, reset, self._window_seconds, routes=routes)
+        for name, reason in reading.damaged.items():
+            if name not in self._logged:
+                self._logged.add(name)
+                logger.warning("metricsmw: segment %s is left out: %s", name, reason)
+        return reading
+
+    def reset(self, group: Group, clock: Clock) -> float:
+        """Reset the server: what was counted before is in no reading from now on.
+
+        Returns:
+            The monotonic time of the reset.
+
+        Raises:
+            OSError: there is no room to note the reset, or a segment cannot be opened now; nothing
+                is then reset.
+        """
+        with group.exclusive(wait=True):
+            now = clock.monotonic()
+            # What was left out here would come back with its next reading.
+            sources = group.sources(complete=True)
+            group.write_reset(Reset(now, table_states_of(sources)))
+            group.history.start(now)
+        return now
 
 
 class ServerReading:
     """All segments of a server, read once: every number of one moment comes from here.
 
-    Segments that cannot be right are left out and listed in ``damaged`` with the reason.
+    Attributes:
+        window: what was counted in the window.
+        total: what was counted since the start or the last reset.
+        damaged: segments that cannot be right and are left out, with the reason.
+        period: the window, and the moment at which it ends.
+        reset: the server's last reset.
     """
 
     def __init__(
-        self, sources: Mapping[str, Source], period: Period, reset: Reset, window_seconds: int
+        self,
+        sources: Mapping[str, Source],
+        period: Period,
+        reset: Reset,
+        window_seconds: int,
+        *,
+        routes: bool = False,
     ) -> None:
+        """Read them.
+
+        Args:
+            sources: the segments by name.
+            period: the window, and the moment at which it ends.
+            reset: the last reset, read before the sources: what was counted before it is left out.
+            window_seconds: the length of the window.
+            routes: read the tables of routes now, before the totals. A request is counted in the
+                totals first, so no sum over routes is then ahead of them. Otherwise these tables
+                are read when they are asked for.
+        """
         self.period = period
         self.reset = reset
         self.damaged: dict[str, str] = {}
@@ -45,7 +114,7 @@ class ServerReading:
         self.segments: list[SegmentReading] = []
         for name, source in sources.items():
             try:
-                segment = SegmentReading(name, source, period, reset, window_seconds)
+                segment = SegmentReading(name, source, period, reset, window_seconds, routes=routes)
             except READ_ERRORS as error:
                 self.damaged[name] = str(error)
             else:
@@ -53,14 +122,8 @@ class ServerReading:
         window = sum(s.table.window for s in self.segments)
         total = sum(s.table.total for s in self.segments)
         peak = max((s.table.peaks[0] for s in self.segments), default=0.0)
-        self.latency = distribution(window & HISTOGRAM, FIRST, SCALE, peak)
-        self.requests = self.latency.count + lane_of(window, Lane.ABANDONED)
-        self.errors = min(lane_of(window, Lane.ERRORS), self.requests)
-        # The buckets' lanes since the start or the last reset, as one integer.
-        self.total_histogram = total & HISTOGRAM
-        counted = sum(in_use(self.total_histogram)[1])
-        self.total_requests = counted + lane_of(total, Lane.ABANDONED)
-        self.total_errors = min(lane_of(total, Lane.ERRORS), self.total_requests)
+        self.window = Counts.of_server(window, peak)
+        self.total = Counts.of_server(total)
 
     @property
     def created(self) -> float:
@@ -152,18 +215,13 @@ class ServerReading:
             counts[number] = counts.get(number, 0) + count
         return counts
 
-    def states(self) -> dict[tuple[int, int], int]:
-        """Every table's state as it is now, for a reset; of damaged segments too, as what is
-        wrong with their window passes with it."""
-        states: dict[tuple[int, int], int] = {}
-        for source in self._sources.values():
-            with suppress(*READ_ERRORS):
-                states.update(table_states(source.read))
-        return states
+    @lazy
+    def _route_rows(self) -> list[tuple[Name, int, float]]:
+        return list(self._gather(SegmentReading.routes))
 
     def routes(self, max_routes: int) -> list[RouteRow]:
         """The per-route rows of the window, busiest first; past ``max_routes``: ``<other>``."""
-        routes = RouteLanes(self._gather(SegmentReading.routes))
+        routes = RouteLanes(self._route_rows)
         # Each worker holds to the maximum; together they may know more.
         routes.hold_to(max_routes)
         found = [route_row(name, routes) for name in routes.names()]
@@ -181,5 +239,17 @@ class ServerReading:
 
     def first_bytes(self) -> Distribution:
         """The times to first byte of all requests with a route's row, over that table's window."""
-        routes = RouteLanes(self._gather(SegmentReading.routes))
+        routes = RouteLanes(self._route_rows)
         return Distribution(routes.all_first_bytes(), ROUTE_FIRST, ROUTE_SCALE)
+
+
+def table_states_of(sources: Mapping[str, Source]) -> dict[tuple[int, int], int]:
+    """Return every table's state as it is now, for a reset.
+
+    Of damaged segments too, as what is wrong with their window passes with it.
+    """
+    states: dict[tuple[int, int], int] = {}
+    for source in sources.values():
+        with suppress(*READ_ERRORS):
+            states.update(table_states(source.read))
+    return states

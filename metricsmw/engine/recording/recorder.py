@@ -29,7 +29,9 @@ from metricsmw.engine.storage.histogram import BUCKETS, CEILING_SECONDS, FLOOR_S
 from metricsmw.engine.storage.keys import METHODS
 from metricsmw.engine.storage.layout import Field, Lane, RouteLane, step_number
 from metricsmw.engine.storage.segment import Segment
+from metricsmw.engine.workers.membership import Membership
 from metricsmw.engine.workers.processes import is_forked_by_server
+from metricsmw.validation import whole
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -68,13 +70,13 @@ def check_latency(latency_ms: float) -> float:
 
 
 def check_status(status: int) -> bool:
-    """Whether the status is an error; `ValueError` or `TypeError` where it is no status."""
-    message = f"status must be a whole number from 100 to 599, got {status!r}"
-    if isinstance(status, bool) or not isinstance(status, int):
-        raise TypeError(message)
-    if not 100 <= status <= 599:
-        raise ValueError(message)
-    return status >= 400
+    """Return whether the status is an error.
+
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it is not from 100 to 599.
+    """
+    return whole("status", status, 100, 599) >= 400
 
 
 def check_text(name: str, value: str | None) -> None:
@@ -107,31 +109,6 @@ class RecordRequest(Protocol):
         route: str | None = None,
         status: int | None = None,
     ) -> None: ...
-
-
-class SegmentOwner(Protocol):
-    """What a recorder needs of its monitor."""
-
-    def attach(self) -> Segment:
-        """This process's segment, opened if need be."""
-
-    def on_minute(self, now: float) -> float:
-        """The first record of a minute is about to be made, at monotonic ``now``.
-
-        Returns when the next minute begins.
-        """
-
-    def detach(self, forked: bool) -> bool:
-        """Leave the segment, if there is one; in a forked child it is the parent's.
-
-        Returns whether there was one.
-        """
-
-    def is_worker(self) -> bool:
-        """Whether a server has made this process to serve."""
-
-    def last_reset(self) -> float:
-        """Monotonic time of the server's last reset; 0.0 where there was none."""
 
 
 class Recorder:
@@ -174,14 +151,16 @@ class Recorder:
         self,
         settings: Settings,
         clock: Clock,
-        owner: SegmentOwner,
+        membership: Membership,
         faults: FaultLog,
+        on_minute: Callable[[float], float],
     ) -> None:
         self.key = f"metricsmw.{next(_numbers)}"
         self._settings = settings
         self._clock = clock
         self.clock = clock.monotonic
-        self._owner = owner
+        self._membership = membership
+        self._on_minute = on_minute
         self.faults = faults
         self._registered = False
         self._lock = threading.RLock()
@@ -447,13 +426,13 @@ class Recorder:
                     self.segment = None
                     self.faults.count_into(None)
                     deadline = minute = -inf
-                    self._owner.detach(forked=True)
+                    self._membership.abandon()
                 if self.segment is None:
                     open_segment()
                 if now < deadline:
                     return
                 if now >= minute:
-                    minute = self._tell_minute(now)
+                    minute = self._on_minute(now)
                 assert self.segment is not None
                 assert routes is not None
                 if gauges[0] < 0.0:
@@ -468,7 +447,7 @@ class Recorder:
 
         def open_segment() -> None:
             nonlocal gauges, lanes, routes, users, step_max
-            segment = self._owner.attach()
+            segment = self._membership.join().segment
             lanes = segment.table.lanes
             # Swapped before they are added up: a request that begins in between is not lost.
             pending, gauges = gauges, segment.gauges
@@ -479,7 +458,7 @@ class Recorder:
             for rows_of_another in (rows, streams, known):
                 rows_of_another.clear()
             routes = RouteTables(segment, settings, rows)
-            users = UserTable(segment, settings, known, self._owner.last_reset)
+            users = UserTable(segment, settings, known, self._membership.last_reset)
             self.faults.count_into(segment.header[Field.FAULTS : Field.FAULTS + 1])
             self.segment = segment
 
@@ -534,9 +513,9 @@ class Recorder:
 
     def _open_worker(self) -> None:
         try:
-            if self._owner.is_worker():
+            if self._membership.is_worker():
                 with self._lock:
-                    self._owner.attach()
+                    self._membership.join()
         except Exception:
             self.faults.report("opening the worker's segment")
 
@@ -544,7 +523,7 @@ class Recorder:
         """Leave the segment: gauges go, counts stay with the server."""
         with self._lock:
             self._forget()
-            self._owner.detach(forked=False)
+            self._membership.close()
 
     def websocket_opened(self) -> None:
         """One more WebSocket connection is open."""
@@ -554,19 +533,12 @@ class Recorder:
         """One WebSocket connection less; never below 0."""
         self.websocket(-1.0)
 
-    def _tell_minute(self, now: float) -> float:
-        try:
-            return self._owner.on_minute(now)
-        except Exception:
-            self.faults.report("the minute history")
-            return now + 60.0
-
     def after_fork(self) -> None:
         """In a forked child: the segment is the parent's, so never write it again."""
         self._lock = threading.RLock()
         self._forget()
         # The child of a worker, or one that a program forks to help it, is none until it records.
-        if not self._owner.detach(forked=True) and self._registered and is_forked_by_server():
+        if not self._membership.after_fork() and self._registered and is_forked_by_server():
             self._open_worker()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import compress
 from typing import NamedTuple, Protocol
 
@@ -158,26 +158,55 @@ class SegmentReading:
     """One segment, read once: header and server-wide table; users and routes on demand."""
 
     def __init__(
-        self, name: str, source: Source, period: Period, reset: Reset, window_seconds: int
+        self,
+        name: str,
+        source: Source,
+        period: Period,
+        reset: Reset,
+        window_seconds: int,
+        *,
+        routes: bool = False,
     ) -> None:
+        """Read it.
+
+        Args:
+            name: what the log calls it.
+            source: the segment.
+            period: the window, and the moment at which it ends.
+            reset: the last reset; what was counted before it is left out.
+            window_seconds: the length of the window.
+            routes: read the tables of routes now, before the server-wide one.
+
+        Raises:
+            CorruptSegmentError: its bytes cannot be what a worker wrote.
+            OSError: it cannot be read.
+        """
         self.name = name
         self._read = source.read
         self._period = period
         self._reset = reset
+        self._window_seconds = window_seconds
         self.alive = source.alive
+        self._routes: list[tuple[Name, int, float]] | None = None
+        if routes:
+            self._take_header(self._read(0, HEADER_BYTES))
+            self._routes = list(self._read_routes())
         whole = self._read(0, OVERALL)
-        self._header = Header(whole[:HEADER_BYTES])
+        self._take_header(whole[:HEADER_BYTES])
+        # Whatever part is missing, the segment is left out as a whole.
+        if not self._read(self._header.end - 1, 1):
+            raise CorruptSegmentError("truncated")
+        self.table = self._table(SERVER_OFFSET, SERVER_SHAPE, whole[SERVER_OFFSET:])
+
+    def _take_header(self, page: bytes) -> None:
+        self._header = Header(page)
         self.header = self._header.numbers
         self.pid = self._header.pid
         lowest, highest = RANGES["window_seconds"]
         if not lowest <= self.header[Field.WINDOW] <= highest:
             raise CorruptSegmentError("impossible window")
         # Such a worker's totals count; its steps are of another length, so its window does not.
-        self._same_window = self.header[Field.WINDOW] == window_seconds
-        # Whatever part is missing, the segment is left out as a whole.
-        if not self._read(self._header.end - 1, 1):
-            raise CorruptSegmentError("truncated")
-        self.table = self._table(SERVER_OFFSET, SERVER_SHAPE, whole[SERVER_OFFSET:])
+        self._same_window = self.header[Field.WINDOW] == self._window_seconds
 
     def _table(self, offset: int, shape: Shape, head: bytes | None = None) -> TableReading:
         routes = shape.named
@@ -265,7 +294,10 @@ class SegmentReading:
                     yield text
 
     def routes(self) -> Iterable[tuple[Name, int, float]]:
-        """(name, lanes in the window, peak in seconds) of every row in use."""
+        """Return (name, lanes in the window, peak in seconds) of every row in use."""
+        return self._read_routes() if self._routes is None else self._routes
+
+    def _read_routes(self) -> Iterator[tuple[Name, int, float]]:
         for offset, shape in self._header.route_tables():
             table = self._table(offset, shape)
             for row, name, count in self._named_rows(offset, shape, table.window):

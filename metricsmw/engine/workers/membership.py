@@ -1,11 +1,31 @@
-"""What a job of the server needs to know of the member of it that this process is."""
+"""This process's membership in its server: joining, leaving, a lost segment, a fork, another user.
+
+A process joins when it first records, reads or registers as a worker. What it joins is a `Group`:
+the directory that all workers of its server share, or a place of its own. Recorder and readers ask
+the membership for it, each time, because it may have been replaced since.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from metricsmw.clock import Clock
+from metricsmw.config import Settings
 from metricsmw.engine.faults import FaultLog
+from metricsmw.engine.workers.group import Group, PrivateGroup
+from metricsmw.engine.workers.processes import is_worker
+from metricsmw.engine.workers.shared import SharedGroup
+
+logger = logging.getLogger("metricsmw")
+
+OFF = ("off", "0", "false", "no")
+
+# Where there is none (Windows), a process has one user for its life.
+_effective_user: Callable[[], int] = getattr(os, "geteuid", lambda: 0)
 
 
 class ServerMember(Protocol):
@@ -29,3 +49,98 @@ class ServerMember(Protocol):
     @property
     def faults(self) -> FaultLog:
         """Where a job reports what it raised."""
+
+
+class Membership:
+    """The group that this process has joined, if any.
+
+    Attributes:
+        group: the group joined, None before and after.
+        is_closed: whether the process has left by `close` and not joined again since.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock, rejoined: Callable[[], None]) -> None:
+        """Join nothing yet.
+
+        Args:
+            settings: the monitor's settings; `shared` says whether there is a server to join.
+            clock: the clock of the group's times.
+            rejoined: called when the process joins again after `close`.
+        """
+        self._settings = settings
+        self._clock = clock
+        self._rejoined = rejoined
+        self._born = clock.monotonic()  # from when on a private group has numbers
+        self._owner_uid = -1
+        self.group: Group | None = None
+        self.is_closed = False
+
+    def join(self) -> Group:
+        """Return the group of this process, joined if need be.
+
+        The recorder calls it with its lock held, so that two threads join once.
+
+        Returns:
+            The group. Where the server's directory cannot be used, it is a private one, and its
+            `reason` says why.
+        """
+        if self.group is not None and self._owner_uid != _effective_user():
+            self._leave()  # joined by a worker that has dropped its privileges since
+        if self.group is None:
+            self._owner_uid = _effective_user()
+            self.group = self._open_group()
+            if self.is_closed:
+                self.is_closed = False
+                self._rejoined()
+        return self.group
+
+    def _open_group(self) -> Group:
+        if self._settings.shared is False:
+            return PrivateGroup(self._settings, "asked for", self._born)
+        if os.environ.get("METRICSMW_SHARED", "").lower() in OFF:
+            return PrivateGroup(self._settings, "METRICSMW_SHARED is off", self._born)
+        try:
+            return SharedGroup(self._settings, self._clock.monotonic())
+        except OSError as error:
+            reason = error.strerror or str(error)
+            logger.warning("metricsmw: this worker's numbers are its own only: %s", error)
+            return PrivateGroup(self._settings, reason, self._born)
+
+    def is_worker(self) -> bool:
+        """Return whether a server has made this process to serve."""
+        return self._settings.shared is not False and is_worker()
+
+    def last_reset(self) -> float:
+        """Return the monotonic time of the server's last reset; 0.0 where there was none.
+
+        Joins nothing.
+        """
+        group = self.group
+        return group.reset.at if group is not None else 0.0
+
+    def close(self) -> None:
+        """Leave the server: the gauges go, the counts stay with the other workers."""
+        self._leave()
+        self.is_closed = True
+
+    def _leave(self) -> None:
+        group, self.group = self.group, None
+        if group is not None:
+            group.close()
+
+    def abandon(self) -> None:
+        """Give up a segment that was truncated, removed or overwritten; change nothing in it."""
+        group, self.group = self.group, None
+        if group is not None:
+            group.forget()
+
+    def after_fork(self) -> bool:
+        """Forget the parent's group, in a forked child.
+
+        Returns:
+            Whether the parent had joined one.
+        """
+        had_joined = self.group is not None
+        self.abandon()
+        self._born = self._clock.monotonic()
+        return had_joined

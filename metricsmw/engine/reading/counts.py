@@ -1,0 +1,138 @@
+"""`Counts`: what was counted in some time, and the rates and percentiles that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from metricsmw.engine.reading.lazy import lazy
+from metricsmw.engine.storage.histogram import (
+    BUCKETS,
+    FIRST,
+    ROUTE_FIRST,
+    ROUTE_SCALE,
+    SCALE,
+    Distribution,
+)
+from metricsmw.engine.storage.lanes import (
+    HISTOGRAM,
+    ROUTE_HISTOGRAM,
+    distribution,
+    in_use,
+    lane_of,
+    unpack,
+)
+from metricsmw.engine.storage.layout import Lane, RouteLane
+
+# The highest bit of every lane of a server-wide histogram.
+HIGHEST = int.from_bytes(bytes([0] * 7 + [128]) * BUCKETS, "little")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What was counted in some time.
+
+    Lanes are copied while they grow, so a part may be ahead of its whole: every part is held to it.
+
+    Attributes:
+        requests: all requests, those included whose client went away.
+        errors: how many of them failed.
+        histogram: the latencies: one integer with a lane of 64 bits for each bucket.
+        peak: the exact largest latency in seconds; 0.0 where it is not known.
+        scale: the scale of the buckets, `SCALE` or `ROUTE_SCALE`.
+    """
+
+    requests: int = 0
+    errors: int = 0
+    histogram: int = 0
+    peak: float = 0.0
+    scale: int = SCALE
+
+    @classmethod
+    def of_server(cls, lanes: int, peak: float = 0.0) -> Counts:
+        """Return the counts of a difference of server-wide states."""
+        histogram = lanes & HISTOGRAM
+        requests = _sum(histogram) + lane_of(lanes, Lane.ABANDONED)
+        return cls(requests, min(lane_of(lanes, Lane.ERRORS), requests), histogram, peak)
+
+    @classmethod
+    def of_route(cls, lanes: int, peak: float = 0.0) -> Counts:
+        """Return the counts of a difference of a route's states."""
+        histogram = lanes & ROUTE_HISTOGRAM
+        requests = _sum(histogram) + lane_of(lanes, RouteLane.ABANDONED)
+        errors = min(lane_of(lanes, RouteLane.ERRORS), requests)
+        return cls(requests, errors, histogram, peak, ROUTE_SCALE)
+
+    def plus(self, other: Counts) -> Counts:
+        """Return what was counted in both times."""
+        return Counts(
+            self.requests + other.requests,
+            self.errors + other.errors,
+            self.histogram + other.histogram,
+        )
+
+    def since(self, earlier: Counts) -> Counts:
+        """Return what was counted after an earlier state of the same server.
+
+        Never below 0, as it would be for a while where a damaged segment is left out.
+        """
+        # All lanes at once, as counts have 62 bits: a lane that fell below 0 shows in its highest.
+        histogram = self.histogram - earlier.histogram
+        if histogram < 0 or histogram & HIGHEST:
+            lanes = unpack(self.histogram, BUCKETS), unpack(earlier.histogram, BUCKETS)
+            histogram = pack_lanes(max(now - before, 0) for now, before in zip(*lanes, strict=True))
+        return Counts(
+            max(self.requests - earlier.requests, 0),
+            max(self.errors - earlier.errors, 0),
+            histogram,
+        )
+
+    @lazy
+    def latency(self) -> Distribution:
+        """The latencies, ready to be asked for percentiles."""
+        first = FIRST if self.scale == SCALE else ROUTE_FIRST
+        return distribution(self.histogram, first, self.scale, self.peak)
+
+    @property
+    def error_rate_pct(self) -> float:
+        """The share of errors in percent, to 2 decimals; 0.0 of no requests."""
+        return percent(self.errors, self.requests)
+
+    def rate_rpm(self, seconds: float) -> float:
+        """Return the requests per minute, to 2 decimals, if counted in so many seconds."""
+        return round(60 * self.requests / seconds, 2) if seconds else 0.0
+
+    @property
+    def percentiles_ms(self) -> tuple[float, float, float]:
+        """The latencies' p50, p95 and p99 in milliseconds, to 2 decimals; 0.0 of no requests."""
+        return percentiles_ms(self.latency)
+
+    @property
+    def max_ms(self) -> float:
+        """The largest latency in milliseconds, to 2 decimals; 0.0 of no requests."""
+        return milliseconds(self.latency.max)
+
+
+def percentiles_ms(times: Distribution) -> tuple[float, float, float]:
+    """Return p50, p95 and p99 in milliseconds, to 2 decimals."""
+    p50, p95, p99 = (milliseconds(times.percentile(p)) for p in (50, 95, 99))
+    return p50, p95, p99
+
+
+def milliseconds(seconds: float) -> float:
+    """Return seconds in milliseconds, to 2 decimals."""
+    return round(seconds * 1000, 2)
+
+
+def percent(part: int, whole: int) -> float:
+    """Return a part in percent of the whole, to 2 decimals; 0.0 of nothing."""
+    return round(100 * part / whole, 2) if whole else 0.0
+
+
+def pack_lanes(counts: Iterable[int]) -> int:
+    """Return the counts of consecutive buckets as one integer."""
+    return int.from_bytes(b"".join(count.to_bytes(8, "little") for count in counts), "little")
+
+
+def _sum(histogram: int) -> int:
+    return sum(in_use(histogram)[1])

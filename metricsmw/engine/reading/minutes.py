@@ -1,0 +1,145 @@
+"""The minute history: written by whichever worker notices that a minute is over.
+
+Nothing runs in the background. The first record or read past the end of a minute takes the
+server's lock, unless another worker has it, and writes a snapshot of each minute that is missing:
+the window as it was at the end of that minute.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Protocol
+
+from metricsmw.clock import Clock
+from metricsmw.config import Settings
+from metricsmw.engine.faults import FaultLog
+from metricsmw.engine.reading.server import ServerReader
+from metricsmw.engine.reading.snapshots import Snapshots
+from metricsmw.engine.storage.reader import Period
+from metricsmw.engine.workers.group import Group
+from metricsmw.engine.workers.membership import Membership
+from metricsmw.snapshot import NUMERIC_FIELDS, MetricsSnapshot, Row
+
+MINUTE = 60.0
+
+
+class MinuteHistory:
+    """Writes the snapshots of minutes for the server that this process is a member of."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        membership: Membership,
+        server: ServerReader,
+        snapshots: Snapshots,
+        faults: FaultLog,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._membership = membership
+        self._server = server
+        self._snapshots = snapshots
+        self._faults = faults
+
+    def catch_up(self, now: float) -> float:
+        """Write the minutes that are over at monotonic ``now``, unless another worker does.
+
+        Returns:
+            When there is more to do, as monotonic time. Where it fails, which is reported, that is
+            a minute later.
+        """
+        try:
+            group = self._membership.group
+            return now + MINUTE if group is None else self._catch_up(group, now)
+        except Exception:
+            self._faults.report("the minute history")
+            return now + MINUTE
+
+    def _catch_up(self, group: Group, now: float) -> float:
+        history = group.history
+        origin = history.origin
+        if not origin:
+            with group.exclusive(wait=False) as held:
+                if held and not history.origin:
+                    history.start(now)
+                    raise OSError("the minute history was damaged; it begins anew")
+            return now + MINUTE
+        minutes = int((now - origin) // MINUTE)
+        if history.minutes < minutes:
+            with group.exclusive(wait=False) as held:
+                if held and history.origin == origin:
+                    self._write(group, minutes, now)
+            if history.minutes < minutes:
+                # The lock's holder may be about something else than the history.
+                return now + self._settings.step
+        return origin + (minutes + 1) * MINUTE
+
+    def _write(self, group: Group, minutes: int, now: float) -> None:
+        """Write what is missing of the minutes since the history's origin; with the lock held."""
+        history = group.history
+        first = max(history.minutes, minutes - self._settings.max_history_minutes)
+        idle: MetricsSnapshot | None = None
+        for minute in range(first + 1, minutes + 1):
+            at = history.origin + minute * MINUTE
+            wall = self._clock.time() - (now - at)
+            if idle is not None:
+                self._snapshots.store_gauges(idle, group, at)
+                _append(group, idle, at, wall, minute)
+                continue
+            server = self._server.read(group, Period(at, self._settings.step, past=True))
+            users, _ = server.active_users(self._settings.user_timeout_seconds)
+            snapshot = self._snapshots.take(server, group, wall, users)
+            _append(group, snapshot, at, wall, minute)
+            if minute < minutes and not server.window.requests and not users:
+                latest = self._server.read(group, Period(now, self._settings.step))
+                if latest.total.requests == server.total.requests:
+                    idle = snapshot  # as all later minutes are
+
+    def save(self, group: Group) -> None:
+        """Add a snapshot of now to the history, beside those of each minute.
+
+        Raises:
+            OSError: there is no room, or the lock cannot be had.
+        """
+        # Read under the lock: another worker's reset may not come between.
+        with group.exclusive(wait=True):
+            now, wall = self._clock.monotonic(), self._clock.time()
+            server = self._server.read(group, Period(now, self._settings.step))
+            users, _ = server.active_users(self._settings.user_timeout_seconds)
+            _append(group, self._snapshots.take(server, group, wall, users), now, wall)
+
+
+class LongHistory(Protocol):
+    """A history that goes back further than the one in memory: an `SQLiteHistory`."""
+
+    @property
+    def max_minutes(self) -> int:
+        """How many minutes it can look back."""
+
+    @property
+    def damaged(self) -> str | None:
+        """What is wrong with it, as the last read found; None: nothing."""
+
+    def rows(self, since: float, until: float, step_minutes: int = 1) -> list[Row]:
+        """Return its snapshots from after Unix time ``since`` to ``until``, oldest first."""
+
+
+def before(recent: list[Row], now: float) -> float:
+    """Return the Unix time up to which a long history is to be asked beside recent snapshots.
+
+    Args:
+        recent: the snapshots in memory, oldest first.
+        now: Unix time; the answer where there are none.
+    """
+    if not recent:
+        return now
+    # Half a minute earlier: not the same minute from both.
+    return datetime.fromisoformat(str(recent[0]["timestamp"])).timestamp() - MINUTE / 2
+
+
+def _append(
+    group: Group, snapshot: MetricsSnapshot, at: float, wall: float, minute: int | None = None
+) -> None:
+    values = [getattr(snapshot, name) for name in NUMERIC_FIELDS]
+    group.history.append(at, wall, values, minute)

@@ -1,0 +1,313 @@
+"""`Reading`: every answer about one moment, from one reading of all segments.
+
+Whatever an answer is made of, it asks one `Reading`, so that its parts agree with each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
+
+from metricsmw.clock import Clock
+from metricsmw.config import Settings
+from metricsmw.engine.faults import FaultLog
+from metricsmw.engine.reading.counts import percentiles_ms
+from metricsmw.engine.reading.health import OPERATIONAL, ServerHealth
+from metricsmw.engine.reading.lazy import lazy
+from metricsmw.engine.reading.minutes import MINUTE, LongHistory, MinuteHistory, before
+from metricsmw.engine.reading.routes import RouteRow
+from metricsmw.engine.reading.series import (
+    RouteSeries,
+    Series,
+    Steps,
+    clamp_seconds,
+    route_steps,
+    server_steps,
+)
+from metricsmw.engine.reading.server import ServerReader, ServerReading
+from metricsmw.engine.reading.snapshots import Snapshots
+from metricsmw.engine.storage.layout import STEP_RATIO, Field
+from metricsmw.engine.storage.reader import Period
+from metricsmw.engine.workers.group import Group
+from metricsmw.snapshot import MetricsSnapshot, Row
+from metricsmw.validation import whole
+
+if TYPE_CHECKING:
+    from metricsmw.engine.reading.resources import Usage
+
+
+class Totals(TypedDict):
+    """What was counted since the start or the last reset."""
+
+    total_requests: int
+    total_errors: int
+    total_error_rate_pct: float
+
+
+class Statistics(TypedDict):
+    """What `MetricsMonitor.get_statistics` returns."""
+
+    current: Row
+    totals: Totals
+    configuration: dict[str, int]
+
+
+class Sources(NamedTuple):
+    """What a reading is made with."""
+
+    settings: Settings
+    clock: Clock
+    faults: FaultLog
+    open: Callable[[], Group]  # the group of this process, joined if need be
+    minutes: MinuteHistory
+    server: ServerReader
+    snapshots: Snapshots
+    long_history: Callable[[], LongHistory | None]
+    jobs: Callable[[], Mapping[str, str | None]]  # what is wrong with each job, None: nothing
+
+
+class Moment(NamedTuple):
+    """When the group was read: in monotonic seconds, and as Unix time."""
+
+    group: Group
+    now: float
+    wall: float
+
+
+class Reading:
+    """The numbers of one moment: that of the first question. What was asked once is kept."""
+
+    def __init__(self, sources: Sources, *, routes: bool = False) -> None:
+        """Read nothing yet.
+
+        Args:
+            sources: what to read, and with what.
+            routes: the table of routes will be asked for beside the totals; it is then read before
+                them, so that no sum over routes is ahead of the totals.
+        """
+        self._sources = sources
+        self._with_routes = routes
+
+    @lazy
+    def _moment(self) -> Moment:
+        group = self._sources.open()
+        clock = self._sources.clock
+        now = clock.monotonic()
+        self._sources.minutes.catch_up(now)
+        return Moment(group, now, clock.time())
+
+    @lazy
+    def server(self) -> ServerReading:
+        """All segments, read once."""
+        group, now, _ = self._moment
+        period = Period(now, self._sources.settings.step)
+        return self._sources.server.read(group, period, routes=self._with_routes)
+
+    # --- numbers ---------------------------------------------------------------------------------
+
+    @lazy
+    def snapshot(self) -> MetricsSnapshot:
+        """The numbers of this moment, over all workers of the server."""
+        group, _, wall = self._moment
+        return self._sources.snapshots.take(self.server, group, wall, self.active_users)
+
+    @property
+    def request_rate_rpm(self) -> float:
+        """Requests per minute over the window."""
+        covered = self.server.covered(self._sources.settings.window_seconds)
+        return self.server.window.rate_rpm(covered)
+
+    @lazy
+    def _users(self) -> tuple[int, float]:
+        return self.server.active_users(self._sources.settings.user_timeout_seconds)
+
+    @property
+    def active_users(self) -> int:
+        """How many users were active within the timeout, each counted once."""
+        return self._users[0]
+
+    @property
+    def active_user_ids(self) -> list[str]:
+        """The active users' ids, sorted."""
+        return self.server.user_ids(self._sources.settings.user_timeout_seconds)
+
+    @property
+    def websocket_connections(self) -> int:
+        """WebSocket connections open on the live workers."""
+        return self.server.gauge(Field.WEBSOCKETS)
+
+    @property
+    def usage(self) -> Usage:
+        """CPU and memory of the live workers."""
+        return self._sources.snapshots.usage(self.server)
+
+    @property
+    def reset_at(self) -> float:
+        """Monotonic time of the server's last reset; 0.0 where there was none."""
+        return self.server.reset.at
+
+    @property
+    def origin(self) -> float:
+        """Monotonic time that the counts, and the history's minutes, began."""
+        return self._moment.group.history.origin
+
+    # --- tables ----------------------------------------------------------------------------------
+
+    @lazy
+    def routes(self) -> list[RouteRow]:
+        """The per-route table of the window, busiest first."""
+        return self.server.routes(self._sources.settings.max_routes)
+
+    def series(self, seconds: int | None = None) -> Series:
+        """Return what was counted in each step of the last ``seconds`` of the window.
+
+        Args:
+            seconds: at least 1, held to the window; None: all of it.
+
+        Raises:
+            TypeError: it is no whole number.
+            ValueError: it is below 1.
+        """
+        settings = self._sources.settings
+        asked = clamp_seconds(seconds, settings.window_seconds)
+        group, _, wall = self._moment
+        steps = Steps(self.server, asked, settings.step, wall)
+        return {
+            "seconds": asked,
+            "step_seconds": settings.step,
+            "started": steps.started,
+            "reset": steps.reset,
+            "series": server_steps(self.server, steps, group.history.samples.get),
+        }
+
+    def route_series(self, method: str, route: str, seconds: int | None = None) -> RouteSeries:
+        """Return the same of one row of the per-route table, in tenths of the window.
+
+        Args:
+            method: the row's method, as `routes` names it.
+            route: the row's template, as `routes` names it. One that is not there has idle steps.
+            seconds: as for `series`.
+
+        Raises:
+            TypeError: ``seconds`` is no whole number.
+            ValueError: ``seconds`` is below 1.
+        """
+        settings = self._sources.settings
+        asked = clamp_seconds(seconds, settings.window_seconds)
+        step = settings.step * STEP_RATIO
+        steps = Steps(self.server, asked, step, self._moment.wall)
+        return {
+            "seconds": asked,
+            "step_seconds": step,
+            "started": steps.started,
+            "reset": steps.reset,
+            "method": method,
+            "route": route,
+            "series": route_steps(self.server, steps, method, route),
+        }
+
+    def history(self, minutes: int = 60, step_minutes: int = 1) -> list[Row]:
+        """Return the snapshots of the last ``minutes``, oldest first.
+
+        Args:
+            minutes: at least 1.
+            step_minutes: join so many minutes to one entry, at least 1; above 1 it needs a
+                `SQLiteHistory`, see its `rows`.
+
+        Raises:
+            TypeError: one of them is no whole number.
+            ValueError: one of them is below 1, or there is no `SQLiteHistory` to join minutes.
+        """
+        whole("minutes", minutes, 1)
+        whole("step_minutes", step_minutes, 1)
+        long = self._sources.long_history()
+        if step_minutes > 1 and long is None:
+            raise ValueError("step_minutes above 1 needs a SQLiteHistory")
+        recent = [] if step_minutes > 1 else self.recent_history(minutes)
+        if long is None or len(recent) >= minutes:
+            return recent
+        now = self._moment.wall
+        try:
+            return long.rows(now - minutes * MINUTE, before(recent, now), step_minutes) + recent
+        except Exception:
+            self._sources.faults.report("reading the lasting history")
+            return recent
+
+    def recent_history(self, minutes: int) -> list[Row]:
+        """Return the snapshots of the last ``minutes`` that are kept in memory, oldest first."""
+        group, now, _ = self._moment
+        # A worker that is killed as it resets leaves the rows from before; they count no more.
+        return group.history.rows(now - minutes * MINUTE, group.reset.at)
+
+    # --- documents -------------------------------------------------------------------------------
+
+    @lazy
+    def statistics(self) -> Statistics:
+        """The current snapshot, the totals, and the settings in force."""
+        settings, server = self._sources.settings, self.server
+        current = self.snapshot.to_dict()
+        if error := self._users[1]:
+            current["active_users_error_pct"] = round(100 * error, 2)
+        for p, value in zip((50, 95, 99), percentiles_ms(server.first_bytes()), strict=True):
+            current[f"latency_ttfb_p{p}_ms"] = value
+        total = server.total
+        return {
+            "current": current,
+            "totals": {
+                "total_requests": total.requests,
+                "total_errors": total.errors,
+                "total_error_rate_pct": total.error_rate_pct,
+            },
+            "configuration": {
+                "window_seconds": settings.window_seconds,
+                "user_timeout_seconds": settings.user_timeout_seconds,
+                "max_history_minutes": settings.max_history_minutes,
+            },
+        }
+
+    @lazy
+    def health(self) -> ServerHealth:
+        """The state of the measuring itself: its components, workers, mode. Never raises."""
+        report = self._sources.faults.report
+        components = dict.fromkeys(
+            ("metrics_monitor", "request_tracking", "resource_monitoring", "websocket_tracking"),
+            OPERATIONAL,
+        )
+        workers = left_out = faults = 0
+        mode, mode_reason = "private", "not open"
+        try:
+            group = self._moment.group
+            mode, mode_reason = group.mode, group.reason
+            server = self.server
+            left_out, workers, faults = len(server.damaged), server.workers, server.faults()
+            shared = group.problems()
+        except Exception:
+            report("reading the metrics")
+            for name in ("metrics_monitor", "request_tracking", "websocket_tracking"):
+                components[name] = "unavailable"
+        else:
+            if left_out:
+                components["request_tracking"] = f"{left_out} damaged segments left out"
+            if shared:
+                components["metrics_monitor"] = "; ".join(shared)
+            try:
+                if workers and not self.usage.memory_mb:
+                    components["resource_monitoring"] = "unavailable"
+            except Exception:
+                report("reading CPU and memory")
+                components["resource_monitoring"] = "unavailable"
+            try:
+                for job, problem in self._sources.jobs().items():
+                    components[job] = problem or OPERATIONAL
+            except Exception:
+                report("reading what is done once for the server")
+        healthy = all(state == OPERATIONAL for state in components.values())
+        return {
+            "status": "healthy" if healthy else "degraded",
+            "components": components,
+            "workers": workers,
+            "mode": mode,
+            "mode_reason": mode_reason,
+            "segments_left_out": left_out,
+            "faults": faults,
+        }
