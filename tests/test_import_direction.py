@@ -38,7 +38,6 @@ ROOMS = {"metricsmw.engine"}
 EXCEPTIONS = """
 metricsmw.engine.workers.job -> metricsmw.monitor
 metricsmw.engine.workers.leader -> metricsmw.monitor
-metricsmw.formats -> metricsmw.monitor
 metricsmw.history -> metricsmw.monitor
 """
 

@@ -61,7 +61,7 @@ VALUES = {
 
 def exposition(monitor: MetricsMonitor) -> Exposition:
     """Return all that is exported of the monitor's server, as it is now."""
-    reading = monitor._read()
+    reading = monitor.read().server
     directory = monitor.directory
     wall = monitor.clock.time()
     started = unix_time(directory, reading.started, reading.period.now, wall)
@@ -82,19 +82,19 @@ def _server(reading: ServerReading, started: float) -> Iterator[Family]:
         "metricsmw.request.duration",
         "s",
         "Duration of all requests of the server, at the highest resolution there is.",
-        [_point({}, reading.total_histogram, SCALE, FIRST, started)],
+        [_point({}, reading.total.histogram, SCALE, FIRST, started)],
     )
     yield Counter(
         "metricsmw.requests",
         "{request}",
         "Requests of the server, those included whose client went away.",
-        [NumberPoint({}, reading.total_requests, started)],
+        [NumberPoint({}, reading.total.requests, started)],
     )
     yield Counter(
         "metricsmw.request.errors",
         "{request}",
         "Requests that were answered with a status from 400 on, or failed.",
-        [NumberPoint({}, reading.total_errors, started)],
+        [NumberPoint({}, reading.total.errors, started)],
     )
 
 
