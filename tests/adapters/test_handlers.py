@@ -26,6 +26,8 @@ from metricsmw.adapters.api.handlers import Handlers
 from metricsmw.adapters.api.messages import Identity, Request, Response
 from metricsmw.adapters.auth import Policy, basic, public, session, token
 from metricsmw.clock import ManualClock
+from metricsmw.engine.reading.moment import Reading
+from metricsmw.engine.reading.server import ServerReader
 
 SNAPSHOT = [
     "timestamp",
@@ -329,7 +331,7 @@ def test_health_of_a_degraded_monitor(
         "components": dict.fromkeys(COMPONENTS, "operational") | {"metrics_monitor": reason},
         "mode_reason": reason,
     }
-    monkeypatch.setattr(MetricsMonitor, "get_health", lambda self: degraded)
+    monkeypatch.setattr(Reading, "health", degraded)
     response = ask(Handlers(monitor, token("secret")), "/health")
     body = body_of(response)
     assert response.status == 503
@@ -345,7 +347,7 @@ def test_health_of_a_monitor_that_cannot_be_read(
     def unreadable(*args: object) -> object:
         raise OSError("gone")
 
-    monkeypatch.setattr(MetricsMonitor, "_read", unreadable)
+    monkeypatch.setattr(ServerReader, "read", unreadable)
     handlers = Handlers(monitor, public())
     response = ask(handlers, "/health")
     body = body_of(response)
@@ -479,9 +481,9 @@ class TestMethods:
         snapshot = (
             monitor.get_current_snapshot()
         )  # numbers of one length, whatever the machine does
-        monkeypatch.setattr(MetricsMonitor, "get_current_snapshot", lambda self: snapshot)
+        monkeypatch.setattr(Reading, "snapshot", snapshot)
         frozen = {"current": snapshot.to_dict()}
-        monkeypatch.setattr(MetricsMonitor, "get_statistics", lambda self: frozen)
+        monkeypatch.setattr(Reading, "statistics", frozen)
         got, head = ask(handlers, path), ask(handlers, path, "HEAD")
         assert head.body == b""
         assert head.status == got.status

@@ -17,6 +17,7 @@ from metricsmw.adapters.api.messages import Request
 from metricsmw.adapters.asgi import metrics_app
 from metricsmw.adapters.auth import public, token
 from metricsmw.alerts import MetricsAlerter
+from metricsmw.engine.reading.moment import Reading
 
 WAIT = 20.0
 
@@ -147,14 +148,14 @@ def test_a_hundred_listeners_read_the_metrics_as_often_as_one(
 ) -> None:
     async def test() -> None:
         readings = 0
-        read = monitor.get_current_snapshot
+        read = monitor.read
 
-        def counted() -> Any:
+        def counted(**asked: bool) -> Reading:
             nonlocal readings
             readings += 1
-            return read()
+            return read(**asked)
 
-        monkeypatch.setattr(monitor, "get_current_snapshot", counted)
+        monkeypatch.setattr(monitor, "read", counted)
         app = metrics_app(monitor, public())
         clients = [Client(app) for _ in range(100)]
         for client in clients:
@@ -261,11 +262,11 @@ def test_a_fault_is_a_heartbeat_and_passes(
         client = Client(metrics_app(monitor, public()))
         await client.until(lambda: client.events)
 
-        def broken() -> Any:
+        def broken(**asked: bool) -> Any:
             raise RuntimeError("broken")
 
         with monkeypatch.context() as patch:
-            patch.setattr(monitor, "get_current_snapshot", broken)
+            patch.setattr(monitor, "read", broken)
             await client.until(lambda: sse.HEARTBEAT in client.body)
         events = len(client.events)
         await client.until(lambda: len(client.events) > events)
