@@ -1,7 +1,12 @@
-"""The build's one step of its own: bringing the page's charts into the package, where npm can.
+"""The build's two steps of its own: the page's charts, and links for type checkers.
 
-All else is in pyproject.toml. Without npm, or without a registry, the build goes on and says so;
-the page then shows numbers and tables.
+All else is in pyproject.toml. A build brings the charts into the package where npm can; without
+npm, or without a registry, it goes on and says so; the page then shows numbers and tables.
+
+An editable install finds `metricsmw.adapters`, whose folder lies beside `metricsmw`, by an import
+hook, which type checkers cannot follow. So a tree of links, the package as it is when installed, is
+put on the path as well: mypy and pyright see it. The links are to folders, so that a new file is
+seen at once; one directly in `metricsmw` is found by the hook, and seen after the next install.
 """
 
 from __future__ import annotations
@@ -12,11 +17,14 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
+from setuptools.command.editable_wheel import editable_wheel
 
 ROOT = Path(__file__).resolve().parent
+LINKS = ROOT / "build" / "editable"
 VENDOR = ROOT / "adapters" / "dashboard" / "vendor"
 FILES = {
     "dist/uPlot.iife.min.js": "uPlot.iife.min.js",
@@ -62,4 +70,46 @@ def bring_charts() -> None:
             shutil.copy(Path(folder, "node_modules", "uplot", source), VENDOR / name)
 
 
-setup(cmdclass={"build_py": BuildWithCharts})
+class EditableWithLinks(editable_wheel):
+    """`editable_wheel`, whose wheel also puts the tree of links on the path."""
+
+    def _select_strategy(self, *args: Any) -> Any:
+        strategy = super()._select_strategy(*args)
+        try:
+            make_links()
+        except OSError as error:  # as on Windows, without the right to make links
+            print(f"metricsmw: type checkers will not see it: {error}", file=sys.stderr)
+            return strategy
+        return Linking(strategy)
+
+
+class Linking:
+    """A strategy of an editable install, and the path of the links after it."""
+
+    def __init__(self, strategy: Any) -> None:
+        self.strategy = strategy
+
+    def __enter__(self) -> Linking:
+        self.strategy.__enter__()
+        return self
+
+    def __exit__(self, *args: Any) -> Any:
+        return self.strategy.__exit__(*args)
+
+    def __call__(self, wheel: Any, files: list[str], mapping: dict[str, str]) -> None:
+        self.strategy(wheel, files, mapping)
+        wheel.writestr("metricsmw_links.pth", f"{LINKS}\n")
+
+
+def make_links() -> None:
+    """Fill LINKS with the package as it is when installed, by links into the two source folders."""
+    shutil.rmtree(LINKS, ignore_errors=True)
+    package = LINKS / "metricsmw"
+    package.mkdir(parents=True)
+    (package / "adapters").symlink_to(ROOT / "adapters", target_is_directory=True)
+    for entry in (ROOT / "metricsmw").iterdir():
+        if entry.name != "__pycache__":
+            (package / entry.name).symlink_to(entry, target_is_directory=entry.is_dir())
+
+
+setup(cmdclass={"build_py": BuildWithCharts, "editable_wheel": EditableWithLinks})

@@ -64,6 +64,7 @@ SLOW = {
     "test_packaging.py::test_a_build_brings_the_charts",
     "test_packaging.py::test_a_build_without_npm_goes_on_and_says_so",
     "test_readme.py::test_code_runs",
+    "test_typing.py",
     "workers/test_damage.py",
     "workers/test_lifecycle_model.py",
     "workers/test_reset_across_workers.py::test_from_any_worker_under_load",
