@@ -216,7 +216,7 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(OPERATIONS)
 def test_any_state_is_exported_with_the_same_numbers(done: Any) -> None:
     with MetricsMonitor(max_routes=3, clock=ManualClock()) as monitor:
