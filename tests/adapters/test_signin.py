@@ -1,5 +1,7 @@
-"""Signing in from a browser: a token for a cookie that ends, cannot be made up, and is of no use
-to other sites."""
+"""Signing in from a browser: a token for a cookie that ends.
+
+The cookie cannot be made up, and is of no use to other sites.
+"""
 
 from __future__ import annotations
 

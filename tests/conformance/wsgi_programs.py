@@ -250,7 +250,7 @@ class Body:
 
 
 def close(body: Any) -> None:
-    """A body's close()."""
+    """Close a body as the program says."""
     body.run.note("close() of the body")
     for step in body.run.program.closing:
         body.act(step)

@@ -131,8 +131,10 @@ class Api:
         return rows
 
     def until(self, probe: Callable[[], bool], what: str) -> None:
-        """Ask until `probe` says yes. Once that was in vain, later waits for this server are short:
-        a number that is stuck fails every test after the first, and should do so soon.
+        """Ask until `probe` says yes.
+
+        Once that was in vain, later waits for this server are short: a number that is stuck fails
+        every test after the first, and should do so soon.
         """
         try:
             wait_until(probe, what, self._server.patience)

@@ -1,5 +1,7 @@
-"""Damage to segments and to their directory: the rest is right, what is left out is told, and no
-record or read fails."""
+"""Damage to segments and to their directory: no record or read fails.
+
+The numbers of the other segments are right, and /health says what is left out.
+"""
 
 from __future__ import annotations
 
@@ -429,8 +431,10 @@ def read_until_told(monitor: MetricsMonitor) -> set[int]:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_any_damage_to_any_part(seed: int) -> None:
-    """What cannot be told from counts may be counted; but all answers are answers, and whoever
-    joins can record."""
+    """All answers are answers, and a worker that joins can record.
+
+    Damage that cannot be told from counts may be counted.
+    """
     chance = random.Random(seed)
     clock = ManualClock()
     with MetricsMonitor(shared=True, clock=clock) as reader:

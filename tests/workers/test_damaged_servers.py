@@ -1,5 +1,7 @@
-"""Damage to a running server's segments, under load: no request fails, no worker ends, and
-`/health` says what is left out."""
+"""Damage to a running server's segments, under load.
+
+No request fails, no worker ends, and `/health` says what is left out.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Workers that start, record, fork, die, take over, reset and read, in whatever order: each always
-tells what a plain model of the whole server knows.
+"""Workers that start, record, fork, die, take over, reset and read, in whatever order.
+
+Each always answers what a plain model of the whole server knows.
 
 METRICSMW_LIFECYCLES: how many lives of a server are tried, 40 unless set.
 """

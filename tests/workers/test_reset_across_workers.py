@@ -1,5 +1,7 @@
-"""Reset from any worker, while all record: what came before is gone everywhere, what came after is
-all there."""
+"""Reset from any worker, while all record.
+
+What came before is gone everywhere, what came after is all there.
+"""
 
 from __future__ import annotations
 

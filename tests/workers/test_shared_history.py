@@ -1,5 +1,7 @@
-"""The minute history of a server: exactly one snapshot a minute, the same list from any worker,
-whoever dies."""
+"""The minute history of a server: exactly one snapshot a minute, whoever dies.
+
+Any worker serves the same list.
+"""
 
 from __future__ import annotations
 

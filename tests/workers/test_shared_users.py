@@ -1,5 +1,7 @@
-"""Active users of a server: counted once over all workers, exact up to a cap, an estimate that
-says so beyond it."""
+"""Active users of a server: counted once over all workers.
+
+They are exact up to a cap, and an estimate that says so beyond it.
+"""
 
 from __future__ import annotations
 

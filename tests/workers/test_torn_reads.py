@@ -1,5 +1,6 @@
-"""One process writes and takes a checkpoint every millisecond, four others read: no reading shows
-a count that cannot be.
+"""No reading shows a count that cannot be, while one process writes and four others read.
+
+The writer takes a checkpoint every millisecond.
 
 METRICSMW_HAMMER_SECONDS: how long; 10 for requests where CI is set, else 3.
 """
