@@ -177,6 +177,7 @@ class ASGIMetricsMiddleware:
             # A server's worker that has just started is one before its first request.
             try:
                 self.recorder.open()
+                self.recorder.serve()
             except Exception:
                 self.recorder.faults.report("opening the worker's segment")
         await self.app(scope, receive, send)

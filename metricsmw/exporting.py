@@ -1,56 +1,59 @@
 """`ScheduledExport`: the numbers as files, every day or every so many minutes, by one worker.
 
-What was exported last stands in a hidden file beside the exports, so that a server that was down
-when one was due makes up for it. A file is written as a whole before an older one is removed: a
-full disk costs the new export, which is tried again, and nothing else.
+The time of the last export stands in a hidden file beside the exports, so that a server that was
+down when one was due makes up for it. A file is written as a whole before an older one is removed:
+a full disk costs the new export, which is tried again, and nothing else.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import re
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from metricsmw.engine.files import DRAFT, write_atomically
-from metricsmw.engine.workers.job import PeriodicTask
-from metricsmw.engine.workers.leader import PROBLEM, LeaderLock
+from metricsmw.engine.files import DRAFT, open_own, write_atomically
+from metricsmw.engine.workers.job import ServerJob
 from metricsmw.formats import csv_text, export_document, json_text
+from metricsmw.validation import whole
 
 if TYPE_CHECKING:
     from metricsmw.monitor import MetricsMonitor
-
-logger = logging.getLogger("metricsmw")
 
 Format = Literal["json", "csv"]
 # format -> what its files' names begin with, as those of the routes do
 FORMATS: dict[str, str] = {"json": "metrics_", "csv": "metrics_history_"}
 TIME = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
-CHECK_SECONDS = 20.0
 
 
 class ScheduledExport:
-    """Write exports into ``directory``, which is made if need be; keep the newest.
-
-    - ``at``: time of day, "HH:MM" in the machine's time zone: ``metrics_YYYYMMDD.json`` and
-      ``metrics_history_YYYYMMDD.csv``.
-    - ``every_minutes``: instead, every so many minutes, 1 to 1440, counted from the Unix epoch;
-      the names then end in ``_YYYYMMDD_HHMM``.
-    - ``keep``: so many files of each format, 1 to 100000; older ones are removed.
-    - ``formats``: "json", "csv" or both.
-    - ``name``: tells it from other exports of the same server; its component in `/health`.
-    - ``start``: export in a daemon thread from now on; otherwise `start`, or call `check` yourself.
+    """Write exports into a directory, which is made if need be; keep the newest.
 
     All workers of a server may have one of the same settings: one of them exports. A directory is
     for one server, and in it for one daily export and one by minutes. The first export is the first
     one due after the first start.
 
-    Raises `ValueError` or `TypeError` for bad settings, OSError where there can be no directory.
+    Args:
+        monitor: Whose numbers.
+        directory: Where to.
+        at: The time of day, "HH:MM" in the machine's time zone, for files named
+            ``metrics_YYYYMMDD.json`` and ``metrics_history_YYYYMMDD.csv``.
+        keep: How many files of each format are kept, 1 to 100000; older ones are removed.
+        every_minutes: Export every so many minutes instead, 1 to 1440, counted from the Unix epoch;
+            the names then end in ``_YYYYMMDD_HHMM``.
+        formats: "json", "csv" or both.
+        name: Tells this export from others of the same server; its component in `/health`.
+        start: None: export in a daemon thread, once this process serves or records. True: also
+            where it does neither. False: not before `start`; or call `check` yourself.
+        check_interval: Seconds between two looks whether an export is due.
+
+    Raises:
+        ValueError: A setting is out of its range.
+        TypeError: A setting is of another type.
+        OSError: There can be no directory.
     """
 
     def __init__(
@@ -63,15 +66,16 @@ class ScheduledExport:
         every_minutes: int | None = None,
         formats: Sequence[Format] = ("json", "csv"),
         name: str = "scheduled_export",
-        start: bool = True,
+        start: bool | None = None,
+        check_interval: float = 20.0,
     ) -> None:
         moment = TIME.fullmatch(at) if isinstance(at, str) else None
         if moment is None:
             raise ValueError(f'at must be a time from "00:00" to "23:59", got {at!r}')
         self._hour, self._minute = int(moment[1]), int(moment[2])
-        _check_whole("keep", keep, 100_000)
+        whole("keep", keep, 1, 100_000)
         if every_minutes is not None:
-            _check_whole("every_minutes", every_minutes, 1440)
+            whole("every_minutes", every_minutes, 1, 1440)
         if isinstance(formats, str) or not formats or not set(formats) <= FORMATS.keys():
             raise ValueError(f'formats must be "json", "csv" or both, in a list; got {formats!r}')
         self._monitor = monitor
@@ -81,40 +85,31 @@ class ScheduledExport:
         self._mark = ".metricsmw-exported-" + ("daily" if every_minutes is None else "minutes")
         self._stamp = "%Y%m%d" if every_minutes is None else "%Y%m%d_%H%M"
         self._formats = tuple(dict.fromkeys(formats))
-        self._leader = LeaderLock(monitor, name)
-        self._name = name
-        self._failing = False
-        self._lock = threading.Lock()
+        self._job: ServerJob[list[Path]] = ServerJob(
+            monitor, name, self._export_if_due, [], interval=check_interval, expected=(OSError,)
+        )
         self.directory = Path(directory).absolute()
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._task = PeriodicTask(monitor, self.check, CHECK_SECONDS, name, self._renew)
-        if start:
-            self.start()
+        if start is not False:
+            self._job.start(everywhere=bool(start))
 
     def start(self) -> None:
-        """Export in a daemon thread when it is due. May be repeated."""
-        self._task.start()
+        """Export in a daemon thread when it is due, whatever this process does; may be repeated."""
+        self._job.start(everywhere=True)
 
     def stop(self) -> None:
         """Export no more, and leave it to another worker; may be repeated."""
-        self._task.stop()
-        self._leader.end()
-
-    def _renew(self) -> None:
-        self._lock = threading.Lock()
+        self._job.stop()
 
     def check(self) -> list[Path]:
-        """Export now if it is due, and this worker is the one that does; the files written."""
-        with self._lock:
-            if not self._leader.acquire():
-                return []
-            try:
-                written = self._export_if_due()
-            except OSError as error:
-                self._report(error)
-                return []
-            self._report(None)
-            return written
+        """Export now if it is due, and this worker is the one that does; return what was written.
+
+        What goes wrong with the files is logged and shown in `/health`.
+
+        Raises:
+            OSError: The server's own directory cannot be used.
+        """
+        return self._job.run()
 
     def _export_if_due(self) -> list[Path]:
         now = self._monitor.clock.time()
@@ -144,7 +139,7 @@ class ScheduledExport:
         return json_text(export_document(reading.statistics, history))
 
     def _due(self, now: float) -> float:
-        """When an export was due last, as Unix time."""
+        """Return when an export was due last, as Unix time."""
         if self._every is not None:
             return now // (60 * self._every) * 60 * self._every
         # Without a zone, so that it is the time of day that stays where the zone's offset changes.
@@ -156,9 +151,10 @@ class ScheduledExport:
         return due.timestamp()
 
     def _exported(self) -> float | None:
-        """When the last export that was made was due; None where there was none."""
+        """Return when the last export that was made was due; None where there was none."""
         try:
-            return float((self.directory / self._mark).read_text(encoding="ascii"))
+            file = open_own(self.directory / self._mark, os.O_RDONLY)
+            return float(os.read(file.fileno(), 64))
         except (FileNotFoundError, ValueError):
             return None
 
@@ -177,17 +173,6 @@ class ScheduledExport:
             with suppress(FileNotFoundError):
                 (self.directory / name).unlink()
 
-    def _report(self, error: OSError | None) -> None:
-        """Tell the log, once, and `/health`, whose answer is open to all and names no path."""
-        if error is not None and not self._failing:
-            logger.error("metricsmw: %s fails, and will be tried again: %s", self._name, error)
-        if error is None and self._failing:
-            logger.warning("metricsmw: %s works again", self._name)
-        self._failing = error is not None
-        problem = None if error is None else f"failing: {error.strerror or type(error).__name__}"
-        if self._leader.read().get(PROBLEM, "") != problem:
-            self._leader.write({PROBLEM: problem})
-
 
 def write_prometheus(monitor: MetricsMonitor, path: str | os.PathLike[str]) -> None:
     """Write the numbers as Prometheus text, format 0.0.4; a reader never sees half a file.
@@ -205,11 +190,3 @@ def write_prometheus(monitor: MetricsMonitor, path: str | os.PathLike[str]) -> N
     from metricsmw.exporters.server import exposition
 
     write_atomically(path, text.write(exposition(monitor)).decode())
-
-
-def _check_whole(name: str, value: int, highest: int) -> None:
-    allowed = f"a whole number from 1 to {highest}"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be {allowed}, got {value!r}")
-    if not 1 <= value <= highest:
-        raise ValueError(f"{name} must be {allowed}, got {value!r}")

@@ -31,8 +31,9 @@ from metricsmw.engine.reading.server import ServerReader
 from metricsmw.engine.reading.snapshots import Snapshots
 from metricsmw.engine.recording.recorder import Recorder
 from metricsmw.engine.workers.group import Group
-from metricsmw.engine.workers.leader import let_go, problems
+from metricsmw.engine.workers.job import job_health
 from metricsmw.engine.workers.membership import Membership
+from metricsmw.engine.workers.registry import JobRegistry
 from metricsmw.formats import csv_text, export_document, json_text
 from metricsmw.snapshot import MetricsSnapshot, Row
 
@@ -84,6 +85,7 @@ class MetricsMonitor:
         )
         self.clock = clock
         self.faults = FaultLog()
+        self.jobs = JobRegistry()
         self.membership = Membership(self.settings, clock, self._rejoined)
         server, snapshots = ServerReader(self.settings), Snapshots(self.settings, clock)
         self._minutes = MinuteHistory(
@@ -101,7 +103,7 @@ class MetricsMonitor:
             server,
             snapshots,
             lambda: self.lasting,
-            self._job_problems,
+            lambda: job_health(self),
         )
         self.health_rules = HealthRules({}, 503)
         self.lasting: SQLiteHistory | None = None
@@ -122,6 +124,11 @@ class MetricsMonitor:
         return self.membership.group is not None
 
     @property
+    def is_serving(self) -> bool:
+        """Whether this process serves or records, and has not only imported the app, or read."""
+        return self.recorder.is_serving
+
+    @property
     def is_closed(self) -> bool:
         """Whether the monitor was closed, and not used since."""
         return self.membership.is_closed
@@ -140,13 +147,7 @@ class MetricsMonitor:
 
     def _rejoined(self) -> None:
         if self._history is not None:
-            self._history.start()
-
-    def _job_problems(self) -> dict[str, str | None]:
-        found = problems(self)
-        if self.lasting is not None and self.lasting.damaged is not None:
-            found["lasting_history"] = f"failing: {self.lasting.damaged}"
-        return found
+            self._history.start(everywhere=False)
 
     # --- recording -------------------------------------------------------------------------------
 
@@ -320,6 +321,10 @@ class MetricsMonitor:
         """
         return self.read().history(minutes, step_minutes)
 
+    def use_history(self, history: SQLiteHistory) -> None:
+        """Answer from that history what is older than what is kept in memory."""
+        self.lasting = history
+
     @property
     def longest_history(self) -> int:
         """How many minutes back the history may reach."""
@@ -385,7 +390,7 @@ class MetricsMonitor:
         if self._history is not None:
             self._history.stop()
         self.recorder.close()
-        let_go(self)
+        self.jobs.release()
 
     def __enter__(self) -> MetricsMonitor:
         return self

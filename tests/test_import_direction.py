@@ -36,9 +36,6 @@ clock config descriptor engine.faults engine.files engine.fork formats snapshot 
 ROOMS = {"metricsmw.engine"}
 
 EXCEPTIONS = """
-metricsmw.engine.workers.job -> metricsmw.monitor
-metricsmw.engine.workers.leader -> metricsmw.monitor
-metricsmw.history -> metricsmw.monitor
 """
 
 # What a room of the core may import beside psutil, of its own extra; the command line imports any.

@@ -73,6 +73,7 @@ class Handlers:
     async def handle_async(self, request: Request) -> Response:
         """Answer a request, waiting where policy or identity are asynchronous; never raises."""
         doing = "auth policy"
+        self._monitor.recorder.serve()
         try:
             static = self._static_file(request)
             if static is not None:

@@ -1,11 +1,13 @@
-"""Telling people: what an alert says, who receives it, and threads that send it.
+"""Notifications: what an alert says, who receives it, and the threads that send it.
 
-A receiver is a callable, an Apprise URL, or the log. Each has a sender: a daemon thread that takes
-what waits for it, one after the other, so that a receiver that hangs delays neither a request, nor
-a check, nor another receiver. What fails is tried again after 1 s, 2 s, 4 s, … up to a minute,
-for an hour. A call that is out of time is not called again while it hangs, and counts as delivered
-if it ends well after all: a slow receiver is told once. So is one whose outcome cannot be noted, as
-on a full disk: then only the noting is tried again.
+A receiver is a callable, an Apprise URL, or the log. Each has a `Sender`: a daemon thread that
+takes the alerts that wait for the receiver, one after the other. So a receiver that hangs delays
+neither a request, nor a check, nor another receiver. An alert that could not be sent is tried
+again, at growing delays, and given up after an hour (`Retry`).
+
+A call that is out of time is not repeated while it hangs, and counts as delivered if it ends well
+after all: a slow receiver gets an alert once. So does one whose outcome cannot be saved, as on a
+full disk: then only the saving is tried again.
 """
 
 from __future__ import annotations
@@ -16,27 +18,51 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, Protocol
 
 from metricsmw.alerts.rules import Comparison, Severity
-
-if TYPE_CHECKING:
-    from metricsmw.monitor import MetricsMonitor
+from metricsmw.engine.faults import FaultLog
 
 logger = logging.getLogger("metricsmw.alerts")
 
-FIRST_DELAY = 1.0
-LONGEST_DELAY = 60.0
-GIVE_UP_SECONDS = 3600.0
+
+@dataclass(frozen=True)
+class Retry:
+    """How a notification that failed is tried again. All times are seconds.
+
+    Attributes:
+        first_delay: The time before the second attempt; each later one is twice as long.
+        longest_delay: The longest time between two attempts.
+        give_up: The age at which a notification is tried for the last time.
+        max_waiting: How many alerts may wait; the oldest are given up for newer ones.
+    """
+
+    first_delay: float = 1.0
+    longest_delay: float = 60.0
+    give_up: float = 3600.0
+    max_waiting: int = 1000
 
 
 @dataclass(frozen=True)
 class Alert:
-    """What a receiver is told: a rule began to fire, or has recovered. `str` of it is a message.
+    """What a receiver gets: a rule began to fire, or has recovered. `str` of it is a message.
 
-    ``since`` is when the value was first seen beyond its threshold and ``at`` when this change was
-    noticed, both ISO 8601 in UTC. ``id`` stays the same where a message has to be sent again.
+    Attributes:
+        id: Stays the same where a message has to be sent again.
+        type: The rule's name.
+        state: "firing" or "resolved".
+        severity: "info", "warning" or "critical".
+        field: What the rule compares.
+        value: The number that was found; None where there was none.
+        comparison: How the rule compares.
+        threshold: What the rule compares with.
+        since: When the value was first seen beyond its threshold, ISO 8601 in UTC.
+        at: When this change was noticed, ISO 8601 in UTC.
+        route: The route, with its method, of a rule of one route.
+        host: The machine's name.
+        link: The address of the dashboard, where it was given.
+        rule: The rule as text.
     """
 
     id: str
@@ -56,12 +82,13 @@ class Alert:
 
     @property
     def title(self) -> str:
-        """One line: what, and where."""
+        """One line that says what happened, and where."""
         where = self.host if self.route is None else f"{self.route} on {self.host}"
         mark = "ALERT" if self.state == "firing" else "RESOLVED"
         return f"{mark}: {self.type} ({self.severity}), {where}"
 
     def __str__(self) -> str:
+        """Return the message, of several lines."""
         value = "without data" if self.value is None else f"{self.value:.10g}"
         state = "is firing" if self.state == "firing" else "has recovered"
         threshold = f"{self.comparison} {self.threshold:.10g}"
@@ -78,20 +105,21 @@ class Alert:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, str | float | None]:
-        """The fields by name."""
+        """Return the fields by name."""
         return asdict(self)
 
-
-ALERT_FIELDS = frozenset(field.name for field in fields(Alert))
 
 Receive = Callable[[Alert], object]
 
 
 @dataclass(frozen=True)
 class Receiver:
-    """Somebody to tell; ``name`` is for the log, and shows no secret.
+    """Somebody who gets alerts.
 
-    ``key`` tells it from the others of its alerter, also after a reload in another order.
+    Attributes:
+        name: What the log says; it shows no secret.
+        receive: Sends an alert; raises where it cannot.
+        key: Tells the receiver from others of its alerter, also after a reload in another order.
     """
 
     name: str
@@ -100,15 +128,20 @@ class Receiver:
 
 
 def to_log(alert: Alert) -> None:
-    """The default receiver."""
+    """Log an alert: the default receiver."""
     logger.warning("%s\n%s", alert.title, alert)
 
 
 def as_receivers(notify: Receive | str | Iterable[Receive | str] | None) -> list[Receiver]:
-    """Whom `notify` means: a callable, Apprise URLs, or several of these; without any, the log.
+    """Return the receivers that a setting means.
 
-    Raises `ModuleNotFoundError` where Apprise is needed and not installed, `ValueError` for a URL
-    that it does not know, `TypeError` for anything else.
+    Args:
+        notify: A callable, Apprise URLs, or several of these; without any, the log.
+
+    Raises:
+        ModuleNotFoundError: Apprise is needed and not installed.
+        ValueError: Apprise does not know a URL.
+        TypeError: The setting is anything else.
     """
     if notify is None:
         notify = ()
@@ -172,20 +205,23 @@ def _apprise(urls: str) -> list[Receiver]:
 
 
 class Outbox(Protocol):
-    """What waits to be told; it outlives this worker."""
+    """The alerts that wait to be sent; they outlive this worker."""
 
     def waiting(self, receiver: str) -> tuple[Alert, float] | None:
-        """The oldest alert for that receiver and its age in seconds; None: none, or not our turn"""
+        """Return the oldest alert for a receiver (its key), and its age in seconds.
+
+        None where there is none, or where another worker is to send it.
+        """
 
     def done(self, receiver: str, alert: Alert, delivered: bool) -> None:
-        """It was delivered, or the last attempt failed; it waits no longer."""
+        """Remove an alert for a receiver: it was delivered, or the last attempt failed."""
 
     def failed(self) -> None:
-        """An attempt failed, and there will be another."""
+        """Count an attempt that failed and will be repeated."""
 
 
 class _Attempt:
-    """One call of a receiver, in a thread of its own, as nothing else can be given up."""
+    """One call of a receiver, in a thread of its own, so that it can be left to itself."""
 
     def __init__(self, receiver: Receiver, alert: Alert) -> None:
         self.alert = alert
@@ -204,38 +240,48 @@ class _Attempt:
 
 
 class Sender:
-    """Brings one receiver what waits for it, for as long as `Outbox.waiting` names something."""
+    """Sends one receiver its alerts, in a thread that ends when no alert waits any more.
+
+    Args:
+        faults: Where to report what goes wrong in the sending itself.
+        receiver: Who gets the alerts.
+        outbox: Where they wait.
+        timeout: Seconds that the receiver has for one alert.
+        retry: How alerts that failed are tried again.
+    """
 
     def __init__(
-        self,
-        monitor: MetricsMonitor,
-        receiver: Receiver,
-        outbox: Outbox,
-        timeout: float,
+        self, faults: FaultLog, receiver: Receiver, outbox: Outbox, timeout: float, retry: Retry
     ) -> None:
-        self._monitor = monitor
+        self._faults = faults
         self._receiver = receiver
         self._outbox = outbox
         self._timeout = timeout
+        self._retry = retry
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._hanging: _Attempt | None = None
-        self._told = False  # that it fails
-        self._settled: tuple[str, bool] | None = None  # the last alert's id; whether delivered
+        self._has_logged_failure = False
+        # The last alert's id, and whether it was delivered.
+        self._settled: tuple[str, bool] | None = None
 
     def wake(self) -> None:
-        """Something may be waiting."""
-        with self._lock:
-            running = self._thread is not None and self._thread.is_alive()
-            if not running and not self._stopping.is_set():
-                self._thread = threading.Thread(
-                    target=self._run, name="metricsmw sender", daemon=True
-                )
-                self._thread.start()
+        """Look for alerts that wait. Never raises."""
+        try:
+            with self._lock:
+                running = self._thread is not None and self._thread.is_alive()
+                if not running and not self._stopping.is_set():
+                    thread = threading.Thread(
+                        target=self._run, name="metricsmw sender", daemon=True
+                    )
+                    thread.start()
+                    self._thread = thread
+        except RuntimeError:  # no thread can be started; tried again by the next check
+            self._faults.report("sending notifications")
 
     def stop(self) -> None:
-        """Start nothing more. An attempt in progress is left to its end."""
+        """Start no further attempt. One in progress is left to its end."""
         self._stopping.set()
 
     def join(self, timeout: float) -> None:
@@ -245,7 +291,7 @@ class Sender:
             thread.join(max(timeout, 0))
 
     def _run(self) -> None:
-        delay = FIRST_DELAY
+        delay = self._retry.first_delay
         while True:
             try:
                 with self._lock:
@@ -258,15 +304,15 @@ class Sender:
                         self._thread = None
                         return
                 if self._deliver(*waiting):
-                    delay = FIRST_DELAY
+                    delay = self._retry.first_delay
                     continue
             except Exception:
-                self._monitor.faults.report("sending notifications")
+                self._faults.report("sending notifications")
             self._stopping.wait(delay)
-            delay = min(2 * delay, LONGEST_DELAY)
+            delay = min(2 * delay, self._retry.longest_delay)
 
     def _deliver(self, alert: Alert, age: float) -> bool:
-        """Whether that alert is done with."""
+        """Try to deliver an alert of an age in seconds; return whether it is done with."""
         if self._settled is None or self._settled[0] != alert.id:
             error = self._attempt(alert)
             if error is not None and not self._gives_up(alert, age, error):
@@ -277,22 +323,23 @@ class Sender:
         return True
 
     def _gives_up(self, alert: Alert, age: float, error: BaseException) -> bool:
-        """Say what an attempt that failed means; whether it was the last one."""
+        """Log an attempt that failed; return whether it was the last one."""
         name = self._receiver.name
-        if not self._told:
-            self._told = True
+        if not self._has_logged_failure:
+            self._has_logged_failure = True
             logger.error(
                 "metricsmw: %s could not be told of %s, and will be tried again: %s",
                 name,
                 alert.title,
                 error,
             )
-        if age < GIVE_UP_SECONDS:
+        if age < self._retry.give_up:
             return False
         logger.error("metricsmw: %s is not told of %s any more", name, alert.title)
         return True
 
     def _attempt(self, alert: Alert) -> BaseException | None:
+        """Call the receiver, or wait for the call that hangs; return what went wrong."""
         attempt = self._hanging
         if attempt is None or attempt.alert.id != alert.id:
             attempt = _Attempt(self._receiver, alert)
@@ -300,5 +347,5 @@ class Sender:
             self._hanging = attempt
             return TimeoutError(f"no answer within {self._timeout:g} s")
         self._hanging = None
-        self._told = self._told and attempt.error is not None
+        self._has_logged_failure = self._has_logged_failure and attempt.error is not None
         return attempt.error

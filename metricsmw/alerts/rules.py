@@ -38,6 +38,7 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
 }
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+STATES: tuple[State, ...] = get_args(State)
 ROUTE_FIELDS = (
     "requests",
     "error_rate_pct",
@@ -85,16 +86,18 @@ class Source(Protocol):
         """The per-route table."""
 
     def counts(self, minutes: int) -> tuple[int, int]:
-        """Requests and errors of about the last so many minutes."""
+        """Return requests and errors of about the last so many minutes."""
 
 
 @dataclass(frozen=True)
 class Status:
     """Where a rule stands.
 
-    ``since`` is the monotonic time at which this state began; in ``pending`` and ``firing``,
-    ``beyond_at`` is the Unix time at which the value was first seen beyond its threshold.
-    ``value`` is the last one that was a number, None where there was none.
+    Attributes:
+        state: The state.
+        since: The monotonic time at which the state began.
+        beyond_at: In pending and firing, the Unix time at which the value was first seen beyond.
+        value: The last value that was a number; None where there was none.
     """
 
     state: State = "inactive"
@@ -107,18 +110,23 @@ class Status:
 class Rule:
     """Compare one number of the server, or of one route, with a threshold.
 
-    - ``field``: a numeric field of a snapshot; with ``route``, one of the per-route table.
-    - ``threshold``, ``comparison``: it is beyond where ``value comparison threshold`` holds.
-    - ``for_seconds``: it fires only after having been beyond for so long, 0 to 604800.
-    - ``clear``: once firing it recovers only where ``value comparison clear`` does not hold; on
-      the good side of the threshold, and the threshold itself where it is None.
-    - ``severity``: "info", "warning" or "critical".
-    - ``route``, ``method``: a row of the per-route table; without a method, the worst of the
-      route's rows, and of ``requests`` their sum.
-    - ``name``: the alert's type; by default ERROR_RATE, HIGH_LATENCY, HIGH_MEMORY, HIGH_CPU, or
-      the field's name in capitals.
+    Attributes:
+        field: A numeric field of a snapshot; with ``route``, one of the per-route table.
+        threshold: A value is beyond where ``value comparison threshold`` holds.
+        comparison: ">", ">=", "<" or "<=".
+        for_seconds: The rule fires only after values were beyond for so long, 0 to 604800.
+        clear: Once firing it recovers only where ``value comparison clear`` does not hold; on the
+            good side of the threshold, and the threshold itself where it is None.
+        severity: "info", "warning" or "critical".
+        route: A route of the per-route table; without a method, the worst of the route's rows, and
+            of ``requests`` their sum.
+        method: The route's method.
+        name: The alert's type; by default ERROR_RATE, HIGH_LATENCY, HIGH_MEMORY, HIGH_CPU, or the
+            field's name in capitals.
 
-    Raises `ValueError` or `TypeError` for what makes no rule, naming the value and what may be.
+    Raises:
+        ValueError: The settings make no rule; the message says what may be.
+        TypeError: A setting is of another type.
     """
 
     field: str
@@ -132,6 +140,7 @@ class Rule:
     name: str = ""
 
     def __post_init__(self) -> None:
+        """Check the settings, and name the rule where it has no name."""
         fields = NUMERIC_FIELDS if self.route is None else ROUTE_FIELDS
         if self.field not in fields:
             of = "snapshot" if self.route is None else "route"
@@ -148,9 +157,10 @@ class Rule:
             object.__setattr__(self, "name", TYPES.get(self.field, self.field.upper()))
 
     def value(self, source: Source) -> float | None:
-        """The number of this moment; None where there is none.
+        """Return the number of this moment; None where there is none.
 
-        Raises `ValueError` for what is not a number.
+        Raises:
+            ValueError: It is not a number.
         """
         if self.route is None:
             snapshot = source.snapshot
@@ -170,6 +180,7 @@ class Rule:
         return min(values) if self.comparison.startswith("<") else max(values)
 
     def __str__(self) -> str:
+        """Return the rule as `parse` reads it."""
         where = (
             "" if self.route is None else " on " + " ".join(filter(None, (self.method, self.route)))
         )
@@ -185,10 +196,16 @@ class BurnRate:
     ``long_minutes`` and the last ``short_minutes``: the long window says that it matters, the
     short one that it still goes on, so that the alert ends soon after the errors do.
 
-    - ``objective``: percent, above 0 and below 100.
-    - ``threshold``: the burn rate, 14.4 by default: 2 % of a month's budget in one hour.
-    - ``long_minutes``, ``short_minutes``: whole minutes of the server's history, the short one
-      shorter; 60 and 5 by default.
+    Attributes:
+        objective: Percent, above 0 and below 100.
+        threshold: The burn rate, 14.4 by default: 2 % of a month's budget in one hour.
+        long_minutes: Whole minutes of the server's history.
+        short_minutes: Fewer of them.
+        severity: "info", "warning" or "critical".
+        for_seconds: As that of a `Rule`.
+        clear: As that of a `Rule`.
+        name: The alert's type.
+        comparison: ">" or ">=".
 
     Source: "The Site Reliability Workbook" (Beyer et al., Google, 2018), chapter 5, "Alerting on
     SLOs", section 6, "Multiwindow, Multi-Burn-Rate Alerts".
@@ -207,6 +224,7 @@ class BurnRate:
     method: None = None
 
     def __post_init__(self) -> None:
+        """Check the settings."""
         _check_number("objective", self.objective)
         if not 0 < self.objective < 100:
             raise ValueError(
@@ -227,10 +245,11 @@ class BurnRate:
 
     @property
     def field(self) -> str:
+        """What an alert names as the field."""
         return "burn_rate"
 
     def value(self, source: Source) -> float | None:
-        """The smaller of the two windows' burn rates; None where the short one has no request."""
+        """Return the smaller of both burn rates; None where a window has no request."""
         budget = 1 - self.objective / 100
         rates = []
         for minutes in (self.short_minutes, self.long_minutes):
@@ -241,6 +260,7 @@ class BurnRate:
         return min(rates)
 
     def __str__(self) -> str:
+        """Return the rule as `parse` reads it."""
         windows = f"{self.long_minutes}m, {self.short_minutes}m"
         return _text(self, f"burn_rate({_format(self.objective)}, {windows})", "")
 
@@ -249,17 +269,25 @@ AnyRule = Rule | BurnRate
 
 
 def identity(rule: AnyRule) -> str:
-    """What stays where a rule is tuned: its text but for threshold, duration and `clear`."""
+    """Return a rule's text without threshold, duration and `clear`, which a user tunes."""
     return str(replace(rule, threshold=0.0, for_seconds=0.0, clear=None))
 
 
 def is_beyond(rule: AnyRule, value: float | None, threshold: float) -> bool:
-    """Whether the value lies beyond; a missing one never does."""
+    """Return whether the value lies beyond; a missing one never does."""
     return value is not None and COMPARISONS[rule.comparison](value, threshold)
 
 
 def advance(rule: AnyRule, status: Status, value: float | None, now: float, wall: float) -> Status:
-    """The status after a look at monotonic ``now`` (Unix time ``wall``) that found ``value``."""
+    """Return the status after a check.
+
+    Args:
+        rule: The rule.
+        status: Its status before.
+        value: What was found; None: nothing, NaN: it cannot be told.
+        now: Monotonic time of the check.
+        wall: Unix time of the check.
+    """
     if value is not None and isnan(value):
         return status
     status = replace(status, value=value)
@@ -280,7 +308,11 @@ def advance(rule: AnyRule, status: Status, value: float | None, now: float, wall
 
 
 def parse(text: str) -> AnyRule:
-    """The rule that the text says; see the module's head. `ValueError` where it says none."""
+    """Return the rule that a text says; see the module's head.
+
+    Raises:
+        ValueError: The text is no rule, or its numbers make none.
+    """
     match = GRAMMAR.fullmatch(text)
     if match is None:
         raise ValueError(
@@ -375,7 +407,7 @@ def _minutes(duration: str) -> int:
 def counts_since(
     earlier: Mapping[str, str | float | int], now: Mapping[str, str | float | int]
 ) -> tuple[int, int]:
-    """Requests and errors between two snapshots; the earlier one may be empty."""
+    """Return requests and errors between two snapshots; the earlier one may be empty."""
     requests, errors = (
         max(int(now[name]) - int(earlier.get(name, 0)), 0)
         for name in ("total_requests", "total_errors")

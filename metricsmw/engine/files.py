@@ -9,7 +9,9 @@ owner. So it closes all of its parent's, those included that another thread was 
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import threading
 import weakref
 from contextlib import suppress
@@ -42,6 +44,25 @@ class FileHandle:
             os.close(fd)
 
     __del__ = close
+
+
+def open_own(path: str | os.PathLike[str], flags: int) -> FileHandle:
+    """Open a regular file of this user; links, FIFOs and devices are refused, never waited for.
+
+    Args:
+        path: The file.
+        flags: Those of `os.open`; a file that is made is for its owner only.
+
+    Raises:
+        OSError: It cannot be opened, or is no regular file of this user.
+    """
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    file = FileHandle(os.open(path, flags, 0o600))
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+        file.close()
+        raise PermissionError(errno.EPERM, "not a regular file of this user")
+    return file
 
 
 def write_atomically(path: str | os.PathLike[str], text: str) -> None:

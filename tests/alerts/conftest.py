@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from metricsmw import MetricsMonitor
-from metricsmw.alerts import Alert, MetricsAlerter
+from metricsmw.alerts import Alert, MetricsAlerter, Retry
 from metricsmw.clock import ManualClock
+
+QUICKLY = Retry(first_delay=0.02, longest_delay=0.05)
 
 
 @pytest.fixture
@@ -27,11 +29,12 @@ def told() -> list[Alert]:
 
 @pytest.fixture
 def alerter(monitor: MetricsMonitor, told: list[Alert]) -> Iterator[Callable[..., MetricsAlerter]]:
-    """Makes alerters that check only when told to, and tell `told`."""
+    """Makes alerters that check only when told to, tell `told`, and try again quickly."""
     made: list[MetricsAlerter] = []
 
     def make(**settings: Any) -> MetricsAlerter:
-        made.append(MetricsAlerter(monitor, **{"notify": told.append, "start": False} | settings))
+        usual = {"notify": told.append, "start": False, "retry": QUICKLY}
+        made.append(MetricsAlerter(monitor, **usual | settings))
         return made[-1]
 
     yield make

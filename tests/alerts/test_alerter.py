@@ -21,6 +21,22 @@ from metricsmw.engine.workers.job import PeriodicTask
 Make = Callable[..., MetricsAlerter]
 
 
+def show(
+    monkeypatch: pytest.MonkeyPatch, monitor: MetricsMonitor, snapshot: Callable[[], Any]
+) -> None:
+    """Have readings of the monitor show that snapshot; all else is as it is."""
+    read = monitor.read
+
+    class Shown:
+        def __init__(self, **asked: bool) -> None:
+            self._reading = read(**asked)
+
+        def __getattr__(self, name: str) -> Any:
+            return snapshot() if name == "snapshot" else getattr(self._reading, name)
+
+    monkeypatch.setattr(monitor, "read", Shown)
+
+
 def states(told: list[Alert]) -> list[tuple[str, str]]:
     return [(alert.type, alert.state) for alert in told]
 
@@ -92,11 +108,11 @@ def test_flapping_around_the_threshold_is_told_once(
 ) -> None:
     one = alerter(rules=["cpu_usage_pct > 80 clear 60"])
     base = monitor.get_current_snapshot()
+    shown = [base]
+    show(monkeypatch, monitor, lambda: shown[-1])
     changes = []
     for value in [81.0, 79.0] * 20 + [61.0, 60.0] + [79.0, 61.0] * 20 + [80.5]:
-        monkeypatch.setattr(
-            monitor, "get_current_snapshot", lambda value=value: replace(base, cpu_usage_pct=value)
-        )
+        shown.append(replace(base, cpu_usage_pct=value))
         clock.advance(30)
         changes += check(one)
     assert changes == ["firing", "resolved", "firing"]
@@ -125,7 +141,7 @@ def test_a_broken_source_changes_nothing(
     one = alerter(rules=["cpu_usage_pct > 80", "memory_usage_pct > 200"])
     base = monitor.get_current_snapshot()
     shown: list[MetricsSnapshot] = [replace(base, cpu_usage_pct=99.0)]
-    monkeypatch.setattr(monitor, "get_current_snapshot", lambda: shown[-1])
+    show(monkeypatch, monitor, lambda: shown[-1])
     assert check(one) == ["firing"]
     shown.append(replace(base, cpu_usage_pct=broken))
     for _ in range(3):
@@ -148,7 +164,7 @@ def test_a_monitor_that_raises_breaks_no_check(
     def broken() -> None:
         raise OSError("no numbers")
 
-    monkeypatch.setattr(monitor, "get_current_snapshot", broken)
+    show(monkeypatch, monitor, broken)
     assert check(one) == ["firing"]
 
 
@@ -398,12 +414,11 @@ class Watched(MetricsMonitor):
         return super().is_open
 
 
-def test_a_closed_monitor_stays_closed_until_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metricsmw.engine.workers.job.GRACE_SECONDS", 0)
+def test_a_closed_monitor_stays_closed_until_it_is_used() -> None:
     monitor = Watched(shared=True)
     done: list[int] = []
-    work = PeriodicTask(monitor, lambda: done.append(monitor.total_requests), 0.001, "work", list)
-    work.start()
+    work = PeriodicTask(monitor, lambda: done.append(monitor.total_requests), 0.001, "work", 0)
+    work.start(everywhere=True)
     try:
         wait_until(lambda: done, "the work, of a monitor that nobody has used")
 

@@ -12,19 +12,11 @@ from kits.receivers import HTTPReceiver, http_receiver, mail_receiver, text_of
 from kits.servers import _free_port, wait_until
 
 from metricsmw import MetricsMonitor
-from metricsmw.alerts import Alert, MetricsAlerter, get_alerts
-from metricsmw.alerts import delivery as notify
+from metricsmw.alerts import Alert, MetricsAlerter, Retry, get_alerts
 from metricsmw.clock import ManualClock
 from metricsmw.engine.workers.leader import LeaderLock
 
 Make = Callable[..., MetricsAlerter]
-
-
-@pytest.fixture(autouse=True)
-def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attempts follow each other quickly."""
-    monkeypatch.setattr(notify, "FIRST_DELAY", 0.02)
-    monkeypatch.setattr(notify, "LONGEST_DELAY", 0.05)
 
 
 @pytest.fixture
@@ -192,11 +184,11 @@ class FullDisk:
         self.tried = 0
         write = LeaderLock.write
 
-        def fail_or_write(once: LeaderLock, state: Mapping[str, object]) -> None:
+        def fail_or_write(leader: LeaderLock, note: Mapping[str, object]) -> bool:
             if self.full.is_set():
                 self.tried += 1
                 raise OSError(28, "No space left on device")
-            write(once, state)
+            return write(leader, note)
 
         monkeypatch.setattr(LeaderLock, "write", fail_or_write)
 
@@ -273,9 +265,9 @@ def test_who_has_stopped_does_not_take_the_lead_again(
     go_on.set()
     sender.join(60)
     assert not sender.is_alive()
-    assert not one._leader.is_leader
+    assert not one.is_leader
     assert not one.flush(0)
-    assert not one._leader.is_leader
+    assert not one.is_leader
     told: list[str] = []
     two = alerter(rules=RULES, notify=lambda alert: told.append(alert.state))
     recover(two, monitor)
@@ -308,15 +300,11 @@ def test_a_receiver_that_exits_or_takes_nothing_is_a_failure(
     assert get_alerts(monitor)[1]["sent"] == 0
 
 
-def test_what_waits_is_bounded(
-    alerter: Make, monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("metricsmw.alerts.alerter.MOST_WAITING", 3)
-
+def test_what_waits_is_bounded(alerter: Make, monitor: MetricsMonitor) -> None:
     def fail(alert: Alert) -> None:
         raise ConnectionError("no way")
 
-    one = alerter(rules=RULES, notify=fail)
+    one = alerter(rules=RULES, notify=fail, retry=Retry(0.02, 0.05, max_waiting=3))
     for _ in range(4):
         fire(one, monitor)
         recover(one, monitor)

@@ -32,7 +32,8 @@ from metricsmw.adapters.api.messages import Request
 from metricsmw.adapters.asgi import metrics_app
 from metricsmw.adapters.auth import public
 from metricsmw.clock import ManualClock
-from metricsmw.history import Counts, SQLiteHistory, pack_lanes
+from metricsmw.engine.reading.counts import Counts, pack_lanes
+from metricsmw.history import SQLiteHistory
 
 BOUND = 0.011
 
@@ -117,12 +118,9 @@ def test_the_history_goes_back_beyond_the_hour(
     assert ask(monitor, "minutes=5&step_minutes=0")[0] == 400
 
 
-def test_it_writes_by_itself(
-    path: Path, monitor: MetricsMonitor, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("metricsmw.history.CHECK_SECONDS", 0.01)
+def test_it_writes_by_itself(path: Path, monitor: MetricsMonitor, clock: ManualClock) -> None:
     monitor.record_request(10.0)
-    lasting = SQLiteHistory(monitor, path)
+    lasting = SQLiteHistory(monitor, path, check_interval=0.01)
     try:
         for minute in range(1, 4):
             clock.advance(60)
@@ -252,16 +250,13 @@ def test_a_broken_database_is_told_and_touches_nothing(
     tmp_path: Path,
     monitor: MetricsMonitor,
     clock: ManualClock,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     break_it: Break,
 ) -> None:
-    monkeypatch.setattr("metricsmw.history.WRITE_PATIENCE", 0.01)
-    monkeypatch.setattr("metricsmw.history.READ_PATIENCE", 0.01)
     folder = tmp_path / "data"
     folder.mkdir()
     path = folder / "metrics.db"
-    lasting = SQLiteHistory(monitor, path, start=False)
+    lasting = SQLiteHistory(monitor, path, start=False, write_patience=0.01, read_patience=0.01)
     clock.advance(60)
     assert lasting.check()
     assert monitor.get_health()["components"]["lasting_history"] == "operational"
@@ -334,7 +329,7 @@ def test_it_waits_for_a_locked_database_by_sleeping(
             holders.pop().close()
         sleep(0)
 
-    monkeypatch.setattr("metricsmw.history.time.sleep", let_go)
+    monkeypatch.setattr(time, "sleep", let_go)
     holders.append(lock(path))
     clock.advance(60)
     assert lasting.check()
@@ -430,7 +425,7 @@ WRITER = """
 import sys
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
-from metricsmw.history import Counts, SQLiteHistory, pack_lanes
+from metricsmw.history import SQLiteHistory
 
 clock = ManualClock()
 monitor = MetricsMonitor(clock=clock)
@@ -529,17 +524,14 @@ def threads() -> list[threading.Thread]:
     return [one for one in threading.enumerate() if one.name == "metricsmw lasting_history"]
 
 
-def test_a_monitor_keeps_its_history_until_it_is_closed(
-    path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("metricsmw.history.CHECK_SECONDS", 0.01)
-
+def test_a_monitor_keeps_its_history_until_it_is_closed(path: Path, clock: ManualClock) -> None:
     def a_minute_goes_by(rows: int) -> None:
         monitor.record_request(10.0)
         clock.advance(60)
         assert monitor.lasting is not None
-        read = monitor.lasting.rows
-        wait_until(lambda: len(read(0, clock.time())) == rows, f"row {rows}")
+        assert len(threads()) == 1
+        assert monitor.lasting.check()
+        assert len(monitor.lasting.rows(0, clock.time())) == rows
 
     with MetricsMonitor(clock=clock, history=path, history_days=7) as monitor:
         assert monitor.longest_history == 7 * 1440

@@ -16,8 +16,7 @@ import pytest
 from kits.crew import Crew, SharedClock, Worker, crew
 
 from metricsmw import MetricsMonitor
-from metricsmw.alerts import Alert, MetricsAlerter, get_alerts
-from metricsmw.alerts import delivery as notify
+from metricsmw.alerts import Alert, MetricsAlerter, Retry, get_alerts
 from metricsmw.snapshot import iso_timestamp
 
 RULE = "error_rate_pct > 5 for 60s"
@@ -32,9 +31,14 @@ def post(letters: Path, alert: Alert) -> None:
 
 
 def equip(monitor: MetricsMonitor, letters: Path) -> None:
-    notify.FIRST_DELAY = 0.01
     ALERTERS[:] = [
-        MetricsAlerter(monitor, rules=[RULE], notify=partial(post, letters), start=False)
+        MetricsAlerter(
+            monitor,
+            rules=[RULE],
+            notify=partial(post, letters),
+            retry=Retry(first_delay=0.01),
+            start=False,
+        )
     ]
 
 
@@ -47,7 +51,7 @@ def tell(monitor: MetricsMonitor) -> bool:
 
 
 def leads(monitor: MetricsMonitor) -> bool:
-    return ALERTERS[0]._leader.is_leader
+    return ALERTERS[0].is_leader
 
 
 def stop(monitor: MetricsMonitor) -> None:

@@ -204,12 +204,9 @@ def test_who_stops_tells_of_no_failure_any_more(
     assert monitor.get_health()["status"] == "healthy"
 
 
-def test_it_exports_by_itself(
-    folder: Path, monitor: MetricsMonitor, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("metricsmw.exporting.CHECK_SECONDS", 0.01)
+def test_it_exports_by_itself(folder: Path, monitor: MetricsMonitor, clock: ManualClock) -> None:
     monitor.record_request(10.0)
-    one = ScheduledExport(monitor, folder, formats=["json"])
+    one = ScheduledExport(monitor, folder, formats=["json"], check_interval=0.01)
     try:
         wait_until(lambda: os.listdir(folder), "the first look")
         to(clock, 2026, 1, 26, 0, 0)

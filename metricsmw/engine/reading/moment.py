@@ -63,7 +63,7 @@ class Sources(NamedTuple):
     server: ServerReader
     snapshots: Snapshots
     long_history: Callable[[], LongHistory | None]
-    jobs: Callable[[], Mapping[str, str | None]]  # what is wrong with each job, None: nothing
+    jobs: Callable[[], Mapping[str, str]]  # how each job of the server does
 
 
 class Moment(NamedTuple):
@@ -297,8 +297,7 @@ class Reading:
                 report("reading CPU and memory")
                 components["resource_monitoring"] = "unavailable"
             try:
-                for job, problem in self._sources.jobs().items():
-                    components[job] = problem or OPERATIONAL
+                components.update(self._sources.jobs())
             except Exception:
                 report("reading what is done once for the server")
         healthy = all(state == OPERATIONAL for state in components.values())

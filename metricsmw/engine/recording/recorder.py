@@ -166,6 +166,8 @@ class Recorder:
         self._lock = threading.RLock()
         self._restarted = 0.0  # monotonic time of the last reset made here
         self.segment: Segment | None = None
+        self.is_serving = False
+        """Whether this process has recorded, or an adapter has said that it serves."""
         self._build()
         if _needs_lock():
             for name in LOCKED:
@@ -412,10 +414,16 @@ class Recorder:
                     streams[route, method] = first, last
                 return first, last
 
-        def take_checkpoint(now: float) -> None:
-            """Open the segment if need be; take the checkpoints that are due."""
+        def take_checkpoint(now: float, records: bool = True) -> None:
+            """Open the segment if need be; take the checkpoints that are due.
+
+            Args:
+                now: monotonic seconds.
+                records: whether a record is about to be made, and not a read.
+            """
             nonlocal gauges, deadline, minute, step_max
             with self._lock:
+                self.is_serving = self.is_serving or records
                 if self.segment is not None and not self.segment.is_whole:
                     # Truncated, removed or overwritten: the next store could be a SIGBUS.
                     # Other threads record there until the new one is open, and wait here then.
@@ -443,7 +451,8 @@ class Recorder:
                 ):
                     step_max = 0.0
                 routes.take_checkpoints(number, self._restarted)
-                deadline = min(number * step, minute)
+                # Until this process serves, its first record is to pass here.
+                deadline = min(number * step, minute) if self.is_serving else -inf
 
         def open_segment() -> None:
             nonlocal gauges, lanes, routes, users, step_max
@@ -479,6 +488,7 @@ class Recorder:
             """Go back to the state before the first record."""
             nonlocal gauges, lanes, routes, users, deadline, minute, step_max
             self.segment = None
+            self.is_serving = False
             self.faults.count_into(None)
             deadline = minute = -inf
             gauges, lanes, step_max = [0.0, 0.0], NO_LANES, 0.0
@@ -499,9 +509,13 @@ class Recorder:
     def open(self) -> Segment:
         """This process's segment, opened if need be."""
         if self.segment is None or not self.segment.is_whole:
-            self._take_checkpoint(self._clock.monotonic())
+            self._take_checkpoint(self._clock.monotonic(), False)
         assert self.segment is not None
         return self.segment
+
+    def serve(self) -> None:
+        """Note that this process serves: an adapter answers here, or its server has started it."""
+        self.is_serving = True
 
     def register_worker(self) -> None:
         """An adapter is in place: a worker opens its segment now, to be counted as one.
@@ -516,6 +530,7 @@ class Recorder:
             if self._membership.is_worker():
                 with self._lock:
                     self._membership.join()
+                    self.is_serving = True
         except Exception:
             self.faults.report("opening the worker's segment")
 

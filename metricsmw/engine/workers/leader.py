@@ -1,222 +1,294 @@
-"""Leader election for one job of the server, and the job's saved state.
+"""Leader election for one job of the server, and the job's note.
 
 `LeaderLock` is a worker's part in a job, known by the job's name. One worker leads: it holds the
 flock of ``once-<name>.lock`` in the server's directory until it stops or dies, and then another
-may lead. Only the leader writes ``once-<name>.json``, always as a whole, so that the next leader
-goes on where this one stood; every worker may read it. A private monitor leads by itself, in
-memory.
+may lead. Only the leader writes the note ``once-<name>.json``, always as a whole, so that the next
+leader goes on where this one stood; every worker may read it. A private monitor leads by itself,
+in memory.
+
+A leader may also hang: stopped, swapped out, or in a C call. Its lock is then held for ever. So a
+leader that works by itself writes a deadline into its lock file, a time on the machine's monotonic
+clock by which it is to have come back. Once that has passed, another worker puts a lock file of its
+own in the place of the old one. The old leader holds a file without a name from then on: it sees
+that before it writes a note or tells anybody anything, and leads no more.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import threading
-import weakref
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from metricsmw.engine.fork import on_fork
+from metricsmw.engine.files import FileHandle, open_own
+from metricsmw.engine.workers.membership import ServerMember
+from metricsmw.engine.workers.notes import (
+    CorruptNoteError,
+    Note,
+    note_text,
+    parse_note,
+    read_note,
+    write_draft,
+)
 
 try:
     import fcntl
 except ImportError:  # Windows, where every monitor is private
     fcntl = None  # type: ignore[assignment]
 
-if TYPE_CHECKING:
-    from metricsmw.monitor import MetricsMonitor
-
-State = dict[str, object]
-
 NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
-FILE = re.compile(r"once-([a-z][a-z0-9_]*)\.json")
-# The key of a state under which its work tells `/health` what is wrong; None: nothing.
-PROBLEM = "problem"
-
-
-class _Memory:
-    """What a private monitor has instead of a directory."""
-
-    def __init__(self) -> None:
-        self.states: dict[str, str] = {}
-        self.leaders: weakref.WeakValueDictionary[str, LeaderLock] = weakref.WeakValueDictionary()
-
-
-_memories: weakref.WeakKeyDictionary[MetricsMonitor, _Memory] = weakref.WeakKeyDictionary()
-_all: weakref.WeakSet[LeaderLock] = weakref.WeakSet()
+LOCK_FILE = re.compile(r"once-([a-z][a-z0-9_]*)\.lock")
+NOTE_FILE = re.compile(r"once-([a-z][a-z0-9_]*)\.json")
+# No deadline is further off; a later one is of no leader of ours. In seconds.
+MAX_DEADLINE = 3 * 86_400.0
 
 
 class LeaderLock:
-    """This worker's part in the work ``name`` (letters in lower case, digits, underscores).
+    """This worker's part in one job of its server.
 
-    Raises `ValueError` for another name.
+    Args:
+        member: This process as a worker of the server.
+        name: The job's name, up to 41 letters in lower case, digits and underscores.
+        monotonic: The machine's monotonic clock, in seconds, on which deadlines are.
+
+    Raises:
+        ValueError: The name is another.
     """
 
-    def __init__(self, monitor: MetricsMonitor, name: str) -> None:
+    def __init__(
+        self, member: ServerMember, name: str, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ValueError(
                 f"name must be up to 41 letters in lower case, digits and underscores, got {name!r}"
             )
-        self._monitor = monitor
-        self._name = name
-        self._fd = -1
+        self.name = name
+        self.terms = 0
+        """How often this worker has become the leader."""
+        self._member = member
+        self._monotonic = monotonic
+        self._file: FileHandle | None = None
         self._place: Path | None = None
         self._lock = threading.Lock()
-        _all.add(self)
 
     def acquire(self) -> bool:
-        """Whether this worker leads; it does from now on where nobody else did.
+        """Lead from now on, where nobody does or the leader hangs.
 
-        Raises OSError where the server's directory cannot be used.
+        Returns:
+            Whether this worker leads.
+
+        Raises:
+            OSError: The server's directory cannot be used.
         """
-        directory = self._monitor.directory
+        directory = self._member.directory
         with self._lock:
             if self._holds(directory):
                 return True
-            self._let_go()
+            self._drop()
             if directory is None:
-                return _memory(self._monitor).leaders.setdefault(self._name, self) is self
-            path = directory / f"once-{self._name}.lock"
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(fd)
-                return False
-            self._fd, self._place = fd, directory
+                leaders = self._member.jobs.leaders
+                if leaders.setdefault(self.name, self) is not self:
+                    return False
+                self._member.jobs.deadlines.pop(self.name, None)
+            else:
+                file = self._lock_file(directory)
+                if file is None:
+                    return False
+                os.ftruncate(file.fileno(), 0)
+                self._file, self._place = file, directory
+            self.terms += 1
             return True
+
+    def _lock_file(self, directory: Path) -> FileHandle | None:
+        """Return the lock file, locked; None where another worker leads."""
+        path = directory / f"once-{self.name}.lock"
+        file = open_own(path, os.O_RDWR | os.O_CREAT)
+        if _try_lock(file):
+            return file if _is_named(file) else None
+        if not self._is_late(file):
+            return None
+        # One at a time: whoever comes second finds the lock of the first, which is not late.
+        turn = open_own(directory / f"once-{self.name}.turn", os.O_RDWR | os.O_CREAT)
+        if not _try_lock(turn):
+            return None
+        file = open_own(path, os.O_RDWR | os.O_CREAT)
+        if _try_lock(file):
+            return file
+        if not self._is_late(file):
+            return None
+        draft = directory / f"new-once-{self.name}.lock"
+        with suppress(FileNotFoundError):
+            draft.unlink()
+        file = open_own(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        _try_lock(file)
+        draft.replace(path)
+        return file
+
+    def _is_late(self, file: FileHandle) -> bool:
+        return read_deadline(file, self._monotonic()) < self._monotonic()
 
     @property
     def is_leader(self) -> bool:
         """Whether this worker leads already."""
-        if not self._monitor.is_open:  # to ask it for its directory would open it
+        if not self._member.is_open:  # to ask it for its directory would open it
             return False
-        directory = self._monitor.directory
+        directory = self._member.directory
         with self._lock:
             return self._holds(directory)
 
     def _holds(self, directory: Path | None) -> bool:
         if directory is None:
-            return _memory(self._monitor).leaders.get(self._name) is self
-        return self._fd >= 0 and self._place == directory and os.fstat(self._fd).st_nlink > 0
+            return self._member.jobs.leaders.get(self.name) is self
+        return self._file is not None and self._place == directory and _is_named(self._file)
+
+    def promise(self, seconds: float) -> None:
+        """Promise, as the leader, to call this again within so many seconds.
+
+        Raises:
+            OSError: The promise cannot be written.
+        """
+        deadline = self._monotonic() + seconds
+        with self._lock:
+            if self._file is not None:
+                os.pwrite(self._file.fileno(), f"{deadline:020.3f}\n".encode(), 0)
+            else:
+                self._member.jobs.deadlines[self.name] = deadline
 
     def release(self) -> None:
         """Lead no more; another worker may."""
         with self._lock:
-            self._let_go()
+            self._drop()
 
-    def end(self) -> None:
-        """Lead no more, and take back what was told `/health`: without a leader it is not so."""
-        if self.is_leader:
-            with suppress(OSError):
-                self.write({})
-        self.release()
+    def _drop(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            # Closed, not unlocked: in a forked child the lock is still the parent's.
+            file.close()
+        leaders = self._member.jobs.leaders
+        if leaders.get(self.name) is self:
+            del leaders[self.name]
 
-    def _let_go(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-        leaders = _memory(self._monitor).leaders
-        if leaders.get(self._name) is self:
-            del leaders[self._name]
+    def read(self) -> Note:
+        """Return the leader's last note; an empty one where there is none.
 
-    def read(self) -> State:
-        """What the leader noted last; empty where there is nothing, or nothing whole."""
-        directory = self._monitor.directory
-        if directory is None:
-            return _decode(_memory(self._monitor).states.get(self._name, ""))
-        return _read(directory / f"once-{self._name}.json")
-
-    def write(self, state: Mapping[str, object]) -> None:
-        """Note it, for all workers and for the next leader. Only the leader may.
-
-        Raises OSError where there is no room; what was noted before is then untouched.
+        Raises:
+            CorruptNoteError: The note is damaged.
         """
-        import json  # here, as importing the package is to cost next to nothing
-
-        text = json.dumps(state)
-        directory = self._monitor.directory
+        directory = self._member.directory
         if directory is None:
-            _memory(self._monitor).states[self._name] = text
-            return
-        draft = directory / f"new-once-{self._name}"
+            return parse_note(self._member.jobs.notes.get(self.name, ""))
+        return read_note(directory / f"once-{self.name}.json")
+
+    def write(self, note: Mapping[str, object]) -> bool:
+        """Save a note, as the leader, for all workers and for the next leader.
+
+        Returns:
+            Whether it was saved; not where another worker has taken the lead.
+
+        Raises:
+            OSError: There is no room; the note before is then untouched.
+        """
+        directory = self._member.directory
+        if directory is None:
+            if is_leader := self._holds(None):
+                self._member.jobs.notes[self.name] = note_text(note)
+            return is_leader
+        path = directory / f"once-{self.name}.json"
+        draft = write_draft(path, note)
         try:
-            descriptor = os.open(
-                draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600
-            )
-            with open(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(draft, directory / f"once-{self._name}.json")
-        except OSError:
+            with self._lock:
+                # Looked at last, as this worker may have hung until now.
+                if is_leader := self._holds(directory):
+                    draft.replace(path)
+            return is_leader
+        finally:
             with suppress(OSError):
                 draft.unlink()
-            raise
 
-    def forget(self) -> None:
-        """In a forked child: the lead stays with the parent."""
+    def after_fork(self) -> None:
+        """Leave the lead to the parent, in a forked child."""
         self._lock = threading.Lock()
-        # Closed, not unlocked: the lock is the parent's as long as the parent has it open.
-        self._let_go()
+        self._drop()
 
 
-def let_go(monitor: MetricsMonitor) -> None:
-    """Lead nothing more for a monitor that is closed."""
-    for once in list(_all):
-        if once._monitor is monitor:
-            once.release()
+def read_deadline(file: FileHandle, now: float) -> float:
+    """Return the deadline in a lock file; infinite where its leader has promised nothing."""
+    try:
+        deadline = float(os.pread(file.fileno(), 64, 0) or "inf")
+    except (OSError, ValueError):
+        return math.inf
+    return deadline if 0 <= deadline <= now + MAX_DEADLINE else math.inf
 
 
-def states(monitor: MetricsMonitor) -> dict[str, State]:
-    """What is noted about all such work of the monitor's server, by name."""
-    directory = monitor.directory
+def _is_named(file: FileHandle) -> bool:
+    """Return whether a file has still a name; not where another was put in its place."""
+    try:
+        return os.fstat(file.fileno()).st_nlink > 0
+    except OSError:  # closed
+        return False
+
+
+def _try_lock(file: FileHandle, mode: int | None = None) -> bool:
+    try:
+        fcntl.flock(file, (fcntl.LOCK_EX if mode is None else mode) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def saved_notes(member: ServerMember) -> Iterator[tuple[str, Note | CorruptNoteError]]:
+    """Yield the name of every job of the server that has a note, and the note or its damage."""
+    for name in _names(member, NOTE_FILE, member.jobs.notes):
+        try:
+            yield name, _read(member, name)
+        except CorruptNoteError as error:
+            yield name, error
+
+
+def _read(member: ServerMember, name: str) -> Note:
+    directory = member.directory
     if directory is None:
-        return {name: _decode(text) for name, text in sorted(_memory(monitor).states.items())}
-    found = {}
-    with suppress(OSError):
-        for name in sorted(os.listdir(directory)):
-            if match := FILE.fullmatch(name):
-                found[match[1]] = _read(directory / name)
-    return found
+        return parse_note(member.jobs.notes.get(name, ""))
+    return read_note(directory / f"once-{name}.json")
 
 
-def problems(monitor: MetricsMonitor) -> dict[str, str | None]:
-    """For each work that tells it, what is wrong, or None."""
-    return {
-        name: None if state[PROBLEM] is None else str(state[PROBLEM])
-        for name, state in states(monitor).items()
-        if PROBLEM in state
-    }
+def _names(
+    member: ServerMember, pattern: re.Pattern[str], in_memory: Mapping[str, object]
+) -> list[str]:
+    directory = member.directory
+    if directory is None:
+        return sorted(in_memory)
+    return sorted(match[1] for name in os.listdir(directory) if (match := pattern.fullmatch(name)))
 
 
-def _memory(monitor: MetricsMonitor) -> _Memory:
-    return _memories.setdefault(monitor, _Memory())
+def led_jobs(
+    member: ServerMember, monotonic: Callable[[], float]
+) -> Iterator[tuple[str, float, Note | CorruptNoteError]]:
+    """Yield each job of the server that has a living leader: name, seconds late, note.
 
-
-def _read(path: Path) -> State:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        with open(descriptor, encoding="utf-8") as file:
-            return _decode(file.read())
-    except (OSError, UnicodeDecodeError):
-        return {}
-
-
-def _decode(text: str) -> State:
-    import json
-
-    try:
-        state = json.loads(text)
-    except ValueError:
-        return {}
-    return state if isinstance(state, dict) else {}
-
-
-def _after_fork() -> None:
-    _memories.clear()
-    for once in list(_all):
-        once.forget()
-
-
-on_fork(_after_fork)
+    The seconds are negative where the leader is not late. A job without a leader is left out: what
+    its note says is nobody's any more.
+    """
+    registry = member.jobs
+    directory = member.directory
+    for name in _names(member, LOCK_FILE, registry.leaders):
+        now = monotonic()
+        if directory is None:
+            deadline = registry.deadlines.get(name, math.inf)
+        else:
+            try:
+                file = open_own(directory / f"once-{name}.lock", os.O_RDONLY)
+            except OSError:
+                continue  # who leads could not be told
+            if _try_lock(file, fcntl.LOCK_SH):
+                continue
+            deadline = read_deadline(file, now)
+        try:
+            note: Note | CorruptNoteError = _read(member, name)
+        except CorruptNoteError as error:
+            note = error
+        yield name, now - deadline, note

@@ -18,6 +18,7 @@ from metricsmw.config import Settings
 from metricsmw.engine.faults import FaultLog
 from metricsmw.engine.workers.group import Group, PrivateGroup
 from metricsmw.engine.workers.processes import is_worker
+from metricsmw.engine.workers.registry import JobRegistry
 from metricsmw.engine.workers.shared import SharedGroup
 
 logger = logging.getLogger("metricsmw")
@@ -43,12 +44,20 @@ class ServerMember(Protocol):
         """Whether this process takes part in the measuring: it has recorded or read."""
 
     @property
+    def is_serving(self) -> bool:
+        """Whether this process serves or records, and has not only imported the app, or read."""
+
+    @property
     def is_closed(self) -> bool:
         """Whether the member was closed and not used since."""
 
     @property
     def faults(self) -> FaultLog:
         """Where a job reports what it raised."""
+
+    @property
+    def jobs(self) -> JobRegistry:
+        """The member's jobs."""
 
 
 class Membership:

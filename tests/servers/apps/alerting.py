@@ -43,7 +43,7 @@ alerter = MetricsAlerter(
 
 
 def who() -> bytes:
-    return json.dumps({"pid": os.getpid(), "leads": alerter._leader.is_leader}).encode()
+    return json.dumps({"pid": os.getpid(), "leads": alerter.is_leader}).encode()
 
 
 def bare_wsgi(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

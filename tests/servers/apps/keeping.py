@@ -12,24 +12,23 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from metricsmw import get_metrics_monitor
-from metricsmw import history as lasting
 from metricsmw.adapters import wrap
 from metricsmw.adapters.auth import public
+from metricsmw.history import SQLiteHistory
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
     from metricsmw.adapters.types import Receive, Scope, Send
 
-lasting.MINUTE = 0.25
-lasting.CHECK_SECONDS = 0.05
-lasting.WRITE_PATIENCE = 0.2
-monitor = get_metrics_monitor(history=os.environ["HISTORY"])
+monitor = get_metrics_monitor()
+history = SQLiteHistory(
+    monitor, os.environ["HISTORY"], row_seconds=0.25, check_interval=0.05, write_patience=0.2
+)
 
 
 def who() -> bytes:
-    assert monitor.lasting is not None
-    return json.dumps({"pid": os.getpid(), "leads": monitor.lasting._leader.is_leader}).encode()
+    return json.dumps({"pid": os.getpid(), "leads": history.is_leader}).encode()
 
 
 def bare_wsgi(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
