@@ -4,23 +4,32 @@ The hot path. What can be prepared is prepared in `__init__`; a request costs on
 whose bound methods are cheaper than closures with as many variables. `send` is a plain function
 that hands on the server's own awaitable; only the last message is awaited here, because latency
 runs until the server has taken it.
-
-One request has one outcome, reported once: complete (`end`), failed (`fail`: an exception, no
-response, or a server that shut down), or abandoned (`abandon`: the client went away).
 """
 
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from collections.abc import Awaitable, Iterable
+from types import MethodType
+from typing import TYPE_CHECKING
 
 from metricsmw import MetricsMonitor, get_metrics_monitor
 
+from .measurement import (
+    COMPLETE,
+    DISCONNECTED,
+    EXCLUDED,
+    FAILED,
+    NO_CARRIER,
+    OPEN,
+    Excluded,
+    Measurement,
+    is_measured,
+)
 from .paths import excluder, mount_path, split
-from .resolvers import install, route_of_scope, user_of_scope
-from .resolvers.base import FRAMEWORK_KEY, ForwardedRequest
-from .servers import connected
+from .resolvers import has_registered, install, route_of_scope, user_of_scope
+from .resolvers.base import FRAMEWORK_KEY
+from .servers import BY_TYPE, Server
 
 if TYPE_CHECKING:
     from metricsmw.engine.recording.recorder import Recorder
@@ -43,9 +52,6 @@ BODY = "http.response.body"
 TRAILERS = "http.response.trailers"
 # Messages that end a response without trailers, unless they say that more comes.
 FINAL = {BODY, "http.response.pathsend", "http.response.zerocopysend"}
-# What stands for the status and for the scope once the outcome is reported.
-REPORTED = cast("int", object())
-NO_SCOPE: Scope = {}
 
 
 def metrics_app(
@@ -56,25 +62,28 @@ def metrics_app(
     health_thresholds: Thresholds | None = None,
     health_status: int = 503,
 ) -> ASGIApp:
-    """The mountable sub-app, on Starlette; needs the extra ``metricsmw[asgi]``."""
+    """Return the mountable sub-app, on Starlette; needs the extra ``metricsmw[asgi]``."""
     from .api.asgi_app import metrics_app as make
 
-    if health_thresholds is not None:
-        monitor = get_metrics_monitor() if monitor is None else monitor
-        monitor.set_health_thresholds(health_thresholds, health_status)
-    return make(monitor, auth, identity=identity)
+    return make(monitor, auth, identity, health_thresholds, health_status)
 
 
 class ASGIMetricsMiddleware:
-    """Measure ``app`` into ``monitor`` (default: the server's shared one).
+    """Measure an app, and serve the sub-app.
 
-    - ``path``: where the sub-app is served, "/api/metrics"; None: nowhere, this only measures.
-      `ValueError` for one that does not start with a slash and go on.
-    - ``auth``: who may read the sub-app, see `metricsmw.adapters.auth`.
-    - ``exclude``: paths left out of the numbers: prefixes, or compiled patterns to search for.
-    - ``user``, ``route``: from the scope of an answered request to its user, and to its route's
-      template; None where there is none. Default: what the host left in the scope.
-    - ``identity``: from the scope to the host's logged-in user, for the sub-app.
+    Args:
+        app: What is measured.
+        monitor: Default: the one that all workers of the server share.
+        path: Where the sub-app is served, "/api/metrics"; None: nowhere, this only measures.
+        auth: Who may read the sub-app, see `metricsmw.adapters.auth`.
+        exclude: Paths left out of the numbers: prefixes, or compiled patterns to search for.
+        user: Returns the user of an answered request, given its scope, or None.
+        route: Returns the route's template of an answered request, given its scope, or None.
+            Default for both: by what the framework left there.
+        identity: Returns the app's logged-in user, given the scope, for the sub-app.
+
+    Raises:
+        ValueError: `path` does not start with a slash, or is nothing but slashes.
     """
 
     def __init__(
@@ -100,22 +109,18 @@ class ASGIMetricsMiddleware:
         # The quick test for paths that may not be measured; None: all are.
         self._bypass_hint = "" if self._excluded else path
         self._sub_app = metrics_app(self.monitor, auth, identity=identity) if path else None
-        # Whether the server tells by itself if a client has gone: then nobody need listen for it.
-        # None: not known yet.
-        self._tells: bool | None = None
-        self._exchange = _exchange_class(self, route, user)
+        self._excludes = Excluded()
+        self._exchange = _exchange_class(self.recorder, route, user)
         install()
         self.recorder.register_worker()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, measured unless it is excluded or measured already."""
         if scope["type"] != "http":
             await self._other(scope, receive, send)
             return
         key = self._key
-        if key in scope:
-            follow_copy = getattr(scope[key], "follow_copy", None)
-            if follow_copy is not None:
-                follow_copy(scope)
+        if key in scope and is_measured(scope, key, self._excludes):
             await self.app(scope, receive, send)
             return
         if self._bypass_hint is not None and self._bypass_hint in scope["path"]:
@@ -124,25 +129,40 @@ class ASGIMetricsMiddleware:
                 await bypass(scope, receive, send)
                 return
         exchange = self._exchange()
-        exchange.scope = scope
+        exchange.carrier = scope
         exchange.inner_receive = receive
         exchange.inner = send
         exchange.status = None
         exchange.plain = exchange.gone = False
-        exchange.first = 0.0
+        exchange.first_byte = 0.0
+        exchange.state = OPEN
         scope[key] = exchange
         try:
+            if type(send) is MethodType:
+                exchange.owner = owner = send.__self__
+                exchange.server = server = BY_TYPE[type(owner)]
+                if server is None:
+                    receive = exchange.receive
+            else:
+                exchange.server = None
+                receive = exchange.receive
             exchange.start = self._begin()
         except Exception:
-            exchange.status = REPORTED
+            exchange.state = EXCLUDED
+            exchange.server = None
             self.recorder.faults.report("recording a request")
         try:
-            await self.app(scope, receive if self._tells else exchange.receive, exchange.send)
+            await self.app(scope, receive, exchange.send)
         except BaseException as error:
             exchange.failed(error)
+            scope.pop(key, None)
             raise
-        if exchange.status is not REPORTED:
+        if exchange.state is OPEN:
             exchange.failed(None)
+        try:  # noqa: SIM105
+            del scope[key]
+        except KeyError:
+            pass
 
     def _bypass(self, scope: Scope) -> ASGIApp | None:
         """Who answers a request that is not to be measured; None: it is to be."""
@@ -151,7 +171,7 @@ class ASGIMetricsMiddleware:
         if path is not None and (below == path or below.startswith(path + "/")):
             return self._serve  # which takes it out of the numbers of those further out
         if self._excluded is not None and self._excluded(below):
-            scope[self._key] = None  # nor may a middleware of ours further in count it
+            scope[self._key] = self._excludes  # nor may a middleware of ours further in count it
             return self.app
         return None
 
@@ -164,16 +184,13 @@ class ASGIMetricsMiddleware:
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket" and self._key not in scope:
-            scope[self._key] = None
-            _, below = split(scope["path"], scope.get("root_path", ""))
-            if self._excluded is None or not self._excluded(below):
-                socket = _Socket(self.recorder, receive, send)
-                try:
-                    await self.app(scope, socket.receive, socket.send)
-                finally:
-                    socket.closed()
-                return
-        elif scope["type"] == "lifespan":
+            scope[self._key] = self._excludes  # middlewares further in do not count it again
+            try:
+                await self._websocket(scope, receive, send)
+            finally:
+                scope.pop(self._key, None)
+            return
+        if scope["type"] == "lifespan":
             # A server's worker that has just started is one before its first request.
             try:
                 self.recorder.open()
@@ -182,66 +199,90 @@ class ASGIMetricsMiddleware:
                 self.recorder.faults.report("opening the worker's segment")
         await self.app(scope, receive, send)
 
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        _, below = split(scope["path"], scope.get("root_path", ""))
+        if self._excluded is not None and self._excluded(below):
+            await self.app(scope, receive, send)
+            return
+        socket = _Socket(self.recorder, receive, send)
+        try:
+            await self.app(scope, socket.receive, socket.send)
+        finally:
+            socket.closed()
 
-class _Exchange(Protocol):
-    """One request and its response; the attributes are set by the middleware."""
 
-    scope: Scope
+class _Exchange(Measurement):
+    """One request and its response; the attributes are set by the middleware.
+
+    Attributes:
+        inner_receive: The server's `receive`.
+        inner: The server's `send`.
+        server: What is known of the server; None where nobody knows it.
+        owner: The server's object that `send` is a method of, where the server is known.
+        plain: The response has started, and no trailers are to follow.
+        gone: The client has gone, by what `receive` or `send` has said.
+    """
+
+    __slots__ = ("gone", "inner", "inner_receive", "owner", "plain", "server")
+
+    method_key = "method"
+
     inner_receive: Receive
     inner: Send
+    server: Server | None
+    owner: object
     status: int | None
     plain: bool
     gone: bool
-    start: float
-    first: float
 
-    async def receive(self) -> Message: ...
-    def send(self, message: Message) -> Awaitable[None]: ...
-    def follow_copy(self, scope: Scope) -> None: ...
-    def failed(self, error: BaseException | None) -> None: ...
+    async def receive(self) -> Message:
+        message = await self.inner_receive()
+        if message["type"] == "http.disconnect":
+            self.gone = True
+        return message
+
+    def send(self, message: Message) -> Awaitable[None]:
+        raise NotImplementedError
+
+    def client_gone(self) -> bool:
+        """Ask the server whether the client has gone; False where it does not tell."""
+        try:
+            return self.server is not None and bool(self.server.client_gone(self.owner))
+        except Exception:
+            self.recorder.faults.report("asking the server for its client")
+            return False
+
+    def failed(self, error: BaseException | None) -> None:
+        """Report that the app ended without a complete response."""
+        if self.state is not OPEN:
+            return
+        # A server of which nothing is known cancels the app for a client that has gone.
+        cancelled = self.server is None and isinstance(error, CancelledError)
+        if not (self.gone or cancelled or self.client_gone()):
+            self.report(FAILED)
+        elif self.status is not None and self.carrier.get("method") == "HEAD":
+            self.first_byte = 0.0
+            self.report(COMPLETE)  # which has all with the start
+        else:
+            self.report(DISCONNECTED)
 
 
 def _exchange_class(
-    middleware: ASGIMetricsMiddleware, route: ScopeRoute | None, user: ScopeUser | None
-) -> Callable[[], _Exchange]:
-    """A class of exchanges with all that is the same for every request in its closure."""
-    recorder = middleware.recorder
-    end, fail, abandon = recorder.end, recorder.fail, recorder.abandon
-    saw_user, left, fault = recorder.user, recorder.cancel, recorder.faults.report
-    streamed, clock = recorder.streamed, recorder.clock
-    route_of = route or route_of_scope
-    user_of = user or user_of_scope
-    own_route, own_user = route is not None, user is not None
+    recorder: Recorder, route: ScopeRoute | None, user: ScopeUser | None
+) -> type[_Exchange]:
+    """Return a class of exchanges with all that is the same for every request in closures."""
+    end, abandon, saw_user = recorder.end, recorder.abandon, recorder.user
+    fault, clock = recorder.faults.report, recorder.clock
+    resolve_route = route or route_of_scope
+    resolve_user = user or user_of_scope
+    # Resolvers are called for every request, not only for those that have a known key.
+    has_keys = has_registered("asgi")
+    always_route, always_user = route is not None or has_keys, user is not None or has_keys
 
-    def give_up() -> None:
-        """What could not be recorded is no longer in flight, either."""
-        fault("recording a request")
-        try:
-            left()
-        except Exception:
-            fault("recording a request")
+    class Exchange(_Exchange):
+        """What is on the way of every request."""
 
-    class Exchange:
-        """Stands in the scope as long as it may be disowned; has the scope until it is reported."""
-
-        __slots__ = (
-            "first", "gone", "inner", "inner_receive", "plain", "scope", "start", "status"
-        )  # fmt: skip
-
-        scope: Scope
-        inner_receive: Receive
-        inner: Send
-        status: int | None  # None: not yet; REPORTED: the outcome is reported
-        plain: bool  # the response has started, and no trailers are to follow
-        gone: bool
-        start: float
-        first: float  # when the first bytes of a stream had been handed over; 0.0: no stream
-
-        async def receive(self) -> Message:
-            message = await self.inner_receive()
-            if message["type"] == "http.disconnect":
-                self.gone = True
-            return message
+        __slots__ = ()
 
         def send(self, message: Message) -> Awaitable[None]:
             if "status" in message:
@@ -258,7 +299,7 @@ def _exchange_class(
             return self.send_other(message)
 
         async def send_other(self, message: Message) -> None:
-            """Part of a stream, one of the rarer messages, or one out of turn."""
+            """Send part of a stream, one of the rarer messages, or one out of turn."""
             if self.plain:
                 last = message["type"] in FINAL and not message.get("more_body")
             else:
@@ -271,132 +312,65 @@ def _exchange_class(
             except OSError:
                 self.gone = True
                 raise
-            if not self.first and message.get("body"):
-                self.first = clock()
+            if not self.first_byte and message.get("body"):
+                self.first_byte = clock()
 
         async def send_last(self, message: Message) -> None:
-            inner: Any = self.inner
-            tells = middleware._tells
+            """Send what completes the response, and report it."""
+            inner, server = self.inner, self.server
             # Not what `receive` says from here on: servers end it once they have the last message.
             gone = self.gone
-            if not (tells or gone):
-                # Hypercorn's stream says it by what the last message sets as well: asked before.
-                gone = connected(inner) is False
+            if server is not None and server.gone_at_end and not gone:
+                gone = self.client_gone()
             try:
                 await inner(message)
             except OSError:
                 self.gone = True
                 raise
             status = self.status
-            if status is None or status is REPORTED:
+            if status is None or self.state is not OPEN:
                 return
-            self.status = REPORTED
-            scope = self.scope
-            self.scope = NO_SCOPE
-            # Resolvers are called here, not by `template` and `count_user`: two calls less.
+            self.state = COMPLETE
+            scope = self.carrier
+            self.carrier = NO_CARRIER
             template = None
-            if own_route or "router" in scope or FRAMEWORK_KEY in scope or "path_template" in scope:
+            if (
+                always_route
+                or "router" in scope
+                or FRAMEWORK_KEY in scope
+                or "path_template" in scope
+            ):
                 try:
-                    template = route_of(scope)
+                    template = resolve_route(scope)
                 except Exception:
                     fault("the route resolver")
-            if tells is not False and not gone:
-                # uvicorn's request cycle, whose `send` does nothing for a client that is gone.
+            if server is not None and not gone and not server.gone_at_end:
                 try:
-                    gone = inner.__self__.disconnected is True
-                    if tells is None:
-                        middleware._tells = True
-                except AttributeError:
-                    middleware._tells = False
+                    gone = server.client_gone(self.owner)
+                except Exception:
+                    fault("asking the server for its client")
             try:
                 method = scope["method"]
                 if gone and method != "HEAD":  # which has all with the start
+                    self.state = DISCONNECTED
                     now = abandon(status, template, method)
                 else:
                     now = end(self.start, status, template, method)
             except Exception:
-                give_up()
+                self.give_up()
                 return
-            if self.first and not gone:
+            if self.first_byte and not gone:
                 self.count_stream(now, template, method)
-            if own_user or "session" in scope or FRAMEWORK_KEY in scope:
+            if always_user or "session" in scope or FRAMEWORK_KEY in scope:
                 try:
-                    user_id = user_of(scope)
+                    user_id = resolve_user(scope)
                     if user_id is not None:
                         saw_user(user_id, now)
                 except Exception:
                     fault("the user resolver")
 
-        def template(self, scope: Scope) -> str | None:
-            try:
-                return route_of(scope)
-            except Exception:
-                fault("the route resolver")
-                return None
-
-        def count_stream(self, now: float, template: str | None, method: str) -> None:
-            try:
-                streamed(self.start, self.first, now, template, method)
-            except Exception:
-                fault("recording a request")
-
-        def count_user(self, scope: Scope) -> None:
-            try:
-                user_id = user_of(scope)
-                if user_id is not None:
-                    saw_user(user_id)
-            except Exception:
-                fault("the user resolver")
-
-        def failed(self, error: BaseException | None) -> None:
-            """The app ended without a complete response."""
-            status, scope = self.status, self.scope
-            if status is REPORTED:
-                return
-            self.status = REPORTED
-            self.scope = NO_SCOPE
-            template = self.template(scope)
-            try:
-                method = scope["method"]
-                there = connected(self.inner)
-                cancelled = there is None and isinstance(error, CancelledError)
-                gone = self.gone or there is False or cancelled
-                if gone and status is not None and method == "HEAD":
-                    end(self.start, status, template, method)
-                elif gone:
-                    abandon(status or 500, template, method)
-                else:
-                    now = fail(self.start, status or 500, template, method)
-            except Exception:
-                give_up()
-                return
-            if self.first and not gone:
-                self.count_stream(now, template, method)
-            self.count_user(scope)
-
-        def follow_copy(self, scope: Scope) -> None:
-            """What is further in was handed this scope: a copy has what the host leaves there."""
-            own = self.scope
-            if scope is own or own is NO_SCOPE or "router" in own:
-                return
-            if FRAMEWORK_KEY not in own or type(own[FRAMEWORK_KEY]) is ForwardedRequest:
-                own[FRAMEWORK_KEY] = ForwardedRequest(scope, route_of_scope, user_of_scope)
-
-        def cancel(self) -> None:
-            """The request is one of the sub-app's own."""
-            if self.status is REPORTED:
-                return
-            self.status = REPORTED
-            self.scope = NO_SCOPE
-            try:
-                left()
-            except Exception:
-                fault("recording a request")
-
-        def __reduce__(self) -> tuple[type, tuple[()]]:
-            """A copy of the scope, be it in another process, is measured where this one is."""
-            return type(None), ()
-
+    Exchange.recorder = recorder
+    Exchange.route_of, Exchange.user_of = staticmethod(resolve_route), staticmethod(resolve_user)
     return Exchange
 
 

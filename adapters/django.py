@@ -11,8 +11,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import contextmanager
-from enum import Enum
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
@@ -29,12 +27,20 @@ from .api.handlers import Handlers
 from .api.messages import Request
 from .api.policies import as_policy
 from .asgi import ASGIMetricsMiddleware
-from .measurement import exclude_request
+from .measurement import (
+    COMPLETE,
+    DISCONNECTED,
+    FAILED,
+    OPEN,
+    Measurement,
+    State,
+    exclude_request,
+    is_measured,
+)
 from .paths import excluder, mount_path
 from .resolvers import route_of_environ, route_of_scope, user_of_environ, user_of_scope
 from .resolvers.base import FRAMEWORK_KEY, session_identity
 from .resolvers.django import DjangoRequest
-from .servers import broken_off
 from .wsgi import WSGIMetricsMiddleware
 
 if TYPE_CHECKING:
@@ -45,6 +51,7 @@ if TYPE_CHECKING:
         Callable,
         Iterable,
         Iterator,
+        MutableMapping,
     )
 
     from django.http import HttpRequest
@@ -75,6 +82,11 @@ class MetricsMiddleware:
         self.get_response = get_response
         monitor = get_metrics_monitor() if self.monitor is None else self.monitor
         self._recorder = monitor.recorder
+        self._measurement = type(
+            "Measurement",
+            (_Measurement,),
+            {"__slots__": (), "recorder": self._recorder, "route_of": staticmethod(_route_of)},
+        )
         self._recorder.register_worker()
         self._excluded = excluder(self.exclude)
         self._is_async = iscoroutinefunction(get_response)
@@ -88,115 +100,102 @@ class MetricsMiddleware:
         return user_of_environ(request.META)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        """Answer a request, measured unless it is excluded or measured already."""
         carrier = _carrier(request)
         carrier[FRAMEWORK_KEY] = DjangoRequest(request)
+        key = self._recorder.key
         excluded = self._excluded is not None and self._excluded(request.path_info)
-        start = None
-        if not (excluded or self._recorder.key in carrier):
+        measurement = None
+        if not (excluded or (key in carrier and is_measured(carrier, key))):
             try:
-                start = self._recorder.begin()
-                carrier[self._recorder.key] = self._recorder
+                measurement = self._measurement(self, request, carrier)
+                carrier[key] = measurement
             except Exception:
                 self._recorder.faults.report("recording a request")
-        if start is None:
+        if measurement is None:
             response: HttpResponseBase | Awaitable[HttpResponseBase] = self.get_response(request)
             return response
-        return (self._answer_async if self._is_async else self._answer)(request, start)
+        return (self._answer_async if self._is_async else self._answer)(request, measurement)
 
-    def _answer(self, request: HttpRequest, start: float) -> HttpResponseBase:
+    def _answer(self, request: HttpRequest, measurement: _Measurement) -> HttpResponseBase:
         try:
             response: HttpResponseBase = self.get_response(request)
         except BaseException:
             # Django makes responses of exceptions; what comes here ends the process or the thread.
-            self._report(request, start, 500, _Outcome.FAILED)
+            measurement.report(FAILED)
             raise
-        return self._measured(request, start, response)
+        return _follow(request, measurement, response)
 
-    async def _answer_async(self, request: HttpRequest, start: float) -> HttpResponseBase:
+    async def _answer_async(
+        self, request: HttpRequest, measurement: _Measurement
+    ) -> HttpResponseBase:
         try:
             response: HttpResponseBase = await self.get_response(request)
         except asyncio.CancelledError:  # as Django does to the view of a client that has gone
-            self._report(request, start, 500, _Outcome.GONE)
+            measurement.report(DISCONNECTED)
             raise
         except BaseException:
-            self._report(request, start, 500, _Outcome.FAILED)
+            measurement.report(FAILED)
             raise
-        return self._measured(request, start, response)
+        return _follow(request, measurement, response)
 
-    def _measured(
-        self, request: HttpRequest, start: float, response: HttpResponseBase
-    ) -> HttpResponseBase:
-        """Report a response that is complete now, and one that streams when it is closed."""
-        if not response.streaming:
-            self._report(request, start, response.status_code, _Outcome.COMPLETE)
-            return response
-        report = partial(self._report, request, start, response.status_code)
-        stream = _Stream(report, self._recorder.clock)
-        # A server that can send files by itself takes the file out of a response that nobody has
-        # wrapped. It closes the response, too.
-        if not (hasattr(response, "file_to_stream") and "wsgi.file_wrapper" in request.META):
-            stream.follow(response)
-        close = response.close
 
-        def closing() -> None:
-            try:
-                close()
-            finally:
-                stream.over()
+class _Measurement(Measurement):
+    """One request that Django answers.
 
-        response.close = closing
-        return response
+    Attributes:
+        middleware: The middleware that measures it.
+        request: The request.
+    """
 
-    def _report(
-        self,
-        request: HttpRequest,
-        start: float,
-        status: int,
-        outcome: _Outcome,
-        first_byte: float = 0.0,
+    __slots__ = ("middleware", "request")
+
+    def __init__(
+        self, middleware: MetricsMiddleware, request: HttpRequest, carrier: dict[str, Any]
     ) -> None:
-        recorder = self._recorder
-        carrier = _carrier(request)
-        if carrier[recorder.key] is None:
-            return  # the sub-app's own
-        route = None
-        is_asgi = isinstance(request, ASGIRequest)
-        if outcome is _Outcome.GONE and not is_asgi and broken_off(carrier, recorder):
-            outcome = _Outcome.FAILED
-        try:
-            route = route_of_scope(carrier) if is_asgi else route_of_environ(carrier)
-        except Exception:
-            recorder.faults.report("the route resolver")
-        try:
-            if outcome is _Outcome.GONE:
-                recorder.abandon(status, route, request.method)
-            else:
-                report = recorder.fail if outcome is _Outcome.FAILED else recorder.end
-                now = report(start, status, route, request.method)
-        except Exception:
-            recorder.faults.report("recording a request")
-            try:
-                recorder.cancel()
-            except Exception:
-                recorder.faults.report("recording a request")
-            return
-        try:
-            if first_byte and outcome is not _Outcome.GONE:
-                recorder.streamed(start, first_byte, now, route, request.method)
-        except Exception:
-            recorder.faults.report("recording a request")
-        try:
-            user = self.user_of(request)
-            if user is not None:
-                recorder.user(user)
-        except Exception:
-            recorder.faults.report("the user resolver")
+        self.middleware = middleware
+        self.request = request
+        self.carrier = carrier
+        self.status = None
+        self.first_byte = 0.0
+        self.state = OPEN
+        self.start = self.recorder.begin()
+
+    def method(self, carrier: MutableMapping[str, Any]) -> str:
+        method: str = self.request.method
+        return method
+
+    def user(self, carrier: MutableMapping[str, Any]) -> object | None:
+        return self.middleware.user_of(self.request)
 
 
-class _Outcome(Enum):
-    COMPLETE = 1
-    FAILED = 2
-    GONE = 3
+def _route_of(carrier: dict[str, Any]) -> str | None:
+    return route_of_environ(carrier) if "REQUEST_METHOD" in carrier else route_of_scope(carrier)
+
+
+def _follow(
+    request: HttpRequest, measurement: _Measurement, response: HttpResponseBase
+) -> HttpResponseBase:
+    """Report a response that is complete now, and one that streams when it is closed."""
+    measurement.status = response.status_code
+    if not response.streaming:
+        measurement.report(COMPLETE)
+        return response
+    stream = _Stream(measurement)
+    # A server that can send files by itself takes the file out of a response that nobody has
+    # wrapped. It closes the response, too.
+    if not (hasattr(response, "file_to_stream") and "wsgi.file_wrapper" in request.META):
+        stream.follow(response)
+    close = response.close
+
+    def closing() -> None:
+        try:
+            close()
+        finally:
+            stream.over()
+
+    response.close = closing
+    return response
 
 
 class _Stream:
@@ -205,22 +204,19 @@ class _Stream:
     After a failure Django does not close it, under ASGI.
     """
 
-    def __init__(
-        self, report: Callable[[_Outcome, float], None], clock: Callable[[], float]
-    ) -> None:
-        self._report = report
-        self._clock = clock
-        self._first_byte = 0.0
-        self._open = True
+    def __init__(self, measurement: _Measurement) -> None:
+        self._measurement = measurement
         # Until reading begins: a server need not read the body that HEAD does not get.
-        self._outcome = _Outcome.COMPLETE
+        self._outcome: State = COMPLETE
 
     def over(self) -> None:
-        if self._open:
-            self._open = False
-            if self._outcome is _Outcome.GONE and _is_ending(sys.exc_info()[1]):
-                self._outcome = _Outcome.FAILED
-            self._report(self._outcome, self._first_byte)
+        """Report the response, which has been closed or has failed."""
+        outcome = self._outcome
+        if outcome is DISCONNECTED and (
+            _is_ending(sys.exc_info()[1]) or self._measurement.server_is_stopping()
+        ):
+            outcome = FAILED
+        self._measurement.report(outcome)
 
     def follow(self, response: StreamingHttpResponse) -> None:
         content = response.streaming_content
@@ -242,21 +238,21 @@ class _Stream:
                 self._passed(chunk)
 
     def _passed(self, chunk: bytes) -> None:
-        if chunk and not self._first_byte:
-            self._first_byte = self._clock()
+        if chunk and not self._measurement.first_byte:
+            self._measurement.first_byte = self._measurement.recorder.clock()
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        self._outcome = _Outcome.GONE
+        self._outcome = DISCONNECTED
         try:
             yield
         except (GeneratorExit, asyncio.CancelledError):  # closed before its end
             raise
         except BaseException:
-            self._outcome = _Outcome.FAILED
+            self._outcome = FAILED
             self.over()
             raise
-        self._outcome = _Outcome.COMPLETE
+        self._outcome = COMPLETE
 
 
 def _is_ending(error: BaseException | None) -> bool:

@@ -1,16 +1,232 @@
-"""What stands for a request that is being measured, in environ or scope."""
+"""One request's measurement: its outcome, reported once, and the one thing ever put under the key.
+
+The middleware that measures a request puts a `Measurement` into environ or scope, under its
+recorder's key, and takes it out as the request ends. So the key tells middlewares further in that
+the request is being measured already; that is a state of the measurement, not its presence: the
+same environ or scope object may come again, as another request.
+
+The states, and how each end state is reported to the recorder:
+
+    OPEN -> COMPLETE       `end`: the response is whole
+         -> FAILED         `fail`: an exception, no response, or a server that stops
+         -> DISCONNECTED   `abandon`: the client went away
+         -> EXCLUDED       `cancel`: nothing is counted
+
+No end state is ever left. The middlewares have the way to COMPLETE once more, inlined, as it is
+that of nearly every request.
+"""
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
-from typing import Any
+from collections.abc import Callable, MutableMapping
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from .resolvers.base import MEASUREMENT_PREFIX
+from .resolvers import route_of_environ, route_of_scope, user_of_environ, user_of_scope
+from .resolvers.base import FRAMEWORK_KEY, MEASUREMENT_PREFIX, ForwardedRequest
+from .servers import is_stopping
+
+if TYPE_CHECKING:
+    from metricsmw.engine.recording.recorder import Recorder
+
+
+class State(Enum):
+    """How far a request's measurement is."""
+
+    OPEN = "open"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    DISCONNECTED = "disconnected"
+    EXCLUDED = "excluded"
+
+
+OPEN, COMPLETE, FAILED = State.OPEN, State.COMPLETE, State.FAILED
+DISCONNECTED, EXCLUDED = State.DISCONNECTED, State.EXCLUDED
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    OPEN: frozenset({COMPLETE, FAILED, DISCONNECTED, EXCLUDED}),
+    COMPLETE: frozenset(),
+    FAILED: frozenset(),
+    DISCONNECTED: frozenset(),
+    EXCLUDED: frozenset(),
+}
+
+# Stands for environ or scope once the outcome is reported.
+NO_CARRIER: dict[str, Any] = {}
+
+
+class Measurement:
+    """The measurement of one request; what is the same for all requests is the class's.
+
+    Attributes:
+        carrier: The request's environ or scope, until its outcome is reported.
+        first_byte: When the first bytes of a stream had been passed on; 0.0: no stream so far.
+        start: When the request began. Times are monotonic seconds.
+        state: How far it is.
+        status: The status that the app has sent, None before that.
+        recorder: What reports go to.
+        route_of: Returns the route's template of an answered request, given its carrier.
+        user_of: Returns the user of an answered request, given its carrier.
+        method_key: The key of the request's method in the carrier.
+    """
+
+    __slots__ = ("carrier", "first_byte", "start", "state", "status")
+
+    recorder: ClassVar[Recorder]
+    route_of: ClassVar[Callable[[Any], str | None]]
+    user_of: ClassVar[Callable[[Any], object]]
+    method_key: ClassVar[str] = ""
+
+    carrier: Any  # a WSGIEnvironment or a Scope
+    first_byte: float
+    start: float
+    state: State
+    status: Any
+
+    # --- what kinds of measurement differ in -----------------------------------------------------
+
+    def code(self) -> int:
+        """Return the status as a number; 500 where the app has sent none."""
+        return 500 if self.status is None else int(self.status)
+
+    def method(self, carrier: MutableMapping[str, Any]) -> str:
+        """Return the request's method."""
+        method: str = carrier[self.method_key]
+        return method
+
+    def user(self, carrier: MutableMapping[str, Any]) -> object | None:
+        """Return the user of the answered request, or None."""
+        return type(self).user_of(carrier)
+
+    # --- outcomes --------------------------------------------------------------------------------
+
+    def report(self, outcome: State) -> None:
+        """Report how the request ended, unless it has ended before."""
+        if outcome not in TRANSITIONS[self.state]:
+            self.take_out()
+            return
+        self.state = outcome
+        carrier = self.carrier
+        self.take_out()
+        recorder = self.recorder
+        template = self._template(carrier)
+        try:
+            code, method = self.code(), self.method(carrier)
+            if outcome is DISCONNECTED:
+                now = recorder.abandon(code, template, method)
+            else:
+                ended = recorder.fail if outcome is FAILED else recorder.end
+                now = ended(self.start, code, template, method)
+        except Exception:
+            self.give_up()
+            return
+        if self.first_byte and outcome is not DISCONNECTED:
+            self.count_stream(now, template, method)
+        try:
+            user = self.user(carrier)
+            if user is not None:
+                recorder.user(user)
+        except Exception:
+            recorder.faults.report("the user resolver")
+
+    def exclude(self) -> None:
+        """Count nothing of this request: it is one of the sub-app's own, say."""
+        if EXCLUDED in TRANSITIONS[self.state]:
+            self.state = EXCLUDED
+            self._cancel()
+
+    def give_up(self) -> None:
+        """Take a request out of those in flight that could not be recorded."""
+        self.recorder.faults.report("recording a request")
+        self._cancel()
+
+    def _cancel(self) -> None:
+        try:
+            self.recorder.cancel()
+        except Exception:
+            self.recorder.faults.report("recording a request")
+
+    def _template(self, carrier: MutableMapping[str, Any]) -> str | None:
+        try:
+            return type(self).route_of(carrier)
+        except Exception:
+            self.recorder.faults.report("the route resolver")
+            return None
+
+    def count_stream(self, now: float, template: str | None, method: str) -> None:
+        """Record when the first and the last byte of a stream were passed on."""
+        try:
+            self.recorder.streamed(self.start, self.first_byte, now, template, method)
+        except Exception:
+            self.recorder.faults.report("recording a request")
+
+    def server_is_stopping(self) -> bool:
+        """Ask a WSGI server whether it has itself cut a body short, as it stops."""
+        try:
+            return is_stopping(self.carrier)
+        except Exception:
+            self.recorder.faults.report("asking the server for its client")
+            return False
+
+    # --- the place in environ or scope -----------------------------------------------------------
+
+    def take_out(self) -> None:
+        """Take this out of the carrier, and release the carrier."""
+        carrier, self.carrier = self.carrier, NO_CARRIER
+        if carrier.get(self.recorder.key) is self:
+            del carrier[self.recorder.key]
+
+    def follow_copy(self, carrier: MutableMapping[str, Any]) -> None:
+        """Read route and user from this carrier where it is a copy that was passed on."""
+        own = self.carrier
+        if carrier is own or self.state is not OPEN or "router" in own:
+            return
+        if FRAMEWORK_KEY not in own or type(own[FRAMEWORK_KEY]) is ForwardedRequest:
+            is_scope = "REQUEST_METHOD" not in carrier
+            route = route_of_scope if is_scope else route_of_environ
+            user = user_of_scope if is_scope else user_of_environ
+            own[FRAMEWORK_KEY] = ForwardedRequest(carrier, route, user)
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """A copy of the carrier, be it in another process, is measured where this one is."""
+        return type(None), ()
+
+
+class Excluded(Measurement):
+    """Stands for a request that a middleware has excluded by its path, or for a WebSocket."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.state = EXCLUDED
+        self.carrier = NO_CARRIER
+
+
+def is_measured(
+    carrier: MutableMapping[str, Any], key: str, own: Measurement | None = None
+) -> bool:
+    """Tell whether an outer middleware measures or excludes this request.
+
+    Args:
+        carrier: The request's environ or scope, which has the key.
+        key: The recorder's key.
+        own: What the middleware that asks excludes requests by: one of its own that has ended.
+    """
+    measurement: Measurement | None = carrier[key]
+    if measurement is None:  # in a copy that was made by pickling
+        return True
+    if measurement.state is OPEN:
+        measurement.follow_copy(carrier)
+        return True
+    return measurement.state is EXCLUDED and measurement is not own
 
 
 def exclude_request(carrier: MutableMapping[str, Any]) -> None:
-    """Exclude this request (environ or scope) from measurement by all outer middlewares."""
+    """Exclude this request from measurement by all outer middlewares.
+
+    Args:
+        carrier: The request's environ or scope.
+    """
     for key, measurement in list(carrier.items()):
         if key.startswith(MEASUREMENT_PREFIX) and measurement is not None:
-            measurement.cancel()
-            carrier[key] = None
+            measurement.exclude()

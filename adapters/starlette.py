@@ -15,7 +15,7 @@ from starlette.routing import Router
 from metricsmw import get_metrics_monitor
 
 from .asgi import ASGIMetricsMiddleware, metrics_app
-from .measurement import exclude_request
+from .measurement import OPEN, exclude_request
 from .paths import mount_path, split
 
 if TYPE_CHECKING:
@@ -87,10 +87,10 @@ def _serve(router: Router, path: str, metrics: ASGIApp, key: str) -> None:
                 mounted = dict(scope, path=root + below, root_path=root + path)
                 return metrics(mounted, receive, send)
         if key in scope:
-            exchange = scope[key]
-            # A middleware may hand on a copy: it is there that the router leaves what it finds.
-            if exchange is not None and exchange.scope is not scope:
-                exchange.scope = scope
+            measurement = scope[key]
+            # A middleware may pass on a copy: the router leaves what it finds there.
+            if measurement is not None and measurement.state is OPEN:
+                measurement.carrier = scope
         return routes(scope, receive, send)
 
     router.middleware_stack = dispatch  # type: ignore[assignment]

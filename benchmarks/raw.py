@@ -125,6 +125,8 @@ def route_of(request: Scope) -> str:
 class Client:
     """The server's side of a connection, as a middleware sees it under uvicorn: bound methods."""
 
+    __module__ = "uvicorn.protocols.http.httptools_impl"
+
     def __init__(self) -> None:
         self.disconnected = False
 

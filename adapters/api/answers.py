@@ -158,10 +158,12 @@ def _health(monitor: MetricsMonitor, request: Request) -> Response:
 
 
 def is_page(request: Request) -> bool:
+    """Tell whether a request is for the dashboard page."""
     return request.path in ("", "/") and request.method in ("GET", "HEAD")
 
 
 def page_response(monitor: MetricsMonitor, request: Request) -> Response:
+    """Return the dashboard page's shell, which holds no data."""
     # Relative links hold behind a proxy that strips a prefix, too. Without a slash at the end of
     # the page's own address they start from its last segment.
     last = "" if request.path else request.mount.rstrip("/").rpartition("/")[2]
@@ -180,6 +182,7 @@ def _widget(monitor: MetricsMonitor, request: Request) -> Response:
 
 
 def static_file(file: dashboard.File, request: Request, cache: str) -> Response:
+    """Return a file of the page, or 304 where the client has it already."""
     headers = {"Cache-Control": cache, "ETag": file.etag}
     if file.etag in request.headers.get("if-none-match", ""):
         return Response(304, list(headers.items()), b"")
@@ -276,6 +279,7 @@ def _success(content: dict[str, object]) -> Response:
 
 
 def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Return an error as JSON."""
     return _json(status, {"error": message}, headers)
 
 

@@ -24,22 +24,30 @@ from .policies import Policy
 from .sse import Streams
 
 if TYPE_CHECKING:
-    from ..types import ASGIApp, Receive, Scope, ScopeIdentity, Send
+    from ..types import ASGIApp, Receive, Scope, ScopeIdentity, Send, Thresholds
 
 
 def metrics_app(
     monitor: MetricsMonitor | None = None,
     auth: Policy | None = None,
-    *,
     identity: ScopeIdentity | None = None,
+    health_thresholds: Thresholds | None = None,
+    health_status: int = 503,
 ) -> ASGIApp:
     """Return the sub-app, to be mounted at any path.
 
-    `monitor`: None means the server-wide one. `auth`: see `auth.as_policy`; it may be `async def`.
-    `identity`: returns the host's logged-in session user for a scope, or None; it may be
-    `async def`. Without it: the user that `scope["session"]` names, where there is one.
+    Args:
+        monitor: None means the server-wide one.
+        auth: Who may read, see `as_policy`; it may be `async def`.
+        identity: Returns the app's logged-in session user for a scope, or None; it may be
+            `async def`. Without it: the user that `scope["session"]` names, where there is one.
+        health_thresholds: Snapshot fields that have to stay below these numbers; while one does
+            not, `/health` answers `degraded`.
+        health_status: The HTTP status of that answer, 503 or 200.
     """
     monitor = get_metrics_monitor() if monitor is None else monitor
+    if health_thresholds is not None:
+        monitor.set_health_thresholds(health_thresholds, health_status)
     handlers = Handlers(monitor, auth, run_in_threadpool)
     streams = Streams(monitor)
     user_of = _session_user if identity is None else identity

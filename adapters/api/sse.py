@@ -30,7 +30,7 @@ from metricsmw.engine.reading.routes import RouteRow
 from metricsmw.engine.reading.series import Series, SeriesStep
 from metricsmw.engine.storage.layout import STEPS_PER_WINDOW
 
-from ..servers import server_is_ending
+from ..servers import is_ending
 
 EVERY_SECONDS = 1.0
 TABLES_EVERY = 5  # updates
@@ -180,7 +180,7 @@ class _Feed:
         due = loop.time() + EVERY_SECONDS
         while not self.ending and (left := due - loop.time()) > 0:
             await asyncio.sleep(min(left, LOOK_SECONDS))
-            self.ending = server_is_ending()
+            self.ending = is_ending()
 
     def _wake_all(self) -> None:
         for wake in self._listeners:

@@ -19,21 +19,31 @@ from .policies import Policy
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from ..types import EnvironIdentity
+    from ..types import EnvironIdentity, Thresholds
 
 
 def metrics_app(
     monitor: MetricsMonitor | None = None,
     auth: Policy | None = None,
-    *,
     identity: EnvironIdentity | None = None,
+    health_thresholds: Thresholds | None = None,
+    health_status: int = 503,
 ) -> WSGIApplication:
     """Return the sub-app, to be mounted at any path.
 
-    `monitor`: None means the server-wide one. `auth`: see `auth.as_policy`. `identity`: returns
-    the host's logged-in session user for an environ, or None; without it nobody is logged in.
+    Args:
+        monitor: None means the server-wide one.
+        auth: Who may read, see `as_policy`.
+        identity: Returns the app's logged-in session user for an environ, or None. Without it
+            nobody is logged in.
+        health_thresholds: Snapshot fields that have to stay below these numbers; while one does
+            not, `/health` answers `degraded`.
+        health_status: The HTTP status of that answer, 503 or 200.
     """
-    handlers = Handlers(get_metrics_monitor() if monitor is None else monitor, auth)
+    monitor = get_metrics_monitor() if monitor is None else monitor
+    if health_thresholds is not None:
+        monitor.set_health_thresholds(health_thresholds, health_status)
+    handlers = Handlers(monitor, auth)
     user_of = _nobody if identity is None else identity
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

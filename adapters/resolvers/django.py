@@ -32,12 +32,14 @@ class DjangoRequest:
         self._request: HttpRequest | None = request
 
     def route(self) -> str | None:
+        """Return the template of the URL pattern that matched, or None."""
         if self._request is not None:
             match: ResolverMatch | None = self._request.resolver_match
             self._route = None if match is None else template_of(match.route or "")
         return self._route
 
     def user(self) -> object | None:
+        """Return the user as far as the app has loaded it, or None."""
         if self._request is not None:
             self.route()
             self._user = user_of(self._request)

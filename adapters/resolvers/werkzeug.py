@@ -33,6 +33,7 @@ class RuleRequest:
         self._session = session
 
     def route(self) -> str | None:
+        """Return the rule that matched, or would have with another method, or None."""
         rule = self._rule
         if rule is None and self._methods and self._adapter is not None:
             try:
@@ -42,4 +43,5 @@ class RuleRequest:
         return None if rule is None else rule.rule
 
     def user(self) -> object | None:
+        """Return the user that the session names, or None."""
         return session_user(self._session)

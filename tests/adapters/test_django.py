@@ -460,6 +460,7 @@ def test_waitress_that_shuts_down_is_no_client_that_goes(
     stopped: bool, monitor: MetricsMonitor, measured: None
 ) -> None:
     class Channel:
+        __module__ = "waitress.channel"
         server = SimpleNamespace(task_dispatcher=ThreadedTaskDispatcher())
 
         def check_client_disconnected(self) -> bool:

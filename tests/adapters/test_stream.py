@@ -277,6 +277,7 @@ def test_a_fault_is_a_heartbeat_and_passes(
 
 def test_it_ends_with_uvicorn(monitor: MetricsMonitor) -> None:
     class Server:
+        __module__ = "uvicorn.server"
         should_exit = False
 
         def handle_exit(self, *_: object) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from hypothesis import strategies as st
 
-from metricsmw.adapters import asgi
+from metricsmw.adapters import asgi, measurement
 from metricsmw.clock import ManualClock
 
 from .outcomes import Outcome, complete, failed, gone
@@ -214,7 +214,7 @@ class Run:
         places = [
             (frame.name, frame.lineno)
             for frame in traceback.extract_tb(error.__traceback__)
-            if frame.filename != asgi.__file__
+            if frame.filename not in (asgi.__file__, measurement.__file__)
         ]
         return which, places, self.describe(error.__context__), self.describe(error.__cause__)
 
@@ -419,6 +419,8 @@ class Cycle:
 class Asking(Cycle):
     """As uvicorn's."""
 
+    __module__ = "uvicorn.protocols.http.httptools_impl"
+
     @property
     def disconnected(self) -> bool:
         return self.server.gone
@@ -426,6 +428,8 @@ class Asking(Cycle):
 
 class Closing(Cycle):
     """As hypercorn's."""
+
+    __module__ = "hypercorn.protocol.http_stream"
 
     @property
     def closed(self) -> bool:

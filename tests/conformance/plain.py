@@ -118,6 +118,7 @@ class _Exchange(drivers.Exchange):
     `disconnected`: the client has gone, as uvicorn says it.
     """
 
+    __module__ = "uvicorn.protocols.http.h11_impl"
     disconnected = False
 
     def __init__(self, body: bytes, client: Plain) -> None:

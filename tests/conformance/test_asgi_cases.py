@@ -271,6 +271,8 @@ def test_two_tasks_that_both_end_the_response_count_once(monitor: MetricsMonitor
 class Uvicorn(Exchange):
     """Drops what comes for a client that has gone, and can be asked."""
 
+    __module__ = "uvicorn.protocols.http.h11_impl"
+
     disconnected = False
 
     async def send(self, message: Message) -> None:
@@ -280,6 +282,8 @@ class Uvicorn(Exchange):
 
 class Hypercorn(Exchange):
     """Is closed when the client has gone, and also by the end of a response."""
+
+    __module__ = "hypercorn.protocol.http_stream"
 
     closed = False
 

@@ -228,14 +228,18 @@ def test_a_server_that_cannot_be_asked(
     """Whether it was itself that has closed the body: it counts as a client that has gone."""
 
     class Channel:
-        __self__ = property(broken)
+        __module__ = "waitress.channel"
+        server = property(broken)
+
+        def client_disconnected(self) -> bool:
+            return True
 
     def app(environ: Any, start_response: Any) -> Iterator[bytes]:
         yield from wsgi_hello(environ, start_response)
         yield b"more"
 
     for _ in range(TIMES):
-        environ = new_environ(**{"waitress.client_disconnected": Channel()})
+        environ = new_environ(**{"waitress.client_disconnected": Channel().client_disconnected})
         body: Any = WSGIMetricsMiddleware(app, monitor)(environ, lambda *_: broken)
         assert next(iter(body)) == b"hello"
         body.close()
