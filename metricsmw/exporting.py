@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from metricsmw.engine.files import DRAFT, open_own, write_atomically
 from metricsmw.engine.workers.job import ServerJob
+from metricsmw.exporters.push import OTLPExport as OTLPExport
 from metricsmw.formats import csv_text, export_document, json_text
 from metricsmw.validation import whole
 

@@ -39,7 +39,7 @@ EXCEPTIONS = """
 """
 
 # What a room of the core may import beside psutil, of its own extra; the command line imports any.
-PACKAGES = {"metricsmw.alerts": {"apprise"}}
+PACKAGES = {"metricsmw.alerts": {"apprise"}, "metricsmw.exporters": {"opentelemetry"}}
 
 
 def full_name(name: str) -> str:

@@ -110,12 +110,13 @@ class Counter:
 
 @dataclass(frozen=True)
 class Gauge:
-    """Values that go up and down."""
+    """Values that go up and down. ``is_sum``: those of several servers can be added up."""
 
     name: str
     unit: str
     help: str
     points: Sequence[NumberPoint]
+    is_sum: bool = False
 
 
 @dataclass(frozen=True)

@@ -174,35 +174,39 @@ def _point(
 
 def _gauges(reading: ServerReading, started: float, user_timeout: float) -> Iterator[Family]:
     users, _ = reading.active_users(user_timeout)
-    for name, unit, help, value in (
+    for name, unit, help, value, is_sum in (
         (
             "http.server.active_requests",
             "{request}",
             "Requests in flight.",
             reading.gauge(Field.IN_FLIGHT),
+            True,
         ),
         (
             "metricsmw.websocket.connections",
             "{connection}",
             "WebSocket connections that are open.",
             reading.gauge(Field.WEBSOCKETS),
+            True,
         ),
         (
             "process.start_time",
             "s",
             "When the numbers of the server began: its start, or the last reset; Unix time.",
             started,
+            False,
         ),
-        ("metricsmw.users.active", "{user}", "Users that were active lately.", users),
-        ("metricsmw.workers", "{worker}", "Workers that live.", reading.workers),
+        ("metricsmw.users.active", "{user}", "Users that were active lately.", users, False),
+        ("metricsmw.workers", "{worker}", "Workers that live.", reading.workers, True),
         (
             "metricsmw.segments.left_out",
             "{segment}",
             "Workers whose numbers are damaged and left out.",
             len(reading.damaged),
+            True,
         ),
     ):
-        yield Gauge(name, unit, help, [NumberPoint({}, value)])
+        yield Gauge(name, unit, help, [NumberPoint({}, value)], is_sum)
 
 
 def _processes(reading: ServerReading) -> Iterator[Family]:
@@ -222,7 +226,7 @@ def _processes(reading: ServerReading) -> Iterator[Family]:
                 cpu.append(NumberPoint({**worker, "cpu.mode": mode}, used, created))
             memory.append(NumberPoint(worker, resident))
     yield Counter("process.cpu.time", "s", "CPU time that a worker has used.", cpu)
-    yield Gauge("process.memory.usage", "By", "Resident memory of a worker.", memory)
+    yield Gauge("process.memory.usage", "By", "Resident memory of a worker.", memory, is_sum=True)
     yield Counter(
         "metricsmw.faults",
         "{fault}",

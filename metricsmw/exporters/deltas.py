@@ -1,0 +1,112 @@
+"""What counters have gained since an earlier export, for back ends that prefer deltas.
+
+An earlier export is kept as JSON, so that another worker can go on where this one stood: for each
+series of counters and histograms, by its name and attributes, what it had counted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+
+from metricsmw.exporters.model import (
+    Attributes,
+    Counter,
+    Exposition,
+    Family,
+    Histogram,
+    HistogramPoint,
+    NumberPoint,
+)
+
+
+def _key(name: str, attributes: Attributes) -> str:
+    return json.dumps([name, sorted(attributes.items())])
+
+
+@dataclass(frozen=True)
+class Sent:
+    """The counters of an export, and its Unix time."""
+
+    at: float
+    numbers: dict[str, float]
+    histograms: dict[str, tuple[int, Sequence[int], float]]  # first bucket, counts, sum
+
+    @classmethod
+    def of(cls, exposition: Exposition, at: float) -> Sent:
+        """Return what is to be kept of an exposition that is exported at Unix time ``at``."""
+        sent = cls(at, {}, {})
+        for family in exposition.families:
+            if isinstance(family, Counter):
+                for number in family.points:
+                    sent.numbers[_key(family.name, number.attributes)] = number.value
+            elif isinstance(family, Histogram):
+                for point in family.points:
+                    kept = point.first, point.counts, point.sum
+                    sent.histograms[_key(family.name, point.attributes)] = kept
+        return sent
+
+    def to_json(self) -> str:
+        """Return it as text."""
+        return json.dumps([self.at, self.numbers, self.histograms])
+
+    @classmethod
+    def from_json(cls, text: str) -> Sent | None:
+        """Return what `to_json` was called of; None for any other text."""
+        try:
+            at, numbers, histograms = json.loads(text)
+            return cls(
+                float(at),
+                {str(key): value + 0 for key, value in numbers.items()},
+                {
+                    str(key): (int(first), [int(count) for count in counts], float(total))
+                    for key, (first, counts, total) in histograms.items()
+                },
+            )
+        except (ValueError, TypeError, AttributeError):
+            return None
+
+
+def since(now: Exposition, sent: Sent) -> Exposition:
+    """Return the exposition with what its counters have gained since an earlier export.
+
+    A series that is new, or that began anew since, comes as a whole. Gauges stay as they are.
+    """
+    families: list[Family] = []
+    for family in now.families:
+        if isinstance(family, Counter):
+            numbers = [_number(family.name, point, sent) for point in family.points]
+            families.append(replace(family, points=numbers))
+        elif isinstance(family, Histogram):
+            points = [_histogram(family.name, point, sent) for point in family.points]
+            families.append(replace(family, points=points))
+        else:
+            families.append(family)
+    return replace(now, families=families)
+
+
+def _number(name: str, point: NumberPoint, sent: Sent) -> NumberPoint:
+    before = sent.numbers.get(_key(name, point.attributes))
+    began_anew = point.started is not None and point.started > sent.at
+    if before is None or began_anew or before > point.value:
+        return point
+    return replace(point, value=point.value - before, started=sent.at)
+
+
+def _histogram(name: str, point: HistogramPoint, sent: Sent) -> HistogramPoint:
+    before = sent.histograms.get(_key(name, point.attributes))
+    if before is None or (point.started is not None and point.started > sent.at):
+        return point
+    first, counts, total = before
+    if not any(counts):
+        return replace(point, sum=max(point.sum - total, 0.0), started=sent.at)
+    lead = first - point.first
+    if lead < 0:  # a bucket that was counted is one no more
+        return point
+    padded = [0] * lead + list(counts)
+    gains = [new - old for new, old in zip_longest(point.counts, padded, fillvalue=0)]
+    if min(gains, default=0) < 0:
+        return point
+    return replace(point, counts=gains, sum=max(point.sum - total, 0.0), started=sent.at)
