@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from metricsmw.validation import whole
+
 Shared = Literal[False, True, "auto"]
 
 # setting -> (lowest, highest), whole numbers
@@ -37,14 +39,15 @@ class Settings:
     def __post_init__(self) -> None:
         for name, (lowest, highest) in RANGES.items():
             value = getattr(self, name)
-            allowed = f"a whole number from {lowest} to {highest}"
             if isinstance(value, float) and value.is_integer():
                 value = int(value)
                 object.__setattr__(self, name, value)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(f"{name} must be {allowed}, got {value!r}")
-            if isinstance(value, float) or not lowest <= value <= highest:
-                raise ValueError(f"{name} must be {allowed}, got {value!r}")
+            try:
+                whole(name, value, lowest, highest)
+            except TypeError as error:
+                if isinstance(value, float):  # a number, but none that is allowed
+                    raise ValueError(str(error)) from None
+                raise
         if not (self.shared is True or self.shared is False or self.shared == "auto"):
             raise ValueError(f'shared must be False, True or "auto", got {self.shared!r}')
 

@@ -14,7 +14,7 @@ from metricsmw.clock import SYSTEM_CLOCK, Clock
 from metricsmw.config import Settings, Shared
 from metricsmw.engine.faults import FaultLog
 from metricsmw.engine.files import write_atomically
-from metricsmw.engine.fork import on_fork
+from metricsmw.engine.fork import Stage, on_fork
 from metricsmw.engine.reading.counts import Counts
 from metricsmw.engine.reading.health import (
     HealthCheck,
@@ -413,7 +413,7 @@ def _after_fork() -> None:
     _singleton_lock = threading.Lock()  # another thread of the parent may have held it
 
 
-on_fork(_after_fork)
+on_fork(_after_fork, Stage.LOCKS)
 
 
 def get_metrics_monitor(

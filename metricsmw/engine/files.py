@@ -16,7 +16,7 @@ import threading
 import weakref
 from contextlib import suppress
 
-from metricsmw.engine.fork import on_fork
+from metricsmw.engine.fork import Stage, on_fork
 
 # The names of drafts, as a pattern, around that of their file's name.
 DRAFT = r"\.{}\.\d+-\d+"
@@ -92,4 +92,4 @@ def _after_fork() -> None:
         descriptor.close()
 
 
-on_fork(_after_fork)
+on_fork(_after_fork, Stage.FILES)

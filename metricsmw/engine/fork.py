@@ -1,32 +1,71 @@
-"""What has to happen in a child that is forked from a process of the server."""
+"""What has to happen in a child that is forked from a process of the server, in one order.
+
+A forked child has only the thread that forked; what its other threads held or were about to do
+stays so for ever. So everything that has locks, files or threads makes itself anew there.
+"""
 
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable
+from enum import IntEnum
 from types import ModuleType
 
+logger = logging.getLogger("metricsmw")
 
-def on_fork(function: Callable[[], None]) -> None:
-    """Have the function called in every child that is forked from now on, once."""
-    forked = os.getpid()
+_forked = os.getpid()  # the process whose hooks have run
+_is_installed = False
 
-    def child() -> None:
-        nonlocal forked
-        if forked != os.getpid():
-            forked = os.getpid()
-            function()
 
+class Stage(IntEnum):
+    """When a hook runs among the others; those of one stage run in the order of their making."""
+
+    FILES = 0  # the parent's descriptors are closed: no lock outlives its owner
+    LOCKS = 1  # what other threads of the parent may have held is made anew
+    MEMBER = 2  # the parent's segment is forgotten; the child may become a worker
+    JOBS = 3  # threads are started, in which all of the above is used
+
+
+_hooks: dict[Stage, list[Callable[[], None]]] = {stage: [] for stage in Stage}
+
+
+def on_fork(function: Callable[[], None], stage: Stage = Stage.JOBS) -> None:
+    """Call the function in every child that is forked from now on, once.
+
+    Args:
+        function: what to call. If it raises, that is logged, and the others are called all the
+            same.
+        stage: when it is called, among the others.
+    """
+    global _is_installed
+    _hooks[stage].append(function)
+    if _is_installed:
+        return
+    _is_installed = True
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=child)
+        os.register_at_fork(after_in_child=_after_fork)
     if uwsgi := sys.modules.get("uwsgi"):
-        _on_uwsgi_fork(uwsgi, child)
+        _on_uwsgi_fork(uwsgi, _after_fork)
+
+
+def _after_fork() -> None:
+    global _forked
+    if _forked == os.getpid():  # uWSGI's hook and Python's may both call
+        return
+    _forked = os.getpid()
+    for stage in Stage:
+        for function in _hooks[stage]:
+            try:
+                function()
+            except Exception:
+                logger.exception("metricsmw: a hook failed after a fork")
 
 
 def _on_uwsgi_fork(uwsgi: ModuleType, function: Callable[[], None]) -> None:
-    """uWSGI forks its workers past Python's hooks; it has one of its own."""
+    """Have uWSGI call the function: it forks its workers past Python's hooks."""
     earlier: Callable[[], None] | None = getattr(uwsgi, "post_fork_hook", None)
     if earlier is None:
         try:
@@ -34,7 +73,7 @@ def _on_uwsgi_fork(uwsgi: ModuleType, function: Callable[[], None]) -> None:
             importlib.import_module("uwsgidecorators").postfork(function)
             return
         except Exception:
-            pass  # it cannot be imported without a master, by whoever tries
+            pass  # without a master, its import fails
 
     def hook() -> None:
         if earlier is not None:

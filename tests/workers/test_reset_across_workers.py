@@ -255,7 +255,7 @@ def test_a_snapshot_on_its_way_to_the_history(monkeypatch: pytest.MonkeyPatch) -
     ):
         record(saving, 10.0, "old", 7)
         clock.advance(1)
-        group = saving._group
+        group = saving.membership.group
         assert group is not None
         exclusive = group.exclusive
 

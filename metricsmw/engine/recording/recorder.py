@@ -22,7 +22,7 @@ from typing import ParamSpec, Protocol, TypeVar
 from metricsmw.clock import Clock
 from metricsmw.config import Settings
 from metricsmw.engine.faults import FaultLog
-from metricsmw.engine.fork import on_fork
+from metricsmw.engine.fork import Stage, on_fork
 from metricsmw.engine.recording.routes import RouteTables, Row
 from metricsmw.engine.recording.users import UserTable
 from metricsmw.engine.storage.histogram import BUCKETS, CEILING_SECONDS, FLOOR_SECONDS
@@ -562,4 +562,4 @@ def _after_fork() -> None:
         recorder.after_fork()
 
 
-on_fork(_after_fork)
+on_fork(_after_fork, Stage.MEMBER)
