@@ -30,7 +30,7 @@ from metricsmw.engine.storage.histogram import (
     SCALE,
     representative,
 )
-from metricsmw.engine.storage.keys import FIRST_BYTE, LAST_BYTE, OTHER, UNMATCHED, Name
+from metricsmw.engine.storage.keys import OTHER, UNMATCHED, Name, Times
 from metricsmw.engine.storage.lanes import ROUTE_HISTOGRAM, in_use, lane_of
 from metricsmw.engine.storage.layout import Field, RouteLane
 from metricsmw.exporters.model import (
@@ -103,14 +103,13 @@ def _routes(rows: Mapping[Name, int], started: float) -> Iterator[Family]:
     durations: list[HistogramPoint] = []
     errors: list[NumberPoint] = []
     abandoned: list[NumberPoint] = []
-    streams: dict[str, list[HistogramPoint]] = {FIRST_BYTE: [], LAST_BYTE: []}
+    streams: dict[Times, list[HistogramPoint]] = {Times.FIRST_BYTE: [], Times.LAST_BYTE: []}
     for name in sorted(rows):
         lanes = rows[name]
-        method, colon, part = name.method.partition(":")
-        attributes = _attributes(Name(method, name.route))
+        attributes = _attributes(name)
         point = _point(attributes, lanes & ROUTE_HISTOGRAM, ROUTE_SCALE, ROUTE_FIRST, started)
-        if colon:
-            streams[colon + part].append(point)
+        if name.times is not Times.ALL:
+            streams[name.times].append(point)
             continue
         durations.append(point)
         failed = lane_of(lanes, RouteLane.ERRORS)
@@ -139,13 +138,13 @@ def _routes(rows: Mapping[Name, int], started: float) -> Iterator[Family]:
         "metricsmw.stream.duration",
         "s",
         "Duration of those requests whose answer was a stream.",
-        streams[LAST_BYTE],
+        streams[Times.LAST_BYTE],
     )
     yield Histogram(
         "metricsmw.stream.first_byte.duration",
         "s",
         "Time to the first byte of those requests whose answer was a stream.",
-        streams[FIRST_BYTE],
+        streams[Times.FIRST_BYTE],
     )
 
 

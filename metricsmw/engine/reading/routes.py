@@ -12,7 +12,7 @@ from metricsmw.engine.storage.histogram import (
     ROUTE_SCALE,
     Distribution,
 )
-from metricsmw.engine.storage.keys import OTHER, UNTOLD_STREAMS, Name
+from metricsmw.engine.storage.keys import OTHER, UNTOLD_STREAMS, Name, Times
 from metricsmw.engine.storage.lanes import ROUTE_HISTOGRAM, in_use, lane_of, unpack
 from metricsmw.engine.storage.layout import (
     RouteLane,
@@ -51,7 +51,7 @@ class RouteLanes:
 
     def names(self) -> list[Name]:
         """All but those of streams."""
-        return [name for name in self.lanes if ":" not in name.method]
+        return [name for name in self.lanes if name.times is Times.ALL]
 
     def hold_to(self, max_routes: int) -> None:
         """Add what is beyond the busiest ``max_routes`` to ``<other>``."""

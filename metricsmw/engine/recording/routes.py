@@ -16,7 +16,6 @@ import logging
 
 from metricsmw.config import Settings
 from metricsmw.engine.storage.keys import (
-    LAST_BYTE,
     LENGTH_BYTES,
     METHODS,
     OTHER,
@@ -24,6 +23,7 @@ from metricsmw.engine.storage.keys import (
     UNMATCHED,
     UNTOLD_STREAMS,
     Name,
+    Times,
 )
 from metricsmw.engine.storage.layout import (
     NAME_BYTES,
@@ -91,7 +91,7 @@ class RouteTables:
 
     def _count(self, name: Name) -> None:
         self._own += name.is_own
-        self._streams += name.method.endswith(LAST_BYTE) and name.method != LAST_BYTE
+        self._streams += name.times is Times.LAST_BYTE and name not in UNTOLD_STREAMS
 
     def find(self, route: str | None, method: str) -> Row:
         """The row of a template; from now on `rows` knows it, where that stays bounded."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from enum import IntEnum
 from typing import NamedTuple
 
 from metricsmw.engine.storage.layout import (
@@ -49,45 +50,62 @@ def known_methods(listed: str | None) -> frozenset[str]:
 
 
 METHODS = known_methods(os.environ.get(METHODS_VARIABLE))
-# Stands behind the method in the name of a stream's rows; no method has a colon.
-FIRST_BYTE, LAST_BYTE = ":first", ":last"
+
+
+class Times(IntEnum):
+    """Which times the histogram of a row holds."""
+
+    ALL = 0  # of all requests: from their start to their end
+    FIRST_BYTE = 1  # of streams only: from their start to their first byte
+    LAST_BYTE = 2  # of streams only: from their start to their end
+
+
+KNOWN_TIMES = frozenset(Times)
 
 
 class Name(NamedTuple):
-    """What a row is named by."""
+    """What a row is named by.
+
+    Stored as the length of the text (2 bytes), `times` (1 byte) and the text: method, space, route.
+    """
 
     method: str
     route: str
+    times: Times = Times.ALL
 
     def pack(self) -> bytes:
-        """Its stored form; a long template is shortened and keeps apart by its hash."""
+        """Return its stored form; a long template is shortened and keeps apart by its hash."""
         raw = f"{self.method} {self.route}".encode("utf-8", "backslashreplace")
-        room = NAME_BYTES - LENGTH_BYTES
+        room = NAME_BYTES - LENGTH_BYTES - 1
         if len(raw) > room:
             tail = f"…{user_key(self.route):016x}".encode()
             raw = raw[: room - len(tail)].decode("utf-8", "ignore").encode() + tail
-        return len(raw).to_bytes(LENGTH_BYTES, "little") + raw
+        return len(raw).to_bytes(LENGTH_BYTES, "little") + bytes([self.times]) + raw
 
     @classmethod
     def unpack(cls, packed: bytes) -> Name | None:
-        """None for a row that is not in use."""
-        length = int.from_bytes(packed[:LENGTH_BYTES], "little")
-        if not length:
+        """Return the name that is stored there; None for a row that is not in use, or damaged."""
+        length, times = int.from_bytes(packed[:LENGTH_BYTES], "little"), packed[LENGTH_BYTES]
+        if not length or times not in KNOWN_TIMES:
             return None
-        text = packed[LENGTH_BYTES : LENGTH_BYTES + length].decode("utf-8", "replace")
+        text = packed[LENGTH_BYTES + 1 : LENGTH_BYTES + 1 + length].decode("utf-8", "replace")
         method, _, route = text.partition(" ")
-        return cls(method, route)
+        return cls(method, route, Times(times))
 
     @property
     def is_own(self) -> bool:
         """Whether it counts among the routes that are told apart."""
-        return self.route not in (OTHER, UNMATCHED) and ":" not in self.method
+        return self.route not in (OTHER, UNMATCHED) and self.times is Times.ALL
 
     def of_stream(self) -> tuple[Name, Name]:
-        """The names of its streams' rows: of their first bytes, and of their last ones."""
-        return Name(self.method + FIRST_BYTE, self.route), Name(self.method + LAST_BYTE, self.route)
+        """Return the names of its streams' rows: of their first bytes, and of their last ones."""
+        return (
+            self._replace(times=Times.FIRST_BYTE),
+            self._replace(times=Times.LAST_BYTE),
+        )
 
 
+# The rows of all streams that have none of their own.
 UNTOLD_STREAMS = Name("", "").of_stream()
 
 KEY_BITS = 64

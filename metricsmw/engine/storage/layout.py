@@ -13,7 +13,7 @@ A `Table` is
     labels       slots doubles: the step at whose start the checkpoint was taken, 0 = none
     since        slots doubles: monotonic time from which that step's peaks are valid
     peaks        rows x slots doubles: the largest value of that step, in seconds
-    names        rows x 512 bytes (tables of routes only)
+    names        rows x 512 bytes (tables of routes only): length, what it times, text (`keys.Name`)
     CUR          rows x lanes cumulative lanes
     CP[slots]    copies of CUR as it stood at the start of a step
 
