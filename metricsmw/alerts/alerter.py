@@ -34,7 +34,7 @@ from metricsmw.alerts.rules import (
     parse,
 )
 from metricsmw.engine.reading.routes import RouteRow
-from metricsmw.engine.workers.job import ServerJob
+from metricsmw.engine.workers.job import PATIENCE_SECONDS, ServerJob
 from metricsmw.snapshot import Row, iso_timestamp
 from metricsmw.validation import number
 
@@ -103,6 +103,8 @@ class MetricsAlerter:
         retry: How an alert that could not be sent is tried again.
         name: Tells this alerter from others of the same server: lower case letters, digits, _. Its
             component in `/health`.
+        patience: Seconds by which the checking worker may be late, above 0, at most 3600. Then
+            `/health` says so, and another one takes over.
         start: None: check in a daemon thread, once this process serves or records. True: also where
             it does neither, as in a program of its own. False: not before `start`; or call `check`
             yourself.
@@ -126,6 +128,7 @@ class MetricsAlerter:
         timeout: float = 10.0,
         retry: Retry = RETRY,
         name: str = "alerts",
+        patience: float = PATIENCE_SECONDS,
         start: bool | None = None,
     ) -> None:
         self.monitor = monitor
@@ -151,7 +154,13 @@ class MetricsAlerter:
         self._link = link
         self._host = socket.gethostname()
         self._job: ServerJob[list[Alert]] = ServerJob(
-            monitor, name, self._check, [], interval=self.check_interval, renew=self._after_fork
+            monitor,
+            name,
+            self._check,
+            [],
+            interval=self.check_interval,
+            patience=number("patience", patience, 0.01, 3600, "seconds"),
+            renew=self._after_fork,
         )
         self._outbox = AlertOutbox(self._job.leader, monitor.clock, retry.max_waiting)
         self._make_senders: Callable[[], list[Sender]] = lambda: [

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 from kits.receivers import HTTPReceiver, http_receiver, mail_receiver, text_of
-from kits.servers import _free_port, wait_until
+from kits.servers import free_port, wait_until
 
 from metricsmw import MetricsMonitor
 from metricsmw.alerts import Alert, MetricsAlerter, Retry, get_alerts
@@ -111,7 +111,7 @@ def test_a_failing_receiver_is_tried_again_and_logged_once(
 def test_a_receiver_that_refuses_is_told_when_it_is_back(
     alerter: Make, monitor: MetricsMonitor
 ) -> None:
-    port = _free_port()
+    port = free_port()
     one = alerter(rules=RULES, notify=f"json://127.0.0.1:{port}")
     fire(one, monitor)
     wait_until(lambda: get_alerts(monitor)[1]["failed_attempts"] >= 2, "two attempts")

@@ -478,7 +478,7 @@ def test_a_server_that_ends_and_comes_back(
         for scheme in ("light", "dark") if name == "demo on uvicorn" else ():
             page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
             assert faults(page, axe) == []
-    monkeypatch.setattr(servers, "_free_port", lambda: server.port)
+    monkeypatch.setattr(servers, "free_port", lambda: server.port)
     with SITES[name](env=environment) as again:
         alive(page)
         expect(page.locator("#lost")).to_be_hidden()

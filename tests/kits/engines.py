@@ -32,7 +32,7 @@ from typing import Any
 import pytest
 
 from kits.get_engines import folder
-from kits.servers import _free_port, alive_in_group, missing, wait_until
+from kits.servers import alive_in_group, free_port, missing, wait_until
 
 START_ATTEMPTS = 5
 STOP_SECONDS = 10.0
@@ -243,7 +243,7 @@ def _running(
     name: str, command: Callable[[int], list[str]], ready: str, data: Path
 ) -> Iterator[Engine]:
     for attempt in range(START_ATTEMPTS):
-        port = _free_port()
+        port = free_port()
         log = data / f"{attempt}.log"
         with log.open("wb") as stream:
             process = subprocess.Popen(

@@ -17,7 +17,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from trustme import LeafCert
 
-from kits.servers import _free_port
+from kits.servers import free_port
 
 
 class HTTPReceiver:
@@ -83,7 +83,7 @@ class MailReceiver:
     """The mails that came in, whether encrypted, and who logged in to send them."""
 
     def __init__(self) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.mails: list[EmailMessage] = []
         self.encrypted: list[bool] = []
         self.logins: list[str] = []

@@ -297,7 +297,7 @@ def _start(
     # HOME: gunicorn keeps a control socket there, one for all servers of a user.
     env |= {"PYTHONPATH": str(APPS_ROOT), "PYTHONUNBUFFERED": "1", "HOME": str(folder), **extra}
     for attempt in range(START_ATTEMPTS):
-        port = _free_port()
+        port = free_port()
         command, *line = COMMANDS[name](app, port, workers)
         log = folder / f"{attempt}.log"
         with log.open("wb") as stream:
@@ -346,7 +346,7 @@ def missing(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port that nobody listens on, below the range that outgoing connections are given."""
     while True:
         # Not `random`: property tests seed it.
