@@ -66,6 +66,7 @@ SLOW = {
     "test_readme.py::test_code_runs",
     "test_typing.py",
     "workers/test_damage.py",
+    "workers/test_jobs.py",
     "workers/test_lifecycle_model.py",
     "workers/test_reset_across_workers.py::test_from_any_worker_under_load",
     "workers/test_shared_history.py",

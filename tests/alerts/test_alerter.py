@@ -14,8 +14,9 @@ import pytest
 from kits.servers import wait_until
 
 from metricsmw import MetricsMonitor, MetricsSnapshot
-from metricsmw.alerts import Alert, BurnRate, MetricsAlerter, Rule, get_alerts
+from metricsmw.alerts import Alert, BurnRate, MetricsAlerter, Rule, get_alerts, outbox
 from metricsmw.clock import ManualClock
+from metricsmw.engine.reading.server import ServerReader
 from metricsmw.engine.workers.job import PeriodicTask
 
 Make = Callable[..., MetricsAlerter]
@@ -453,3 +454,32 @@ def test_who_closes_the_monitor_leaves_the_checks_to_another(told: list[Alert]) 
         second.reset_statistics()
         assert check(two) == ["resolved"]
         two.stop()
+
+
+def test_a_check_reads_once_and_parses_its_note_once(
+    alerter: Make, monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
+) -> None:
+    asked: list[str] = []
+
+    def count(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            asked.append(name)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    count(ServerReader, "read")
+    count(outbox, "as_alert_state")
+    one = alerter(
+        rules=["total_errors > 0", "requests > 0 on /x", BurnRate(99.0, 1.0, 30, 5)],
+        notify=[str, repr],
+    )
+    monitor.record_request(1.0, route="/x", method="GET", status=500)
+    assert len(one.check()) == 3
+    assert sorted(asked) == ["as_alert_state", "read"]
+    assert one.flush()
+    asked.clear()
+    assert one.check() == []
+    assert asked == ["read"]
