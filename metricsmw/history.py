@@ -9,9 +9,11 @@ Only the end of the whole server loses the minute in progress.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Protocol, TypedDict, TypeVar
 
 from metricsmw.clock import Clock
+from metricsmw.engine.files import open_own
 from metricsmw.engine.reading.counts import Counts
 from metricsmw.engine.reading.database import (
     DAY,
@@ -98,6 +101,7 @@ class SQLiteHistory:
         check_interval: Seconds between two looks whether a row is due.
         write_patience: Seconds that the writer waits for a database that somebody has locked.
         read_patience: Seconds that a reader waits.
+        time_limit: Seconds that one use of the file may take, as anybody may have prepared it.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -115,6 +119,7 @@ class SQLiteHistory:
         check_interval: float = 5.0,
         write_patience: float = 5.0,
         read_patience: float = 0.1,
+        time_limit: float = 10.0,
     ) -> None:
         if not isinstance(path, (str, os.PathLike)):
             raise TypeError(f"the path of the history must be a path, got {path!r}")
@@ -129,6 +134,7 @@ class SQLiteHistory:
         self._source = source
         self._row_seconds = row_seconds
         self._write_patience, self._read_patience = write_patience, read_patience
+        self._time_limit = time_limit
         self._job: ServerJob[bool] = ServerJob(
             source,
             NAME,
@@ -147,6 +153,11 @@ class SQLiteHistory:
     def max_minutes(self) -> int:
         """How far it can look back."""
         return self.days * 1440
+
+    @property
+    def _most_rows(self) -> int:
+        """How many rows there can be, with a day's more for restarts."""
+        return int((self.days + 1) * DAY / self._row_seconds)
 
     @property
     def is_leader(self) -> bool:
@@ -214,7 +225,11 @@ class SQLiteHistory:
         """
         if step_minutes > 1:
             return [span.snapshot() for span in self._spans(since, until, step_minutes * MINUTE)]
-        return self._read(lambda database: read_rows(database, self._since(database, since), until))
+        return self._read(
+            lambda database: read_rows(
+                database, self._since(database, since), until, self._most_rows
+            )
+        )
 
     def summary(self, since: float, until: float) -> RangeSummary:
         """Return what happened from after one Unix time to another, in whole rows.
@@ -236,7 +251,9 @@ class SQLiteHistory:
 
     def _spans(self, since: float, until: float, step: float) -> list[Span]:
         return self._read(
-            lambda database: read_spans(database, self._since(database, since), until, step)
+            lambda database: read_spans(
+                database, self._since(database, since), until, step, self._most_rows
+            )
         )
 
     def _read(self, work: Callable[[sqlite3.Connection], list[T]]) -> list[T]:
@@ -274,10 +291,33 @@ class SQLiteHistory:
         while True:
             try:
                 # Opened for each use: a connection must not be taken through a fork.
-                with closing(sqlite3.connect(self.path, timeout=0)) as database:
+                with closing(self._open()) as database:
                     return work(database)
+            except (ArithmeticError, TypeError, ValueError) as error:
+                raise sqlite3.DatabaseError(f"a row is damaged: {error}") from error
             except sqlite3.OperationalError as error:
                 if "locked" not in str(error) or time.monotonic() >= deadline:
                     raise
             # Not by SQLite's own wait, which would hold up every greenlet of the process.
             time.sleep(RETRY_SECONDS)
+
+    def _open(self) -> sqlite3.Connection:
+        """Open the file, which is made for its owner only, and which somebody may have prepared.
+
+        Raises:
+            OSError: It is no regular file of this user.
+            sqlite3.Error: It cannot be opened.
+        """
+        try:
+            status = os.stat(self.path)
+        except FileNotFoundError:
+            open_own(self.path, os.O_RDWR | os.O_CREAT).close()
+            status = os.stat(self.path)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "not a regular file of this user")
+        database = sqlite3.connect(self.path, timeout=0)
+        end = time.monotonic() + self._time_limit
+        # A view or a trigger may be without an end, and may not call what is not harmless.
+        database.set_progress_handler(lambda: time.monotonic() > end, 10_000)
+        database.execute("PRAGMA trusted_schema = OFF")
+        return database

@@ -49,6 +49,7 @@ SLOW = {
     "alerts/test_lasting.py::test_killed_in_the_middle_it_has_all_but_the_minute_in_progress",
     "alerts/test_lasting.py::test_percentiles_of_any_range_are_those_of_its_requests",
     "alerts/test_lasting.py::test_the_history_goes_back_beyond_the_hour",
+    "alerts/test_lasting_damage.py",
     "alerts/test_leaders.py",
     "conformance/test_asgi_random.py",
     "conformance/test_frameworks.py::test_paths_that_are_not_there_share_a_row",

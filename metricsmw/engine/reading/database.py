@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from metricsmw.engine.reading.counts import Counts
@@ -185,15 +186,22 @@ def hidden_before(database: sqlite3.Connection) -> float:
     return float(database.execute("SELECT before FROM hidden").fetchone()[0])
 
 
-def read_rows(database: sqlite3.Connection, since: float, until: float) -> list[Row]:
-    """Return the snapshots from after Unix time ``since`` to ``until``, oldest first."""
+def read_rows(database: sqlite3.Connection, since: float, until: float, most: int) -> list[Row]:
+    """Return the snapshots from after Unix time ``since`` to ``until``, oldest first.
+
+    Raises:
+        sqlite3.Error: The rows cannot be read, or are more than there can be.
+    """
     found = database.execute(
         f"SELECT at, {COLUMNS} FROM minutes WHERE at > ? AND at <= ? ORDER BY at", (since, until)
-    )
+    ).fetchmany(most + 1)
+    _check_number(found, most)
     return [in_order(at, dict(zip(NUMERIC_FIELDS, values, strict=True))) for at, *values in found]
 
 
-def read_spans(database: sqlite3.Connection, since: float, until: float, step: float) -> list[Span]:
+def read_spans(
+    database: sqlite3.Connection, since: float, until: float, step: float, most: int
+) -> list[Span]:
     """Return the rows from after Unix time ``since`` to ``until``, in spans, oldest first.
 
     Args:
@@ -201,6 +209,10 @@ def read_spans(database: sqlite3.Connection, since: float, until: float, step: f
         since: Unix time.
         until: Unix time.
         step: The length of a span in seconds; may be infinite.
+        most: How many spans there can be.
+
+    Raises:
+        sqlite3.Error: The rows cannot be read, or are more than there can be.
     """
     largest = ", ".join(f"max({name})" for name in NUMERIC_FIELDS)
     spans: dict[int, Span] = {}
@@ -209,7 +221,8 @@ def read_spans(database: sqlite3.Connection, since: float, until: float, step: f
         f"sum(seconds), {largest} FROM minutes WHERE at > ? AND at <= ? "
         "GROUP BY place, server ORDER BY place, min(id)",
         (step, since, until),
-    ).fetchall()
+    ).fetchmany(most + 1)
+    _check_number(groups, most)
     for place, server, first, last, at, seconds, *values in groups:
         row: Row = dict(zip(NUMERIC_FIELDS, values, strict=True))
         end, _, _ = _counts(database, "id = ?", last)
@@ -220,6 +233,11 @@ def read_spans(database: sqlite3.Connection, since: float, until: float, step: f
             span = _joined(spans[place], span)
         spans[place] = span
     return list(spans.values())
+
+
+def _check_number(found: Sequence[object], most: int) -> None:
+    if len(found) > most:
+        raise sqlite3.DatabaseError("there are more rows than minutes")
 
 
 def _counts(
