@@ -94,8 +94,7 @@ PREPARED: dict[str, list[str]] = {
         f"CREATE VIEW minutes AS SELECT * FROM others WHERE id > ({ENDLESS})",
     ],
     "a trigger without an end": [
-        "CREATE TRIGGER endless AFTER INSERT ON minutes "
-        f"BEGIN UPDATE hidden SET before = ({ENDLESS}); END",
+        f"CREATE TRIGGER t AFTER INSERT ON minutes BEGIN DELETE FROM hidden WHERE ({ENDLESS}); END",
     ],
 }
 
