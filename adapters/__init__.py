@@ -1,19 +1,18 @@
 """`wrap`: one line measures any web app and serves its metrics.
 
-What it was given it tells by what the process has imported already: no framework is imported that
-the app does not use.
+What it was given it tells by the classes of the app and by what the process has imported already:
+no framework is imported that the app does not use.
 """
 
 from __future__ import annotations
 
-import inspect
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from metricsmw import get_metrics_monitor
 
-from .api.messages import is_async
 from .asgi import ASGIMetricsMiddleware
+from .kinds import Kind, is_asgi
 from .paths import mount_path
 from .prometheus import prometheus_app
 from .wsgi import WSGIMetricsMiddleware
@@ -39,6 +38,8 @@ def wrap(
     exclude: Iterable[Exclude] = (),
     user: Callable[[Any], object] | None = None,
     *,
+    route: Callable[[Any], str | None] | None = None,
+    kind: Kind | None = None,
     health_thresholds: Mapping[str, float] | None = None,
     health_status: int = 503,
 ) -> _App:
@@ -52,7 +53,9 @@ def wrap(
     policy of `metricsmw.adapters.auth`; default, whoever is logged in to the app's own session, or
     has the token in METRICSMW_TOKEN. `exclude`: paths left out of the numbers, each a prefix or a
     compiled pattern. `user`: returns the user of an answered request, given its environ or scope,
-    or None; default, the user of the app's session, else REMOTE_USER. `health_thresholds`: snapshot
+    or None; default, the user of the app's session, else REMOTE_USER. `route`: returns the template
+    of the route of an answered request, likewise; default, what the framework left. `kind`: "asgi"
+    or "wsgi", where it cannot be told from what `app` takes. `health_thresholds`: snapshot
     fields that have to stay below these numbers; while one does not, `/health` answers `degraded`,
     with the `health_status` 503 or 200.
     """
@@ -61,59 +64,32 @@ def wrap(
         monitor = get_metrics_monitor() if monitor is None else monitor
         monitor.set_health_thresholds(health_thresholds, health_status)
     host: Any = None
-    if _is(app, "flask", "Flask"):
+    if _is(app, "flask.app", "Flask"):
         from . import flask as host
     elif _is(app, "starlette.applications", "Starlette"):
         from . import starlette as host
-    elif _is(_innermost(app), "django.core.handlers.base", "BaseHandler"):
-        from . import django as host
     if host is not None:
-        return host.instrument(app, monitor, path, auth, exclude, user)  # type: ignore[no-any-return]
+        return host.instrument(app, monitor, path, auth, exclude, user, route)  # type: ignore[no-any-return]
 
-    if _is(app, "falcon", "App"):
+    asgi = is_asgi(app, kind)
+    if "django.core.handlers.base" in sys.modules:
+        from . import django
+
+        if django.handler_in(app, asgi=asgi) is not None:
+            return django.instrument(  # type: ignore[return-value]
+                cast("Any", app), monitor, path, auth, exclude, user, route
+            )
+    if _is(app, "falcon.app", "App"):
         from .resolvers import falcon
 
         falcon.install_in(cast("Any", app))
-    kind: Any = ASGIMetricsMiddleware if _is_asgi(app) else WSGIMetricsMiddleware
-    return kind(app, monitor, path=path, auth=auth, exclude=exclude, user=user)  # type: ignore[no-any-return]
-
-
-def _is(app: object, module: str, name: str) -> bool:
-    """Tell whether `app` is of a class of a module; not of one that nobody has imported."""
-    kind = getattr(sys.modules.get(module), name, None)
-    return kind is not None and isinstance(app, kind)
-
-
-def _innermost(app: object) -> object:
-    """Return what stands inside middlewares of ours."""
-    while isinstance(app, (WSGIMetricsMiddleware, ASGIMetricsMiddleware)):
-        app = app.app
-    return app
-
-
-def _is_asgi(app: object) -> bool:
-    """Tell ASGI from WSGI by how many arguments `app` takes: 3 or 2; else `TypeError`."""
-    numbers = [number for number in (1, 2, 3) if _takes(app, number)]
-    if numbers[-1:] == [3] and (len(numbers) == 1 or is_async(app)):
-        return True
-    if numbers[:1] == [2] and not is_async(app):
-        return False
-    hint = ""
-    if numbers == [1]:
-        hint = "; an ASGI 2 one becomes ASGI 3 by asgiref.compatibility.guarantee_single_callable"
-    elif len(numbers) > 1:
-        hint = "; it could be either: use WSGIMetricsMiddleware or ASGIMetricsMiddleware"
-    raise TypeError(
-        f"app must be a WSGI or an ASGI application, got {app!r}"
-        f" of type {type(app).__module__}.{type(app).__qualname__}{hint}"
+    make: Any = ASGIMetricsMiddleware if asgi else WSGIMetricsMiddleware
+    return make(  # type: ignore[no-any-return]
+        app, monitor, path=path, auth=auth, exclude=exclude, user=user, route=route
     )
 
 
-def _takes(app: object, number: int) -> bool:
-    if not callable(app):
-        return False
-    try:
-        inspect.signature(app).bind(*range(number))
-    except (TypeError, ValueError):  # the latter where something in C has no signature
-        return False
-    return True
+def _is(app: object, module: str, name: str) -> bool:
+    """Tell whether `app` is of a class, also where another stands in that one's place meanwhile."""
+    kind = getattr(app, "__class__", type(app))
+    return any((each.__module__, each.__qualname__) == (module, name) for each in kind.__mro__)

@@ -11,10 +11,11 @@ from __future__ import annotations
 from asyncio import CancelledError
 from collections.abc import Awaitable, Iterable
 from types import MethodType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from metricsmw import MetricsMonitor, get_metrics_monitor
 
+from .interpose import remake
 from .measurement import (
     COMPLETE,
     DISCONNECTED,
@@ -25,11 +26,13 @@ from .measurement import (
     Excluded,
     Measurement,
     is_measured,
+    is_measured_in_wsgi,
 )
-from .paths import excluder, mount_path, split
+from .paths import as_exclusions, excluder, mount_path, split
 from .resolvers import has_registered, install, route_of_scope, user_of_scope
 from .resolvers.base import FRAMEWORK_KEY
 from .servers import BY_TYPE, Server
+from .websockets import Socket
 
 if TYPE_CHECKING:
     from metricsmw.engine.recording.recorder import Recorder
@@ -98,6 +101,11 @@ class ASGIMetricsMiddleware:
         route: ScopeRoute | None = None,
         identity: ScopeIdentity | None = None,
     ) -> None:
+        exclude = as_exclusions(exclude)
+        self._settings = {
+            "path": path, "auth": auth, "exclude": exclude,
+            "user": user, "route": route, "identity": identity,
+        }  # fmt: skip
         self.app = app
         self.monitor = get_metrics_monitor() if monitor is None else monitor
         self.recorder = self.monitor.recorder
@@ -114,14 +122,21 @@ class ASGIMetricsMiddleware:
         install()
         self.recorder.register_worker()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what it was made of: the copy measures in the process that loads it."""
+        return remake, (type(self), self.app, self.monitor, self._settings)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, measured unless it is excluded or measured already."""
         if scope["type"] != "http":
             await self._other(scope, receive, send)
             return
         key = self._key
-        if key in scope and is_measured(scope, key, self._excludes):
-            await self.app(scope, receive, send)
+        if (key in scope and is_measured(scope, key, self._excludes)) or (
+            "wsgi_environ" in scope and is_measured_in_wsgi(scope, key)
+        ):
+            inside = self._serve if self._is_own(scope) else self.app
+            await inside(scope, receive, send)
             return
         if self._bypass_hint is not None and self._bypass_hint in scope["path"]:
             bypass = self._bypass(scope)
@@ -164,12 +179,19 @@ class ASGIMetricsMiddleware:
         except KeyError:
             pass
 
+    def _is_own(self, scope: Scope) -> bool:
+        """Tell whether the request is one of the sub-app's."""
+        path = self._sub_path
+        if path is None or path not in scope["path"]:
+            return False
+        _, below = split(scope["path"], scope.get("root_path", ""))
+        return below == path or below.startswith(path + "/")
+
     def _bypass(self, scope: Scope) -> ASGIApp | None:
         """Who answers a request that is not to be measured; None: it is to be."""
-        _, below = split(scope["path"], scope.get("root_path", ""))
-        path = self._sub_path
-        if path is not None and (below == path or below.startswith(path + "/")):
+        if self._is_own(scope):
             return self._serve  # which takes it out of the numbers of those further out
+        _, below = split(scope["path"], scope.get("root_path", ""))
         if self._excluded is not None and self._excluded(below):
             scope[self._key] = self._excludes  # nor may a middleware of ours further in count it
             return self.app
@@ -204,7 +226,7 @@ class ASGIMetricsMiddleware:
         if self._excluded is not None and self._excluded(below):
             await self.app(scope, receive, send)
             return
-        socket = _Socket(self.recorder, receive, send)
+        socket = Socket(self.recorder, receive, send)
         try:
             await self.app(scope, socket.receive, socket.send)
         finally:
@@ -372,47 +394,3 @@ def _exchange_class(
     Exchange.recorder = recorder
     Exchange.route_of, Exchange.user_of = staticmethod(resolve_route), staticmethod(resolve_user)
     return Exchange
-
-
-class _Socket:
-    """One WebSocket: open from its accept to its end, whichever side ends it."""
-
-    __slots__ = ("_inner", "_inner_receive", "_open", "_recorder")
-
-    def __init__(self, recorder: Recorder, receive: Receive, send: Send) -> None:
-        self._recorder = recorder
-        self._inner_receive = receive
-        self._inner = send
-        self._open = False
-
-    async def receive(self) -> Message:
-        message = await self._inner_receive()
-        if message["type"] == "websocket.disconnect":
-            self.closed()
-        return message
-
-    async def send(self, message: Message) -> None:
-        try:
-            await self._inner(message)
-        except OSError:  # the client is gone
-            self.closed()
-            raise
-        if message["type"] == "websocket.accept":
-            self._change(True)
-        elif message["type"] == "websocket.close":
-            self.closed()
-
-    def closed(self) -> None:
-        self._change(False)
-
-    def _change(self, opened: bool) -> None:
-        if opened is self._open:
-            return
-        try:
-            if opened:
-                self._recorder.websocket_opened()
-            else:
-                self._recorder.websocket_closed()
-            self._open = opened
-        except Exception:
-            self._recorder.faults.report("counting a WebSocket")

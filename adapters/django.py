@@ -2,8 +2,8 @@
 
 By hand: `"metricsmw.adapters.django.MetricsMiddleware"` first in `MIDDLEWARE`, and
 `path("api/metrics/", include("metricsmw.adapters.django"))`. `wrap(get_wsgi_application())` needs
-neither: it measures the handler from outside, and where Django resolves a URL, inside all its
-middleware, the handler leaves the request for the resolvers and answers the sub-app's own paths.
+neither: it measures the handler, or what it stands in, from outside. The sub-app's own paths are
+asked of the handler, so that all Django's middleware is around them, with the view to be taken.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
-from django.core.handlers.base import BaseHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.db.transaction import non_atomic_requests
 from django.http import HttpResponse
@@ -27,6 +26,7 @@ from .api.handlers import Handlers
 from .api.messages import Request
 from .api.policies import as_policy
 from .asgi import ASGIMetricsMiddleware
+from .kinds import is_asgi
 from .measurement import (
     COMPLETE,
     DISCONNECTED,
@@ -37,10 +37,11 @@ from .measurement import (
     exclude_request,
     is_measured,
 )
-from .paths import excluder, mount_path
+from .paths import as_text, excluder, split
 from .resolvers import route_of_environ, route_of_scope, user_of_environ, user_of_scope
 from .resolvers.base import FRAMEWORK_KEY, session_identity
-from .resolvers.django import DjangoRequest
+from .resolvers.django import MATCH_KEY, DjangoRequest, carrier_of, install
+from .walks import objects_in
 from .wsgi import WSGIMetricsMiddleware
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         MutableMapping,
     )
 
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase, StreamingHttpResponse
     from django.urls import URLPattern
@@ -61,7 +63,16 @@ if TYPE_CHECKING:
     from metricsmw import MetricsMonitor
 
     from .api.policies import Policy
-    from .types import EnvironUser, Exclude, ScopeUser
+    from .types import (
+        EnvironRoute,
+        EnvironUser,
+        Exclude,
+        Receive,
+        Scope,
+        ScopeRoute,
+        ScopeUser,
+        Send,
+    )
     from .wsgi import _Exchange as Exchange
 
 
@@ -88,9 +99,10 @@ class MetricsMiddleware:
             {"__slots__": (), "recorder": self._recorder, "route_of": staticmethod(_route_of)},
         )
         self._recorder.register_worker()
+        install()
         self._excluded = excluder(self.exclude)
-        self._is_async = iscoroutinefunction(get_response)
-        if self._is_async:
+        self.is_async = iscoroutinefunction(get_response)
+        if self.is_async:
             markcoroutinefunction(self)
 
     def user_of(self, request: HttpRequest) -> object | None:
@@ -101,7 +113,7 @@ class MetricsMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         """Answer a request, measured unless it is excluded or measured already."""
-        carrier = _carrier(request)
+        carrier = carrier_of(request)
         carrier[FRAMEWORK_KEY] = DjangoRequest(request)
         key = self._recorder.key
         excluded = self._excluded is not None and self._excluded(request.path_info)
@@ -115,7 +127,7 @@ class MetricsMiddleware:
         if measurement is None:
             response: HttpResponseBase | Awaitable[HttpResponseBase] = self.get_response(request)
             return response
-        return (self._answer_async if self._is_async else self._answer)(request, measurement)
+        return (self._answer_async if self.is_async else self._answer)(request, measurement)
 
     def _answer(self, request: HttpRequest, measurement: _Measurement) -> HttpResponseBase:
         try:
@@ -181,7 +193,9 @@ def _follow(
     if not response.streaming:
         measurement.report(COMPLETE)
         return response
-    stream = _Stream(measurement)
+    # What is of the other kind than the server Django reads whole before it sends any of it.
+    is_async = measurement.middleware.is_async or isinstance(request, ASGIRequest)
+    stream = _Stream(measurement, has_first_byte=response.is_async is is_async)
     # A server that can send files by itself takes the file out of a response that nobody has
     # wrapped. It closes the response, too.
     if not (hasattr(response, "file_to_stream") and "wsgi.file_wrapper" in request.META):
@@ -204,8 +218,9 @@ class _Stream:
     After a failure Django does not close it, under ASGI.
     """
 
-    def __init__(self, measurement: _Measurement) -> None:
+    def __init__(self, measurement: _Measurement, *, has_first_byte: bool) -> None:
         self._measurement = measurement
+        self._has_first_byte = has_first_byte
         # Until reading begins: a server need not read the body that HEAD does not get.
         self._outcome: State = COMPLETE
 
@@ -238,7 +253,7 @@ class _Stream:
                 self._passed(chunk)
 
     def _passed(self, chunk: bytes) -> None:
-        if chunk and not self._measurement.first_byte:
+        if chunk and self._has_first_byte and not self._measurement.first_byte:
             self._measurement.first_byte = self._measurement.recorder.clock()
 
     @contextmanager
@@ -269,12 +284,6 @@ def _identity(request: HttpRequest) -> str | None:
     return session_identity({key: session.get(key) for key in ("user", "user_id")})
 
 
-def _carrier(request: HttpRequest) -> dict[str, Any]:
-    """Return what the server and everything outside Django see of a request: environ or scope."""
-    carrier: dict[str, Any] = request.scope if isinstance(request, ASGIRequest) else request.META
-    return carrier
-
-
 def metrics_view(
     monitor: MetricsMonitor | None = None, auth: Policy | None = None
 ) -> Callable[..., HttpResponse]:
@@ -282,7 +291,7 @@ def metrics_view(
     policy = as_policy(auth)
 
     def view(request: HttpRequest, below: str) -> HttpResponse:
-        exclude_request(_carrier(request))
+        exclude_request(carrier_of(request))
         # The slash before it may be the end of the pattern that includes ours.
         if request.path.endswith("/" + below):
             below = "/" + below
@@ -313,13 +322,51 @@ urlpatterns = urls()
 
 
 class _Outside(WSGIMetricsMiddleware):
-    """Counts a response of one piece at once, as others do a list, and leaves it as it is."""
+    """Serves the sub-app by one of Django's handlers, inside its middleware.
+
+    Counts a response of one piece at once, as others do a list, and leaves it as it is.
+    """
+
+    def __init__(
+        self, app: Any, monitor: MetricsMonitor | None = None, *, handler: Any, **settings: Any
+    ) -> None:
+        super().__init__(app, monitor, **settings)
+        self._settings["handler"] = self._handler = handler
+        self._view = metrics_view(self.monitor, settings.get("auth"))
 
     def _hand_out(self, exchange: Exchange, body: Iterable[bytes]) -> Iterable[bytes]:
         if issubclass(type(body), HttpResponse):
             exchange.complete()
             return body
         return super()._hand_out(exchange, body)
+
+    def _serve(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        assert self._sub_path is not None
+        exclude_request(environ)
+        below = as_text(environ["PATH_INFO"][len(self._sub_path) :])
+        match = ResolverMatch(self._view, (), {"below": below})
+        response: Iterable[bytes] = self._handler(
+            {**environ, self._key: None, MATCH_KEY: match}, start_response
+        )
+        return response
+
+
+class _OutsideASGI(ASGIMetricsMiddleware):
+    """Serves the sub-app by one of Django's handlers, inside its middleware."""
+
+    def __init__(
+        self, app: Any, monitor: MetricsMonitor | None = None, *, handler: Any, **settings: Any
+    ) -> None:
+        super().__init__(app, monitor, **settings)
+        self._settings["handler"] = self._handler = handler
+        self._view = metrics_view(self.monitor, settings.get("auth"))
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert self._sub_path is not None
+        exclude_request(scope)
+        _, below = split(scope["path"], scope.get("root_path", ""))
+        match = ResolverMatch(self._view, (), {"below": below[len(self._sub_path) :]})
+        await self._handler({**scope, self._key: None, MATCH_KEY: match}, receive, send)
 
 
 def instrument(
@@ -329,28 +376,29 @@ def instrument(
     auth: Policy | None = None,
     exclude: Iterable[Exclude] = (),
     user: EnvironUser | ScopeUser | None = None,
+    route: EnvironRoute | ScopeRoute | None = None,
 ) -> WSGIMetricsMiddleware | ASGIMetricsMiddleware:
-    """Return Django's handler measured, with the metrics served at `path` inside its middleware.
+    """Return an app measured, with the metrics served at `path` inside Django's middleware.
 
-    Arguments as for `wrap`; `app` may also be a handler that is measured already.
+    Arguments as for `wrap`; `app` is one of Django's handlers, or has one inside.
     """
-    path = mount_path(path)
-    if monitor is None:
-        monitor = get_metrics_monitor()
-    handler: Any = app
-    while not isinstance(handler, BaseHandler):
-        handler = handler.app
-    view = metrics_view(monitor, auth)
-    resolve = handler.resolve_request
+    kind: Any = _OutsideASGI if is_asgi(app) else _Outside
+    handler = handler_in(app, asgi=kind is _OutsideASGI)
+    if handler is None:
+        raise TypeError(f"app must be a Django handler or have one inside, got {app!r}")
+    return kind(  # type: ignore[no-any-return]
+        app,
+        monitor,
+        path=path,
+        auth=auth,
+        exclude=exclude,
+        user=user,
+        route=route,
+        handler=handler,
+    )
 
-    def resolve_request(request: HttpRequest) -> ResolverMatch:
-        _carrier(request)[FRAMEWORK_KEY] = DjangoRequest(request)
-        asked = request.path_info
-        if asked == path or asked.startswith(path + "/"):
-            request.resolver_match = ResolverMatch(view, (), {"below": asked[len(path) :]})
-            return request.resolver_match
-        return resolve(request)
 
-    handler.resolve_request = resolve_request
-    kind: Any = ASGIMetricsMiddleware if isinstance(handler, ASGIHandler) else _Outside
-    return kind(app, monitor, exclude=exclude, user=user)  # type: ignore[no-any-return]
+def handler_in(app: object, *, asgi: bool) -> WSGIHandler | ASGIHandler | None:
+    """Return the handler that stands next inside an app, or is it; None where there is none."""
+    kind = ASGIHandler if asgi else WSGIHandler
+    return next((each for each in objects_in(app) if isinstance(each, kind)), None)

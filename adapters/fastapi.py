@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from metricsmw import MetricsMonitor
 
     from .api.policies import Policy
-    from .types import Exclude, ScopeUser
+    from .types import Exclude, ScopeRoute, ScopeUser
 
 _App = TypeVar("_App", bound=FastAPI)
 
@@ -26,9 +26,10 @@ def instrument(
     auth: Policy | None = None,
     exclude: Iterable[Exclude] = (),
     user: ScopeUser | None = None,
+    route: ScopeRoute | None = None,
 ) -> _App:
     """Measure `app`, serve the metrics at `path`, and return `app` itself; arguments as for `wrap`.
 
     The schema stays as it is: the sub-app is no path operation.
     """
-    return starlette.instrument(app, monitor, path, auth, exclude, user)
+    return starlette.instrument(app, monitor, path, auth, exclude, user, route)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import sys
 import threading
+from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import flask
@@ -16,27 +18,36 @@ from metricsmw import get_metrics_monitor
 from .api.handlers import Handlers
 from .api.messages import Request
 from .api.policies import as_policy
+from .interpose import own_class
 from .measurement import exclude_request
-from .paths import mount_path
+from .paths import as_exclusions, mount_path
 from .resolvers.base import session_identity
+from .walks import chain_of
 from .wsgi import WSGIMetricsMiddleware
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
+    from flask.blueprints import BlueprintSetupState
     from flask_socketio import SocketIO
 
     from metricsmw import MetricsMonitor
 
     from .api.policies import Policy
-    from .types import EnvironUser, Exclude
+    from .types import EnvironRoute, EnvironUser, Exclude
     from .wsgi import _Exchange as Exchange
 
 # Where an app keeps the monitors that measure it, the last one given being its own.
 _EXTENSION = "metricsmw"
 
+# Where an app keeps what measures a WSGI app, and what `app.wsgi_app` reads as.
+_MEASURE = "_metricsmw_measure"
+_OUTERMOST = "_metricsmw_wsgi_app"
+
 # What a response holds that was complete when the view returned it.
 _SEQUENCES = (list, tuple)
+
+_UNMEASURED = "this came past the app, by a `wsgi_app` that was taken from it before"
 
 # All that HTTP defines, so that wrong methods and paths get the sub-app's own answers.
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
@@ -49,6 +60,7 @@ def instrument(
     auth: Policy | None = None,
     exclude: Iterable[Exclude] = (),
     user: EnvironUser | None = None,
+    route: EnvironRoute | None = None,
 ) -> flask.Flask:
     """Measure `app`, serve the metrics at `path`, and return `app` itself; arguments as for `wrap`.
 
@@ -56,7 +68,7 @@ def instrument(
     """
     monitor = get_metrics_monitor() if monitor is None else monitor
     blueprint = metrics_blueprint(monitor, auth, path)
-    MetricsMiddleware(app, monitor, exclude=exclude, user=user)
+    MetricsMiddleware(app, monitor, exclude=exclude, user=user, route=route)
     if blueprint.name not in app.blueprints:
         app.register_blueprint(blueprint)
     return app
@@ -96,20 +108,66 @@ class MetricsMiddleware:
         *,
         exclude: Iterable[Exclude] = (),
         user: EnvironUser | None = None,
+        route: EnvironRoute | None = None,
     ) -> None:
         self.app = app
         self.monitor = get_metrics_monitor() if monitor is None else monitor
         monitors: list[MetricsMonitor] = app.extensions.setdefault(_EXTENSION, [])
         if self.monitor in monitors:
             return
-        # Flask-SocketIO's own middleware answers a WebSocket within one call, minutes long, and
-        # hands the app a copy of environ: measured is what it passes on.
-        place: Any = app
-        engineio = sys.modules.get("engineio")
-        while engineio is not None and isinstance(place.wsgi_app, engineio.WSGIApp):
-            place = place.wsgi_app
-        place.wsgi_app = _Middleware(place.wsgi_app, self.monitor, exclude=exclude, user=user)
         monitors.append(self.monitor)
+        make = partial(
+            _Middleware,
+            monitor=self.monitor,
+            exclude=as_exclusions(exclude),
+            user=user,
+            route=route,
+        )
+        measure = partial(_measured, monitor=self.monitor, make=make)
+        own = vars(app).get(_MEASURE)
+        if own is None:
+            plain: Any = type(app)
+            # What the app has been given so far; else its class's, which others may patch later.
+            inner = vars(app).pop("wsgi_app", None)
+            if inner is None:
+                inner = partial(_call_class, plain, app)
+            vars(app)[_MEASURE] = own = []
+            own_class(app, wsgi_app=property(attrgetter(_OUTERMOST), _replace))
+        else:
+            inner = vars(app)[_OUTERMOST]
+        own.append(measure)
+        app.wsgi_app = inner  # type: ignore[method-assign]  # `_replace` measures it
+
+
+def _call_class(kind: Any, app: flask.Flask, *args: Any) -> Any:
+    return kind.wsgi_app(app, *args)
+
+
+def _replace(app: flask.Flask, wsgi_app: Any) -> None:
+    """Take what somebody sets as `app.wsgi_app`, and have the monitors measure that."""
+    for measure in vars(app)[_MEASURE]:
+        wsgi_app = measure(wsgi_app)
+    vars(app)[_OUTERMOST] = wsgi_app
+
+
+def _measured(wsgi_app: Any, monitor: MetricsMonitor, make: Callable[[Any], _Middleware]) -> Any:
+    """Return a WSGI app that is measured, itself where it is so already.
+
+    Flask-SocketIO's own middleware answers a WebSocket within one call, minutes long, and hands the
+    app a copy of environ: measured is what it passes on.
+    """
+    engineio = sys.modules.get("engineio")
+    if engineio is not None and isinstance(wsgi_app, engineio.WSGIApp):
+        inner = wsgi_app.wsgi_app
+        if inner is not None and inner is not wsgi_app:
+            wsgi_app.wsgi_app = _measured(inner, monitor, make)
+        return wsgi_app
+    for each in chain_of(wsgi_app):
+        if not isinstance(each, WSGIMetricsMiddleware):
+            break
+        if each.monitor is monitor:
+            return wsgi_app
+    return make(wsgi_app)
 
 
 def metrics_blueprint(
@@ -127,12 +185,15 @@ def metrics_blueprint(
     policy = as_policy(auth)
     blueprint = flask.Blueprint(name or "metricsmw" + re.sub(r"\W", "_", path), __name__)
 
-    def view(below: str = "") -> flask.Response:
+    def view(below: str = "", **_: str) -> flask.Response:
         request = flask.request
+        app = flask.current_app
+        asked = _monitor_of(app) if monitor is None else monitor
+        promised = asked in app.extensions.get(_EXTENSION, ())
+        measured = not promised or asked.recorder.key in request.environ
         exclude_request(request.environ)
         if below or request.path.endswith("/"):
             below = "/" + below
-        asked = _monitor_of(flask.current_app) if monitor is None else monitor
         answer = Handlers(asked, policy).handle(
             Request(
                 request.method,
@@ -141,14 +202,25 @@ def metrics_blueprint(
                 {name.lower(): value for name, value in request.headers},
                 _identity,
                 mount=request.root_path + request.path.removesuffix(below),
+                unmeasured="" if measured else _UNMEASURED,
             )
         )
         return flask.Response([answer.body], answer.status, answer.headers)
 
-    for rule in ("", "/", "/<path:below>"):
-        blueprint.add_url_rule(
-            path + rule, "metrics", view, methods=_METHODS, provide_automatic_options=False
-        )
+    def add_rules(state: BlueprintSetupState) -> None:
+        # An app that matches hosts would serve a rule without one nowhere.
+        anywhere = {"host": "<metricsmw_host>"} if state.app.url_map.host_matching else {}
+        for rule in ("", "/", "/<path:below>"):
+            state.add_url_rule(
+                path + rule,
+                "metrics",
+                view,
+                methods=_METHODS,
+                provide_automatic_options=False,
+                **anywhere,
+            )
+
+    blueprint.record(add_rules)
     return blueprint
 
 

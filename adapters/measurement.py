@@ -221,6 +221,25 @@ def is_measured(
     return measurement.state is EXCLUDED and measurement is not own
 
 
+# The key in environ or scope under which a host that promised to measure each request says why it
+# has not measured one to the sub-app.
+UNMEASURED = "metricsmw_unmeasured"
+
+
+def is_measured_in_wsgi(scope: MutableMapping[str, Any], key: str) -> bool:
+    """Tell whether the request is measured in the environ that a bridge has made this scope of.
+
+    Args:
+        scope: The request's scope, which has the environ.
+        key: The recorder's key.
+    """
+    environ = scope["wsgi_environ"]
+    if key not in environ or not is_measured(environ, key):
+        return False
+    scope[key] = environ[key]
+    return is_measured(scope, key)
+
+
 def exclude_request(carrier: MutableMapping[str, Any]) -> None:
     """Exclude this request from measurement by all outer middlewares.
 

@@ -49,6 +49,11 @@ def as_text(path: str) -> str:
     return path if path.isascii() else path.encode("latin-1").decode("utf-8", "replace")
 
 
+def as_exclusions(exclude: Iterable[Exclude]) -> tuple[Exclude, ...]:
+    """Return what is left out of the numbers, where it may also be a single prefix or pattern."""
+    return (exclude,) if isinstance(exclude, (str, re.Pattern)) else tuple(exclude)
+
+
 def excluder(exclude: Iterable[Exclude]) -> Callable[[str], bool] | None:
     """Return a test of whether a path is left out of the numbers; None where no path is.
 
@@ -58,11 +63,9 @@ def excluder(exclude: Iterable[Exclude]) -> Callable[[str], bool] | None:
     Raises:
         TypeError: One is neither a str nor a compiled pattern of str.
     """
-    if isinstance(exclude, (str, re.Pattern)):
-        exclude = (exclude,)
     prefixes: list[str] = []
     patterns: list[re.Pattern[str]] = []
-    for each in exclude:
+    for each in as_exclusions(exclude):
         if isinstance(each, str):
             prefixes.append(each)
         elif isinstance(each, re.Pattern) and isinstance(each.pattern, str):

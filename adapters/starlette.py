@@ -3,32 +3,38 @@
 Our middleware stands outermost, outside the app's own (ServerErrorMiddleware included), so that
 what they answer and what they take is measured. The sub-app is served inside them and in front of
 the routes: it sees the app's session, and no catch-all route shadows it.
+
+Both by a class that the app has for itself (`interpose`), and so has its router: neither its
+hooks nor its stack of middlewares are touched, which other tools replace and put back.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.applications import Starlette
-from starlette.routing import Router
 
 from metricsmw import get_metrics_monitor
 
 from .asgi import ASGIMetricsMiddleware, metrics_app
-from .measurement import OPEN, exclude_request
-from .paths import mount_path, split
+from .interpose import REDO, interpose
+from .measurement import OPEN, UNMEASURED, exclude_request
+from .paths import as_exclusions, mount_path, split
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
 
-    from starlette.types import ASGIApp, Receive, Scope, Send
-
     from metricsmw import MetricsMonitor
 
     from .api.policies import Policy
-    from .types import Exclude, ScopeUser
+    from .types import ASGIApp, Exclude, Receive, Scope, ScopeRoute, ScopeUser, Send
 
 _App = TypeVar("_App", bound=Starlette)
+
+_UNMEASURED = (
+    "this came past the app, by a stack of middlewares or a router that was taken from it before"
+)
 
 # Where an app keeps the monitors that measure it, and the paths it serves.
 _MONITORS = "_metricsmw_monitors"
@@ -42,6 +48,7 @@ def instrument(
     auth: Policy | None = None,
     exclude: Iterable[Exclude] = (),
     user: ScopeUser | None = None,
+    route: ScopeRoute | None = None,
 ) -> _App:
     """Measure `app`, serve the metrics at `path`, and return `app` itself; arguments as for `wrap`.
 
@@ -50,47 +57,69 @@ def instrument(
     path = mount_path(path)
     if monitor is None:
         monitor = get_metrics_monitor()
+    exclude = as_exclusions(exclude)
     metrics = metrics_app(monitor, auth)
-    monitors: list[MetricsMonitor] = vars(app).setdefault(_MONITORS, [])
+    fields = vars(app)
+    monitors: list[MetricsMonitor] = fields.setdefault(_MONITORS, [])
+    paths: list[str] = fields.setdefault(_PATHS, [])
     if monitor not in monitors:
-        inside = app.middleware_stack or app.router
-        _measure(app, ASGIMetricsMiddleware(inside, monitor, exclude=exclude, user=user))
+        make = partial(_InPlace, monitor=monitor, exclude=exclude, user=user, route=route)
+        interpose(app, lambda inner: make(inner, host=app).__call__)
         monitors.append(monitor)
-    paths: list[str] = vars(app).setdefault(_PATHS, [])
     if path not in paths:
-        _serve(app.router, path, metrics, monitor.recorder.key)
+        key = monitor.recorder.key
+        interpose(app.router, lambda routes: _dispatch(routes, path, metrics, key))
         paths.append(path)
+    redo = partial(
+        instrument,
+        monitor=monitor,
+        path=path,
+        auth=auth,
+        exclude=exclude,
+        user=user,
+        route=route,
+    )
+    fields.setdefault(REDO, []).append(redo)
     return app
 
 
-def _measure(app: Starlette, middleware: ASGIMetricsMiddleware) -> None:
-    build = app.build_middleware_stack
+class _InPlace(ASGIMetricsMiddleware):
+    """Stands outside an app that sets `root_path` by itself as it is called, as FastAPI does."""
 
-    def build_measured() -> ASGIApp:
-        middleware.app = build()
-        return middleware
+    def __init__(self, app: ASGIApp, *, host: Starlette, **settings: Any) -> None:
+        super().__init__(app, **settings)
+        self._host = host
 
-    app.build_middleware_stack = build_measured  # type: ignore[method-assign]
-    if app.middleware_stack is not None:
-        app.middleware_stack = middleware
+    def _bypass(self, scope: Scope) -> ASGIApp | None:
+        root = getattr(self._host, "root_path", "")
+        if root:
+            scope["root_path"] = root
+        return super()._bypass(scope)
 
 
-def _serve(router: Router, path: str, metrics: ASGIApp, key: str) -> None:
-    routes = router.middleware_stack
+def _dispatch(routes: ASGIApp, path: str, metrics: ASGIApp, key: str) -> ASGIApp:
+    """Return what answers in a router's place: the sub-app at `path`, the router elsewhere."""
 
     # Not a coroutine function: this stands in every request's way.
     def dispatch(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if path in scope.get("path", "") and scope["type"] == "http":
             root, below = split(scope["path"], scope.get("root_path", ""))
             if below == path or below.startswith(path + "/"):
-                exclude_request(scope)
                 mounted = dict(scope, path=root + below, root_path=root + path)
+                if key not in scope:
+                    mounted[UNMEASURED] = _UNMEASURED
+                exclude_request(scope)
                 return metrics(mounted, receive, send)
         if key in scope:
             measurement = scope[key]
-            # A middleware may pass on a copy: the router leaves what it finds there.
-            if measurement is not None and measurement.state is OPEN:
+            # A middleware may pass on a copy: the router leaves what it finds there. That of a WSGI
+            # app further out has environ.
+            if (
+                measurement is not None
+                and measurement.state is OPEN
+                and "REQUEST_METHOD" not in measurement.carrier
+            ):
                 measurement.carrier = scope
         return routes(scope, receive, send)
 
-    router.middleware_stack = dispatch  # type: ignore[assignment]
+    return dispatch

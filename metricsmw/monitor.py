@@ -116,6 +116,10 @@ class MetricsMonitor:
 
             self._history = SQLiteHistory(self, history, self.settings.history_days)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the settings: what loads them gets its own server's monitor, or a private one."""
+        return _loaded, (self.settings, self is _singleton)
+
     # --- a member of its server ------------------------------------------------------------------
 
     @property
@@ -414,6 +418,21 @@ def _after_fork() -> None:
 
 
 on_fork(_after_fork, Stage.LOCKS)
+
+
+def _loaded(settings: Settings, is_singleton: bool) -> MetricsMonitor:
+    """Return the monitor that stands for a pickled one in this process."""
+    if is_singleton and _singleton is not None:
+        return _singleton
+    return (get_metrics_monitor if is_singleton else MetricsMonitor)(
+        settings.window_seconds,
+        user_timeout_seconds=settings.user_timeout_seconds,
+        max_history_minutes=settings.max_history_minutes,
+        max_routes=settings.max_routes,
+        max_users=settings.max_users,
+        shared=settings.shared,
+        history_days=settings.history_days,
+    )
 
 
 def get_metrics_monitor(

@@ -44,6 +44,7 @@ SERVER = {
 # Files, and tests of a file, that take seconds: many examples or requests, builds, interpreters,
 # crews of processes.
 SLOW = {
+    "adapters/test_beside_others.py::test_tools_that_patch_the_process",
     "adapters/test_subapps.py::test_imports_no_other_framework",
     "adapters/test_wrap.py::test_wrap_imports_no_framework_that_the_app_does_not_use",
     "alerts/test_lasting.py::test_killed_in_the_middle_it_has_all_but_the_minute_in_progress",

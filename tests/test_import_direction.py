@@ -22,9 +22,9 @@ adapters
 adapters.django adapters.fastapi adapters.flask adapters.prometheus adapters.starlette
 adapters.asgi adapters.auth adapters.wsgi
 adapters.api
-adapters.measurement
+adapters.measurement adapters.websockets
 adapters.resolvers adapters.servers
-adapters.dashboard adapters.paths adapters.types
+adapters.dashboard adapters.interpose adapters.kinds adapters.paths adapters.types adapters.walks
 alerts exporters exporting notify rules scheduled
 __init__ monitor
 engine.reading engine.recording health history lasting recorder resources routes series users

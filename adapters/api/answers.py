@@ -129,6 +129,10 @@ def _prometheus(monitor: MetricsMonitor, request: Request) -> Response:
 def _health(monitor: MetricsMonitor, request: Request) -> Response:
     reading = monitor.read()
     health = reading.health
+    if request.unmeasured:
+        tracking = f"requests are not measured: {request.unmeasured}"
+        components = {**health["components"], "request_tracking": tracking}
+        health = {**health, "status": "degraded", "components": components}
     status = 200 if health["status"] == "healthy" else 503
     rules = monitor.health_rules
     checked: dict[str, object] = {}

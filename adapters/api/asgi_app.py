@@ -15,7 +15,7 @@ from starlette.websockets import WebSocketClose
 
 from metricsmw import MetricsMonitor, get_metrics_monitor
 
-from ..measurement import exclude_request
+from ..measurement import UNMEASURED, exclude_request
 from ..paths import split
 from ..resolvers.base import session_identity
 from .handlers import Handlers
@@ -66,6 +66,7 @@ def metrics_app(
                 partial(user_of, scope),
                 mount=scope.get("root_path", ""),
                 streams=_on_asyncio(),
+                unmeasured=scope.get(UNMEASURED, ""),
             )
         )
         if answer.stream:

@@ -6,11 +6,12 @@ The routes (`answers`) see nothing of a framework: each host translates what it 
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
+
+from ..kinds import is_async
 
 # The host's logged-in session user, or None; only a host on ASGI may answer with an awaitable.
 Identity: TypeAlias = Callable[[], str | Awaitable[str | None] | None]
@@ -42,6 +43,8 @@ class Request:
     `query`: the raw query string. `headers`: names in lower case, values decoded as Latin-1.
     `mount`: the path of the mount itself as the client sees it, as far as the host knows.
     `streams`: whether the host can send a body that goes on without end.
+    `unmeasured`: why the host, which promised to, has not measured this request; "" where it has,
+    or has promised nothing.
     `token`: what signing in from a browser asks for, or None; `by_session`: whether the host's
     session may let in; the handlers fill both in.
     """
@@ -58,6 +61,7 @@ class Request:
         "query",
         "streams",
         "token",
+        "unmeasured",
     )
 
     def __init__(
@@ -70,6 +74,7 @@ class Request:
         *,
         mount: str = "",
         streams: bool = False,
+        unmeasured: str = "",
     ) -> None:
         self.method = method
         self.path = path
@@ -77,6 +82,7 @@ class Request:
         self.headers = headers
         self.mount = mount
         self.streams = streams
+        self.unmeasured = unmeasured
         self.token: str | None = None
         self.by_session = False
         self._identity = identity
@@ -104,10 +110,3 @@ class Request:
             user = self._identity()
             self._user = await user if isinstance(user, Awaitable) else user
             self._asked = True
-
-
-def is_async(call: object) -> bool:
-    """Tell whether a callable is declared `async def`, also as a partial or by its `__call__`."""
-    while isinstance(call, functools.partial):
-        call = call.func
-    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)

@@ -191,23 +191,29 @@ def _install_quart() -> None:
     install()
 
 
+def _install_django() -> None:
+    from .django import install
+
+    install()
+
+
 def _install_pyramid() -> None:
     from .pyramid import install
 
     install()
 
 
-# In this order, as an app of one framework can stand within an app of another. `wrap` has Django
-# and Falcon leave a `MatchedRequest` for each app: they have no hook for all apps of a process.
+# In this order, as an app of one framework can stand within an app of another. `wrap` has Falcon
+# leave a `MatchedRequest` for each app: it has no hook for all apps of a process.
 FRAMEWORKS: list[Framework] = [
     Framework("litestar", "asgi", "path_template", _litestar),
     Framework("quart", "asgi", install=_install_quart),
-    Framework("django", "asgi"),
+    Framework("django.core.handlers.base", "asgi", install=_install_django),
     Framework("falcon", "asgi"),
     Framework("starlette", "asgi", "router", _starlette),  # FastAPI, too
     Framework("flask", "wsgi", install=_install_flask),
     Framework("pyramid.router", "wsgi", install=_install_pyramid),
-    Framework("django", "wsgi"),
+    Framework("django.core.handlers.base", "wsgi"),
     Framework("falcon", "wsgi"),
     Framework("bottle", "wsgi", "bottle.route", bottle.template_of),
 ]

@@ -1,22 +1,58 @@
 """Django's resolver: the template of the URL pattern that matched, and the user that is loaded.
 
+Where Django resolves a URL, inside all its middleware, the request is left for the resolvers: by
+every handler of the process, wherever it stands, as the method of their base class is replaced.
+
 Regular expressions (`re_path`) become templates without their syntax.
 """
 
 from __future__ import annotations
 
 import re
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from functools import lru_cache, wraps
+from typing import TYPE_CHECKING, Any
 
 from django.contrib.sessions.backends.base import SessionBase
+from django.core.handlers.base import BaseHandler
 from django.utils.functional import LazyObject, empty
 
-from .base import session_user
+from .base import FRAMEWORK_KEY, follow_copy, session_user
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
     from django.urls import ResolverMatch
+
+# The key in environ or scope under which a `ResolverMatch` stands that Django is to take, whatever
+# its own URLs are.
+MATCH_KEY = "metricsmw_match"
+
+
+def install() -> None:
+    """Make every Django handler of this process leave its requests; idempotent."""
+    resolve = BaseHandler.resolve_request
+    if hasattr(resolve, "_metricsmw"):
+        return
+
+    @wraps(resolve)
+    def resolve_request(handler: BaseHandler, request: HttpRequest) -> ResolverMatch:
+        carrier = carrier_of(request)
+        follow_copy(carrier)
+        carrier[FRAMEWORK_KEY] = DjangoRequest(request)
+        match: ResolverMatch | None = carrier.get(MATCH_KEY)
+        if match is None:
+            found: ResolverMatch = resolve(handler, request)
+            return found
+        request.resolver_match = match
+        return match
+
+    resolve_request._metricsmw = True  # type: ignore[attr-defined]
+    BaseHandler.resolve_request = resolve_request
+
+
+def carrier_of(request: HttpRequest) -> dict[str, Any]:
+    """Return what everything outside Django sees of a request: environ or scope."""
+    carrier: dict[str, Any] = request.scope if hasattr(request, "scope") else request.META
+    return carrier
 
 
 class DjangoRequest:

@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.routing import Router
 
 from ..paths import split
+from ..walks import chain_of
 from .base import MOUNTED, Carrier
 
 if TYPE_CHECKING:
@@ -74,6 +75,10 @@ class _Templates:
         self._router = router
         self._fruitless = 0
         self._walk()
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """Nothing of a copy: endpoints have other ids there."""
+        return type(None), ()
 
     def way(self, scope: Carrier) -> _Way | None:
         """Return the way that led to the endpoint."""
@@ -161,10 +166,9 @@ def _flat(routes: Iterable[BaseRoute]) -> Iterator[Any]:
 
 def _routes_in(app: object) -> list[BaseRoute] | None:
     """Return the routes of a mounted app, looking inside its middlewares, or None."""
-    while app is not None:
-        if isinstance(app, (Starlette, Router)):
-            return app.routes
-        app = getattr(app, "app", None)
+    for each in chain_of(app):
+        if isinstance(each, (Starlette, Router)):
+            return each.routes
     return None
 
 

@@ -366,8 +366,10 @@ def test_twice_is_harmless(monitor: MetricsMonitor) -> None:
     assert ask(app, "/api/metrics/current") == 200
     assert monitor.total_requests == 1
     # Nor does the second call put anything in a request's way.
-    assert isinstance(app.middleware_stack, ASGIMetricsMiddleware)
-    assert not isinstance(app.middleware_stack.app, ASGIMetricsMiddleware)
+    middleware: Any = app.__call__
+    assert isinstance(middleware.__self__, ASGIMetricsMiddleware)
+    assert not isinstance(middleware.__self__.app, ASGIMetricsMiddleware)
+    assert not isinstance(app.middleware_stack, ASGIMetricsMiddleware)
 
 
 def test_a_path_that_is_served_keeps_its_policy(monitor: MetricsMonitor) -> None:

@@ -1,0 +1,103 @@
+"""Change what one object does when it is called, or how one of its attributes reads, in place.
+
+The object gets a class of its own, a subclass of the one that it had. Others may patch its
+attributes, its class and take their patches off again, in any order: nothing of ours is among what
+they find, check or put back. The object stays what it was for `isinstance`, and pickles and copies
+as what it was, measured again where it is loaded.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import types
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+
+# Where an object keeps what has to be done again with a copy of it: functions of the copy.
+REDO = "_metricsmw_redo"
+# The attributes that a copy does not keep.
+_OURS = "_metricsmw"
+
+
+# The class that an object had before it got one of its own, as an attribute of that one.
+_KIND = "_metricsmw_kind"
+
+
+def own_class(target: object, **namespace: object) -> None:
+    """Give an object a class of its own, with these attributes."""
+    kind = type(target)
+    fields = {
+        "__doc__": kind.__doc__,
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "__slots__": (),
+        "__reduce_ex__": _reduce,
+        _KIND: kind,
+        **namespace,
+    }
+    target.__class__ = types.new_class(kind.__name__, (kind,), exec_body=lambda _: _.update(fields))
+
+
+def _reduce(self: object, protocol: int) -> Any:
+    """Pickle or copy an object with a class of its own as one of the class that it had."""
+    kind: Any = getattr(type(self), _KIND)
+    reduced = kind.__reduce_ex__(self, max(protocol, 2))
+    if isinstance(reduced, str) or reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
+        return reduced  # it has a way of its own
+    while _KIND in vars(kind):
+        kind = vars(kind)[_KIND]
+    return (_blank, (kind, *reduced[1][1:]), *reduced[2:])
+
+
+def _blank(kind: type[_T], *args: Any) -> _T:
+    """Return an object whose state is about to come."""
+    made = kind.__new__(kind, *args)
+    own_class(made, __setstate__=_load)
+    return made
+
+
+def _load(self: Any, state: dict[str, Any]) -> None:
+    """Take the state as an object of the class that it had, and do again what was done."""
+    self.__class__ = getattr(type(self), _KIND)
+    set_state = getattr(self, "__setstate__", None)
+    if set_state is not None:
+        set_state(state)
+    else:
+        vars(self).update(state)
+    again = vars(self).get(REDO, ())
+    for name in [name for name in vars(self) if name.startswith(_OURS)]:
+        del vars(self)[name]
+    for redo in again:
+        redo(self)
+
+
+def remake(kind: Callable[..., _T], app: object, monitor: object, settings: dict[str, Any]) -> _T:
+    """Return the copy of a middleware that is pickled as what it was made of."""
+    return kind(app, monitor, **settings)
+
+
+def interpose(target: object, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Have each call of an object go to something else.
+
+    Args:
+        target: The object, which is changed in place.
+        make: Given what calls the object as before, returns what is to be called in its place.
+    """
+    kind = type(target)
+    if _KIND in vars(kind) and "__call__" in vars(kind):
+        type.__setattr__(kind, "__call__", _unbound(make(getattr(kind, "__call__"))))  # noqa: B004,B009
+        return
+    plain: Any = kind
+
+    # Looked up for each call: others patch the class, sooner or later.
+    def inner(*args: Any) -> Any:
+        return plain.__call__(target, *args)
+
+    own_class(target, __call__=_unbound(make(inner)))
+
+
+def _unbound(call: Callable[..., Any]) -> Any:
+    """Return what a class can have as a method that is not to be bound to the object."""
+    return staticmethod(call) if isinstance(call, types.FunctionType) else call

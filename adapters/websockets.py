@@ -1,0 +1,54 @@
+"""A WebSocket of an ASGI app, counted as open."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from metricsmw.engine.recording.recorder import Recorder
+
+    from .types import Message, Receive, Send
+
+
+class Socket:
+    """One WebSocket: open from its accept to its end, whichever side ends it."""
+
+    __slots__ = ("_inner", "_inner_receive", "_open", "_recorder")
+
+    def __init__(self, recorder: Recorder, receive: Receive, send: Send) -> None:
+        self._recorder = recorder
+        self._inner_receive = receive
+        self._inner = send
+        self._open = False
+
+    async def receive(self) -> Message:
+        message = await self._inner_receive()
+        if message["type"] == "websocket.disconnect":
+            self.closed()
+        return message
+
+    async def send(self, message: Message) -> None:
+        try:
+            await self._inner(message)
+        except OSError:  # the client is gone
+            self.closed()
+            raise
+        if message["type"] == "websocket.accept":
+            self._change(True)
+        elif message["type"] == "websocket.close":
+            self.closed()
+
+    def closed(self) -> None:
+        self._change(False)
+
+    def _change(self, opened: bool) -> None:
+        if opened is self._open:
+            return
+        try:
+            if opened:
+                self._recorder.websocket_opened()
+            else:
+                self._recorder.websocket_closed()
+            self._open = opened
+        except Exception:
+            self._recorder.faults.report("counting a WebSocket")
