@@ -22,12 +22,14 @@ class Socket:
         self._open = False
 
     async def receive(self) -> Message:
+        """Pass on what the client sends; its end closes the socket."""
         message = await self._inner_receive()
         if message["type"] == "websocket.disconnect":
             self.closed()
         return message
 
     async def send(self, message: Message) -> None:
+        """Pass on what the app sends; its accept opens the socket, and its close closes it."""
         try:
             await self._inner(message)
         except OSError:  # the client is gone
@@ -39,6 +41,7 @@ class Socket:
             self.closed()
 
     def closed(self) -> None:
+        """Count the socket as closed, where it is open."""
         self._change(False)
 
     def _change(self, opened: bool) -> None:
