@@ -11,11 +11,11 @@ from __future__ import annotations
 from asyncio import CancelledError
 from collections.abc import Awaitable, Iterable
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from metricsmw import MetricsMonitor, get_metrics_monitor
 
-from .interpose import remake
+from .interpose import Remade
 from .measurement import (
     COMPLETE,
     DISCONNECTED,
@@ -28,7 +28,7 @@ from .measurement import (
     is_measured,
     is_measured_in_wsgi,
 )
-from .paths import as_exclusions, excluder, mount_path, split
+from .paths import excluder, is_below, mount_path, split
 from .resolvers import has_registered, install, route_of_scope, user_of_scope
 from .resolvers.base import FRAMEWORK_KEY
 from .servers import BY_TYPE, Server
@@ -71,7 +71,7 @@ def metrics_app(
     return make(monitor, auth, identity, health_thresholds, health_status)
 
 
-class ASGIMetricsMiddleware:
+class ASGIMetricsMiddleware(Remade):
     """Measure an app, and serve the sub-app.
 
     Args:
@@ -101,11 +101,6 @@ class ASGIMetricsMiddleware:
         route: ScopeRoute | None = None,
         identity: ScopeIdentity | None = None,
     ) -> None:
-        exclude = as_exclusions(exclude)
-        self._settings = {
-            "path": path, "auth": auth, "exclude": exclude,
-            "user": user, "route": route, "identity": identity,
-        }  # fmt: skip
         self.app = app
         self.monitor = get_metrics_monitor() if monitor is None else monitor
         self.recorder = self.monitor.recorder
@@ -121,10 +116,6 @@ class ASGIMetricsMiddleware:
         self._exchange = _exchange_class(self.recorder, route, user)
         install()
         self.recorder.register_worker()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle what it was made of: the copy measures in the process that loads it."""
-        return remake, (type(self), self.app, self.monitor, self._settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, measured unless it is excluded or measured already."""
@@ -185,7 +176,7 @@ class ASGIMetricsMiddleware:
         if path is None or path not in scope["path"]:
             return False
         _, below = split(scope["path"], scope.get("root_path", ""))
-        return below == path or below.startswith(path + "/")
+        return is_below(below, path)
 
     def _bypass(self, scope: Scope) -> ASGIApp | None:
         """Who answers a request that is not to be measured; None: it is to be."""

@@ -331,7 +331,7 @@ class _Outside(WSGIMetricsMiddleware):
         self, app: Any, monitor: MetricsMonitor | None = None, *, handler: Any, **settings: Any
     ) -> None:
         super().__init__(app, monitor, **settings)
-        self._settings["handler"] = self._handler = handler
+        self._handler = handler
         self._view = metrics_view(self.monitor, settings.get("auth"))
 
     def _hand_out(self, exchange: Exchange, body: Iterable[bytes]) -> Iterable[bytes]:
@@ -358,7 +358,7 @@ class _OutsideASGI(ASGIMetricsMiddleware):
         self, app: Any, monitor: MetricsMonitor | None = None, *, handler: Any, **settings: Any
     ) -> None:
         super().__init__(app, monitor, **settings)
-        self._settings["handler"] = self._handler = handler
+        self._handler = handler
         self._view = metrics_view(self.monitor, settings.get("auth"))
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -11,7 +11,10 @@ from __future__ import annotations
 import copyreg
 import types
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _T = TypeVar("_T")
 
@@ -73,9 +76,24 @@ def _load(self: Any, state: dict[str, Any]) -> None:
         redo(self)
 
 
-def remake(kind: Callable[..., _T], app: object, monitor: object, settings: dict[str, Any]) -> _T:
-    """Return the copy of a middleware that is pickled as what it was made of."""
-    return kind(app, monitor, **settings)
+class Remade:
+    """A middleware that pickles as what it was made of: a copy measures where it is loaded."""
+
+    _made_of: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Keep the arguments."""
+        self = super().__new__(cls)
+        self._made_of = args, settings
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how to make it again."""
+        return _remake, (type(self), *self._made_of)
+
+
+def _remake(kind: Callable[..., _T], args: tuple[Any, ...], settings: dict[str, Any]) -> _T:
+    return kind(*args, **settings)
 
 
 def interpose(target: object, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:

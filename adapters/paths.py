@@ -39,6 +39,11 @@ def split(path: str, root: str) -> tuple[str, str]:
     return root, below
 
 
+def is_below(path: str, mount: str | None) -> bool:
+    """Tell whether a path is that of a mount or one below it; of no mount where that is None."""
+    return mount is not None and (path == mount or path.startswith(mount + "/"))
+
+
 def as_wsgi(path: str) -> str:
     """Return a path as WSGI passes it: its UTF-8 bytes decoded as Latin-1."""
     return path.encode().decode("latin-1")

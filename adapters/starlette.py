@@ -20,7 +20,7 @@ from metricsmw import get_metrics_monitor
 from .asgi import ASGIMetricsMiddleware, metrics_app
 from .interpose import REDO, interpose
 from .measurement import OPEN, UNMEASURED, exclude_request
-from .paths import as_exclusions, mount_path, split
+from .paths import as_exclusions, is_below, mount_path, split
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
@@ -104,7 +104,7 @@ def _dispatch(routes: ASGIApp, path: str, metrics: ASGIApp, key: str) -> ASGIApp
     def dispatch(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if path in scope.get("path", "") and scope["type"] == "http":
             root, below = split(scope["path"], scope.get("root_path", ""))
-            if below == path or below.startswith(path + "/"):
+            if is_below(below, path):
                 mounted = dict(scope, path=root + below, root_path=root + path)
                 if key not in scope:
                     mounted[UNMEASURED] = _UNMEASURED

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from metricsmw import MetricsMonitor, get_metrics_monitor
 
-from .interpose import remake
+from .interpose import Remade
 from .measurement import (
     COMPLETE,
     DISCONNECTED,
@@ -28,7 +28,7 @@ from .measurement import (
     Measurement,
     is_measured,
 )
-from .paths import as_exclusions, as_text, as_wsgi, excluder, mount_path
+from .paths import as_text, as_wsgi, excluder, is_below, mount_path
 from .resolvers import has_registered, install, route_of_environ, user_of_environ
 from .resolvers.base import FRAMEWORK_KEY, ON_START_RESPONSE
 from .resolvers.bridge import copying_to, scope_of
@@ -60,7 +60,7 @@ def metrics_app(
     return make(monitor, auth, identity, health_thresholds, health_status)
 
 
-class WSGIMetricsMiddleware:
+class WSGIMetricsMiddleware(Remade):
     """Measure an app, and serve the sub-app.
 
     Args:
@@ -90,11 +90,6 @@ class WSGIMetricsMiddleware:
         route: EnvironRoute | None = None,
         identity: EnvironIdentity | None = None,
     ) -> None:
-        exclude = as_exclusions(exclude)
-        self._settings = {
-            "path": path, "auth": auth, "exclude": exclude,
-            "user": user, "route": route, "identity": identity,
-        }  # fmt: skip
         self.app = app
         self.monitor = get_metrics_monitor() if monitor is None else monitor
         self.recorder = self.monitor.recorder
@@ -110,16 +105,12 @@ class WSGIMetricsMiddleware:
         install()
         self.recorder.register_worker()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle what it was made of: the copy measures in the process that loads it."""
-        return remake, (type(self), self.app, self.monitor, self._settings)
-
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request, measured unless it is excluded or measured already."""
         key = self._key
         if key in environ and is_measured(environ, key, self._excludes):
-            inside = self._serve if self._is_own(environ) else self.app
-            return inside(environ, start_response)
+            is_own = is_below(environ.get("PATH_INFO", ""), self._sub_path)
+            return (self._serve if is_own else self.app)(environ, start_response)
         if self.recorder.in_asgi:
             scope = scope_of(environ, start_response)
             if key in scope and is_measured(scope, key, self._excludes):
@@ -161,17 +152,11 @@ class WSGIMetricsMiddleware:
         """A body that is neither list, tuple nor generator, as the server is to see it."""
         return exchange.hand_out(body)
 
-    def _is_own(self, environ: WSGIEnvironment) -> bool:
-        """Tell whether the request is one of the sub-app's."""
-        path = self._sub_path
-        below = environ.get("PATH_INFO", "")
-        return path is not None and (below == path or below.startswith(path + "/"))
-
     def _bypass(self, environ: WSGIEnvironment) -> WSGIApplication | None:
         """Who answers a request that is not to be measured; None: it is to be."""
-        if self._is_own(environ):
-            return self._serve  # which takes it out of the numbers of those further out
         below = environ.get("PATH_INFO", "")
+        if is_below(below, self._sub_path):
+            return self._serve  # which takes it out of the numbers of those further out
         if self._excluded is not None and self._excluded(as_text(below)):
             environ[self._key] = self._excludes  # nor may a middleware of ours further in count it
             return self.app
