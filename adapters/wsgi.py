@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 # Status lines are remembered by their number; an app that makes them up is parsed each time.
 MAX_STATUS_LINES = 1000
+_codes: dict[str, int] = {}
 
 
 def metrics_app(
@@ -341,9 +342,6 @@ def _code_of(line: str) -> int:
     if len(_codes) < MAX_STATUS_LINES:
         _codes[line] = code
     return code
-
-
-_codes: dict[str, int] = {}
 
 
 def _exchange_class(
