@@ -252,7 +252,8 @@ def test_another_live_workers_segment(scene: Scene, damage: Callable[[Path], Non
     assert routes["/dead"] == 14
     assert total >= 19
     total, routes, _ = scene.reader.do(numbers)
-    assert total in (19, 23)
+    # Left out, in a new segment, or in its old one, whose counts nothing has touched.
+    assert total in (19, 23, 33)
     assert routes["/dead"] == 14
 
 
