@@ -15,7 +15,6 @@ from metricsmw.config import Settings, Shared
 from metricsmw.engine.faults import FaultLog
 from metricsmw.engine.files import write_atomically
 from metricsmw.engine.fork import Stage, on_fork
-from metricsmw.engine.reading.counts import Counts
 from metricsmw.engine.reading.health import (
     HealthCheck,
     HealthRules,
@@ -23,21 +22,16 @@ from metricsmw.engine.reading.health import (
     check_health,
     check_thresholds,
 )
-from metricsmw.engine.reading.minutes import MinuteHistory
-from metricsmw.engine.reading.moment import Reading, Sources, Statistics
-from metricsmw.engine.reading.routes import RouteRow
-from metricsmw.engine.reading.series import RouteSeries, Series
-from metricsmw.engine.reading.server import ServerReader
-from metricsmw.engine.reading.snapshots import Snapshots
-from metricsmw.engine.recording.recorder import Recorder
-from metricsmw.engine.workers.group import Group
-from metricsmw.engine.workers.job import job_health
-from metricsmw.engine.workers.membership import Membership
 from metricsmw.engine.workers.registry import JobRegistry
 from metricsmw.formats import csv_text, export_document, json_text
 from metricsmw.snapshot import MetricsSnapshot, Row
 
 if TYPE_CHECKING:
+    from metricsmw.engine.reading.counts import Counts
+    from metricsmw.engine.reading.moment import Reading, Statistics
+    from metricsmw.engine.reading.routes import RouteRow
+    from metricsmw.engine.reading.series import RouteSeries, Series
+    from metricsmw.engine.workers.group import Group
     from metricsmw.history import SQLiteHistory
 
 
@@ -86,28 +80,19 @@ class MetricsMonitor:
         self.clock = clock
         self.faults = FaultLog()
         self.jobs = JobRegistry()
+        # Loaded by the first monitor: importing this package is to cost next to nothing.
+        from metricsmw.engine.reading.moment import Reader
+        from metricsmw.engine.recording.recorder import Recorder
+        from metricsmw.engine.workers.membership import Membership
+
         self.membership = Membership(self.settings, clock, self._rejoined)
-        server, snapshots = ServerReader(self.settings), Snapshots(self.settings, clock)
-        self._minutes = MinuteHistory(
-            self.settings, clock, self.membership, server, snapshots, self.faults
-        )
-        self.recorder = Recorder(
-            self.settings, clock, self.membership, self.faults, self._minutes.catch_up
-        )
-        self._sources = Sources(
-            self.settings,
-            clock,
-            self.faults,
-            self._opened,
-            self._minutes,
-            server,
-            snapshots,
-            lambda: self.lasting,
-            lambda: job_health(self),
-        )
-        self.health_rules = HealthRules({}, 503)
         self.lasting: SQLiteHistory | None = None
         self._history: SQLiteHistory | None = None  # that of `history`, which is closed here
+        self._reader = Reader(self.settings, clock, self.membership, self)
+        self.recorder = Recorder(
+            self.settings, clock, self.membership, self.faults, self._reader.minutes.catch_up
+        )
+        self.health_rules = HealthRules({}, 503)
         # Straight to the recorder, which saves a call, unless a subclass has its own.
         if type(self).record_request is MetricsMonitor.record_request:
             self.record_request = self.recorder.record_request  # type: ignore[method-assign]
@@ -140,9 +125,10 @@ class MetricsMonitor:
     @property
     def directory(self) -> Path | None:
         """The directory of the server's workers; None where this monitor is private."""
-        return getattr(self._opened(), "directory", None)
+        return getattr(self.opened(), "directory", None)
 
-    def _opened(self) -> Group:
+    def opened(self) -> Group:
+        """Return the group of this process, joined if need be."""
         # By the recorder, so that what it has counted so far is in the segment.
         self.recorder.open()
         while (group := self.membership.group) is None:  # another thread replaces a lost one
@@ -202,7 +188,7 @@ class MetricsMonitor:
             routes: the per-route table will be asked for beside the totals; it is then never ahead
                 of them.
         """
-        return Reading(self._sources, routes=routes)
+        return self._reader.read(routes=routes)
 
     def get_current_snapshot(self) -> MetricsSnapshot:
         """Return the numbers of this moment, over all workers of the server."""
@@ -352,13 +338,11 @@ class MetricsMonitor:
     @property
     def reset_at(self) -> float:
         """Monotonic time of the server's last reset; 0.0 where there was none."""
-        return self._opened().reset.at
+        return self.opened().reset.at
 
     def save_snapshot_to_history(self) -> None:
         """Add a snapshot to the history now, beside those of each minute."""
-        group = self._opened()
-        self._minutes.catch_up(self.clock.monotonic())
-        self._minutes.save(group)
+        self._reader.save_snapshot()
 
     def reset_statistics(self) -> None:
         """Start over, for the whole server: counts, window, routes, users, history.
@@ -367,7 +351,7 @@ class MetricsMonitor:
         Raises OSError where there is no room to note the reset, or a segment that cannot be opened
         now; nothing is then reset.
         """
-        self.recorder.start_over(self._sources.server.reset(self._opened(), self.clock))
+        self.recorder.start_over(self._reader.reset())
 
     def export_to_json(self, path: str | os.PathLike[str]) -> None:
         """Write statistics and history as JSON; a reader never sees half a file.

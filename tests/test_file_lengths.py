@@ -14,7 +14,6 @@ ALLOWED = {"metricsmw/recorder.py", "metricsmw/engine/recording/recorder.py"}
 TOO_LONG = """
 metricsmw/cli/top.py
 metricsmw/engine/workers/shared.py
-metricsmw/monitor.py
 """
 
 

@@ -5,12 +5,10 @@ Whatever an answer is made of, it asks one `Reading`, so that its parts agree wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict
 
 from metricsmw.clock import Clock
 from metricsmw.config import Settings
-from metricsmw.engine.faults import FaultLog
 from metricsmw.engine.reading.counts import percentiles_ms
 from metricsmw.engine.reading.health import OPERATIONAL, ServerHealth
 from metricsmw.engine.reading.lazy import lazy
@@ -29,6 +27,8 @@ from metricsmw.engine.reading.snapshots import Snapshots
 from metricsmw.engine.storage.layout import STEP_RATIO, Field
 from metricsmw.engine.storage.reader import Period
 from metricsmw.engine.workers.group import Group
+from metricsmw.engine.workers.job import job_health
+from metricsmw.engine.workers.membership import Membership, ServerMember
 from metricsmw.snapshot import MetricsSnapshot, Row
 from metricsmw.validation import whole
 
@@ -52,18 +52,53 @@ class Statistics(TypedDict):
     configuration: dict[str, int]
 
 
-class Sources(NamedTuple):
-    """What a reading is made with."""
+class Member(ServerMember, Protocol):
+    """What a `Reader` needs to know of the monitor: the member that it reads as."""
 
-    settings: Settings
-    clock: Clock
-    faults: FaultLog
-    open: Callable[[], Group]  # the group of this process, joined if need be
-    minutes: MinuteHistory
-    server: ServerReader
-    snapshots: Snapshots
-    long_history: Callable[[], LongHistory | None]
-    jobs: Callable[[], Mapping[str, str]]  # how each job of the server does
+    @property
+    def lasting(self) -> LongHistory | None:
+        """A history that goes back further than the one in memory; None: there is none."""
+
+    def opened(self) -> Group:
+        """Return the group of this process, joined if need be."""
+
+
+class Reader:
+    """Reads the server that a member is one of.
+
+    Attributes:
+        minutes: the minute history, which a reading catches up with.
+    """
+
+    def __init__(
+        self, settings: Settings, clock: Clock, membership: Membership, member: Member
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.member = member
+        self.server = ServerReader(settings)
+        self.snapshots = Snapshots(settings, clock)
+        self.minutes = MinuteHistory(
+            settings, clock, membership, self.server, self.snapshots, member.faults
+        )
+
+    def read(self, *, routes: bool = False) -> Reading:
+        """Return a reading; see `Reading`."""
+        return Reading(self, routes=routes)
+
+    def save_snapshot(self) -> None:
+        """Add a snapshot to the history now, beside those of each minute.
+
+        Raises:
+            OSError: there is no room, or the server's lock cannot be had.
+        """
+        group = self.member.opened()
+        self.minutes.catch_up(self.clock.monotonic())
+        self.minutes.save(group)
+
+    def reset(self) -> float:
+        """Reset the server, and return the monotonic time of that; see `ServerReader.reset`."""
+        return self.server.reset(self.member.opened(), self.clock)
 
 
 class Moment(NamedTuple):
@@ -77,31 +112,31 @@ class Moment(NamedTuple):
 class Reading:
     """The numbers of one moment: that of the first question. What was asked once is kept."""
 
-    def __init__(self, sources: Sources, *, routes: bool = False) -> None:
+    def __init__(self, reader: Reader, *, routes: bool = False) -> None:
         """Read nothing yet.
 
         Args:
-            sources: what to read, and with what.
+            reader: reads the server.
             routes: the table of routes will be asked for beside the totals; it is then read before
                 them, so that no sum over routes is ahead of the totals.
         """
-        self._sources = sources
+        self._reader = reader
         self._with_routes = routes
 
     @lazy
     def _moment(self) -> Moment:
-        group = self._sources.open()
-        clock = self._sources.clock
+        group = self._reader.member.opened()
+        clock = self._reader.clock
         now = clock.monotonic()
-        self._sources.minutes.catch_up(now)
+        self._reader.minutes.catch_up(now)
         return Moment(group, now, clock.time())
 
     @lazy
     def server(self) -> ServerReading:
         """All segments, read once."""
         group, now, _ = self._moment
-        period = Period(now, self._sources.settings.step)
-        return self._sources.server.read(group, period, routes=self._with_routes)
+        period = Period(now, self._reader.settings.step)
+        return self._reader.server.read(group, period, routes=self._with_routes)
 
     # --- numbers ---------------------------------------------------------------------------------
 
@@ -109,17 +144,17 @@ class Reading:
     def snapshot(self) -> MetricsSnapshot:
         """The numbers of this moment, over all workers of the server."""
         group, _, wall = self._moment
-        return self._sources.snapshots.take(self.server, group, wall, self.active_users)
+        return self._reader.snapshots.take(self.server, group, wall, self.active_users)
 
     @property
     def request_rate_rpm(self) -> float:
         """Requests per minute over the window."""
-        covered = self.server.covered(self._sources.settings.window_seconds)
+        covered = self.server.covered(self._reader.settings.window_seconds)
         return self.server.window.rate_rpm(covered)
 
     @lazy
     def _users(self) -> tuple[int, float]:
-        return self.server.active_users(self._sources.settings.user_timeout_seconds)
+        return self.server.active_users(self._reader.settings.user_timeout_seconds)
 
     @property
     def active_users(self) -> int:
@@ -129,7 +164,7 @@ class Reading:
     @property
     def active_user_ids(self) -> list[str]:
         """The active users' ids, sorted."""
-        return self.server.user_ids(self._sources.settings.user_timeout_seconds)
+        return self.server.user_ids(self._reader.settings.user_timeout_seconds)
 
     @property
     def websocket_connections(self) -> int:
@@ -139,7 +174,7 @@ class Reading:
     @property
     def usage(self) -> Usage:
         """CPU and memory of the live workers."""
-        return self._sources.snapshots.usage(self.server)
+        return self._reader.snapshots.usage(self.server)
 
     @property
     def reset_at(self) -> float:
@@ -156,7 +191,7 @@ class Reading:
     @lazy
     def routes(self) -> list[RouteRow]:
         """The per-route table of the window, busiest first."""
-        return self.server.routes(self._sources.settings.max_routes)
+        return self.server.routes(self._reader.settings.max_routes)
 
     def series(self, seconds: int | None = None) -> Series:
         """Return what was counted in each step of the last ``seconds`` of the window.
@@ -168,7 +203,7 @@ class Reading:
             TypeError: it is no whole number.
             ValueError: it is below 1.
         """
-        settings = self._sources.settings
+        settings = self._reader.settings
         asked = clamp_seconds(seconds, settings.window_seconds)
         group, _, wall = self._moment
         steps = Steps(self.server, asked, settings.step, wall)
@@ -192,7 +227,7 @@ class Reading:
             TypeError: ``seconds`` is no whole number.
             ValueError: ``seconds`` is below 1.
         """
-        settings = self._sources.settings
+        settings = self._reader.settings
         asked = clamp_seconds(seconds, settings.window_seconds)
         step = settings.step * STEP_RATIO
         steps = Steps(self.server, asked, step, self._moment.wall)
@@ -220,7 +255,7 @@ class Reading:
         """
         whole("minutes", minutes, 1)
         whole("step_minutes", step_minutes, 1)
-        long = self._sources.long_history()
+        long = self._reader.member.lasting
         if step_minutes > 1 and long is None:
             raise ValueError("step_minutes above 1 needs a SQLiteHistory")
         recent = [] if step_minutes > 1 else self.recent_history(minutes)
@@ -230,7 +265,7 @@ class Reading:
         try:
             return long.rows(now - minutes * MINUTE, before(recent, now), step_minutes) + recent
         except Exception:
-            self._sources.faults.report("reading the lasting history")
+            self._reader.member.faults.report("reading the lasting history")
             return recent
 
     def recent_history(self, minutes: int) -> list[Row]:
@@ -244,7 +279,7 @@ class Reading:
     @lazy
     def statistics(self) -> Statistics:
         """The current snapshot, the totals, and the settings in force."""
-        settings, server = self._sources.settings, self.server
+        settings, server = self._reader.settings, self.server
         current = self.snapshot.to_dict()
         if error := self._users[1]:
             current["active_users_error_pct"] = round(100 * error, 2)
@@ -268,7 +303,7 @@ class Reading:
     @lazy
     def health(self) -> ServerHealth:
         """The state of the measuring itself: its components, workers, mode. Never raises."""
-        report = self._sources.faults.report
+        report = self._reader.member.faults.report
         components = dict.fromkeys(
             ("metrics_monitor", "request_tracking", "resource_monitoring", "websocket_tracking"),
             OPERATIONAL,
@@ -297,7 +332,7 @@ class Reading:
                 report("reading CPU and memory")
                 components["resource_monitoring"] = "unavailable"
             try:
-                components.update(self._sources.jobs())
+                components.update(job_health(self._reader.member))
             except Exception:
                 report("reading what is done once for the server")
         healthy = all(state == OPERATIONAL for state in components.values())
