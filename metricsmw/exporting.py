@@ -122,10 +122,13 @@ class ScheduledExport:
         if last >= due:
             return []
         stamp = datetime.fromtimestamp(due).strftime(self._stamp)
-        written = []
+        written: list[Path] = []
         for kind in self._formats:
             path = self.directory / f"{FORMATS[kind]}{stamp}.{kind}"
-            write_atomically(path, self._text(kind))
+            text = self._text(kind)
+            if not self._job.leader.is_leader:  # it has hung, and another one exports
+                return written
+            write_atomically(path, text)
             written.append(path)
         self._note(due)
         for kind in self._formats:

@@ -204,8 +204,7 @@ class SQLiteHistory:
             return False
         # Some more than `days`, as a range needs the row before its first.
         oldest = row.wall - self.days * DAY - 10 * MINUTE
-        append(database, row, since, self._reset_time(), oldest, self._row_seconds)
-        return True
+        return append(database, row, since, self._reset_time(), oldest, self._row_seconds)
 
     # --- reading ---------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ from metricsmw.adapters.asgi import metrics_app
 from metricsmw.adapters.auth import public
 from metricsmw.clock import ManualClock
 from metricsmw.engine.reading.counts import Counts, pack_lanes
+from metricsmw.engine.reading.database import Written, append
 from metricsmw.history import SQLiteHistory
 
 BOUND = 0.011
@@ -419,6 +420,22 @@ def test_of_two_servers_with_one_file_one_writes(
         assert second.get_health()["status"] == "healthy"
         assert one.summary(0, clock.time())["requests"] == 3 + 6
         assert go(1, one) == [[False]]
+
+
+def test_a_writer_that_hung_until_another_wrote_writes_nothing(
+    path: Path, lasting: SQLiteHistory, clock: ManualClock
+) -> None:
+    clock.advance(60)
+    assert lasting.check()
+    with closing(sqlite3.connect(path)) as database:
+        columns = {name: 0 for _, name, *_ in database.execute("PRAGMA table_info (minutes)")}
+        at, server = database.execute("SELECT monotonic, server FROM minutes").fetchone()
+        row = Written(clock.time(), clock.monotonic() + 60, float(server), Counts(), dict(columns))
+        for since in (None, at - 60):
+            assert not append(database, row, since, 0.0, 0.0, 60.0)
+        assert append(database, row, at, 0.0, 0.0, 60.0)
+        assert not append(database, row, at, 0.0, 0.0, 60.0)
+    assert len(lasting.rows(0, clock.time())) == 2
 
 
 WRITER = """

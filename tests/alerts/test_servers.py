@@ -118,6 +118,27 @@ def test_what_is_pending_does_not_begin_again_as_its_leader_dies() -> None:
         assert f"Since: {before['since']}" in hook.posts[0]["message"]
 
 
+def test_a_worker_that_hangs_is_replaced_and_repeats_nothing() -> None:
+    with http_receiver() as hook:
+        env = {"HOOK": hook.address, "PATIENCE": "2"}
+        args = ["--worker-class", "gthread", "--threads", "2"]
+        with serve("gunicorn", WSGI, workers=3, args=args, env=env) as server:
+            victim = leader(server)
+            ask(server, "/fail", 12)
+            wait_until(lambda: sent(server) == 1, "the first message")
+            os.kill(victim, signal.SIGSTOP)
+            wait_until(lambda: leader(server) != victim, "another worker that checks")
+            ask(server, "/hello", 60)
+            wait_until(lambda: sent(server) == 2, "the second message")
+            os.kill(victim, signal.SIGCONT)
+            check_again(server)
+            check_again(server)
+            health = server.get("/api/metrics/health").json()
+            assert health["components"]["alerts"] == "operational"
+            assert leader(server) != victim
+        assert titles(hook.posts) == ["ALERT", "RESOLVED"]
+
+
 def hang_up(server: Server) -> None:
     """Have the master start all workers anew."""
     before = set(server.worker_pids())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from hypothesis import strategies as st
 from kits.crew import Crew, Worker, crew, wait_until
 
 from metricsmw import MetricsMonitor
+from metricsmw.adapters import wrap
 from metricsmw.adapters.api.handlers import Handlers
 from metricsmw.adapters.api.messages import Request
+from metricsmw.adapters.asgi import ASGIMetricsMiddleware
 from metricsmw.adapters.auth import public
 from metricsmw.alerts import Alert, MetricsAlerter, get_alerts
 from metricsmw.exporting import ScheduledExport
@@ -129,6 +132,56 @@ def test_a_process_that_only_reads_leaves_it_to_the_one_that_serves(
     wait_until(lambda: reader.do(leads), "it leads")
 
 
+def ask(monitor: MetricsMonitor) -> None:
+    Handlers(monitor, public()).handle(Request("GET", "/health", "", {}))
+
+
+def begin_lifespan(monitor: MetricsMonitor) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None: ...
+
+    asyncio.run(ASGIMetricsMiddleware(app, monitor)({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
+
+
+SERVING: list[Callable[[MetricsMonitor], object]] = [
+    serve,
+    fail,
+    lambda monitor: monitor.record_user_activity("ada"),
+    MetricsMonitor.increment_websocket_connections,
+    ask,
+    begin_lifespan,
+]
+READING: list[Callable[[MetricsMonitor], object]] = [
+    MetricsMonitor.get_current_snapshot,
+    MetricsMonitor.get_metrics_history,
+    MetricsMonitor.get_health,
+    MetricsMonitor.save_snapshot_to_history,
+    MetricsMonitor.reset_statistics,
+    lambda monitor: wrap(bare, monitor),
+]
+
+
+def bare(environ: Any, start_response: Any) -> list[bytes]:
+    start_response("200 OK", [])
+    return [b""]
+
+
+def test_who_serves() -> None:
+    for serving in SERVING:
+        with MetricsMonitor(shared=True) as monitor:
+            for reading in READING:
+                reading(monitor)
+                assert not monitor.is_serving
+            serving(monitor)
+            assert monitor.is_serving
+            reads, writes = os.pipe()
+            if os.fork() == 0:
+                os.write(writes, bytes([monitor.is_serving]))
+                os._exit(0)
+            assert os.read(reads, 1) == bytes([False])
+            os.wait()
+        assert not monitor.is_serving
+
+
 def export(monitor: MetricsMonitor, folder: Path) -> None:
     JOBS[:] = [ScheduledExport(monitor, folder, start=False)]
     folder.rmdir()
@@ -145,6 +198,19 @@ def test_what_failed_and_was_taken_out_is_no_problem_any_more(
     assert second.do(components)["scheduled_export"].startswith("failing: ")
     end(first)
     assert "scheduled_export" not in second.do(components)
+
+
+def test_what_nobody_can_lead_is_late() -> None:
+    with MetricsMonitor(shared=True) as monitor:
+        assert monitor.directory is not None
+        os.mkfifo(monitor.directory / "once-alerts.lock")
+        monitor.record_request(1.0)
+        with MetricsAlerter(monitor, 0.1, patience=0.2):
+            wait_until(
+                lambda: monitor.get_health()["components"].get("alerts", "").startswith("late by "),
+                "it is late",
+            )
+        assert "alerts" not in monitor.get_health()["components"]
 
 
 # --- no threads ----------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ def append(
     reset: float,
     oldest: float,
     row_seconds: float,
-) -> None:
+) -> bool:
     """Append a row, note the reset, and remove some of the rows that are too old.
 
     Args:
@@ -150,6 +150,10 @@ def append(
         reset: Unix time of the server's last reset.
         oldest: Unix time before which rows may go.
         row_seconds: The time between two rows.
+
+    Returns:
+        Whether it was appended; not where the server has another row since, of a worker that has
+        taken over from this one.
 
     Raises:
         OSError: Another server writes there.
@@ -162,6 +166,8 @@ def append(
     with database:
         # From here on nobody else may, so that of two servers only one does.
         database.execute("BEGIN IMMEDIATE")
+        if last_written(database, row.server) != since:
+            return False
         writer, at = database.execute(
             "SELECT server, monotonic FROM minutes ORDER BY id DESC LIMIT 1"
         ).fetchone() or (row.server, 0.0)
@@ -179,6 +185,7 @@ def append(
             "(SELECT id FROM minutes WHERE at < ? ORDER BY at LIMIT ?)",
             (oldest, REMOVED_AT_ONCE),
         )
+    return True
 
 
 def hidden_before(database: sqlite3.Connection) -> float:

@@ -1,8 +1,8 @@
 """A bare app, WSGI and ASGI, with an alerter in each worker, as a user would write it.
 
 RECEIVERS: whom it tells, Apprise URLs separated by spaces; or HOOK, the address of an HTTP server,
-which takes each worker much less to start. FOR_SECONDS: after how long. `/leader` says which worker
-answers and whether that is the one that checks.
+which takes each worker much less to start. FOR_SECONDS: after how long. PATIENCE: by how much a
+check may be late. `/leader` says which worker answers and whether that is the one that checks.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ alerter = MetricsAlerter(
     thresholds={"error_rate_pct": 50.0},
     notify=os.environ.get("RECEIVERS", "").split() or post,
     for_seconds=float(os.environ.get("FOR_SECONDS", "0")),
+    patience=float(os.environ.get("PATIENCE", "15")),
 )
 
 
