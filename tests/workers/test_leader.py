@@ -62,7 +62,7 @@ def test_one_leads_until_it_stops(enter: Enter) -> None:
 
 
 def test_who_is_late_is_replaced_and_sees_it(
-    enter: Enter, clock: ManualClock, tmp_path: Path
+    enter: Enter, clock: ManualClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, two, three = enter(), enter(), enter()
     assert one.acquire()
@@ -75,6 +75,8 @@ def test_who_is_late_is_replaced_and_sees_it(
     assert health(tmp_path, clock) == {"work": "late by 12 s"}
     assert one.is_leader  # as long as nobody minds
     assert two.acquire()
+    (message,) = caplog.messages
+    assert message == "metricsmw: the worker that leads work hangs; this one takes over"
     assert not three.acquire()
     assert two.write({"told": 2})
     # It comes back: from wherever it hung, it neither leads nor writes.

@@ -15,6 +15,7 @@ that before it writes a note or tells anybody anything, and leads no more.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -39,6 +40,8 @@ try:
     import fcntl
 except ImportError:  # Windows, where every monitor is private
     fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger("metricsmw")
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
 LOCK_FILE = re.compile(r"once-([a-z][a-z0-9_]*)\.lock")
@@ -126,6 +129,7 @@ class LeaderLock:
         file = open_own(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         _try_lock(file)
         draft.replace(path)
+        logger.warning("metricsmw: the worker that leads %s hangs; this one takes over", self.name)
         return file
 
     def _is_late(self, file: FileHandle) -> bool:
