@@ -82,6 +82,7 @@ class MetricsMonitor:
         self.jobs = JobRegistry()
         # Loaded by the first monitor: importing this package is to cost next to nothing.
         from metricsmw.engine.reading.moment import Reader
+        from metricsmw.engine.recording.instruments import Instruments
         from metricsmw.engine.recording.recorder import Recorder
         from metricsmw.engine.workers.membership import Membership
 
@@ -92,6 +93,9 @@ class MetricsMonitor:
         self.recorder = Recorder(
             self.settings, clock, self.membership, self.faults, self._reader.minutes.catch_up
         )
+        self.instruments = Instruments(self.recorder, self.settings.step)
+        self.counter, self.gauge = self.instruments.counter, self.instruments.gauge
+        self.histogram = self.instruments.histogram
         self.health_rules = HealthRules({}, 503)
         # Straight to the recorder, which saves a call, unless a subclass has its own.
         if type(self).record_request is MetricsMonitor.record_request:
@@ -267,6 +271,15 @@ class MetricsMonitor:
         ``method`` and ``route`` as `get_routes` names them; one that is not there has idle steps.
         """
         return self.read().route_series(method, route, seconds)
+
+    def get_custom(self) -> list[dict[str, object]]:
+        """Return the app's own numbers: a row for each series, over all workers, sorted by name.
+
+        Counters and histograms are since the start or the last reset.
+        """
+        self.instruments.show()
+        series = self.read().server.instruments()
+        return [one.as_row(self.instruments.help_of(one.name)) for one in series]
 
     def get_statistics(self) -> Statistics:
         """Return the current snapshot, the totals, and the settings in force.

@@ -89,6 +89,10 @@ def _routes(monitor: MetricsMonitor, request: Request) -> Response:
     return _success({"routes": monitor.get_routes()})
 
 
+def _custom(monitor: MetricsMonitor, request: Request) -> Response:
+    return _success({"custom": monitor.get_custom()})
+
+
 def _alerts(monitor: MetricsMonitor, request: Request) -> Response:
     alerts, notifications = get_alerts(monitor)
     return _success({"alerts": alerts, "notifications": notifications})
@@ -241,6 +245,7 @@ ROUTES: Final[Mapping[str, Mapping[str, Answer]]] = {
     "/prometheus": {"GET": _prometheus},
     "/health": {"GET": _health},
     "/routes": {"GET": _routes},
+    "/custom": {"GET": _custom},
     "/alerts": {"GET": _alerts},
     "/signin": {"POST": _sign_in},
     "/signout": {"POST": _sign_out},

@@ -13,10 +13,10 @@ from itertools import zip_longest
 
 from metricsmw.exporters.model import (
     Attributes,
-    Counter,
+    CounterFamily,
     Exposition,
     Family,
-    Histogram,
+    HistogramFamily,
     HistogramPoint,
     NumberPoint,
 )
@@ -39,10 +39,10 @@ class Sent:
         """Return what is to be kept of an exposition that is exported at Unix time ``at``."""
         sent = cls(at, {}, {})
         for family in exposition.families:
-            if isinstance(family, Counter):
+            if isinstance(family, CounterFamily):
                 for number in family.points:
                     sent.numbers[_key(family.name, number.attributes)] = number.value
-            elif isinstance(family, Histogram):
+            elif isinstance(family, HistogramFamily):
                 for point in family.points:
                     kept = point.first, point.counts, point.sum
                     sent.histograms[_key(family.name, point.attributes)] = kept
@@ -76,10 +76,10 @@ def since(now: Exposition, sent: Sent) -> Exposition:
     """
     families: list[Family] = []
     for family in now.families:
-        if isinstance(family, Counter):
+        if isinstance(family, CounterFamily):
             numbers = [_number(family.name, point, sent) for point in family.points]
             families.append(replace(family, points=numbers))
-        elif isinstance(family, Histogram):
+        elif isinstance(family, HistogramFamily):
             points = [_histogram(family.name, point, sent) for point in family.points]
             families.append(replace(family, points=points))
         else:

@@ -99,7 +99,7 @@ class HistogramPoint:
 
 
 @dataclass(frozen=True)
-class Counter:
+class CounterFamily:
     """Sums that only grow."""
 
     name: str
@@ -109,7 +109,7 @@ class Counter:
 
 
 @dataclass(frozen=True)
-class Gauge:
+class GaugeFamily:
     """Values that go up and down. ``is_sum``: those of several servers can be added up."""
 
     name: str
@@ -120,7 +120,7 @@ class Gauge:
 
 
 @dataclass(frozen=True)
-class Histogram:
+class HistogramFamily:
     """Exponential histograms of measured values, whose counts only grow."""
 
     name: str
@@ -129,7 +129,7 @@ class Histogram:
     points: Sequence[HistogramPoint]
 
 
-Family = Counter | Gauge | Histogram
+Family = CounterFamily | GaugeFamily | HistogramFamily
 
 
 @dataclass(frozen=True)
@@ -140,10 +140,10 @@ class Exposition:
     families: Sequence[Family]
 
     @property
-    def target(self) -> Gauge:
+    def target(self) -> GaugeFamily:
         """The resource in the form of a family, for formats that know no resource."""
         help = "Attributes of the server that all other families are of."
-        return Gauge("target_info", "", help, [NumberPoint(self.resource, 1)])
+        return GaugeFamily("target_info", "", help, [NumberPoint(self.resource, 1)])
 
     def all_families(self) -> list[Family]:
         """Return the families that have points, that of the resource first."""

@@ -15,7 +15,7 @@ import re
 from functools import lru_cache
 from typing import Final, Literal
 
-from metricsmw.exporters.model import Attributes, Counter, Family, Gauge
+from metricsmw.exporters.model import Attributes, CounterFamily, Family, GaugeFamily
 
 Escaping = Literal["allow-utf-8", "underscores", "dots", "values"]
 ESCAPINGS: Final[tuple[Escaping, ...]] = ("allow-utf-8", "underscores", "dots", "values")
@@ -57,7 +57,7 @@ def _metric_name(name: str, unit: str, counter: bool, gauge: bool) -> str:
 def metric_name(family: Family, escaping: Escaping = "underscores") -> str:
     """Return the family's Prometheus name: unit and ``_total`` included."""
     name = _metric_name(
-        family.name, family.unit, isinstance(family, Counter), isinstance(family, Gauge)
+        family.name, family.unit, isinstance(family, CounterFamily), isinstance(family, GaugeFamily)
     )
     return name.replace("_", "__") if escaping == "dots" else name
 

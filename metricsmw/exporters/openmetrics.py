@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from metricsmw.exporters.model import (
-    Counter,
+    CounterFamily,
     Exemplar,
     Exposition,
     Family,
-    Histogram,
+    HistogramFamily,
     HistogramPoint,
     NumberPoint,
 )
@@ -28,9 +28,9 @@ EXEMPLAR_CHARACTERS = 128
 
 
 def _kind(family: Family) -> str:
-    if isinstance(family, Histogram):
+    if isinstance(family, HistogramFamily):
         return "histogram"
-    return "counter" if isinstance(family, Counter) else "gauge"
+    return "counter" if isinstance(family, CounterFamily) else "gauge"
 
 
 def _metadata(name: str, kind: str, family: Family) -> Iterator[str]:
@@ -76,16 +76,16 @@ def _target(exposition: Exposition, escaping: Escaping) -> str:
 
 def _lines(family: Family, escaping: Escaping) -> Iterator[str]:
     name = metric_name(family, escaping)
-    if isinstance(family, Counter):
+    if isinstance(family, CounterFamily):
         name = name.removesuffix("__total" if escaping == "dots" else "_total")
     yield from _metadata(name, _kind(family), family)
-    if isinstance(family, Histogram):
+    if isinstance(family, HistogramFamily):
         for point in family.points:
             yield from _classic_histogram(name, point, pairs(labels(point.attributes, escaping)))
         return
     for number_point in family.points:
         inside = braced(pairs(labels(number_point.attributes, escaping)))
-        if isinstance(family, Counter):
+        if isinstance(family, CounterFamily):
             yield f"{name}_total{inside} {_counted(number_point)}"
             if number_point.started is not None:
                 yield f"{name}_created{inside} {_time(number_point.started)}"

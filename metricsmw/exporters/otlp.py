@@ -27,11 +27,11 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from metricsmw.exporters.model import (
     Attributes,
-    Counter,
+    CounterFamily,
     Exemplar,
     Exposition,
     Family,
-    Gauge,
+    GaugeFamily,
     HistogramPoint,
     NumberPoint,
 )
@@ -121,10 +121,10 @@ def _histogram(point: HistogramPoint, at: int) -> sdk.ExponentialHistogramDataPo
 
 def _metric(family: Family, at: int, temporality: sdk.AggregationTemporality) -> sdk.Metric:
     data: sdk.DataT
-    if isinstance(family, Counter):
+    if isinstance(family, CounterFamily):
         numbers = [_number(point, at) for point in family.points]
         data = sdk.Sum(numbers, temporality, is_monotonic=True)
-    elif isinstance(family, Gauge):
+    elif isinstance(family, GaugeFamily):
         numbers = [_number(point, at) for point in family.points]
         cumulative = sdk.AggregationTemporality.CUMULATIVE
         data = sdk.Sum(numbers, cumulative, False) if family.is_sum else sdk.Gauge(numbers)

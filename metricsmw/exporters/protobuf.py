@@ -29,11 +29,11 @@ from typing import Final
 
 from metricsmw.exporters.model import (
     Attributes,
-    Counter,
+    CounterFamily,
     Exemplar,
     Exposition,
     Family,
-    Histogram,
+    HistogramFamily,
     HistogramPoint,
     NumberPoint,
 )
@@ -143,10 +143,10 @@ def _buckets(spans: Sequence[tuple[int, Sequence[int]]]) -> Iterator[bytes]:
 
 def _family(family: Family, escaping: Escaping, classic: bool) -> bytes:
     metrics: list[tuple[Attributes, bytes]]
-    if isinstance(family, Histogram):
+    if isinstance(family, HistogramFamily):
         kind = HISTOGRAM
         metrics = [(point.attributes, _histogram(point, classic)) for point in family.points]
-    elif isinstance(family, Counter):
+    elif isinstance(family, CounterFamily):
         kind, metrics = COUNTER, [(point.attributes, _counter(point)) for point in family.points]
     else:
         kind, metrics = GAUGE, [(point.attributes, _gauge(point)) for point in family.points]

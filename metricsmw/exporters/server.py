@@ -14,12 +14,14 @@ are histograms of their own.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import psutil
 
+from metricsmw.engine.reading.instruments import InstrumentSeries
 from metricsmw.engine.reading.server import ServerReading
 from metricsmw.engine.storage.histogram import (
     BUCKETS,
@@ -32,13 +34,13 @@ from metricsmw.engine.storage.histogram import (
 )
 from metricsmw.engine.storage.keys import OTHER, UNMATCHED, Name, Times
 from metricsmw.engine.storage.lanes import ROUTE_HISTOGRAM, in_use, lane_of
-from metricsmw.engine.storage.layout import Field, RouteLane
+from metricsmw.engine.storage.layout import Field, Kind, RouteLane
 from metricsmw.exporters.model import (
-    Counter,
+    CounterFamily,
     Exposition,
     Family,
-    Gauge,
-    Histogram,
+    GaugeFamily,
+    HistogramFamily,
     HistogramPoint,
     NumberPoint,
 )
@@ -61,6 +63,7 @@ VALUES = {
 
 def exposition(monitor: MetricsMonitor) -> Exposition:
     """Return all that is exported of the monitor's server, as it is now."""
+    monitor.instruments.show()
     reading = monitor.read().server
     directory = monitor.directory
     wall = monitor.clock.time()
@@ -72,25 +75,26 @@ def exposition(monitor: MetricsMonitor) -> Exposition:
             *_routes(reading.route_totals(), started),
             *_gauges(reading, started, monitor.settings.user_timeout_seconds),
             *_processes(reading),
+            *_instruments(reading.instruments(), monitor.instruments.help_of, started),
         ],
     )
 
 
 def _server(reading: ServerReading, started: float) -> Iterator[Family]:
     """Yield what is counted of all requests, with a route or without one."""
-    yield Histogram(
+    yield HistogramFamily(
         "metricsmw.request.duration",
         "s",
         "Duration of all requests of the server, at the highest resolution there is.",
         [_point({}, reading.total.histogram, SCALE, FIRST, started)],
     )
-    yield Counter(
+    yield CounterFamily(
         "metricsmw.requests",
         "{request}",
         "Requests of the server, those included whose client went away.",
         [NumberPoint({}, reading.total.requests, started)],
     )
-    yield Counter(
+    yield CounterFamily(
         "metricsmw.request.errors",
         "{request}",
         "Requests that were answered with a status from 400 on, or failed.",
@@ -116,31 +120,31 @@ def _routes(rows: Mapping[Name, int], started: float) -> Iterator[Family]:
         errors.append(NumberPoint(attributes, failed, started))
         gone = lane_of(lanes, RouteLane.ABANDONED)
         abandoned.append(NumberPoint(attributes, gone, started))
-    yield Histogram(
+    yield HistogramFamily(
         "http.server.request.duration",
         "s",
         "Duration of HTTP server requests.",
         durations,
     )
-    yield Counter(
+    yield CounterFamily(
         "metricsmw.route.errors",
         "{request}",
         "Requests of a route that were answered with a status from 400 on, or failed.",
         errors,
     )
-    yield Counter(
+    yield CounterFamily(
         "metricsmw.route.abandoned",
         "{request}",
         "Requests of a route whose client went away; they are in no duration.",
         abandoned,
     )
-    yield Histogram(
+    yield HistogramFamily(
         "metricsmw.stream.duration",
         "s",
         "Duration of those requests whose answer was a stream.",
         streams[Times.LAST_BYTE],
     )
-    yield Histogram(
+    yield HistogramFamily(
         "metricsmw.stream.first_byte.duration",
         "s",
         "Time to the first byte of those requests whose answer was a stream.",
@@ -205,7 +209,7 @@ def _gauges(reading: ServerReading, started: float, user_timeout: float) -> Iter
             True,
         ),
     ):
-        yield Gauge(name, unit, help, [NumberPoint({}, value)], is_sum)
+        yield GaugeFamily(name, unit, help, [NumberPoint({}, value)], is_sum)
 
 
 def _processes(reading: ServerReading) -> Iterator[Family]:
@@ -224,11 +228,33 @@ def _processes(reading: ServerReading) -> Iterator[Family]:
                 used = getattr(times, mode)
                 cpu.append(NumberPoint({**worker, "cpu.mode": mode}, used, created))
             memory.append(NumberPoint(worker, resident))
-    yield Counter("process.cpu.time", "s", "CPU time that a worker has used.", cpu)
-    yield Gauge("process.memory.usage", "By", "Resident memory of a worker.", memory, is_sum=True)
-    yield Counter(
+    yield CounterFamily("process.cpu.time", "s", "CPU time that a worker has used.", cpu)
+    yield GaugeFamily(
+        "process.memory.usage", "By", "Resident memory of a worker.", memory, is_sum=True
+    )
+    yield CounterFamily(
         "metricsmw.faults",
         "{fault}",
         "Failures inside the metrics; none of them reached the app.",
         [NumberPoint({}, reading.faults())],
     )
+
+
+def _instruments(
+    series: Sequence[InstrumentSeries], help_of: Callable[[str], str], started: float
+) -> Iterator[Family]:
+    """Yield the app's own numbers; the help of those that this worker has not made is unknown."""
+    for (kind, name, unit), group in groupby(series, lambda one: (one.kind, one.name, one.unit)):
+        if kind is Kind.HISTOGRAMS:
+            points = [
+                HistogramPoint(one.labels, one.scale, one.first, one.counts, one.value, started)
+                for one in group
+            ]
+            yield HistogramFamily(name, unit, help_of(name), points)
+        elif kind is Kind.COUNTERS:
+            numbers = [NumberPoint(one.labels, one.value, started) for one in group]
+            yield CounterFamily(name, unit, help_of(name), numbers)
+        else:
+            yield GaugeFamily(
+                name, unit, help_of(name), [NumberPoint(g.labels, g.value) for g in group]
+            )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from metricsmw.exporters.model import Counter, Exposition, Family, Histogram
+from metricsmw.exporters.model import CounterFamily, Exposition, Family, HistogramFamily
 from metricsmw.exporters.names import Escaping, labels, metric_name, readable
 
 
@@ -45,7 +45,7 @@ def _lines(family: Family, escaping: Escaping) -> Iterator[str]:
     name = metric_name(family, escaping)
     if family.help:
         yield f"# HELP {name} {escaped(readable(family.help))}"
-    if isinstance(family, Histogram):
+    if isinstance(family, HistogramFamily):
         yield f"# TYPE {name} histogram"
         for point in family.points:
             inside = pairs(labels(point.attributes, escaping))
@@ -55,7 +55,7 @@ def _lines(family: Family, escaping: Escaping) -> Iterator[str]:
             yield f"{name}_sum{braced(inside)} {number(point.sum)}"
             yield f"{name}_count{braced(inside)} {point.count}"
         return
-    yield f"# TYPE {name} {'counter' if isinstance(family, Counter) else 'gauge'}"
+    yield f"# TYPE {name} {'counter' if isinstance(family, CounterFamily) else 'gauge'}"
     for number_point in family.points:
         inside = pairs(labels(number_point.attributes, escaping))
         yield f"{name}{braced(inside)} {number(number_point.value)}"

@@ -78,6 +78,7 @@ ROUTES = {
     "/prometheus": "GET",
     "/health": "GET",
     "/routes": "GET",
+    "/custom": "GET",
     "/alerts": "GET",
 }
 OPEN = ("/health", "/signin", "/signout", "/widget.js")

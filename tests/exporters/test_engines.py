@@ -18,11 +18,11 @@ from kits.servers import wait_until
 from metricsmw.engine.storage.histogram import index
 from metricsmw.exporters import text
 from metricsmw.exporters.model import (
-    Counter,
+    CounterFamily,
     Exemplar,
     Exposition,
-    Gauge,
-    Histogram,
+    GaugeFamily,
+    HistogramFamily,
     HistogramPoint,
     NumberPoint,
 )
@@ -53,14 +53,14 @@ def point(attributes: dict[str, str], scale: int = 5) -> HistogramPoint:
 EXPOSITION = Exposition(
     {"service.name": "shop", "service.instance.id": "a"},
     [
-        Histogram(
+        HistogramFamily(
             "http.server.request.duration",
             "s",
             "Duration of HTTP server requests.",
             [point({"http.route": "/five"}), point({"http.route": "/four"}, scale=4)],
         ),
-        Counter("orders", "{order}", "Orders.", [NumberPoint({}, 7, 1.6e9)]),
-        Gauge(
+        CounterFamily("orders", "{order}", "Orders.", [NumberPoint({}, 7, 1.6e9)]),
+        GaugeFamily(
             "awkward",
             "",
             'Values that must not break a scrape: \\ " \n \0',

@@ -19,11 +19,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from metricsmw.exporters import openmetrics, protobuf, text
 from metricsmw.exporters.model import (
-    Counter,
+    CounterFamily,
     Exemplar,
     Exposition,
-    Gauge,
-    Histogram,
+    GaugeFamily,
+    HistogramFamily,
     HistogramPoint,
     NumberPoint,
 )
@@ -63,7 +63,7 @@ def expected_samples(exposition: Exposition, *, created: bool) -> dict[Series, f
             else:
                 values[series(name, told)] = point.value
             if created and point.started is not None:
-                stem = name.removesuffix("_total") if isinstance(family, Counter) else name
+                stem = name.removesuffix("_total") if isinstance(family, CounterFamily) else name
                 at = series(f"{stem}_created", told)
                 values[at] = pytest.approx(point.started, abs=1e-3)
     return values
@@ -102,7 +102,7 @@ def test_protobuf_parsed_back_has_the_same_numbers(exposition: Exposition, class
             if isinstance(point, HistogramPoint):
                 assert family.type == 4
                 _check_histogram(metric.histogram, point, classic)
-            elif isinstance(expected, Counter):
+            elif isinstance(expected, CounterFamily):
                 assert family.type == 0
                 assert metric.counter.value == point.value
                 assert metric.counter.HasField("created_timestamp") == (point.started is not None)
@@ -181,14 +181,14 @@ TRACE = Exemplar(0.3, {"trace_id": "ab" * 16}, 1_700_000_001.5)
 EXAMPLE = Exposition(
     {"service.name": "shop"},
     [
-        Histogram(
+        HistogramFamily(
             "http.server.request.duration",
             "s",
             "Duration of HTTP server requests.",
             [HistogramPoint({"http.route": "/a"}, 5, -64, [3, 0, 1], 1.5, STARTED, [TRACE])],
         ),
-        Counter("orders", "{order}", "Orders.", [NumberPoint({"shop": "x"}, 7, STARTED)]),
-        Gauge("process.memory.usage", "By", "Memory.", [NumberPoint({}, 1024)]),
+        CounterFamily("orders", "{order}", "Orders.", [NumberPoint({"shop": "x"}, 7, STARTED)]),
+        GaugeFamily("process.memory.usage", "By", "Memory.", [NumberPoint({}, 1024)]),
     ],
 )
 
@@ -241,7 +241,7 @@ def test_dots_are_written_as_asked() -> None:
 
 
 def test_a_family_without_points_is_left_out() -> None:
-    nothing = Exposition({}, [Gauge("a", "", "", []), Histogram("b", "", "", [])])
+    nothing = Exposition({}, [GaugeFamily("a", "", "", []), HistogramFamily("b", "", "", [])])
     for body in (text.write(nothing), openmetrics.write(nothing), openmetrics.write_2(nothing)):
         kinds = [line for line in body.decode().splitlines() if line.startswith("# TYPE")]
         assert len(kinds) == 1, "that of the target"
@@ -249,7 +249,7 @@ def test_a_family_without_points_is_left_out() -> None:
 
 
 def test_an_unused_histogram_stays_native() -> None:
-    empty = Exposition({}, [Histogram("b", "", "", [HistogramPoint({}, 5, 0, [], 0.0)])])
+    empty = Exposition({}, [HistogramFamily("b", "", "", [HistogramPoint({}, 5, 0, [], 0.0)])])
     (written,) = parse(protobuf.write(empty))[1].metric
     (span,) = written.histogram.positive_span
     assert (span.offset, span.length) == (0, 0)
@@ -263,7 +263,7 @@ LONG = {"a": "x" * 10_000, "b": '"\n\\' * 3_000}
 
 
 def test_long_values_stay_whole() -> None:
-    exposition = Exposition({}, [Counter("n", "", "", [NumberPoint(LONG, 1)])])
+    exposition = Exposition({}, [CounterFamily("n", "", "", [NumberPoint(LONG, 1)])])
     expected = expected_samples(exposition, created=False)
     assert samples(parse_text(text.write(exposition).decode())) == expected
     assert samples(_openmetrics(openmetrics.write(exposition).decode())) == expected

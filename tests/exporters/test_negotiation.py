@@ -6,7 +6,7 @@ import gzip
 
 import pytest
 
-from metricsmw.exporters.model import Counter, Exposition, NumberPoint
+from metricsmw.exporters.model import CounterFamily, Exposition, NumberPoint
 from metricsmw.exporters.negotiation import (
     OPENMETRICS,
     OPENMETRICS_2,
@@ -83,7 +83,7 @@ def test_the_escaping_is_the_one_asked_for(accept: str, escaping: str) -> None:
 
 
 def test_the_answer_says_what_it_is() -> None:
-    exposition = Exposition({}, [Counter("orders", "", "Orders.", [NumberPoint({}, 3)])])
+    exposition = Exposition({}, [CounterFamily("orders", "", "Orders.", [NumberPoint({}, 3)])])
     told = answer(exposition, PROMETHEUS_2_NATIVE)
     assert told.content_type == (
         "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; "
@@ -113,7 +113,7 @@ def test_the_answer_says_what_it_is() -> None:
 def test_gzip_is_used_where_it_is_taken(accept_encoding: str, taken: bool) -> None:
     assert takes_gzip(accept_encoding) is taken
     points = [NumberPoint({"shop": str(number)}, number) for number in range(100)]
-    exposition = Exposition({}, [Counter("orders", "", "Orders.", points)])
+    exposition = Exposition({}, [CounterFamily("orders", "", "Orders.", points)])
     told = answer(exposition, None, accept_encoding)
     assert told.content_encoding == ("gzip" if taken else None)
     plain = answer(exposition).body

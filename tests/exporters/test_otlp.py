@@ -15,11 +15,11 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 
 from metricsmw.exporters.deltas import Sent, since
 from metricsmw.exporters.model import (
-    Counter,
+    CounterFamily,
     Exemplar,
     Exposition,
-    Gauge,
-    Histogram,
+    GaugeFamily,
+    HistogramFamily,
     HistogramPoint,
     NumberPoint,
 )
@@ -52,10 +52,10 @@ def test_any_families_arrive_with_the_same_numbers(exposition: Exposition) -> No
     assert list(found) == [family.name for family in expected]
     for family, metric in zip(expected, found.values(), strict=True):
         assert metric.unit == family.unit
-        if isinstance(family, Histogram):
+        if isinstance(family, HistogramFamily):
             assert metric.exponential_histogram.aggregation_temporality == CUMULATIVE
             points = metric.exponential_histogram.data_points
-        elif isinstance(family, Counter):
+        elif isinstance(family, CounterFamily):
             assert metric.sum.is_monotonic
             assert metric.sum.aggregation_temporality == CUMULATIVE
             points = metric.sum.data_points
@@ -90,7 +90,7 @@ def test_types_and_times_are_the_conventions() -> None:
         "http.route": "/",
     }
     exposition = Exposition(
-        {"service.name": "shop"}, [Counter("n", "", "", [NumberPoint(told, 1, 1.5e9)])]
+        {"service.name": "shop"}, [CounterFamily("n", "", "", [NumberPoint(told, 1, 1.5e9)])]
     )
     (point,) = sent(exposition)["n"].sum.data_points
     assert attributes(point) == {
@@ -104,8 +104,10 @@ def test_types_and_times_are_the_conventions() -> None:
 
 
 def test_gauges_that_add_up_are_sums() -> None:
-    gauges = [Gauge(name, "", "", [NumberPoint({}, 3)], is_sum=name == "sum") for name in "ab"]
-    gauges.append(Gauge("sum", "", "", [NumberPoint({}, 3)], is_sum=True))
+    gauges = [
+        GaugeFamily(name, "", "", [NumberPoint({}, 3)], is_sum=name == "sum") for name in "ab"
+    ]
+    gauges.append(GaugeFamily("sum", "", "", [NumberPoint({}, 3)], is_sum=True))
     found = sent(Exposition({}, gauges))
     assert found["a"].WhichOneof("data") == "gauge"
     assert not found["sum"].sum.is_monotonic
@@ -114,7 +116,7 @@ def test_gauges_that_add_up_are_sums() -> None:
 def test_an_exemplar_names_its_span() -> None:
     exemplar = Exemplar(0.5, {"trace_id": "ab" * 16, "span_id": "cd" * 8, "a": "b"}, 1e9)
     point = HistogramPoint({}, 5, 0, [1], 0.5, exemplars=[exemplar])
-    (data,) = sent(Exposition({}, [Histogram("h", "s", "", [point])]))[
+    (data,) = sent(Exposition({}, [HistogramFamily("h", "s", "", [point])]))[
         "h"
     ].exponential_histogram.data_points
     (written,) = data.exemplars
@@ -130,9 +132,11 @@ def exported(value: float, counts: list[int], first: int = 3, started: float = 1
     return Exposition(
         {},
         [
-            Counter("c", "", "", [NumberPoint({"a": "b"}, value, started)]),
-            Histogram("h", "s", "", [HistogramPoint({}, 5, first, counts, sum(counts), started)]),
-            Gauge("g", "", "", [NumberPoint({}, value)]),
+            CounterFamily("c", "", "", [NumberPoint({"a": "b"}, value, started)]),
+            HistogramFamily(
+                "h", "s", "", [HistogramPoint({}, 5, first, counts, sum(counts), started)]
+            ),
+            GaugeFamily("g", "", "", [NumberPoint({}, value)]),
         ],
     )
 
@@ -182,7 +186,7 @@ def test_nothing_came_since_now(exposition: Exposition) -> None:
     assert before is not None
     for family in since(exposition, before).families:
         for point in family.points:
-            if isinstance(family, Counter):
+            if isinstance(family, CounterFamily):
                 assert point.value == 0
             elif isinstance(point, HistogramPoint):
                 assert not any(point.counts)

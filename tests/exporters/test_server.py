@@ -25,7 +25,7 @@ from metricsmw.adapters.auth import public, token
 from metricsmw.clock import ManualClock
 from metricsmw.engine.storage.histogram import index
 from metricsmw.exporters import negotiation, protobuf, text
-from metricsmw.exporters.model import Histogram, HistogramPoint
+from metricsmw.exporters.model import HistogramFamily, HistogramPoint
 from metricsmw.exporters.resource import parse_attributes
 from metricsmw.exporters.server import exposition
 from metricsmw.exporting import write_prometheus
@@ -146,6 +146,24 @@ def test_known_methods_are_those_that_are_listed(listed: str, kept: list[str]) -
     )
     assert done.stdout.strip() == str(kept)
     assert ("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS" in done.stderr) == (":" in listed)
+
+
+def test_the_apps_own_numbers_are_exported(monitor: MetricsMonitor) -> None:
+    monitor.counter("orders_failed", "Orders that failed.", ["shop"]).labels('n"\n').inc(3)
+    monitor.gauge("queue", "Jobs that wait.").set(-4)
+    monitor.histogram("payment", "Payments.", unit="seconds").observe(0.25)
+    body = text.write(exposition(monitor)).decode()
+    assert "# HELP orders_failed_total Orders that failed." in body
+    found = samples(monitor)
+    assert found["orders_failed_total"] == {(("shop", 'n"\n'),): 3}
+    assert found["queue"] == {(): -4}
+    assert found["payment_seconds_sum"] == {(): 0.25}
+    (metric,) = [
+        family.metric[0]
+        for family in parse(protobuf.write(exposition(monitor)))
+        if family.name == "payment_seconds"
+    ]
+    assert (metric.histogram.schema, buckets(metric.histogram)) == (4, {-32: 1})
 
 
 # --- counters only grow, and begin anew with a reset ----------------------------------------------
@@ -352,7 +370,7 @@ def test_families_are_named_once(monitor: MetricsMonitor) -> None:
     schemas = {
         family.name: point.scale
         for family in families
-        if isinstance(family, Histogram)
+        if isinstance(family, HistogramFamily)
         for point in family.points
     }
     assert schemas["metricsmw.request.duration"] == 5

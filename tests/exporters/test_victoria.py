@@ -13,10 +13,10 @@ from kits.servers import wait_until
 
 from metricsmw.engine.storage.histogram import index, upper_bound
 from metricsmw.exporters.model import (
-    Counter,
+    CounterFamily,
     Exposition,
-    Gauge,
-    Histogram,
+    GaugeFamily,
+    HistogramFamily,
     HistogramPoint,
     NumberPoint,
 )
@@ -40,9 +40,11 @@ def exposition(instance: str, latencies: list[float]) -> Exposition:
     return Exposition(
         {"service.name": "shop", "service.instance.id": instance},
         [
-            Histogram("http.server.request.duration", "s", "Duration.", [point]),
-            Counter("orders", "{order}", "Orders.", [NumberPoint({}, 7, 1.6e9)]),
-            Gauge("http.server.active_requests", "{request}", "In flight.", [NumberPoint({}, 2)]),
+            HistogramFamily("http.server.request.duration", "s", "Duration.", [point]),
+            CounterFamily("orders", "{order}", "Orders.", [NumberPoint({}, 7, 1.6e9)]),
+            GaugeFamily(
+                "http.server.active_requests", "{request}", "In flight.", [NumberPoint({}, 2)]
+            ),
         ],
     )
 

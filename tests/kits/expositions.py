@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 
 from metricsmw.exporters.model import (
-    Counter,
+    CounterFamily,
     Exemplar,
     Exposition,
     Family,
-    Gauge,
-    Histogram,
+    GaugeFamily,
+    HistogramFamily,
     HistogramPoint,
     NumberPoint,
 )
@@ -77,23 +77,23 @@ def histogram_points(draw: st.DrawFn, described: dict[str, str]) -> HistogramPoi
 
 @st.composite
 def families(draw: st.DrawFn, name: str) -> Family:
-    kind = draw(st.sampled_from([Counter, Gauge, Histogram]))
+    kind = draw(st.sampled_from([CounterFamily, GaugeFamily, HistogramFamily]))
     unit = draw(st.sampled_from(["s", "By", "1", "", "{request}", "widgets"]))
     help = draw(st.one_of(st.just("What it is."), VALUES))
     points: list[NumberPoint] = []
     histograms: list[HistogramPoint] = []
     for described in _told_apart(draw(st.lists(attributes(), max_size=4))):
-        if kind is Histogram:
+        if kind is HistogramFamily:
             histograms.append(draw(histogram_points(described)))
-        elif kind is Counter:
+        elif kind is CounterFamily:
             value = draw(st.one_of(COUNTS, st.floats(0, 1e300)))
             exemplar = draw(st.none() | EXEMPLARS)
             points.append(NumberPoint(described, value, draw(st.none() | TIMES), exemplar))
         else:
             value = draw(st.floats(allow_nan=False, allow_infinity=False))
             points.append(NumberPoint(described, value))
-    if kind is Histogram:
-        return Histogram(name, unit, help, histograms)
+    if kind is HistogramFamily:
+        return HistogramFamily(name, unit, help, histograms)
     return kind(name, unit, help, points)
 
 

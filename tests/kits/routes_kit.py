@@ -72,6 +72,7 @@ READ_ROUTES = [
     "/prometheus",
     "/health",
     "/routes",
+    "/custom",
     "/alerts",
 ]
 GUARDED = [("GET", path) for path in ["/", *READ_ROUTES] if path != "/health"] + [

@@ -10,6 +10,7 @@ from typing import TypeVar
 from metricsmw.clock import Clock
 from metricsmw.config import Settings
 from metricsmw.engine.reading.counts import Counts
+from metricsmw.engine.reading.instruments import InstrumentSeries, join
 from metricsmw.engine.reading.lazy import lazy
 from metricsmw.engine.reading.routes import RouteLanes, RouteRow, route_row
 from metricsmw.engine.storage.histogram import (
@@ -226,6 +227,10 @@ class ServerReading:
         routes.hold_to(max_routes)
         found = [route_row(name, routes) for name in routes.names()]
         return sorted(found, key=lambda row: (-row["requests"], row["route"], row["method"]))
+
+    def instruments(self) -> list[InstrumentSeries]:
+        """Return the app's own numbers, over all workers, since the start or the last reset."""
+        return join(self._gather(SegmentReading.instruments))
 
     def route_totals(self) -> dict[Name, int]:
         """Return the lanes of every row since the reset, over all workers; each only grows.

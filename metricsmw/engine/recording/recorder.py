@@ -85,7 +85,8 @@ def check_text(name: str, value: str | None) -> None:
         raise TypeError(f"{name} must be a str or None, got {value!r}")
 
 
-def _needs_lock() -> bool:
+def needs_lock() -> bool:
+    """Return whether additions to lanes have to take a lock in this interpreter."""
     gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     return not gil or sys.implementation.name != "cpython"
 
@@ -166,10 +167,12 @@ class Recorder:
         self._lock = threading.RLock()
         self._restarted = 0.0  # monotonic time of the last reset made here
         self.segment: Segment | None = None
+        self.on_forget: Callable[[], None] = lambda: None
+        """Called where the segment is left or lost; the app's own numbers are in it, too."""
         self.is_serving = False
         """Whether this process has recorded, or an adapter has said that it serves."""
         self._build()
-        if _needs_lock():
+        if needs_lock():
             for name in LOCKED:
                 setattr(self, name, self._locked(getattr(self, name)))
         _recorders.add(self)
@@ -432,6 +435,7 @@ class Recorder:
                     gauges[0] += in_flight
                     gauges[1] += websockets
                     self.segment = None
+                    self.on_forget()
                     self.faults.count_into(None)
                     deadline = minute = -inf
                     self._membership.abandon()
@@ -488,6 +492,7 @@ class Recorder:
             """Go back to the state before the first record."""
             nonlocal gauges, lanes, routes, users, deadline, minute, step_max
             self.segment = None
+            self.on_forget()
             self.is_serving = False
             self.faults.count_into(None)
             deadline = minute = -inf

@@ -19,6 +19,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 SCALE = 5
 ROUTE_SCALE = 4
@@ -50,6 +51,28 @@ def representative(bucket: int, scale: int = SCALE) -> float:
     """The value in seconds that names the bucket: its relative-error midpoint."""
     growth = math.pow(2.0, 1 / (1 << scale))
     return upper_bound(bucket, scale) * 2.0 / (1.0 + growth)
+
+
+class InstrumentBuckets(NamedTuple):
+    """What a histogram of the app's own counts: `ROUTE_BUCKETS` of a scale from ``first`` on.
+
+    Its sum is kept in whole parts of the unit, ``sum_factor`` of which make one.
+    """
+
+    scale: int
+    first: int
+    sum_factor: float
+
+
+def instrument_buckets(unit: str) -> InstrumentBuckets:
+    """Return the buckets for a unit.
+
+    Seconds are told apart from 60 ns to an hour within 2.2 %; anything else from 6e-8 to 2.8e14
+    within 4.4 %.
+    """
+    if unit == "seconds":
+        return InstrumentBuckets(ROUTE_SCALE, ROUTE_FIRST, 1e6)
+    return InstrumentBuckets(3, -24 * 8, 1.0 if unit == "bytes" else 1e3)
 
 
 class Distribution:

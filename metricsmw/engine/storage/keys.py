@@ -105,6 +105,18 @@ class Name(NamedTuple):
         )
 
 
+def pack_text(text: str) -> bytes:
+    """The stored form of a row's name that fits."""
+    raw = text.encode("utf-8")
+    return len(raw).to_bytes(LENGTH_BYTES, "little") + raw
+
+
+def unpack_text(packed: bytes) -> str:
+    """The name of a row; empty for one that is not in use."""
+    length = int.from_bytes(packed[:LENGTH_BYTES], "little")
+    return packed[LENGTH_BYTES : LENGTH_BYTES + length].decode("utf-8", "replace")
+
+
 # The rows of all streams that have none of their own.
 UNTOLD_STREAMS = Name("", "").of_stream()
 

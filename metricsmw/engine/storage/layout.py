@@ -82,6 +82,9 @@ class Kind(IntEnum):
 
     ROUTES = 1
     USERS = 2
+    COUNTERS = 3  # of the app's own
+    GAUGES = 4
+    HISTOGRAMS = 5
 
 
 class Lane(IntEnum):
@@ -155,8 +158,39 @@ def step_number(now: float, step: float) -> int:
     return int(now // step) + 1
 
 
+class CounterLane(IntEnum):
+    """Lanes of a row of the app's own counters: whole units, and millionths."""
+
+    WHOLE = 0
+    MILLIONTHS = 1
+
+
+class GaugeColumn(IntEnum):
+    """Doubles of a row of the app's own gauges; they are no counting lanes."""
+
+    VALUE = 0
+    SET_AT = 1  # monotonic seconds; 0: it was not set by this worker
+
+
+class HistogramLane(IntEnum):
+    """Lanes of a row of the app's own histograms, behind those of the buckets."""
+
+    SUM = ROUTE_BUCKETS  # in parts of the unit, as `instrument_buckets` has it
+
+
+INSTRUMENT_LANES = {Kind.COUNTERS: 2, Kind.GAUGES: 2, Kind.HISTOGRAMS: ROUTE_BUCKETS + 7}
+
+
+@cache
+def instrument_shape(kind: Kind, rows: int) -> Shape:
+    """The table of a chunk of that many rows of the app's own; it has no checkpoints."""
+    return Shape(rows, INSTRUMENT_LANES[kind], 0, named=True)
+
+
 def chunk_bytes(kind: Kind, rows: int, width: int) -> int:
     """Size of a chunk. A user's row is a time, a key and its text, column by column."""
     if kind is Kind.ROUTES:
         return route_shape(rows).size
+    if kind in INSTRUMENT_LANES:
+        return instrument_shape(kind, rows).size
     return _round_up(rows * (16 + width), PAGE)

@@ -14,12 +14,14 @@ from metricsmw.engine.storage.keys import (
     SHORT_TEXT,
     Name,
     read_text,
+    unpack_text,
 )
 from metricsmw.engine.storage.layout import (
     DIRECTORY_ENTRY,
     DIRECTORY_OFFSET,
     FIXED_BYTES,
     HEADER_BYTES,
+    INSTRUMENT_LANES,
     LAYOUT,
     MAGIC,
     MAX_CHUNKS,
@@ -34,6 +36,7 @@ from metricsmw.engine.storage.layout import (
     Kind,
     Shape,
     chunk_bytes,
+    instrument_shape,
     route_shape,
     step_number,
 )
@@ -54,7 +57,11 @@ OVERALL = SERVER_OFFSET + SERVER_SHAPE.current + SERVER_SHAPE.stride
 BEYOND = 2.0**53
 MOST_ROWS = 1 << 17
 SAMPLE = struct.Struct("3d")  # from Field.SAMPLE_RECORD on
-WIDTHS: dict[float, tuple[int, ...]] = {Kind.ROUTES: (0,), Kind.USERS: (SHORT_TEXT, LONG_TEXT)}
+WIDTHS: dict[float, tuple[int, ...]] = {
+    Kind.ROUTES: (0,),
+    Kind.USERS: (SHORT_TEXT, LONG_TEXT),
+    **dict.fromkeys(INSTRUMENT_LANES, (0,)),
+}
 
 
 class Source(Protocol):
@@ -152,6 +159,12 @@ class Header:
         for part in self.parts:
             if part.kind is Kind.ROUTES:
                 yield part.offset, route_shape(part.rows)
+
+    def instrument_tables(self) -> Iterable[tuple[Kind, int, Shape]]:
+        """Kind, offset and shape of the tables of the app's own numbers."""
+        for part in self.parts:
+            if part.kind in INSTRUMENT_LANES:
+                yield part.kind, part.offset, instrument_shape(part.kind, part.rows)
 
 
 class SegmentReading:
@@ -326,6 +339,30 @@ class SegmentReading:
                 raise CorruptSegmentError("counts of no route")
             yield row, name, count
 
+    def instruments(self) -> Iterable[tuple[Kind, str, int]]:
+        """(kind, packed name, lanes since the reset) of the app's own numbers.
+
+        A gauge has its doubles in the place of lanes; those of a dead worker are left out.
+        """
+        for kind, offset, shape in self._header.instrument_tables():
+            if kind is Kind.GAUGES:
+                if not self.alive:
+                    continue
+                state = int.from_bytes(self._bytes(offset + shape.current, shape.stride), "little")
+            else:
+                state = read_total(self._read, offset, shape, self._baseline(offset))
+            lanes = state.to_bytes(shape.stride, "little")
+            names = self._bytes(offset + shape.names, shape.rows * NAME_BYTES)
+            width = shape.lanes * 8
+            for row in range(shape.rows):
+                name = unpack_text(names[row * NAME_BYTES : (row + 1) * NAME_BYTES])
+                if name:
+                    yield (
+                        kind,
+                        name,
+                        int.from_bytes(lanes[row * width : (row + 1) * width], "little"),
+                    )
+
     def steps(self, first: int) -> dict[int, int]:
         """What the worker counted in each step from ``first`` on, as lanes."""
         return read_steps(
@@ -351,6 +388,10 @@ def table_states(read: Read) -> Iterable[tuple[tuple[int, int], int]]:
     """Every table's state as it is now, by (nonce, offset). Raises `CorruptSegmentError`."""
     nonce = Header(read(0, HEADER_BYTES)).nonce
     yield (nonce, SERVER_OFFSET), table_state(read, SERVER_OFFSET, SERVER_SHAPE)
-    # Looked up only now: a route's row that appears later has counted nothing before.
-    for offset, shape in Header(read(0, HEADER_BYTES)).route_tables():
+    # Looked up only now: a row that appears later has counted nothing before.
+    header = Header(read(0, HEADER_BYTES))
+    for offset, shape in header.route_tables():
         yield (nonce, offset), table_state(read, offset, shape)
+    for kind, offset, shape in header.instrument_tables():
+        if kind is not Kind.GAUGES:
+            yield (nonce, offset), table_state(read, offset, shape)
