@@ -45,9 +45,11 @@ class ManualClock:
         self.wall = wall
 
     def monotonic(self) -> float:
+        """Return the monotonic time in seconds."""
         return self.now
 
     def time(self) -> float:
+        """Return the Unix time in seconds."""
         return self.wall
 
     def advance(self, seconds: float) -> None:

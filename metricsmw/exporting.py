@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from metricsmw.engine.files import DRAFT, open_own, write_atomically
+from metricsmw.engine.files import DRAFT, open_own, replace_file
 from metricsmw.engine.workers.job import ServerJob
 from metricsmw.exporters.push import OTLPExport as OTLPExport
 from metricsmw.formats import csv_text, export_document, json_text
@@ -128,7 +128,7 @@ class ScheduledExport:
             text = self._text(kind)
             if not self._job.leader.is_leader:  # it has hung, and another one exports
                 return written
-            write_atomically(path, text)
+            replace_file(path, text)
             written.append(path)
         self._note(due)
         for kind in self._formats:
@@ -163,7 +163,7 @@ class ScheduledExport:
             return None
 
     def _note(self, due: float) -> None:
-        write_atomically(self.directory / self._mark, f"{due:.0f}\n")
+        replace_file(self.directory / self._mark, f"{due:.0f}\n")
 
     def _remove_old(self, kind: str) -> None:
         """Remove files beyond `keep`, and drafts of a worker that was killed as it wrote."""
@@ -193,4 +193,4 @@ def write_prometheus(monitor: MetricsMonitor, path: str | os.PathLike[str]) -> N
     from metricsmw.exporters import text  # here, for those who use it only
     from metricsmw.exporters.server import exposition
 
-    write_atomically(path, text.write(exposition(monitor)).decode())
+    replace_file(path, text.write(exposition(monitor)).decode())

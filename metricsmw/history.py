@@ -37,7 +37,7 @@ from metricsmw.engine.reading.database import (
 )
 from metricsmw.engine.workers.job import ServerJob
 from metricsmw.engine.workers.membership import ServerMember
-from metricsmw.snapshot import Row, iso_timestamp
+from metricsmw.snapshot import SnapshotDict, iso_timestamp
 from metricsmw.validation import whole
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ class CountSource(ServerMember, Protocol):
     def reset_at(self) -> float:
         """Monotonic time of the last reset; 0.0 where there was none."""
 
-    def read_counts(self) -> tuple[Counts, Row, float]:
+    def read_counts(self) -> tuple[Counts, SnapshotDict, float]:
         """Return all counts, the snapshot of the same moment, and since when (monotonic)."""
 
     def use_history(self, history: SQLiteHistory) -> None:
@@ -208,7 +208,7 @@ class SQLiteHistory:
 
     # --- reading ---------------------------------------------------------------------------------
 
-    def rows(self, since: float, until: float, step_minutes: int = 1) -> list[Row]:
+    def rows(self, since: float, until: float, step_minutes: int = 1) -> list[SnapshotDict]:
         """Return the snapshots of some time, oldest first.
 
         Args:

@@ -7,13 +7,12 @@ import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from metricsmw.clock import SYSTEM_CLOCK, Clock
 from metricsmw.config import Settings, Shared
 from metricsmw.engine.faults import FaultLog
-from metricsmw.engine.files import write_atomically
+from metricsmw.engine.files import replace_file
 from metricsmw.engine.fork import Stage, on_fork
 from metricsmw.engine.reading.health import (
     HealthCheck,
@@ -24,7 +23,7 @@ from metricsmw.engine.reading.health import (
 )
 from metricsmw.engine.workers.registry import JobRegistry
 from metricsmw.formats import csv_text, export_document, json_text
-from metricsmw.snapshot import MetricsSnapshot, Row
+from metricsmw.snapshot import MetricsSnapshot, SnapshotDict
 
 if TYPE_CHECKING:
     from metricsmw.engine.reading.counts import Counts
@@ -80,7 +79,7 @@ class MetricsMonitor:
         self.clock = clock
         self.faults = FaultLog()
         self.jobs = JobRegistry()
-        # Loaded by the first monitor: importing this package is to cost next to nothing.
+        # Loaded here: importing the package is to cost next to nothing.
         from metricsmw.engine.reading.moment import Reader
         from metricsmw.engine.recording.instruments import Instruments
         from metricsmw.engine.recording.recorder import Recorder
@@ -185,8 +184,7 @@ class MetricsMonitor:
     def read(self, *, routes: bool = False) -> Reading:
         """Return a reading: every number of one moment, that of the first question to it.
 
-        Each of the methods below takes a reading of its own. Ask one reading for all parts of an
-        answer, so that they agree with each other.
+        Each method below reads anew. Ask one reading for all parts of an answer.
 
         Args:
             routes: the per-route table will be asked for beside the totals; it is then never ahead
@@ -295,11 +293,11 @@ class MetricsMonitor:
         return self.read().health
 
     def check_health(self, thresholds: Mapping[str, float]) -> HealthCheck:
-        """Which snapshot fields are below their thresholds; see `reading.health`."""
-        return check_health(self.get_current_snapshot(), thresholds)
+        """Return which snapshot fields are below their thresholds; see `reading.health`."""
+        return check_health(self.read().snapshot, thresholds)
 
     def set_health_thresholds(self, thresholds: Mapping[str, float], status: int = 503) -> None:
-        """From now on `GET /health` holds these thresholds, too; none of them where it is empty.
+        """Have `GET /health` hold these thresholds from now on; none where it is empty.
 
         While a field is not below its threshold, the answer is ``degraded``, with that HTTP
         status: 200 or 503. Each worker of the server has to be told. Raises `ValueError` or
@@ -312,7 +310,7 @@ class MetricsMonitor:
 
     # --- history, reset, exports -----------------------------------------------------------------
 
-    def get_metrics_history(self, minutes: int = 60, step_minutes: int = 1) -> list[Row]:
+    def get_metrics_history(self, minutes: int = 60, step_minutes: int = 1) -> list[SnapshotDict]:
         """Return the snapshots of the last ``minutes`` (at least 1), oldest first.
 
         A `SQLiteHistory` lets it go back further, and ``step_minutes`` (at least 1) joins so many
@@ -334,11 +332,7 @@ class MetricsMonitor:
         kept = self.settings.max_history_minutes
         return kept if self.lasting is None else max(kept, self.lasting.max_minutes)
 
-    def get_recent_history(self, minutes: int) -> list[Row]:
-        """Return the snapshots of this server that are kept in memory, as `get_metrics_history`."""
-        return self.read().recent_history(minutes)
-
-    def read_counts(self) -> tuple[Counts, Row, float]:
+    def read_counts(self) -> tuple[Counts, SnapshotDict, float]:
         """Return what a `SQLiteHistory` stores, of one moment.
 
         Returns:
@@ -373,12 +367,12 @@ class MetricsMonitor:
         """
         reading = self.read()
         history = reading.history(self.settings.max_history_minutes)
-        write_atomically(path, json_text(export_document(reading.statistics, history)))
+        replace_file(path, json_text(export_document(reading.statistics, history)))
 
     def export_to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the history as CSV, one row a minute; as `export_to_json` does."""
         rows = self.get_metrics_history(self.settings.max_history_minutes)
-        write_atomically(path, csv_text(rows))
+        replace_file(path, csv_text(rows))
 
     # --- the end ---------------------------------------------------------------------------------
 
@@ -396,12 +390,7 @@ class MetricsMonitor:
     def __enter__(self) -> MetricsMonitor:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -421,15 +410,8 @@ def _loaded(settings: Settings, is_singleton: bool) -> MetricsMonitor:
     """Return the monitor that stands for a pickled one in this process."""
     if is_singleton and _singleton is not None:
         return _singleton
-    return (get_metrics_monitor if is_singleton else MetricsMonitor)(
-        settings.window_seconds,
-        user_timeout_seconds=settings.user_timeout_seconds,
-        max_history_minutes=settings.max_history_minutes,
-        max_routes=settings.max_routes,
-        max_users=settings.max_users,
-        shared=settings.shared,
-        history_days=settings.history_days,
-    )
+    make = get_metrics_monitor if is_singleton else MetricsMonitor
+    return make(**vars(settings))  # whose fields are the arguments of both
 
 
 def get_metrics_monitor(
@@ -443,7 +425,7 @@ def get_metrics_monitor(
     history: str | os.PathLike[str] | None = None,
     history_days: int = 30,
 ) -> MetricsMonitor:
-    """The monitor of this process: one per process, one truth per server.
+    """Return the monitor of this process: one per process, one truth per server.
 
     The first call makes it, with a window of 300 s unless told otherwise; later ones return it.
     A later call that names another window or history warns (`RuntimeWarning`). Settings are those

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 
-Row = dict[str, str | float | int]  # a snapshot's fields by name
+SnapshotDict = dict[str, str | float | int]  # a snapshot's fields by name
 
 
 def iso_timestamp(unix_seconds: float) -> str:
@@ -39,7 +39,7 @@ class MetricsSnapshot:
     requests_in_flight: int
     workers: int
 
-    def to_dict(self) -> Row:
+    def to_dict(self) -> SnapshotDict:
         """The fields by name, in their documented order."""
         return asdict(self)
 

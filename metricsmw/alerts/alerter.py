@@ -35,7 +35,7 @@ from metricsmw.alerts.rules import (
 )
 from metricsmw.engine.reading.routes import RouteRow
 from metricsmw.engine.workers.job import PATIENCE_SECONDS, ServerJob
-from metricsmw.snapshot import Row, iso_timestamp
+from metricsmw.snapshot import SnapshotDict, iso_timestamp
 from metricsmw.validation import number
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Moment:
         self._kept = monitor.settings.max_history_minutes
 
     @cached_property
-    def snapshot(self) -> Row:
+    def snapshot(self) -> SnapshotDict:
         """The snapshot's fields."""
         return self._reading.snapshot.to_dict()
 

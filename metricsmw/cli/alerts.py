@@ -18,7 +18,7 @@ from typing import NamedTuple
 from metricsmw.alerts.rules import AnyRule, State, Status, advance, counts_since, parse
 from metricsmw.engine.reading.routes import RouteRow
 
-Row = Mapping[str, str | float | int]
+PastSnapshot = Mapping[str, str | float | int]
 
 
 class Change(NamedTuple):
@@ -34,7 +34,7 @@ class Past:
 
     routes: Sequence[RouteRow] = ()
 
-    def __init__(self, rows: Sequence[Row], times: Sequence[float], place: int) -> None:
+    def __init__(self, rows: Sequence[PastSnapshot], times: Sequence[float], place: int) -> None:
         self._rows = rows
         self._times = times
         self._place = place
@@ -49,8 +49,13 @@ class Past:
         return counts_since({} if restarted else self._rows[start], self.snapshot)
 
 
-def read_history(path: str) -> list[Row]:
-    """The snapshots of an export, oldest first. Raises OSError, or `ValueError` for another file"""
+def read_history(path: str) -> list[PastSnapshot]:
+    """Return the snapshots of an export, oldest first.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no export.
+    """
     with open(path, encoding="utf-8") as file:
         document = json.load(file)
     rows = document.get("history") if isinstance(document, dict) else document
@@ -61,7 +66,7 @@ def read_history(path: str) -> list[Row]:
     return rows
 
 
-def replay(rule: AnyRule, rows: Sequence[Row]) -> list[Change]:
+def replay(rule: AnyRule, rows: Sequence[PastSnapshot]) -> list[Change]:
     """What the rule would have told. Raises `ValueError` for rows that it cannot read."""
     if rule.route is not None:
         raise ValueError(f"a history has no routes, so this rule cannot be tried: {rule}")
@@ -83,7 +88,7 @@ def replay(rule: AnyRule, rows: Sequence[Row]) -> list[Change]:
     return changes
 
 
-def report(rule: AnyRule, rows: Sequence[Row]) -> str:
+def report(rule: AnyRule, rows: Sequence[PastSnapshot]) -> str:
     """What `replay` found, for people."""
     changes = replay(rule, rows)
     begun = [change.at for change in changes if change.state == "firing"]

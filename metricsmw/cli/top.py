@@ -7,24 +7,19 @@ there is written as plain text: no route's name can move the cursor or change co
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import os
 import re
 import select
 import signal
 import sys
-import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, NoReturn
-from urllib.parse import urlsplit
+from typing import NoReturn
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -32,18 +27,17 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from metricsmw.cli.client import REFUSED, Fields, Server, Snapshot, TopError
+
 try:
     import termios
     import tty
 except ImportError:  # Windows
     termios = None  # type: ignore[assignment]
 
-MOUNT = "/api/metrics"
 EVERY_SECONDS = 1.0
-TIMEOUT_SECONDS = 10.0
 KEY_SECONDS = 0.1
 PIPE_WIDTH = 120
-UNREACHABLE, REFUSED, WRONG_USAGE = 1, 3, 2
 
 BARS = "▁▂▃▄▅▆▇█"
 BESIDE_BARS = 36  # columns of a sparkline's line that its labels take
@@ -105,26 +99,6 @@ KEYS = (
     "s slowest; again to reverse"
 )
 
-Row = Mapping[str, Any]
-
-
-class TopError(Exception):
-    """It cannot go on; the message says why, `code` is the exit code."""
-
-    def __init__(self, message: str, code: int = UNREACHABLE) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-@dataclass
-class Snapshot:
-    """What the server said at one moment."""
-
-    metrics: Row
-    routes: Sequence[Row]
-    series: Sequence[Row]
-    alerts: Sequence[Row] = ()
-
 
 @dataclass
 class View:
@@ -148,86 +122,10 @@ class View:
             elif key in SCROLL:
                 self.top = max(self.top + SCROLL[key], 0)
 
-    def sorted(self, routes: Sequence[Row]) -> list[Row]:
+    def sorted(self, routes: Sequence[Fields]) -> list[Fields]:
         """The rows in the order that was asked for."""
         name = COLUMNS[self.key][-1]
         return sorted(routes, key=lambda row: row[name], reverse=not self.up)
-
-
-class Server:
-    """The server's routes, asked with a token where there is one."""
-
-    def __init__(self, url: str, token: str) -> None:
-        self.base = base_of(url)
-        self._headers = {"Accept": "application/json"}
-        if token:
-            # Headers take bytes: a token of any text goes as UTF-8.
-            self._headers["Authorization"] = "Bearer " + token.encode().decode("latin-1")
-        self._opener = urllib.request.build_opener(_NoRedirects)
-
-    def fetch(self) -> Snapshot:
-        """Ask for everything. Raises `TopError`."""
-        return Snapshot(
-            self._ask("/current", "metrics"),
-            self._ask("/routes", "routes"),
-            self._ask("/series", "series"),
-            self._ask("/alerts", "alerts"),
-        )
-
-    def fetch_aside(self) -> Future[Snapshot]:
-        """Ask in a thread that nobody has to wait for, should the server not answer."""
-        future: Future[Snapshot] = Future()
-
-        def ask() -> None:
-            try:
-                future.set_result(self.fetch())
-            except BaseException as error:
-                future.set_exception(error)
-
-        threading.Thread(target=ask, daemon=True).start()
-        return future
-
-    def _ask(self, path: str, part: str) -> Any:
-        request = urllib.request.Request(self.base + path, headers=self._headers)
-        try:
-            with self._opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
-                return json.load(answer)[part]
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code in (401, 403):
-                reason = (
-                    f"{self.base} lets nobody in without the right --token (or METRICSMW_TOKEN)"
-                )
-                raise TopError(reason, REFUSED) from error
-            raise TopError(f"{self.base}{path} answers with status {error.code}") from error
-        except (OSError, http.client.HTTPException) as error:
-            cause = getattr(error, "reason", None) or error
-            raise TopError(f"cannot reach {self.base}: {cause}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise TopError(f"{self.base}{path} does not answer as metrics do") from error
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect would take the token elsewhere."""
-
-    def redirect_request(self, *args: Any) -> None:
-        return None
-
-
-def base_of(url: str) -> str:
-    """The address of the metrics, of the site's or its own; `TopError` for what is none."""
-    if "://" not in url:
-        url = "http://" + url
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or parts.query or parts.fragment:
-        raise TopError(
-            f"URL must be like http://host:port or http://host{MOUNT}, got {url!r}", WRONG_USAGE
-        )
-    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or MOUNT}"
 
 
 def run(options: argparse.Namespace) -> int:
@@ -367,7 +265,7 @@ def _head(snapshot: Snapshot, view: View) -> Text:
     return head
 
 
-def _alerts(alerts: Sequence[Row]) -> Iterator[Text]:
+def _alerts(alerts: Sequence[Fields]) -> Iterator[Text]:
     """A line for each rule that fires or is about to."""
     for row in alerts:
         style = {"firing": "bold red", "pending": "yellow"}.get(row["state"])
@@ -381,7 +279,7 @@ def _alerts(alerts: Sequence[Row]) -> Iterator[Text]:
             yield Text(plain(said), style=style, no_wrap=True, overflow="ellipsis")
 
 
-def _tiles(metrics: Row) -> Table:
+def _tiles(metrics: Fields) -> Table:
     groups = Table.grid(padding=(0, 3))
     grids = []
     for title, tiles in TILES:
@@ -398,7 +296,7 @@ def _tiles(metrics: Row) -> Table:
     return groups
 
 
-def _sparks(series: Sequence[Row], width: int) -> Table:
+def _sparks(series: Sequence[Fields], width: int) -> Table:
     grid = Table.grid(padding=(0, 1))
     for label, name, unit in SPARKS:
         values = [step.get(name) for step in series]
@@ -412,7 +310,7 @@ def _sparks(series: Sequence[Row], width: int) -> Table:
     return grid
 
 
-def _table(routes: Sequence[Row], view: View, width: int) -> Table:
+def _table(routes: Sequence[Fields], view: View, width: int) -> Table:
     table = Table(
         expand=True, box=box.SIMPLE_HEAD, show_edge=False, border_style="dim", header_style="bold"
     )

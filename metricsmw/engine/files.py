@@ -65,7 +65,7 @@ def open_own(path: str | os.PathLike[str], flags: int) -> FileHandle:
     return file
 
 
-def write_atomically(path: str | os.PathLike[str], text: str) -> None:
+def replace_file(path: str | os.PathLike[str], text: str) -> None:
     """Replace the file as a whole: a reader sees the old one or the new one.
 
     Raises OSError where that cannot be; the old file is then untouched.

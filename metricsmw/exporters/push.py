@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metricsmw.engine.files import write_atomically
+from metricsmw.engine.files import replace_file
 from metricsmw.engine.workers.job import PROBLEM, ServerJob
 from metricsmw.engine.workers.notes import CorruptNoteError
 from metricsmw.exporters.deltas import Sent, since
@@ -215,7 +215,7 @@ class OTLPExport:
         if path is None:
             self._sent = sent
         else:
-            write_atomically(path, "" if sent is None else sent.to_json())
+            replace_file(path, "" if sent is None else sent.to_json())
 
 
 def _count(note: Mapping[str, object]) -> int:

@@ -266,7 +266,7 @@ def test_a_broken_database_is_told_and_touches_nothing(
         monitor.record_request(10.0)
         clock.advance(60)
         assert not lasting.check()
-    recent = monitor.get_recent_history(60)
+    recent = monitor.read().recent_history(60)
     assert len(recent) == 4
     assert monitor.get_metrics_history(600)[-4:] == recent
     code, body = ask(monitor, "minutes=600")

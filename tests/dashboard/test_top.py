@@ -25,7 +25,7 @@ from kits.servers import APPS_ROOT, Server, serve, wait_until
 
 pytest.importorskip("rich")
 
-from metricsmw.cli import top
+from metricsmw.cli import client, top
 
 TOKEN = "tök€n"
 ENVIRONMENT = {**os.environ, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
@@ -209,9 +209,9 @@ def test_it_fits_a_small_terminal_and_grows_with_it(server: Server) -> None:
 ENDLESS = """
 import sys
 from metricsmw.cli import main as cli
-from metricsmw.cli import top
+from metricsmw.cli import client, top
 
-top.TIMEOUT_SECONDS = 1000.0
+client.TIMEOUT_SECONDS = 1000.0
 sys.exit(cli.main(["top", *sys.argv[1:]]))
 """
 
@@ -300,7 +300,7 @@ def test_exit_codes(server: Server) -> None:
     ],
 )
 def test_addresses(url: str, base: str) -> None:
-    assert top.base_of(url) == base
+    assert client.base_of(url) == base
 
 
 def test_names_cannot_write_to_the_terminal() -> None:
@@ -311,7 +311,7 @@ def test_names_cannot_write_to_the_terminal() -> None:
     alert = {"type": evil, "state": "firing", "field": evil, "route": evil, "value": 1}
     alert |= {"comparison": ">", "threshold": 0, "since": evil}
     routes = [{**row, "method": "GET\x1b", "route": evil}]
-    snapshot = top.Snapshot({"timestamp": evil}, routes, [], [alert])
+    snapshot = client.Snapshot({"timestamp": evil}, routes, [], [alert])
     console = Console(width=160, force_terminal=True, color_system=None)
     with console.capture() as caught:
         console.print(top.render(snapshot, top.View("http://h"), 160))
@@ -331,7 +331,7 @@ def test_alerts_and_scrolling() -> None:
         {**alert, "state": "pending", "route": "/x"},
         {**alert, "state": "resolved", "route": "/y"},
     ]
-    snapshot, view = top.Snapshot({}, routes, [], states), top.View("http://h")
+    snapshot, view = client.Snapshot({}, routes, [], states), top.View("http://h")
 
     def shown(keys: str) -> list[str]:
         view.press(keys)

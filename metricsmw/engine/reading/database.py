@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from metricsmw.engine.reading.counts import Counts
 from metricsmw.engine.storage.histogram import BUCKETS
-from metricsmw.snapshot import FIELDS, INTEGER_FIELDS, NUMERIC_FIELDS, Row, iso_timestamp
+from metricsmw.snapshot import FIELDS, INTEGER_FIELDS, NUMERIC_FIELDS, SnapshotDict, iso_timestamp
 
 MINUTE, DAY = 60.0, 86_400.0
 # Where another server has written within so many rows' time, this one does not.
@@ -61,9 +61,9 @@ class Span(NamedTuple):
     at: float
     seconds: float
     counts: Counts
-    row: Row
+    row: SnapshotDict
 
-    def rates(self) -> Row:
+    def rates(self) -> SnapshotDict:
         """Return rates and percentiles of what was counted in the span."""
         counts = self.counts
         p50, p95, p99 = counts.percentiles_ms
@@ -76,7 +76,7 @@ class Span(NamedTuple):
             "latency_max_ms": counts.max_ms,
         }
 
-    def snapshot(self) -> Row:
+    def snapshot(self) -> SnapshotDict:
         """Return the span as a snapshot."""
         return in_order(self.at, self.row | self.rates())
 
@@ -91,7 +91,7 @@ class Written(NamedTuple):
     now: float
     origin: float
     counts: Counts
-    snapshot: Row
+    snapshot: SnapshotDict
 
     @property
     def server(self) -> str:
@@ -193,7 +193,9 @@ def hidden_before(database: sqlite3.Connection) -> float:
     return float(database.execute("SELECT before FROM hidden").fetchone()[0])
 
 
-def read_rows(database: sqlite3.Connection, since: float, until: float, most: int) -> list[Row]:
+def read_rows(
+    database: sqlite3.Connection, since: float, until: float, most: int
+) -> list[SnapshotDict]:
     """Return the snapshots from after Unix time ``since`` to ``until``, oldest first.
 
     Raises:
@@ -231,7 +233,7 @@ def read_spans(
     ).fetchmany(most + 1)
     _check_number(groups, most)
     for place, server, first, last, at, seconds, *values in groups:
-        row: Row = dict(zip(NUMERIC_FIELDS, values, strict=True))
+        row: SnapshotDict = dict(zip(NUMERIC_FIELDS, values, strict=True))
         end, _, _ = _counts(database, "id = ?", last)
         begin, missing = _before(database, server, first)
         row |= {"total_requests": end.requests, "total_errors": end.errors}
@@ -279,7 +281,9 @@ def _before(database: sqlite3.Connection, server: str, row: int) -> tuple[Counts
 def _joined(one: Span, other: Span) -> Span:
     """Return two servers' spans of the same time as one, with the later one's totals."""
     latest = max(one, other, key=lambda span: span.at)
-    row: Row = {name: max(float(one.row[name]), float(other.row[name])) for name in one.row}
+    row: SnapshotDict = {
+        name: max(float(one.row[name]), float(other.row[name])) for name in one.row
+    }
     row |= {name: latest.row[name] for name in ("total_requests", "total_errors")}
     return Span(latest.at, one.seconds + other.seconds, one.counts.plus(other.counts), row)
 
@@ -299,9 +303,9 @@ def _unpack(data: bytes) -> int:
     return int.from_bytes(lanes, "little")
 
 
-def in_order(at: float, snapshot: Row) -> Row:
+def in_order(at: float, snapshot: SnapshotDict) -> SnapshotDict:
     """Return a snapshot of Unix time ``at`` with its fields in their order and of their types."""
-    row: Row = {"timestamp": iso_timestamp(at)}
+    row: SnapshotDict = {"timestamp": iso_timestamp(at)}
     for name in FIELDS[1:]:
         value = snapshot[name]
         row[name] = int(value) if name in INTEGER_FIELDS else float(value)

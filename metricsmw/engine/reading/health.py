@@ -39,8 +39,12 @@ class ServerHealth(TypedDict):
 
 
 def check_thresholds(thresholds: Mapping[str, float]) -> None:
-    """Raise `ValueError` for a field that a snapshot does not have or a threshold that is NaN, and
-    `TypeError` for one that is no number."""
+    """Check that every threshold is a number for a numeric field of a snapshot.
+
+    Raises:
+        TypeError: a threshold is no number.
+        ValueError: a snapshot does not have the field, or the threshold is NaN.
+    """
     for name, threshold in thresholds.items():
         if name not in NUMERIC_FIELDS:
             raise ValueError(
@@ -54,9 +58,11 @@ def check_thresholds(thresholds: Mapping[str, float]) -> None:
 
 
 def check_health(snapshot: MetricsSnapshot, thresholds: Mapping[str, float]) -> HealthCheck:
-    """Which numeric fields of the snapshot are below their thresholds; all must be.
+    """Return which numeric fields of the snapshot are below their thresholds; all must be.
 
-    Raises what `check_thresholds` raises.
+    Raises:
+        TypeError: a threshold is no number.
+        ValueError: a snapshot does not have the field, or the threshold is NaN.
     """
     check_thresholds(thresholds)
     checks = {name: getattr(snapshot, name) < limit for name, limit in thresholds.items()}

@@ -18,7 +18,7 @@ from metricsmw.engine.reading.snapshots import Snapshots
 from metricsmw.engine.storage.reader import Period
 from metricsmw.engine.workers.group import Group
 from metricsmw.engine.workers.membership import Membership
-from metricsmw.snapshot import NUMERIC_FIELDS, MetricsSnapshot, Row
+from metricsmw.snapshot import NUMERIC_FIELDS, MetricsSnapshot, SnapshotDict
 
 MINUTE = 60.0
 
@@ -121,11 +121,11 @@ class LongHistory(Protocol):
     def damaged(self) -> str | None:
         """What is wrong with it, as the last read found; None: nothing."""
 
-    def rows(self, since: float, until: float, step_minutes: int = 1) -> list[Row]:
+    def rows(self, since: float, until: float, step_minutes: int = 1) -> list[SnapshotDict]:
         """Return its snapshots from after Unix time ``since`` to ``until``, oldest first."""
 
 
-def before(recent: list[Row], now: float) -> float:
+def before(recent: list[SnapshotDict], now: float) -> float:
     """Return the Unix time up to which a long history is to be asked beside recent snapshots.
 
     Args:

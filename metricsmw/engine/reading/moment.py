@@ -29,7 +29,7 @@ from metricsmw.engine.storage.reader import Period
 from metricsmw.engine.workers.group import Group
 from metricsmw.engine.workers.job import job_health
 from metricsmw.engine.workers.membership import Membership, ServerMember
-from metricsmw.snapshot import MetricsSnapshot, Row
+from metricsmw.snapshot import MetricsSnapshot, SnapshotDict
 from metricsmw.validation import whole
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Totals(TypedDict):
 class Statistics(TypedDict):
     """What `MetricsMonitor.get_statistics` returns."""
 
-    current: Row
+    current: SnapshotDict
     totals: Totals
     configuration: dict[str, int]
 
@@ -241,7 +241,7 @@ class Reading:
             "series": route_steps(self.server, steps, method, route),
         }
 
-    def history(self, minutes: int = 60, step_minutes: int = 1) -> list[Row]:
+    def history(self, minutes: int = 60, step_minutes: int = 1) -> list[SnapshotDict]:
         """Return the snapshots of the last ``minutes``, oldest first.
 
         Args:
@@ -268,7 +268,7 @@ class Reading:
             self._reader.member.faults.report("reading the lasting history")
             return recent
 
-    def recent_history(self, minutes: int) -> list[Row]:
+    def recent_history(self, minutes: int) -> list[SnapshotDict]:
         """Return the snapshots of the last ``minutes`` that are kept in memory, oldest first."""
         group, now, _ = self._moment
         # A worker that is killed as it resets leaves the rows from before; they count no more.

@@ -46,11 +46,12 @@ class RouteLanes:
             self.add(name, count, peak)
 
     def add(self, name: Name, count: int, peak: float) -> None:
+        """Add a row's lanes, and its peak in seconds."""
         self.lanes[name] = self.lanes.get(name, 0) + count
         self.peaks[name] = max(self.peaks.get(name, 0.0), peak)
 
     def names(self) -> list[Name]:
-        """All but those of streams."""
+        """Return the names of all rows but those of streams."""
         return [name for name in self.lanes if name.times is Times.ALL]
 
     def hold_to(self, max_routes: int) -> None:
@@ -68,14 +69,14 @@ class RouteLanes:
                     self.add(new, self.lanes.pop(old), self.peaks.pop(old))
 
     def first_bytes(self, name: Name) -> list[int] | None:
-        """Buckets of a route's times to first byte; None where some stream's is not known."""
+        """Return the buckets of a route's times to first byte; None where one is not known."""
         lanes = self.lanes[name]
         if lane_of(lanes, RouteLane.STREAMS):
             return None
         return _first_bytes(lanes, *(self.lanes.get(part, 0) for part in name.of_stream()))
 
     def all_first_bytes(self) -> list[int]:
-        """Buckets of all routes' times to first byte."""
+        """Return the buckets of all routes' times to first byte."""
         routes = self.names()
         pairs = [*(name.of_stream() for name in routes), UNTOLD_STREAMS]
         first, last = (sum(self.lanes.get(pair[k], 0) for pair in pairs) for k in (0, 1))
@@ -83,7 +84,7 @@ class RouteLanes:
 
 
 def _first_bytes(lanes: int, first: int, last: int) -> list[int]:
-    """All latencies less those of streams, plus the streams' first bytes."""
+    """Return all latencies less those of streams, plus the streams' first bytes."""
     buckets = _buckets(lanes)
     if first:
         # Rows are copied one after the other: a stream may be in one of them only.

@@ -4,8 +4,8 @@ The window slides in sixtieths, and each worker keeps its counts as they stood a
 so the difference of two neighbouring checkpoints is one step of the series, and nothing is stored
 for it. Single routes go by tenths of the window.
 
-Only steps that have ended are told, so a step never changes once it was told; only a reset takes
-steps away. Steps before the server's start or the last reset are left out, idle ones are not.
+A series has only steps that have ended, so a step never changes once it was in one; only a reset
+takes steps away. Steps before the server's start or the last reset are left out, idle ones are not.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Steps:
         self.reset = self._wall_time(reading.reset.at) if reading.reset.at else None
 
     def rows(self, counts: Mapping[int, int], count: Callable[[int], Counts]) -> list[RouteStep]:
-        """Every step, with what was counted in it."""
+        """Return every step, with what was counted in it."""
         rows: list[RouteStep] = []
         for number in range(self.first, self.last + 1):
             counted = count(counts.get(number, 0))
@@ -113,7 +113,13 @@ class Steps:
 def server_steps(
     reading: ServerReading, steps: Steps, seen: Callable[[int, int], Mapping[int, GaugeSample]]
 ) -> list[SeriesStep]:
-    """The server's steps; ``seen`` has what was seen in the steps between two numbers."""
+    """Return the server's steps.
+
+    Args:
+        reading: the reading.
+        steps: which steps, in sixtieths of the window.
+        seen: returns the gauge samples of the steps from one number to another.
+    """
     samples = seen(steps.first, steps.last)
     rows: list[SeriesStep] = []
     for row in steps.rows(reading.steps(steps.first), Counts.of_server):
@@ -130,7 +136,7 @@ def server_steps(
 
 
 def route_steps(reading: ServerReading, steps: Steps, method: str, route: str) -> list[RouteStep]:
-    """The steps of one route, which must be of tenths of the window."""
+    """Return the steps of one route; ``steps`` must be tenths of the window."""
     return steps.rows(reading.route_steps(Name(method, route), steps.first), Counts.of_route)
 
 

@@ -138,22 +138,23 @@ class ServerReading:
 
     @property
     def workers(self) -> int:
+        """How many workers live."""
         return sum(segment.alive for segment in self.segments)
 
     def pids(self) -> list[int]:
-        """The live workers' processes."""
+        """Return the ids of the live workers' processes."""
         return [segment.pid for segment in self.segments if segment.alive]
 
     def faults(self) -> int:
-        """Failures inside the metrics, over all workers."""
+        """Return the number of failures inside the metrics, over all workers."""
         return sum(int(segment.header[Field.FAULTS]) for segment in self.segments)
 
     def gauge(self, field: Field) -> int:
-        """The sum of a gauge over the live workers."""
+        """Return the sum of a gauge over the live workers."""
         return sum(segment.gauge(field) for segment in self.segments)
 
     def covered(self, window_seconds: int) -> float:
-        """Seconds that the window's counts cover.
+        """Return the seconds that the window's counts cover.
 
         The window with its step in progress, or the server's age where that is less, but at
         least a minute (or the window, where that is shorter).
@@ -163,17 +164,20 @@ class ServerReading:
         return min(now - self.period.start, max(age, min(60.0, window_seconds)))
 
     def active_users(self, timeout: float) -> tuple[int, float]:
-        """How many users were active within ``timeout`` seconds, and that count's relative
-        standard error: 0.0 where it is exact."""
+        """Return how many users were active within ``timeout`` seconds.
+
+        Returns:
+            The count, and its relative standard error: 0.0 where it is exact.
+        """
         oldest = self._oldest(timeout)
 
-        def look(segment: SegmentReading) -> Iterable[tuple[int, list[int]]]:
+        def active(segment: SegmentReading) -> Iterable[tuple[int, list[int]]]:
             k, keys = segment.active(oldest, timeout)
             # Of a dead worker's sample nothing is left, once no user in it is active.
             if keys or segment.alive:
                 yield k, keys
 
-        found = list(self._gather(look))
+        found = list(self._gather(active))
         k = max((k for k, _ in found), default=0)
         keys = set().union(*(keys for _, keys in found))
         if not k:
@@ -183,7 +187,7 @@ class ServerReading:
         return kept << k, max(kept, 1) ** -0.5
 
     def user_ids(self, timeout: float) -> list[str]:
-        """The ids of the active users that are kept by name, sorted."""
+        """Return the ids of the active users that are kept by name, sorted."""
         oldest = self._oldest(timeout)
         return sorted(set(self._gather(lambda segment: segment.user_ids(oldest))))
 
@@ -191,7 +195,7 @@ class ServerReading:
         return max(self.period.now - timeout, self.reset.at)
 
     def _gather(self, read: Callable[[SegmentReading], Iterable[T]]) -> Iterable[T]:
-        """What ``read`` finds in each segment; of one that turns out damaged, nothing."""
+        """Yield what ``read`` finds in each segment; of one that turns out damaged, nothing."""
         for segment in self.segments:
             try:
                 found = list(read(segment))
@@ -201,11 +205,11 @@ class ServerReading:
             yield from found
 
     def steps(self, first: int) -> dict[int, int]:
-        """What all workers counted in each step from ``first`` on, as lanes."""
+        """Return what all workers counted in each step from ``first`` on, as lanes."""
         return self._add_up(lambda segment: segment.steps(first).items())
 
     def route_steps(self, name: Name, first: int) -> dict[int, int]:
-        """What all workers counted of one route in each of the routes' steps, as lanes."""
+        """Return what all workers counted of one route in each of the routes' steps, as lanes."""
         return self._add_up(lambda segment: segment.route_steps(name, first))
 
     def _add_up(
@@ -221,7 +225,7 @@ class ServerReading:
         return list(self._gather(SegmentReading.routes))
 
     def routes(self, max_routes: int) -> list[RouteRow]:
-        """The per-route rows of the window, busiest first; past ``max_routes``: ``<other>``."""
+        """Return the rows of the window, busiest first; past ``max_routes``: ``<other>``."""
         routes = RouteLanes(self._route_rows)
         # Each worker holds to the maximum; together they may know more.
         routes.hold_to(max_routes)
@@ -243,7 +247,7 @@ class ServerReading:
         return totals
 
     def first_bytes(self) -> Distribution:
-        """The times to first byte of all requests with a route's row, over that table's window."""
+        """Return the times to first byte of all requests with a route, over the routes' window."""
         routes = RouteLanes(self._route_rows)
         return Distribution(routes.all_first_bytes(), ROUTE_FIRST, ROUTE_SCALE)
 

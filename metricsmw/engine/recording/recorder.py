@@ -94,7 +94,8 @@ def needs_lock() -> bool:
 class SawUser(Protocol):
     """`Recorder.user`."""
 
-    def __call__(self, user_id: object, now: float | None = None) -> None: ...
+    def __call__(self, user_id: object, now: float | None = None) -> None:
+        """Note that the user was active at monotonic ``now``, or now."""
 
 
 class RecordRequest(Protocol):
@@ -109,7 +110,8 @@ class RecordRequest(Protocol):
         method: str | None = None,
         route: str | None = None,
         status: int | None = None,
-    ) -> None: ...
+    ) -> None:
+        """Record one request; see `MetricsMonitor.record_request`."""
 
 
 class Recorder:
