@@ -126,6 +126,8 @@ def test_both_trees_are_looked_at() -> None:
 def test_every_module_has_a_place() -> None:
     lost = sorted(name for name in MODULES if name not in ROOMS and not room(name))
     assert not lost, f"give these rooms a place in ORDER of {Path(__file__).name}: {lost}"
+    gone = sorted(set(RANKS) - set(MODULES))
+    assert not gone, f"these are gone: take them out of ORDER of {Path(__file__).name}: {gone}"
 
 
 def test_imports_run_down_only() -> None:
