@@ -224,6 +224,11 @@ class ASGIMetricsMiddleware(Remade):
             socket.closed()
 
 
+# Keys in scope of frameworks that make answers of exceptions with a status, outside of a middleware
+# that stands before a route.
+_ANSWERS = {"litestar_app", "starlette.exception_handlers"}
+
+
 class _Exchange(Measurement):
     """One request and its response; the attributes are set by the middleware.
 
@@ -268,6 +273,11 @@ class _Exchange(Measurement):
     def failed(self, error: BaseException | None) -> None:
         """Report that the app ended without a complete response."""
         if self.state is not OPEN:
+            return
+        code = getattr(error, "status_code", None)
+        if self.status is None and isinstance(code, int) and _ANSWERS & self.carrier.keys():
+            self.status = code
+            self.report(COMPLETE)
             return
         # A server of which nothing is known cancels the app for a client that has gone.
         cancelled = self.server is None and isinstance(error, CancelledError)

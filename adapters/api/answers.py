@@ -181,6 +181,7 @@ def page_response(monitor: MetricsMonitor, request: Request) -> Response:
         streams=request.streams,
         session=request.by_session,
         minutes=monitor.longest_history,
+        unmeasured=request.unmeasured,
     )
     return _response(200, "text/html; charset=utf-8", body, _PAGE_HEADERS)
 

@@ -55,11 +55,12 @@ def file_at(path: str) -> File | None:
     return files().get(name) if asked == version() else None
 
 
-def page(base: str, *, streams: bool, session: bool, minutes: int) -> bytes:
+def page(base: str, *, streams: bool, session: bool, minutes: int, unmeasured: str = "") -> bytes:
     """The page's shell; `base`: where the sub-app is, relative to the page, with a slash.
 
     `streams`: whether the host can stream; `session`: whether the host's own session may let in;
-    `minutes`: how long the history is.
+    `minutes`: how long the history is; `unmeasured`: why requests are not measured, "" where they
+    are.
     """
     charts = CHARTS in files()
     vendored = (
@@ -74,6 +75,8 @@ def page(base: str, *, streams: bool, session: bool, minutes: int) -> bytes:
         "streams": "yes" if streams else "no",
         "session": "yes" if session else "no",
         "minutes": str(minutes),
+        "is-measured": "" if unmeasured else " hidden",
+        "unmeasured": unmeasured,
     }
     text = _shell()
     for name, value in values.items():

@@ -99,8 +99,16 @@ def register(framework: Framework) -> None:
 
 
 def has_registered(interface: str) -> bool:
-    """Tell whether the table has keys for "wsgi" or "asgi" that the middlewares do not look for."""
-    return any(key not in _KEYS for key, _, _ in _rows[interface])
+    """Tell whether the table has keys for "wsgi" or "asgi" that the middlewares do not look for.
+
+    Not those of frameworks in the table that this process has not imported.
+    """
+    return any(
+        each.interface == interface
+        and each.key not in _KEYS
+        and (each.name not in _OPTIONAL or each.name in sys.modules)
+        for each in FRAMEWORKS
+    )
 
 
 # --- the rows ------------------------------------------------------------------------------------
@@ -141,6 +149,16 @@ def _starlette(scope: Carrier) -> str | None:
     if template is None and "fastapi" in scope:
         template = _fastapi_resolver()(scope)
     return template
+
+
+def _left_as(key: str) -> Callable[[Carrier], str | None]:
+    """Return a resolver of the template that a framework leaves in scope as it is."""
+
+    def template_of(scope: Carrier) -> str | None:
+        route: str | None = scope[key]
+        return join(scope.get("root_path", ""), route) if route else None
+
+    return template_of
 
 
 def _prefix_of(scope: Carrier) -> str | None:
@@ -191,6 +209,12 @@ def _install_quart() -> None:
     install()
 
 
+def _install_connexion() -> None:
+    from .connexion import install
+
+    install()
+
+
 def _install_django() -> None:
     from .django import install
 
@@ -211,6 +235,9 @@ FRAMEWORKS: list[Framework] = [
     Framework("django.core.handlers.base", "asgi", install=_install_django),
     Framework("falcon", "asgi"),
     Framework("starlette", "asgi", "router", _starlette),  # FastAPI, too
+    Framework("connexion.middleware.routing", "asgi", install=_install_connexion),
+    Framework("lilya", "asgi", "route_path_template", _left_as("route_path_template")),
+    Framework("responder", "asgi", "route_pattern", _left_as("route_pattern")),
     Framework("flask", "wsgi", install=_install_flask),
     Framework("pyramid.router", "wsgi", install=_install_pyramid),
     Framework("django.core.handlers.base", "wsgi"),
@@ -237,4 +264,7 @@ def _rows_of(interface: str) -> tuple[_Row, ...]:
 # The rows that requests are looked up in.
 _rows = {interface: _rows_of(interface) for interface in ("wsgi", "asgi")}
 # The keys that the middlewares look for by themselves, without a call.
-_KEYS = {framework.key for framework in FRAMEWORKS}
+_KEYS = {FRAMEWORK_KEY, "router", "path_template", "bottle.route"}
+# Frameworks with keys of their own, for which the middlewares call the resolvers where they are
+# imported.
+_OPTIONAL = {"lilya", "responder"}

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from starlette.convertors import Convertor
     from starlette.routing import BaseRoute
 
+# Routers in a chain of mounts, or of defaults.
+MAX_DEPTH = 30
+
 # Where a router keeps its templates.
 _TEMPLATES = "_metricsmw_templates"
 
@@ -95,8 +98,9 @@ class _Templates:
 
     def _walk(self) -> None:
         routes = self._router.routes
+        every = [*routes, *_routes_behind(self._router)]
         ways: dict[int, list[_Way]] = {}
-        for way in _ways(routes, "", "", (routes,)):
+        for way in _ways(every, "", "", (routes,)):
             ways.setdefault(id(way.endpoint), []).append(way)
         self.only = {
             key: each[0].template
@@ -143,14 +147,16 @@ def _ways(
         if hasattr(route, "endpoint"):
             yield _Way(route.endpoint, below, pattern, getattr(route, "methods", None))
         elif hasattr(route, "app"):  # a Mount or a Host
-            inner = _routes_in(route.app)
+            inner = _router_in(route.app)
             if inner is None:
                 yield _Way(route.app, below + MOUNTED, pattern + "/.*", None)
-            else:
-                yield _Way(route.app, None, pattern + "/.*", None, below)
+                continue
+            yield _Way(route.app, None, pattern + "/.*", None, below)
+            own = inner.routes
             # An app mounted below itself has no end.
-            if inner is not None and not any(inner is each for each in above):
-                yield from _ways(inner, below, pattern, (*above, inner))
+            if len(above) < MAX_DEPTH and not any(own is each for each in above):
+                every = [*own, *_routes_behind(inner)]
+                yield from _ways(every, below, pattern, (*above, own))
 
 
 def _flat(routes: Iterable[BaseRoute]) -> Iterator[Any]:
@@ -164,12 +170,30 @@ def _flat(routes: Iterable[BaseRoute]) -> Iterator[Any]:
                 yield context.starlette_route or context
 
 
-def _routes_in(app: object) -> list[BaseRoute] | None:
-    """Return the routes of a mounted app, looking inside its middlewares, or None."""
+def _router_in(app: object) -> Router | None:
+    """Return the router of an app, looking inside its middlewares, or None."""
     for each in chain_of(app):
-        if isinstance(each, (Starlette, Router)):
-            return each.routes
+        if isinstance(each, Starlette):
+            return each.router
+        if isinstance(each, Router):
+            return each
     return None
+
+
+def _routes_behind(router: Router) -> list[BaseRoute]:
+    """Return the routes of the routers that answer, one after the other, what a router does not."""
+    routes: list[BaseRoute] = []
+    seen = [router]
+    while len(seen) < MAX_DEPTH:
+        default = getattr(seen[-1], "default", None)
+        if getattr(default, "__func__", None) is Router.not_found:
+            break
+        behind = _router_in(default)
+        if behind is None or any(behind is each for each in seen):
+            break
+        routes += behind.routes
+        seen.append(behind)
+    return routes
 
 
 _PARAMETER = re.compile(r"{([a-zA-Z_]\w*)(?::[a-zA-Z_]\w*)?}")

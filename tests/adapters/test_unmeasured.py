@@ -38,6 +38,10 @@ def test_a_wsgi_app_that_was_taken_before(monitor: MetricsMonitor) -> None:
     health: Any = answer.json
     assert_says_so(answer.status_code, health)
     assert "wsgi_app" in health["components"]["request_tracking"]
+    page = werkzeug.test.Client(taken).get("/api/metrics/").get_data(as_text=True)
+    assert "Requests are not measured" in page.split('id="unmeasured" role="alert">')[1]
+    page = app.test_client().get("/api/metrics/").get_data(as_text=True)
+    assert 'id="unmeasured" role="alert" hidden>' in page
     # The app itself is measured, and what has been said is of the request that asked.
     assert app.test_client().get("/api/metrics/health").status_code == 200
 
