@@ -11,7 +11,11 @@ from __future__ import annotations
 import copyreg
 import types
 from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from metricsmw import MetricsMonitor, get_metrics_monitor
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -74,6 +78,15 @@ def _load(self: Any, state: dict[str, Any]) -> None:
         del vars(self)[name]
     for redo in again:
         redo(self)
+
+
+def _reduce_monitor(monitor: MetricsMonitor) -> tuple[Any, tuple[()]]:
+    """Pickle a monitor's settings: a copy is the loading process's shared one, or a private one."""
+    make = get_metrics_monitor if monitor.settings.shared else MetricsMonitor
+    return partial(make, **asdict(monitor.settings)), ()
+
+
+copyreg.pickle(MetricsMonitor, _reduce_monitor)
 
 
 class Remade:

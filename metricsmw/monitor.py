@@ -104,10 +104,6 @@ class MetricsMonitor:
 
             self._history = SQLiteHistory(self, history, self.settings.history_days)
 
-    def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the settings: what loads them gets its own server's monitor, or a private one."""
-        return _loaded, (self.settings, self is _singleton)
-
     # --- a member of its server ------------------------------------------------------------------
 
     @property
@@ -404,14 +400,6 @@ def _after_fork() -> None:
 
 
 on_fork(_after_fork, Stage.LOCKS)
-
-
-def _loaded(settings: Settings, is_singleton: bool) -> MetricsMonitor:
-    """Return the monitor that stands for a pickled one in this process."""
-    if is_singleton and _singleton is not None:
-        return _singleton
-    make = get_metrics_monitor if is_singleton else MetricsMonitor
-    return make(**vars(settings))  # whose fields are the arguments of both
 
 
 def get_metrics_monitor(
