@@ -104,8 +104,6 @@ class MetricsMonitor:
 
             self._history = SQLiteHistory(self, history, self.settings.history_days)
 
-    # --- a member of its server ------------------------------------------------------------------
-
     @property
     def is_open(self) -> bool:
         """Whether this process takes part in the measuring: it has recorded, read or registered."""
