@@ -85,7 +85,7 @@ class MetricsMonitor:
         from metricsmw.engine.recording.recorder import Recorder
         from metricsmw.engine.workers.membership import Membership
 
-        self.membership = Membership(self.settings, clock, self._rejoined)
+        self.membership = Membership(self.settings, clock, self.faults, self._rejoined)
         self.lasting: SQLiteHistory | None = None
         self._history: SQLiteHistory | None = None  # that of `history`, which is closed here
         self._reader = Reader(self.settings, clock, self.membership, self)
@@ -278,7 +278,9 @@ class MetricsMonitor:
 
         ``current`` also has the time to first byte of the requests in the per-route table,
         ``latency_ttfb_p50_ms`` and so on, and, where ``active_users`` is an estimate, its relative
-        standard error, ``active_users_error_pct``.
+        standard error, ``active_users_error_pct``; where CPU and memory of some workers are not
+        known, how many these are, ``workers_unmeasured``. ``configuration`` says what limit the
+        percentages are of.
         """
         return self.read().statistics
 

@@ -39,6 +39,11 @@ LONG = [
 SERVER = {
     "conformance/test_servers_in_process.py",
     "exporters/test_engines.py",
+    "surroundings/test_cleaners.py",
+    "surroundings/test_identity.py",
+    "surroundings/test_limits.py",
+    "surroundings/test_notes.py",
+    "surroundings/test_room.py",
     "test_demo.py",
 }
 # Files, and tests of a file, that take seconds: many examples or requests, builds, interpreters,

@@ -35,6 +35,7 @@ from metricsmw.engine.storage.histogram import (
 from metricsmw.engine.storage.keys import OTHER, UNMATCHED, Name, Times
 from metricsmw.engine.storage.lanes import ROUTE_HISTOGRAM, in_use, lane_of
 from metricsmw.engine.storage.layout import Field, Kind, RouteLane
+from metricsmw.engine.workers.surroundings import HERE
 from metricsmw.exporters.model import (
     CounterFamily,
     Exposition,
@@ -213,10 +214,16 @@ def _gauges(reading: ServerReading, started: float, user_timeout: float) -> Iter
 
 
 def _processes(reading: ServerReading) -> Iterator[Family]:
-    """Yield CPU and memory of each live worker; one that ends during the reading is left out."""
+    """Yield CPU and memory of each live worker.
+
+    One that ends during the reading is left out, and so is one in another container, whose process
+    is not shown here.
+    """
     cpu: list[NumberPoint] = []
     memory: list[NumberPoint] = []
-    for pid in sorted(reading.pids()):
+    here = HERE.pid_namespace
+    pids = (w.pid for w in reading.live_workers() if w.pid_namespace == here)
+    for pid in sorted(pids):
         with suppress(psutil.Error, OSError):
             process = psutil.Process(pid)
             with process.oneshot():

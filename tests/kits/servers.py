@@ -246,17 +246,19 @@ def serve(
     args: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     ready: str = READY_PATH,
+    within: Sequence[str] = (),
 ) -> Iterator[Server]:
     """Run `app` ("apps.module:name") under the server `name` for the time of the block.
 
     args: appended to the server's command line. env: added to the environment, which starts out as
     this process's without its METRICSMW_* settings, so that workers find each other as they would
-    anywhere. ready: the path that is asked until anything answers.
+    anywhere. ready: the path that is asked until anything answers. within: the words of a command
+    that goes on to run the server's, in the same process.
     A server that is not installed skips the test, and fails it where CI=true.
     """
     folder = Path(tempfile.mkdtemp(prefix="served-"))
     try:
-        server = _start(name, app, workers, args, env or {}, ready, folder)
+        server = _start(name, app, workers, args, env or {}, ready, folder, within)
         LIVE.append(server)
         try:
             yield server
@@ -291,6 +293,7 @@ def _start(
     extra: Mapping[str, str],
     ready: str,
     folder: Path,
+    within: Sequence[str],
 ) -> Server:
     """A server that answers; another port is tried where somebody else was quicker."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("METRICSMW_")}
@@ -302,7 +305,7 @@ def _start(
         log = folder / f"{attempt}.log"
         with log.open("wb") as stream:
             process = subprocess.Popen(
-                [_executable(command), *line, *args],
+                [*within, _executable(command), *line, *args],
                 cwd=APPS_ROOT,
                 env=env,
                 stdin=subprocess.DEVNULL,

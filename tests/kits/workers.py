@@ -23,7 +23,7 @@ import pytest
 
 from kits.routes_kit import TOKEN, Api
 from kits.servers import Server, wait_until
-from metricsmw.engine.workers.shared import base_directory
+from metricsmw.engine.workers.directories import base_directory
 
 ENV = {"METRICSMW_TOKEN": TOKEN}
 BROKEN = (OSError, http.client.HTTPException)

@@ -213,19 +213,21 @@ def left_out(worker: Worker) -> int:
     return health["segments_left_out"]
 
 
-@pytest.mark.parametrize("damage", ALL.values(), ids=list(ALL))
-def test_a_dead_workers_segment(scene: Scene, damage: Callable[[Path], None]) -> None:
-    scene.damage("dead", damage)
+@pytest.mark.parametrize("name", ALL)
+def test_a_dead_workers_segment(scene: Scene, name: str) -> None:
+    # What workers of another version have left, before a reload, is nobody's fault.
+    wrong = int(name != "newer version")
+    scene.damage("dead", ALL[name])
     for worker in (scene.reader, scene.live):
         assert worker.do(numbers) == expected(reader=3, live=10)
-        assert left_out(worker) == 1
+        assert left_out(worker) == wrong
     # Nobody takes it over; the server goes on without it.
     new = scene.workers.start()
     new.do(record, "new", 2)
     scene.live.do(record, "live", 1)
     for worker in (scene.reader, scene.live, new):
         assert worker.do(numbers) == expected(reader=3, live=11, new=2)
-        assert left_out(worker) == 1
+        assert left_out(worker) == wrong
     scene.clock.advance(STEP)
     new.do(MetricsMonitor.reset_statistics)
     scene.clock.advance(STEP)

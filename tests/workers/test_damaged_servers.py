@@ -107,7 +107,7 @@ def test_a_place_where_no_segment_can_be(options: str, tmp_path: Path) -> None:
             assert {workers for _, workers, _ in shown} == {1}
             assert all(0 < total <= requests + 10 for total, *_ in shown)
             health = server.get("/api/metrics/health").json()
-            assert (health["status"], health["mode"]) == ("healthy", "private")
+            assert (health["status"], health["mode"]) == ("degraded", "private")
             assert health["mode_reason"]
             assert str(tmp_path) not in health["mode_reason"]
 

@@ -28,7 +28,7 @@ from kits.workers import (
     run_script,
 )
 
-from metricsmw.engine.workers.shared import base_directory
+from metricsmw.engine.workers.directories import base_directory
 
 WSGI, ASGI = "apps.raw_wsgi:app", "apps.raw_asgi:app"
 

@@ -49,7 +49,7 @@ class Statistics(TypedDict):
 
     current: SnapshotDict
     totals: Totals
-    configuration: dict[str, int]
+    configuration: dict[str, int | float | str | None]
 
 
 class Member(ServerMember, Protocol):
@@ -129,6 +129,7 @@ class Reading:
         clock = self._reader.clock
         now = clock.monotonic()
         self._reader.minutes.catch_up(now)
+        group.renew(now)
         return Moment(group, now, clock.time())
 
     @lazy
@@ -283,6 +284,8 @@ class Reading:
         current = self.snapshot.to_dict()
         if error := self._users[1]:
             current["active_users_error_pct"] = round(100 * error, 2)
+        if unknown := self.usage.unknown:
+            current["workers_unmeasured"] = unknown
         for p, value in zip((50, 95, 99), percentiles_ms(server.first_bytes()), strict=True):
             current[f"latency_ttfb_p{p}_ms"] = value
         total = server.total
@@ -297,6 +300,7 @@ class Reading:
                 "window_seconds": settings.window_seconds,
                 "user_timeout_seconds": settings.user_timeout_seconds,
                 "max_history_minutes": settings.max_history_minutes,
+                **self._reader.snapshots.limits().describe(),
             },
         }
 

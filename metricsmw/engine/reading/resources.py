@@ -1,24 +1,43 @@
-"""CPU and memory of the server: the sum over its live workers, sampled without ever sleeping."""
+"""CPU and memory of the server: the sum over its live workers, sampled without ever sleeping.
+
+A worker whose process is shown here is looked at; one in another container says itself what it
+uses, in its segment. Percentages are of the limit of the reader's container, where it has one.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Collection
+from math import inf
 from typing import NamedTuple
 
 import psutil
 
+from metricsmw.engine.reading.limits import Limits, read_limits
+from metricsmw.engine.storage.reader import WorkerUsage
+from metricsmw.engine.workers.surroundings import HERE, Surroundings
+
 # A second reading within this time, in seconds, is answered by the first.
 FRESH_SECONDS = 1.0
+# A worker that has said nothing for so long is idle, or nearly so.
+TOLD_SECONDS = 120.0
 
 
 class Usage(NamedTuple):
-    """CPU in percent of one core (as in top), resident memory in percent and in MiB."""
+    """CPU and memory of the workers.
+
+    Attributes:
+        cpu_pct: Of the container's CPU; of one core (as in top) where nothing limits it.
+        memory_pct: Of the container's memory, or the machine's.
+        memory_mb: In MiB.
+        unknown: Workers of which nothing is known: the sums are without them.
+    """
 
     cpu_pct: float
     memory_pct: float
     memory_mb: float
+    unknown: int = 0
 
 
 class _Sampled:
@@ -38,49 +57,78 @@ class ResourceSampler:
     The first reading of a process has none before it and covers its whole life.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, here: Surroundings = HERE) -> None:
+        self._here = here
         self._lock = threading.Lock()
         self._known: dict[int, _Sampled] = {}
-        self._pids: frozenset[int] = frozenset()
-        self._at = 0.0
+        self._workers: frozenset[tuple[int, int]] = frozenset()
+        self._at = -inf
         self._usage = Usage(0.0, 0.0, 0.0)
-        self._total_memory = 0
+        self._limits: Limits | None = None
 
-    def usage(self, pids: Collection[int]) -> Usage:
-        """The sum over those processes; one that is gone counts as nothing."""
+    def limits(self) -> Limits:
+        """Return what percentages are of; found once."""
+        if self._limits is None:
+            try:
+                memory = psutil.virtual_memory().total
+            except Exception:  # less of /proc is shown than psutil reads
+                memory = 0
+            self._limits = read_limits(memory)
+        return self._limits
+
+    def usage(self, workers: Collection[WorkerUsage]) -> Usage:
+        """Return the sum over those workers; one that is gone counts as nothing."""
         now = time.perf_counter()
-        wanted = frozenset(pids)
+        wanted = frozenset((worker.pid, worker.pid_namespace) for worker in workers)
         # A thread that finds another one sampling takes the last answer: no request waits here.
-        if (wanted == self._pids and now - self._at < FRESH_SECONDS) or not self._lock.acquire(
+        if (wanted == self._workers and now - self._at < FRESH_SECONDS) or not self._lock.acquire(
             blocking=False
         ):
             return self._usage
         try:
-            cpu = 0.0
-            resident = 0
-            for pid in wanted:
-                try:
-                    sampled = self._known.get(pid) or _Sampled(pid)
-                    share, rss = self._sample(sampled, now)
-                except (psutil.Error, OSError):  # OSError: there is no descriptor left
-                    self._known.pop(pid, None)
-                    continue
-                self._known[pid] = sampled
-                cpu += share
-                resident += rss
-            for pid in self._known.keys() - wanted:
-                del self._known[pid]
-            if resident and not self._total_memory:
-                self._total_memory = psutil.virtual_memory().total
-            self._usage = Usage(
-                round(cpu, 2),
-                round(100 * resident / (self._total_memory or 1), 2),
-                round(resident / 2**20, 2),
-            )
-            self._pids, self._at = wanted, now
+            self._usage = self._add_up(workers, now)
+            self._workers, self._at = wanted, now
         finally:
             self._lock.release()
         return self._usage
+
+    def _add_up(self, workers: Collection[WorkerUsage], now: float) -> Usage:
+        cpu = 0.0
+        resident = unknown = 0
+        namespace = self._here.pid_namespace
+        pids = set()
+        for worker in workers:
+            found = None
+            if worker.pid_namespace == namespace:
+                found = self._look(worker.pid, now)
+                pids.add(worker.pid)
+            if found is None and worker.memory_bytes:
+                found = worker.cpu_pct if worker.age < TOLD_SECONDS else 0.0, worker.memory_bytes
+            if found is None:
+                unknown += 1
+                continue
+            cpu += found[0]
+            resident += found[1]
+        for pid in self._known.keys() - pids:
+            del self._known[pid]
+        limits = self.limits()
+        return Usage(
+            round(cpu / (limits.cpu_cores or 1), 2),
+            round(100 * resident / (limits.memory_bytes or 1), 2) if limits.memory_bytes else 0.0,
+            round(resident / 2**20, 2),
+            unknown,
+        )
+
+    def _look(self, pid: int, now: float) -> tuple[float, int] | None:
+        """CPU in percent of one core, and resident bytes; None where the process is not shown."""
+        try:
+            sampled = self._known.get(pid) or _Sampled(pid)
+            found = self._sample(sampled, now)
+        except Exception:  # gone, hidden, no descriptor left, or psutil needs more of /proc
+            self._known.pop(pid, None)
+            return None
+        self._known[pid] = sampled
+        return found
 
     def _sample(self, sampled: _Sampled, now: float) -> tuple[float, int]:
         process = sampled.process

@@ -25,7 +25,15 @@ from metricsmw.engine.storage.keys import (
 from metricsmw.engine.storage.layout import (
     Field,
 )
-from metricsmw.engine.storage.reader import Period, Reset, SegmentReading, Source, table_states
+from metricsmw.engine.storage.reader import (
+    OtherVersionError,
+    Period,
+    Reset,
+    SegmentReading,
+    Source,
+    WorkerUsage,
+    table_states,
+)
 from metricsmw.engine.storage.tables import READ_ERRORS
 from metricsmw.engine.workers.group import Group
 
@@ -116,6 +124,9 @@ class ServerReading:
         for name, source in sources.items():
             try:
                 segment = SegmentReading(name, source, period, reset, window_seconds, routes=routes)
+            except OtherVersionError as error:
+                if source.alive:  # else it is left by workers from before a reload
+                    self.damaged[name] = str(error)
             except READ_ERRORS as error:
                 self.damaged[name] = str(error)
             else:
@@ -141,9 +152,9 @@ class ServerReading:
         """How many workers live."""
         return sum(segment.alive for segment in self.segments)
 
-    def pids(self) -> list[int]:
-        """Return the ids of the live workers' processes."""
-        return [segment.pid for segment in self.segments if segment.alive]
+    def live_workers(self) -> list[WorkerUsage]:
+        """Return the live workers' processes, and what each said last of its CPU and memory."""
+        return [segment.usage() for segment in self.segments if segment.alive]
 
     def faults(self) -> int:
         """Return the number of failures inside the metrics, over all workers."""

@@ -14,6 +14,7 @@ from metricsmw.engine.workers.group import Group
 from metricsmw.snapshot import MetricsSnapshot, iso_timestamp
 
 if TYPE_CHECKING:
+    from metricsmw.engine.reading.limits import Limits
     from metricsmw.engine.reading.resources import ResourceSampler, Usage
 
 
@@ -28,9 +29,16 @@ class Snapshots:
 
     def usage(self, server: ServerReading) -> Usage:
         """Return CPU and memory of the live workers, as they are now."""
+        return self._own_sampler().usage(server.live_workers())
+
+    def limits(self) -> Limits:
+        """Return what percentages of CPU and memory are of."""
+        return self._own_sampler().limits()
+
+    def _own_sampler(self) -> ResourceSampler:
         if self._pid != os.getpid():  # the parent's: its lock may be held for ever
             self._sampler, self._pid = _new_sampler(), os.getpid()
-        return self._sampler.usage(server.pids())
+        return self._sampler
 
     def take(self, server: ServerReading, group: Group, wall: float, users: int) -> MetricsSnapshot:
         """Return the snapshot of a reading, and store its gauges in the group.

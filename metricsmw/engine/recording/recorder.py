@@ -441,7 +441,7 @@ class Recorder:
                     self.faults.count_into(None)
                     deadline = minute = -inf
                     self._membership.abandon()
-                if self.segment is None:
+                if self.segment is None or self._membership.on_step(now):
                     open_segment()
                 if now < deadline:
                     return
@@ -515,8 +515,9 @@ class Recorder:
 
     def open(self) -> Segment:
         """This process's segment, opened if need be."""
-        if self.segment is None or not self.segment.is_whole:
-            self._take_checkpoint(self._clock.monotonic(), False)
+        now = self._clock.monotonic()
+        if self.segment is None or not self.segment.is_whole or self._membership.is_waiting(now):
+            self._take_checkpoint(now, False)
         assert self.segment is not None
         return self.segment
 

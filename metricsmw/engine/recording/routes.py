@@ -8,6 +8,9 @@ their latencies. All latencies less those of streams, plus the streams' first by
 distribution of the time to first byte, and what does not stream pays nothing for it. The first
 `MAX_STREAMS` such routes have these rows; all others share a pair, so that the sum over all
 routes stays right.
+
+The rows of what has no row of its own are made with the segment, in a small chunk: where there is
+no room for another route, its requests count in ``_OTHER <other>``, and the sum stays right.
 """
 
 from __future__ import annotations
@@ -41,6 +44,9 @@ logger = logging.getLogger("metricsmw")
 SHARED_ROWS = 2 * (len(METHODS) + 1)
 MAX_STREAMS = 16
 CHUNKS = 32
+# Made with the segment: for what has no row of its own, and for the streams among that.
+LAST_RESORT = (Name(OTHER_METHOD, OTHER), *UNTOLD_STREAMS)
+FIRST_ROWS = len(LAST_RESORT) + 1
 
 
 class Row:
@@ -72,10 +78,13 @@ class RouteTables:
         self._streams = 0  # routes that have rows of their streams
         self._next = 0  # next free row of the last table
         self._step_now = (0, 0.0)  # the tables' step, and since when its peaks are valid
+        self._is_full = False  # there was no room for a chunk in this step
         self._spare: Row | None = None
         for chunk in segment.chunks:
             if chunk.kind is Kind.ROUTES:
                 self._adopt(Table(chunk.view, route_shape(chunk.rows), fresh=False))
+        for name in LAST_RESORT:
+            self._row(name)
 
     def _adopt(self, table: Table) -> None:
         self._tables.append(table)
@@ -101,7 +110,7 @@ class RouteTables:
         if row is None and (name.route in (OTHER, UNMATCHED) or self._own < self._max_routes):
             row = self._create(name)
         if row is None:
-            return self._spare_row() if name.route == OTHER else self.find(OTHER, kept)
+            return self._last_resort() if name.route == OTHER else self.find(OTHER, kept)
         if kept == method:
             self._rows.setdefault(route, {})[method] = row
         return row
@@ -120,7 +129,7 @@ class RouteTables:
         first, last = own
         if first is not None and last is not None:
             return first, last, True
-        shared = [self._row(part) or self._spare_row() for part in UNTOLD_STREAMS]
+        shared = [self._row(part) or self._last_resort(part) for part in UNTOLD_STREAMS]
         return shared[0], shared[1], False
 
     def _row(self, name: Name) -> Row | None:
@@ -128,11 +137,16 @@ class RouteTables:
 
     def _create(self, name: Name) -> Row | None:
         if not self._tables or self._next == self._tables[-1].shape.rows:
+            if self._is_full:
+                return None
+            rows = self._chunk_rows if self._tables else FIRST_ROWS
+            growth = bool(self._tables)
             try:
-                with self._segment.appended(Kind.ROUTES, self._chunk_rows) as chunk:
+                with self._segment.appended(Kind.ROUTES, rows, growth=growth) as chunk:
                     table = Table(chunk.view, route_shape(chunk.rows), fresh=True)
                     table.take_checkpoint(*self._step_now)
             except OSError:
+                self._is_full = True
                 return None
             self._tables.append(table)
             self._next = 0
@@ -147,8 +161,10 @@ class RouteTables:
         self._count(name)
         return row
 
-    def _spare_row(self) -> Row:
-        """Where there is no room even for <other>: lanes that nobody reads."""
+    def _last_resort(self, name: Name = LAST_RESORT[0]) -> Row:
+        """A row made with the segment; where there was no room even then, one that nobody reads."""
+        if (row := self._by_name.get(name.pack())) is not None:
+            return row
         if self._spare is None:
             self._segment.header[Field.FAULTS] += 1.0
             logger.warning("metricsmw: no room for routes, some of which are in no row")
@@ -164,6 +180,7 @@ class RouteTables:
         """
         step = (number - 1) // STEP_RATIO + 1
         self._step_now = step, max((step - 1) * STEP_RATIO * self._step, not_before)
+        self._is_full = False
         taken = [table.take_checkpoint(*self._step_now) for table in self._tables]
         if any(taken):
             self._restart_maxima()

@@ -88,7 +88,10 @@ class _Pool:
         if len(self.columns) == CHUNKS_PER_POOL:
             return False
         try:
-            with self._segment.appended(Kind.USERS, self._chunk_rows, self.width) as chunk:
+            growth = bool(self.columns)
+            with self._segment.appended(
+                Kind.USERS, self._chunk_rows, self.width, growth=growth
+            ) as chunk:
                 self._add(chunk.view, chunk.rows)
         except OSError:
             return False

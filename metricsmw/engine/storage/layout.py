@@ -33,6 +33,7 @@ import mmap
 import struct
 from enum import IntEnum
 from functools import cache
+from typing import NamedTuple
 
 from metricsmw.engine.storage.histogram import BUCKETS, ROUTE_BUCKETS
 
@@ -73,8 +74,34 @@ class Field(IntEnum):
     SAMPLE_RECORD = 11  # users: see users.py
     SAMPLE_COUNT = 12
     SAMPLE_SINCE = 13
-    ROOT_PID = 14  # the master of the server that the worker belonged to
+    ROOT_PID = 14  # who keeps the server alive between its workers: their topmost process,
     ROOT_START = 15
+    PARENT_PID = 16  # and the parent of this one
+    PARENT_START = 17
+    BOOT = 18  # whose clock the times are of: a hash of the boot's id,
+    TIME_NAMESPACE = 19
+    PID_NAMESPACE = 20  # what the process ids are of
+    SAMPLED = 21  # the worker's own look at its resources: monotonic seconds,
+    CPU_PCT = 22  # percent of one core since the look before
+    MEMORY_BYTES = 23  # resident
+
+
+class Owner(NamedTuple):
+    """Whose a segment is, as its header says; a number of 0 is not known."""
+
+    pid: int
+    process_start: int
+    root_pid: int = 0
+    root_start: int = 0
+    parent_pid: int = 0
+    parent_start: int = 0
+    boot: int = 0
+    time_namespace: int = 0
+    pid_namespace: int = 0
+
+
+# Where these stand.
+OWNER_FIELDS = tuple(Field[name.upper()] for name in Owner._fields)
 
 
 class Kind(IntEnum):

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from typing import Protocol
 
 from metricsmw.engine.files import FileHandle
+
+# The part of a file system that is left to others, whose shared memory lies there, too: a quarter;
+# and before a table grows by what it can do without, a half, so that later workers find room.
+RESERVED_SHARE, RESERVED_SHARE_OF_GROWTH = 4, 2
+MOST_RESERVED_BYTES = 256 << 20
 
 
 class Memory(Protocol):
@@ -17,6 +23,9 @@ class Memory(Protocol):
 
         Raises OSError where there is no room.
         """
+
+    def check_growth(self, size: int) -> None:
+        """Raise OSError unless there is room for so many bytes that a segment can do without."""
 
     def read(self, offset: int, size: int) -> bytes:
         """A copy of the bytes; shorter where the segment ends."""
@@ -30,18 +39,29 @@ class AnonymousMemory:
     """Memory of this process alone."""
 
     def __init__(self) -> None:
-        self._parts: list[tuple[int, mmap.mmap]] = []
+        self._parts: list[tuple[int, mmap.mmap | bytearray]] = []
 
     def map(self, offset: int, size: int) -> memoryview:
-        part = mmap.mmap(-1, size)
+        part: mmap.mmap | bytearray
+        try:
+            part = mmap.mmap(-1, size)
+        except OSError:  # where the system has no mapping left, the heap may have room
+            part = bytearray(size)
         self._parts.append((offset, part))
         return memoryview(part)
 
     def read(self, offset: int, size: int) -> bytes:
         for start, part in self._parts:
             if start <= offset < start + len(part):
-                return part[offset - start : offset - start + size]
+                return bytes(part[offset - start : offset - start + size])
         return b""
+
+    def check_growth(self, size: int) -> None:
+        """Pass: memory is the host's to limit."""
+
+    def copy(self) -> bytes:
+        """A copy of all that was mapped, one part after the other."""
+        return b"".join(bytes(part) for _, part in sorted(self._parts, key=lambda part: part[0]))
 
     @property
     def is_whole(self) -> bool:
@@ -58,17 +78,56 @@ class FileMemory:
     def map(self, offset: int, size: int) -> memoryview:
         fd = self._file.fileno()
         # Allocated first: a full disk is an error here, not a SIGBUS at some later store.
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(fd, offset, size)
-        elif os.fstat(fd).st_size < offset + size:
-            os.pwrite(fd, bytes(size), offset)
+        allocate(fd, offset, size)
         self._end = max(self._end, offset + size)
         return memoryview(mmap.mmap(fd, size, offset=offset))
+
+    def check_growth(self, size: int) -> None:
+        """Raise OSError unless half of the file system is left to others by it."""
+        check_room(self._file.fileno(), size, RESERVED_SHARE_OF_GROWTH)
+
+    def fill(self, data: bytes) -> None:
+        """Begin with these bytes, before anything is mapped. Raises OSError for want of room."""
+        allocate(self._file.fileno(), 0, len(data))
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.pwrite(self._file.fileno(), rest, len(data) - len(rest)) :]
 
     def read(self, offset: int, size: int) -> bytes:
         return os.pread(self._file.fileno(), size, offset)
 
     @property
     def is_whole(self) -> bool:
-        status = os.fstat(self._file.fileno())
+        try:
+            status = os.fstat(self._file.fileno())
+        except OSError:  # somebody has closed all files of the process
+            return False
         return status.st_size >= self._end and status.st_nlink > 0
+
+
+def check_room(fd: int, size: int, share: int) -> None:
+    """Raise OSError where so many bytes more leave too little of the file system to others.
+
+    Args:
+        fd: A file.
+        size: Bytes that it is to have more.
+        share: 1/share of the file system is left, but 256 MiB at most.
+    """
+    if not hasattr(os, "fstatvfs"):
+        return
+    room = os.fstatvfs(fd)
+    reserved = min(room.f_blocks * room.f_frsize // share, MOST_RESERVED_BYTES)
+    # A file system without a size has no blocks.
+    if room.f_blocks and room.f_bavail * room.f_frsize - size < reserved:
+        raise OSError(errno.ENOSPC, "too little room is left for others on the file system")
+
+
+def allocate(fd: int, offset: int, size: int) -> None:
+    """Have room for these bytes of a file. Raises OSError where there is too little."""
+    missing = offset + size - os.fstat(fd).st_size
+    if missing > 0:
+        check_room(fd, missing, RESERVED_SHARE)
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, offset, size)
+    elif missing > 0:
+        os.pwrite(fd, bytes(size), offset)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import compress
+from math import inf
 from typing import NamedTuple, Protocol
 
 from metricsmw.config import RANGES
@@ -120,6 +121,10 @@ class Part(NamedTuple):
         return chunk_bytes(self.kind, self.rows, self.width)
 
 
+class OtherVersionError(CorruptSegmentError):
+    """A segment of a worker that runs another version of this package."""
+
+
 class Header:
     """The header page of a segment, checked. Raises `CorruptSegmentError`."""
 
@@ -131,8 +136,12 @@ class Header:
         if page[: len(MAGIC)] != MAGIC:
             raise CorruptSegmentError("no segment")
         self.numbers = memoryview(page).cast("d")
-        if self.numbers[Field.LAYOUT] != LAYOUT:
-            raise CorruptSegmentError("of another version")
+        layout = self.numbers[Field.LAYOUT]
+        if layout != LAYOUT:
+            # Layouts count from 1; anything else is damage.
+            is_one = layout >= 1 and layout < BEYOND and not layout % 1
+            kind = OtherVersionError if is_one else CorruptSegmentError
+            raise kind("of another version")
         # False for NaN, too.
         if not all(map(BEYOND.__gt__, map(abs, self.numbers[1 : len(Field)].tolist()))):
             raise CorruptSegmentError("impossible header")
@@ -165,6 +174,24 @@ class Header:
         for part in self.parts:
             if part.kind in INSTRUMENT_LANES:
                 yield part.kind, part.offset, instrument_shape(part.kind, part.rows)
+
+
+class WorkerUsage(NamedTuple):
+    """What a worker said of itself.
+
+    Attributes:
+        pid: Its process id.
+        pid_namespace: What the id is of; 0: not known.
+        age: Seconds since it looked at its CPU and memory; infinite where it has not.
+        cpu_pct: Percent of one core.
+        memory_bytes: Resident memory; 0: not known.
+    """
+
+    pid: int
+    pid_namespace: int
+    age: float
+    cpu_pct: float
+    memory_bytes: int
 
 
 class SegmentReading:
@@ -242,6 +269,17 @@ class SegmentReading:
     @property
     def created(self) -> float:
         return self.header[Field.CREATED]
+
+    def usage(self) -> WorkerUsage:
+        """Return what the worker says of its process."""
+        at = self.header[Field.SAMPLED]
+        return WorkerUsage(
+            self.pid,
+            int(self.header[Field.PID_NAMESPACE]),
+            self._period.now - at if at else inf,
+            self.header[Field.CPU_PCT],
+            int(self.header[Field.MEMORY_BYTES]),
+        )
 
     def gauge(self, field: Field) -> int:
         """A gauge of a live worker; that of a dead one is 0."""

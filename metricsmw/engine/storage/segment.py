@@ -22,10 +22,12 @@ from metricsmw.engine.storage.layout import (
     LAYOUT,
     MAGIC,
     MAX_CHUNKS,
+    OWNER_FIELDS,
     SERVER_OFFSET,
     SERVER_SHAPE,
     Field,
     Kind,
+    Owner,
     Shape,
     chunk_bytes,
     route_shape,
@@ -40,15 +42,15 @@ class Table:
     def __init__(self, view: memoryview, shape: Shape, fresh: bool) -> None:
         self.shape = shape
         self._view = view
-        self._current = view[shape.current : shape.current + shape.stride]
+        self.current = view[shape.current : shape.current + shape.stride]
         self._labels = view[: shape.since].cast("d")
         self._since = view[shape.since : shape.peaks].cast("d")
         self._peaks = view[shape.peaks : shape.names].cast("d")
         self.names = view[shape.names : shape.current]
-        self.lanes = self._current.cast("d")
+        self.lanes = self.current.cast("d")
         self.step = 0 if fresh else int(max(self._labels))
         if fresh:
-            self._current[:] = zero_lanes(shape.rows * shape.lanes)
+            self.current[:] = zero_lanes(shape.rows * shape.lanes)
 
     @property
     def _slot(self) -> int:
@@ -64,7 +66,7 @@ class Table:
         slot = step % self.shape.slots
         offset = self.shape.checkpoint(slot)
         self._labels[slot] = 0.0
-        self._view[offset : offset + self.shape.stride] = self._current
+        self._view[offset : offset + self.shape.stride] = self.current
         self.step = step
         self.restart_peaks(since)
         self._labels[slot] = float(step)
@@ -97,6 +99,7 @@ class Chunk(NamedTuple):
     rows: int
     width: int
     view: memoryview
+    offset: int
 
 
 class Segment:
@@ -104,7 +107,6 @@ class Segment:
 
     ``fresh`` segments are initialised; others are adopted: their counts go on, their gauges are
     those of a dead process and start at 0. A window of another length begins anew.
-    ``owner`` and ``root`` are a process's id and start (`processes.Process`).
     """
 
     def __init__(
@@ -113,8 +115,7 @@ class Segment:
         *,
         window_seconds: int,
         now: float,
-        owner: tuple[int, int],
-        root: tuple[int, int] | None = None,
+        owner: Owner,
         fresh: bool = True,
     ) -> None:
         self.memory = memory
@@ -128,8 +129,9 @@ class Segment:
         header = self.header
         self.gauges[0] = self.gauges[1] = 0.0
         restart = not fresh and header[Field.WINDOW] != window_seconds
-        header[Field.PID], header[Field.PROCESS_START] = map(float, owner)
-        header[Field.ROOT_PID], header[Field.ROOT_START] = map(float, root or owner)
+        for field, number in zip(OWNER_FIELDS, owner, strict=True):
+            header[field] = float(number)
+        header[Field.SAMPLED] = 0.0
         if fresh:
             header[Field.LAYOUT] = LAYOUT
             header[Field.NONCE] = float(int.from_bytes(os.urandom(6), "little"))
@@ -176,22 +178,28 @@ class Segment:
             entry = number * DIRECTORY_ENTRY
             kind, offset, rows, width = (int(v) for v in self._directory[entry : entry + 4])
             view = self.memory.map(offset, chunk_bytes(Kind(kind), rows, width))
-            self.chunks.append(Chunk(Kind(kind), rows, width, view))
+            self.chunks.append(Chunk(Kind(kind), rows, width, view, offset))
             self._end = offset + len(view)
 
     @contextmanager
-    def appended(self, kind: Kind, rows: int, width: int = 0) -> Iterator[Chunk]:
+    def appended(
+        self, kind: Kind, rows: int, width: int = 0, *, growth: bool = True
+    ) -> Iterator[Chunk]:
         """A new zeroed chunk, which readers see once the block has filled it in.
 
-        Raises OSError where there is no room for it. One at a time: a thread may need a chunk of
+        ``growth``: the segment can do without it. Raises OSError where there is no room for it. One
+        at a time: a thread may need a chunk of
         users while another needs one of routes.
         """
         with self._appending:
             number = len(self.chunks)
             if number == MAX_CHUNKS:
                 raise OSError(f"a segment holds at most {MAX_CHUNKS} chunks")
-            view = self.memory.map(self._end, chunk_bytes(kind, rows, width))
-            chunk = Chunk(kind, rows, width, view)
+            size = chunk_bytes(kind, rows, width)
+            if growth:
+                self.memory.check_growth(size)
+            view = self.memory.map(self._end, size)
+            chunk = Chunk(kind, rows, width, view, self._end)
             yield chunk
             entry = number * DIRECTORY_ENTRY
             for place, value in enumerate((kind, self._end, rows, width)):

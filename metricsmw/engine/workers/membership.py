@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -17,9 +18,10 @@ from metricsmw.clock import Clock
 from metricsmw.config import Settings
 from metricsmw.engine.faults import FaultLog
 from metricsmw.engine.workers.group import Group, PrivateGroup
+from metricsmw.engine.workers.joining import Remainder, take_along
 from metricsmw.engine.workers.processes import is_worker
 from metricsmw.engine.workers.registry import JobRegistry
-from metricsmw.engine.workers.shared import SharedGroup
+from metricsmw.engine.workers.shared import CAN_SHARE, SharedGroup, is_ending
 
 logger = logging.getLogger("metricsmw")
 
@@ -68,19 +70,25 @@ class Membership:
         is_closed: whether the process has left by `close` and not joined again since.
     """
 
-    def __init__(self, settings: Settings, clock: Clock, rejoined: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, faults: FaultLog, rejoined: Callable[[], None]
+    ) -> None:
         """Join nothing yet.
 
         Args:
             settings: the monitor's settings; `shared` says whether there is a server to join.
             clock: the clock of the group's times.
+            faults: where failures of what is done beside a record go.
             rejoined: called when the process joins again after `close`.
         """
         self._settings = settings
         self._clock = clock
+        self._faults = faults
         self._rejoined = rejoined
         self._born = clock.monotonic()  # from when on a private group has numbers
         self._owner_uid = -1
+        self._next_try = 0.0  # from when on a private worker may try to join again
+        self._remainder: Remainder | None = None
         self.group: Group | None = None
         self.is_closed = False
 
@@ -108,12 +116,53 @@ class Membership:
             return PrivateGroup(self._settings, "asked for", self._born)
         if os.environ.get("METRICSMW_SHARED", "").lower() in OFF:
             return PrivateGroup(self._settings, "METRICSMW_SHARED is off", self._born)
+        if is_ending():
+            return PrivateGroup(self._settings, "the program ends", self._born)
         try:
-            return SharedGroup(self._settings, self._clock.monotonic())
+            return SharedGroup(self._settings, self._clock.monotonic)
         except OSError as error:
             reason = error.strerror or str(error)
-            logger.warning("metricsmw: this worker's numbers are its own only: %s", error)
-            return PrivateGroup(self._settings, reason, self._born)
+            logger.warning("metricsmw: this worker's numbers are its own only, for now: %s", error)
+            self._next_try = self._clock.monotonic() + self._settings.step
+            return PrivateGroup(self._settings, reason, self._born, failed=CAN_SHARE)
+
+    def is_waiting(self, now: float) -> bool:
+        """Return whether this worker is private for want of something, and may try to join now.
+
+        It may once a step.
+        """
+        group = self.group
+        return group is not None and group.failed and now >= self._next_try
+
+    def on_step(self, now: float) -> bool:
+        """Look after the segment, as the first record of a step is made. Never raises.
+
+        What is in use is renewed. A private worker for want of something tries to join, and takes
+        all that it has counted with it. The recorder calls it with its lock held.
+
+        Args:
+            now: monotonic seconds.
+
+        Returns:
+            Whether the group, and so the segment, was replaced.
+        """
+        group = self.group
+        assert group is not None
+        try:
+            if self._remainder is not None:
+                self._remainder.settle()
+            group.renew(now)
+            if self.is_waiting(now) and isinstance(group, PrivateGroup):
+                self._next_try = now + self._settings.step
+                with suppress(OSError):
+                    self.group, self._remainder = take_along(
+                        group, self._settings, self._clock.monotonic
+                    )
+                    logger.warning("metricsmw: this worker's numbers are its server's again")
+                    return True
+        except Exception:
+            self._faults.report("looking after the worker's segment")
+        return False
 
     def is_worker(self) -> bool:
         """Return whether a server has made this process to serve."""
@@ -134,12 +183,14 @@ class Membership:
 
     def _leave(self) -> None:
         group, self.group = self.group, None
+        self._remainder = None
         if group is not None:
             group.close()
 
     def abandon(self) -> None:
         """Give up a segment that was truncated, removed or overwritten; change nothing in it."""
         group, self.group = self.group, None
+        self._remainder = None
         if group is not None:
             group.forget()
 

@@ -3,7 +3,13 @@
 A process belongs to its parent where it is a fork of it (gunicorn, uWSGI), or where
 multiprocessing started it (uvicorn, hypercorn, granian): its command line is then that module's
 bootstrap, run by the same executable. The root is the topmost process reached so. Whoever merely
-starts a program, a shell or a supervisor, is no root of it, whatever its own command line is.
+starts a program, a shell or a supervisor, is no root of it, whatever its own command line is; nor
+is a parent that a daemon has left, which began a session of its own.
+
+The root names the server, and is looked for as the first monitor is made. A fork inherits the
+answer, so that all processes of a server have the same one, even if the root has ended meanwhile,
+as that of a daemon has. Who keeps the server alive is another question, asked whenever a segment is
+opened: `guardian_process`.
 """
 
 from __future__ import annotations
@@ -11,14 +17,10 @@ from __future__ import annotations
 import os
 import re
 import sys
-from functools import cache
 from types import FrameType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-# psutil is imported where it is used: importing this package is to cost next to nothing.
-if TYPE_CHECKING:
-    import psutil
-
+from metricsmw.engine.workers.surroundings import HERE, Status, Surroundings, unique_start
 
 # Whose multiprocessing children serve; those of anybody else are taken for helpers.
 SERVERS = ("uvicorn", "hypercorn", "granian")
@@ -26,107 +28,166 @@ ARBITER = "gunicorn.arbiter"
 BOOTSTRAPS = ("from multiprocessing.", "--multiprocessing-fork")
 TITLE = re.compile(r"(\S+:|uWSGI) ")  # "gunicorn: worker [app]", "uWSGI worker 1"
 
+UNSEEN = "who started this worker is not shown here, set METRICSMW_DIR to share its numbers"
+
 
 class Process(NamedTuple):
-    """A process that pid reuse cannot confuse: its id, and when it started (in its own unit)."""
+    """A process that pid reuse cannot confuse: its id, and when it started (in its own unit).
+
+    A start of 0 is not known.
+    """
 
     pid: int
     start: int
 
-    @property
-    def is_running(self) -> bool:
-        """Whether it still runs; a zombie does not."""
-        return _start(self.pid) == self.start
+    def is_running(self, here: Surroundings = HERE) -> bool:
+        """Return whether it may still run; a zombie does not."""
+        status = here.status(self.pid)
+        if status is not None:
+            return status.runs and self.start in (0, status.start)
+        if self.pid <= 0:
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            pass  # it is another user's, which /proc hides
+        return True
 
 
-def _fields(pid: int) -> list[bytes]:
-    """The fields of /proc/<pid>/stat, from the state on; none where there is no such file."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()
-    except OSError:
-        return []
+class Root(NamedTuple):
+    """The root of a family, and why it may be the wrong one; empty where it is not."""
+
+    process: Process
+    problem: str = ""
 
 
-def _start(pid: int) -> int | None:
-    """The start of a running process, None where there is none.
-
-    Clock ticks since boot from /proc, which no change of the wall clock moves; elsewhere
-    psutil's creation time in milliseconds.
-    """
-    if fields := _fields(pid):
-        return None if fields[0] in (b"Z", b"X") else int(fields[19])
-    if _fields(os.getpid()):
-        return None
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return int(process.create_time() * 1000)
-    except psutil.Error:
-        return None
+def this_process(here: Surroundings = HERE) -> Process:
+    """Return the calling process."""
+    return _process(os.getpid(), here.status(os.getpid()))
 
 
-def this_process() -> Process:
-    """The calling process."""
+def _process(pid: int, status: Status | None) -> Process:
+    return Process(pid, status.start if status is not None else unique_start(pid))
+
+
+def find_root(here: Surroundings = HERE) -> Root:
+    """Return the root of the calling process's family, as it is shown now."""
     pid = os.getpid()
-    return Process(pid, _start(pid) or 0)
+    status = here.status(pid)
+    if status is None:
+        return _root_by_server()
+    while True:
+        parent = os.getppid() if pid == os.getpid() else status.parent
+        if parent <= 0 or not _may_be_worker(pid, status, here):
+            return Root(_process(pid, status))
+        above = here.status(parent)
+        if above is None:
+            # Hidden, as it is another user's. A daemon's new parent is of another session.
+            is_master = status.is_fork and _session(parent) == status.session
+            return Root(_process(parent, None) if is_master else _process(pid, status))
+        if not _is_worker_of(pid, status, parent, above, here):
+            return Root(_process(pid, status))
+        pid, status = parent, above
 
 
-@cache
-def root_process() -> Process:
-    """The root of this process's server; this process itself where it has no master.
-
-    Looked for once; a fork inherits what was found, for its server is the same.
-    """
-    import psutil
-
-    root = psutil.Process()
+def _session(pid: int) -> int:
     try:
-        while (parent := root.parent()) is not None and _is_worker_of(root, parent):
-            root = parent
-    except psutil.Error:
-        pass  # what cannot be looked at is no master of ours
-    return Process(root.pid, _start(root.pid) or 0)
+        return os.getsid(pid)
+    except OSError:
+        return -1
 
 
-def _is_worker_of(child: psutil.Process, parent: psutil.Process) -> bool:
-    own = child.cmdline()
-    if any(word.startswith(BOOTSTRAPS) for word in own):
-        return child.exe() == parent.exe()
-    layouts = _layout(child.pid), _layout(parent.pid)
-    if None not in layouts:
-        return layouts[0] == layouts[1]
-    masters = parent.cmdline()
-    return own == masters or (_title(own) is not None and _title(own) == _title(masters))
+def _root_by_server() -> Root:
+    """Return the root as the server that runs here tells it, where the system does not."""
+    me, parent = os.getpid(), os.getppid()
+    if uwsgi := sys.modules.get("uwsgi"):
+        return Root(_process(int(uwsgi.masterpid()) or me, None))
+    processes = sys.modules.get("multiprocessing.process")
+    above = processes.parent_process() if processes is not None else None
+    if (above is not None and above.pid == parent) or is_forked_by_server():
+        return Root(_process(parent, None))
+    return Root(_process(me, None), UNSEEN)
 
 
-def _layout(pid: int) -> tuple[bytes, bytes] | None:
-    """Where a process's code and stack begin, where the system says so.
-
-    A fork has them where its parent has; a program that is started gets random places.
-    """
-    fields = _fields(pid)
-    if not fields or fields[25] == b"0":  # another system, or another user's process
-        return None
-    return fields[23], fields[25]
+def _may_be_worker(pid: int, status: Status, here: Surroundings) -> bool:
+    return status.is_fork is not False or _is_bootstrap(here.command(pid))
 
 
-def _title(cmdline: list[str]) -> str | None:
+def _is_bootstrap(command: list[str]) -> bool:
+    """Whether multiprocessing starts a child by it."""
+    return any(word.startswith(BOOTSTRAPS) for word in command)
+
+
+def _is_worker_of(pid: int, status: Status, parent: int, above: Status, here: Surroundings) -> bool:
+    own = here.command(pid)
+    if _is_bootstrap(own) and not status.is_fork:
+        return here.executable(pid) == here.executable(parent)
+    if status.session != above.session:
+        return False
+    if status.layout is not None and above.layout is not None:
+        return status.layout == above.layout
+    masters = here.command(parent)
+    if own == masters or (_title(own) is not None and _title(own) == _title(masters)):
+        return True
+    # The kernel's word that it was forked, and a name that it has not changed since.
+    return bool(status.is_fork) and status.name == above.name
+
+
+def _title(command: list[str]) -> str | None:
     """What a command line that was rewritten as a title begins with."""
-    title = TITLE.match(" ".join(cmdline))
+    title = TITLE.match(" ".join(command))
     return title and title[0]
 
 
+_root: Root | None = None
+
+
+def server_root() -> Root:
+    """Return the root that names this process's server; a fork has that of its parent.
+
+    This process itself where it has no master.
+    """
+    global _root
+    if _root is None:
+        _root = find_root()
+    return _root
+
+
+def root_process() -> Process:
+    """Return the process that names this process's server."""
+    return server_root().process
+
+
+def guardian_process(here: Surroundings = HERE) -> tuple[Process, Process]:
+    """Return who keeps the server alive between its workers: the topmost process, and the parent.
+
+    They are looked for now, as a daemon's root is not its master any more.
+    """
+    parent = os.getppid()
+    return find_root(here).process, _process(parent, here.status(parent))
+
+
+def site() -> str:
+    """Return what tells this server from others of the same processes; empty where nothing does.
+
+    Apache's mod_wsgi serves several sites by forks of one process, and by interpreters in one.
+    """
+    module = sys.modules.get("mod_wsgi")
+    if module is None:
+        return ""
+    names = (getattr(module, name, "") for name in ("process_group", "application_group"))
+    return "|".join(map(str, names))
+
+
 def is_worker() -> bool:
-    """Whether a server has made this process to serve, as far as can be told before it does.
+    """Return whether a server has made this process to serve, as far as can be told before it does.
 
     A fork is one, and what multiprocessing starts where its target is a server's. Other processes
     that import the app are helpers of a program: they count once they record or read.
     """
-    if root_process().pid == os.getpid():
+    if os.getpid() in (root_process().pid, find_root().process.pid):
         return False
     if uwsgi := sys.modules.get("uwsgi"):
         return bool(uwsgi.worker_id() > 0)  # mules and spoolers have none
@@ -140,7 +201,7 @@ def is_worker() -> bool:
 
 
 def is_forked_by_server() -> bool:
-    """In a child that has just been forked, whether a server that loads apps first did that.
+    """Return whether a server that loads apps first has just forked this process.
 
     uWSGI knows which of its forks are workers (`is_worker`); gunicorn's come from one function.
     """
@@ -152,3 +213,8 @@ def is_forked_by_server() -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+# As a monitor is made. On other systems psutil would be loaded for it, before anything is recorded.
+if sys.platform == "linux":
+    server_root()

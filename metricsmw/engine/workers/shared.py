@@ -1,6 +1,6 @@
-"""`SharedGroup`: the directory of a server's workers, who of them is alive, and what they share.
+"""`SharedGroup`: the directory of a server's workers, and this worker's part in it.
 
-Only its owner can enter the directory:
+Only its owner can enter the directory (`directories` says where it is and when it goes):
 
     worker-N   the segment of a worker, which holds an exclusive flock on it for its life
     reset      the states of all tables at the last reset; replaced as a whole
@@ -8,8 +8,9 @@ Only its owner can enter the directory:
     lock       its flock is held by whoever adopts a segment, resets, or writes the history
 
 The kernel drops a dead worker's flock, also after SIGKILL, and pid reuse cannot bring it back:
-so a lock tells who is alive. A new worker adopts a dead one's segment, whose counts go on; there
-are never more files than workers that lived at once. Nothing here runs in the background.
+so a lock tells who is alive, in whatever namespace. A new worker adopts a dead one's segment, whose
+counts go on; there are never more files than workers that lived at once. Nothing here runs in the
+background: whoever is asked for something renews what is in use, lest cleaners take it.
 
 The flock is on a second descriptor, not the mapped one: a mapping keeps its own descriptor open
 until the last view of it is gone, and a forked child can lose track of views that other threads
@@ -18,132 +19,64 @@ of its parent had in hand. It would keep the lock of a worker that has died.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import os
-import stat
-import struct
 import threading
 import time
-import zlib
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
-from pathlib import Path
 from typing import NamedTuple
 
 from metricsmw.config import Settings
-from metricsmw.engine.files import FileHandle
-from metricsmw.engine.storage.layout import HEADER_BYTES, Field
+from metricsmw.engine.files import FileHandle, copies_on_write, forbid_copy_on_write, open_own
+from metricsmw.engine.fork import on_fork
 from metricsmw.engine.storage.memory import FileMemory
 from metricsmw.engine.storage.minutes import FileBytes, History
-from metricsmw.engine.storage.reader import NEVER, Period, Reset, SegmentReading, Source
+from metricsmw.engine.storage.reader import (
+    NEVER,
+    Period,
+    Reset,
+    SegmentReading,
+    Source,
+)
 from metricsmw.engine.storage.segment import Segment
 from metricsmw.engine.storage.tables import CorruptSegmentError
-from metricsmw.engine.workers.group import Mode, OwnSource
-from metricsmw.engine.workers.processes import Process, root_process, this_process
+from metricsmw.engine.workers.directories import (
+    LOCK,
+    SEGMENT,
+    choose_place,
+    clear,
+    is_in_use,
+    is_locked,
+    is_of_this_clock,
+    is_own,
+    making,
+    open_shared,
+    read_header,
+    remove,
+    segment_files,
+    this_owner,
+)
+from metricsmw.engine.workers.group import Mode, OwnSource, Savings
+from metricsmw.engine.workers.processes import guardian_process
+from metricsmw.engine.workers.resets import ResetFile
+from metricsmw.engine.workers.sources import Sources, Unreadable
+from metricsmw.engine.workers.surroundings import HERE, Surroundings
+from metricsmw.engine.workers.usage import OwnUsage
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-
-PREFIX = "worker-"
-RESET_HEADER = struct.Struct("<dQ")
-RESET_ENTRY = struct.Struct("<QQQ")
+CAN_SHARE = fcntl is not None
+RENEW_SECONDS = 60.0
 
 
-class _FileSource:
-    """Another worker's segment. Read by `pread`: a truncated file is a short read, no SIGBUS."""
-
-    def __init__(self, path: str) -> None:
-        self._file = _open_own(path, os.O_RDONLY)
-
-    @property
-    def alive(self) -> bool:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        fcntl.flock(self._file, fcntl.LOCK_UN)
-        return False
-
-    def read(self, offset: int, size: int) -> bytes:
-        return os.pread(self._file.fileno(), size, offset)
-
-
-class _Unreadable:
-    """A file in the directory that is no segment of ours; reading it says why."""
-
-    alive = False
-
-    def __init__(self, error: OSError) -> None:
-        self._error = error
-
-    def read(self, offset: int, size: int) -> bytes:
-        raise self._error
-
-
-def _open_own(path: str, flags: int) -> FileHandle:
-    """Open a regular file that belongs to this user, following no link. Raises OSError."""
-    file = FileHandle(os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK))
-    if not _is_own(os.fstat(file.fileno())):
-        raise PermissionError(errno.EPERM, "not a regular file of this user")
-    return file
-
-
-def _is_own(status: os.stat_result) -> bool:
-    """Whether it is a regular file of this user; nothing else is a segment."""
-    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
-
-
-def _segment_files(directory: str | Path) -> dict[str, os.stat_result]:
-    """What is named as a segment there, with its status. Raises OSError."""
-    found = {}
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.name.startswith(PREFIX):
-                with contextlib.suppress(FileNotFoundError):
-                    found[entry.name] = entry.stat(follow_symlinks=False)
-    return found
-
-
-def _process(header: bytes, pid: Field, start: Field) -> Process | None:
-    """A process that a segment's header names; None where it names none."""
-    try:
-        numbers = memoryview(header).cast("d")
-        return Process(int(numbers[pid]), int(numbers[start]))
-    except (IndexError, TypeError, ValueError, OverflowError):
-        return None
-
-
-def _make_private_directory(path: Path) -> None:
-    """Make the directory if need be; raise OSError unless only its owner can enter it."""
-    with contextlib.suppress(FileExistsError):
-        path.mkdir(mode=0o700)
-    status = path.lstat()
-    if (
-        not stat.S_ISDIR(status.st_mode)
-        or status.st_uid != os.geteuid()
-        or stat.S_IMODE(status.st_mode) & 0o077
-    ):
-        what = "must be a directory that only its owner can enter"
-        raise PermissionError(errno.EPERM, what, str(path))
-
-
-def base_directory() -> Path:
-    """Where the servers of this user keep their directories."""
-    shm = Path("/dev/shm")
-    if shm.is_dir() and os.access(shm, os.W_OK):
-        base = shm
-    else:
-        from tempfile import gettempdir  # here, as it loads a random generator
-
-        base = Path(gettempdir())
-    return base / f"metricsmw-{os.geteuid()}"
-
-
-class _Place(NamedTuple):
+class _Berth(NamedTuple):
     """This worker's segment: its file's name, and the opening whose flock says that it lives."""
 
     name: str
@@ -152,92 +85,109 @@ class _Place(NamedTuple):
 
 
 class SharedGroup:
-    """A server's directory, and this worker's place in it. Raises OSError where it cannot be."""
+    """A server's directory, and this worker's place in it.
+
+    Args:
+        settings: The monitor's.
+        clock: Tells monotonic seconds.
+        savings: What a private worker has counted so far, to go on with.
+        here: The facts by which it is found who belongs together.
+
+    Raises:
+        OSError: There is no room, no permission or no descriptor for it now.
+    """
 
     mode: Mode = "shared"
+    failed = False
 
-    def __init__(self, settings: Settings, now: float) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], float],
+        savings: Savings | None = None,
+        here: Surroundings = HERE,
+    ) -> None:
         if fcntl is None:
             raise OSError("this platform has no file locks")
         self._settings = settings
-        # With the file's inode and owner, as a name may come to stand for another file. Replaced
-        # as a whole: threads share it.
-        self._sources: dict[str, tuple[tuple[int, int], _FileSource]] = {}
+        self._clock = clock
+        self._here = here
+        now = clock()
         # The flock is the process's; this keeps its threads apart.
         self._thread_lock = threading.Lock()
-        # The file's inode and time, and what was read from it.
-        self._reset = (0, 0), NEVER
-        root = root_process()
-        by_hand = os.environ.get("METRICSMW_DIR")
-        if by_hand:
-            base = Path(by_hand)
-            base.mkdir(parents=True, exist_ok=True)
-            self.reason = "METRICSMW_DIR"
-            self.directory = base / f"metricsmw-{os.geteuid()}"
-        else:
-            base = base_directory()
-            _make_private_directory(base)
-            self.reason = "workers of one server"
-            self.directory = base / f"{root.pid}-{root.start}"
-            _remove_dead_servers(base)
-        _make_private_directory(self.directory)
-        self._reset_path = str(self.directory / "reset")
+        self._place = choose_place(here=here)
+        self.reason = self._place.reason
+        self.directory = self._place.directory
+        self._renewed = now
         self._shared: dict[str, FileHandle] = {}
-        self._lock = self._open_shared("lock")
-        with self.exclusive(wait=True):
-            if by_hand and not _is_in_use(self.directory):
-                self._clear()
-            minutes = settings.max_history_minutes
-            name = f"history-{minutes}"
-            is_new = not os.path.lexists(self.directory / name)
-            self.history = History(FileBytes(self._open_shared(name)), minutes)
-            if is_new:  # another one without an origin has been damaged
-                self.history.start(now)
-            place = self._adopt(root, now) or self._create(root, now)
-        self.name, self._life, self.segment = place
+        self._owner = this_owner(here)
+        self._usage = OwnUsage(here)
+        with making(self._place, here):
+            if copies_on_write(self.directory):
+                raise OSError(errno.ENOTSUP, "the file system copies on write")
+            # Cleaners such as systemd's pass by a directory that somebody has locked.
+            self._directory_lock = FileHandle(os.open(self.directory, os.O_RDONLY))
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._directory_lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            self._lock = self._open_shared(LOCK)
+            self._resets = ResetFile(self.directory)
+            self._sources = Sources(self.directory, here)
+            with self.exclusive(wait=True):
+                self._enter(now, savings)
+        _open_groups.add(self)
+
+    def _enter(self, now: float, savings: Savings | None) -> None:
+        """Take a place in the directory; with the server's lock held."""
+        if not is_of_this_clock(self.directory, now, self._here) or (
+            self._place.by_hand and not is_in_use(self.directory, now, self._here)
+        ):
+            clear(self.directory)
+        minutes = self._settings.max_history_minutes
+        name = f"history-{minutes}"
+        is_new = not os.path.lexists(self.directory / name)
+        file = self._open_shared(name)
+        if is_new:
+            forbid_copy_on_write(file)
+        self.history = History(FileBytes(file), minutes)
+        if is_new:  # another one without an origin has been damaged
+            self.history.start(now)
+        berth = None if savings is not None else self._adopt(now)
+        self.name, self._life, self.segment = berth or self._create(now, savings)
         self._inode = os.fstat(self._life.fileno()).st_ino
+        self._usage.note(self.segment.header, now)
 
     def _open_shared(self, name: str) -> FileHandle:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-        file = FileHandle(os.open(self.directory / name, flags, 0o600))
+        file = open_shared(self.directory / name)
         self._shared[name] = file
         return file
 
     # --- this worker's segment -------------------------------------------------------------------
 
-    def _clear(self) -> None:
-        """Start clean, as all that is there belongs to servers that have ended."""
-        for entry in os.scandir(self.directory):
-            if entry.name == "lock":
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                _remove_tree(entry.path)
-            else:
-                with contextlib.suppress(OSError):
-                    os.unlink(entry.path)
-
-    def _adopt(self, root: Process, now: float) -> _Place | None:
+    def _adopt(self, now: float) -> _Berth | None:
         """Take over the segment of a worker that has died."""
-        for name in sorted(_segment_files(self.directory), key=lambda name: (len(name), name)):
+        for name in sorted(segment_files(self.directory), key=lambda name: (len(name), name)):
             path = str(self.directory / name)
             try:
-                life = _open_own(path, os.O_RDWR)
+                life = open_own(path, os.O_RDWR)
                 if not self._claim(life):
                     continue
-                memory = FileMemory(_open_own(path, os.O_RDWR))
+                header = read_header(life)
+                if header is not None and not header.has_this_clock(now, self._here):
+                    os.unlink(path)  # nobody can go on with it
+                    continue
+                memory = FileMemory(open_own(path, os.O_RDWR))
                 if not self._is_whole(name, memory, now):
                     continue
                 segment = Segment(
                     memory,
                     window_seconds=self._settings.window_seconds,
                     now=now,
-                    owner=this_process(),
-                    root=root,
+                    owner=self._owner,
                     fresh=False,
                 )
             except (OSError, ValueError):
                 continue
-            return _Place(name, life, segment)
+            return _Berth(name, life, segment)
         return None
 
     @staticmethod
@@ -247,9 +197,7 @@ class SharedGroup:
             try:
                 fcntl.flock(life, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                header = os.pread(life.fileno(), HEADER_BYTES, 0)
-                owner = _process(header, Field.PID, Field.PROCESS_START)
-                if owner is not None and owner.is_running:
+                if is_locked(life):  # not by a reader, whose lock is shared
                     return False
                 time.sleep(0.001)
             else:
@@ -267,63 +215,53 @@ class SharedGroup:
             return False
         return True
 
-    def _create(self, root: Process, now: float) -> _Place:
+    def _create(self, now: float, savings: Savings | None) -> _Berth:
         taken = set(os.listdir(self.directory))
-        name = next(n for n in map(f"{PREFIX}{{}}".format, count()) if n not in taken)
+        name = next(n for n in map(f"{SEGMENT}{{}}".format, count()) if n not in taken)
         draft = self.directory / "new-worker"
         draft.unlink(missing_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         life = FileHandle(os.open(draft, flags, 0o600))
         try:
+            forbid_copy_on_write(life)
             fcntl.flock(life, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            memory = FileMemory(_open_own(str(draft), os.O_RDWR))
+            memory = FileMemory(open_own(str(draft), os.O_RDWR))
+            if savings is not None:
+                memory.fill(savings.data)
+                self._keep_resets(savings)
             segment = Segment(
                 memory,
                 window_seconds=self._settings.window_seconds,
                 now=now,
-                owner=this_process(),
-                root=root,
+                owner=self._owner,
+                fresh=savings is None,
             )
             draft.rename(self.directory / name)
         finally:
             draft.unlink(missing_ok=True)
-        return _Place(name, life, segment)
+        return _Berth(name, life, segment)
+
+    def _keep_resets(self, savings: Savings) -> None:
+        """Let nothing come back with savings that was reset, here or by the server meanwhile."""
+        last = self._resets.last
+        states = savings.states if last.at >= savings.since else savings.reset.states
+        if states:
+            self._resets.write(Reset(last.at, {**last.states, **states}))
 
     # --- all segments ----------------------------------------------------------------------------
 
     def sources(self, complete: bool = False) -> Mapping[str, Source]:
-        known = self._sources
-        found: dict[str, Source] = {}
+        own = OwnSource(self.segment.memory)
         try:
-            files = _segment_files(self.directory)
+            return self._sources.find((self.name, self._inode), own, self._clock(), complete)
         except OSError as error:  # moved away, not to be entered any more, no descriptor left
             if complete:
                 raise
-            found = {name: source for name, (_, source) in known.items()}
-            found[self.name] = OwnSource(self.segment.memory)
-            found[self.directory.name] = _Unreadable(error)
-            return found
-        opened = {}
-        for name, status in files.items():
-            if name == self.name and status.st_ino == self._inode:
-                found[name] = OwnSource(self.segment.memory)
-                continue
-            identity = status.st_ino, status.st_uid
-            before, source = known.get(name, (None, None))
-            if source is None or before != identity:
-                try:
-                    source = _FileSource(str(self.directory / name))
-                except FileNotFoundError:
-                    continue
-                except OSError as error:  # tried again at the next read
-                    if complete and _is_own(status):
-                        raise
-                    found[name] = _Unreadable(error)
-                    continue
-            opened[name] = identity, source
-            found[name] = source
-        self._sources = opened
-        return found
+            return {
+                **self._sources.known,
+                self.name: own,
+                self.directory.name: Unreadable(error),
+            }
 
     # --- what all share --------------------------------------------------------------------------
 
@@ -347,68 +285,33 @@ class SharedGroup:
 
     @property
     def reset(self) -> Reset:
-        try:
-            return self._last_reset()
-        except OSError:
-            return self._reset[1]  # lest what was counted before it come back
-
-    def _last_reset(self) -> Reset:
-        """What the file says. Raises OSError where there was a reset that cannot be read now."""
-        seen, known = self._reset
-        try:
-            status = os.stat(self._reset_path, follow_symlinks=False)
-        except FileNotFoundError:
-            if known is NEVER:
-                return NEVER
-            raise
-        now = status.st_ino, status.st_mtime_ns
-        if now != seen:
-            known = self._read_reset()
-            self._reset = now, known
-        return known
-
-    def _read_reset(self) -> Reset:
-        fd = _open_own(self._reset_path, os.O_RDONLY)
-        try:
-            with open(fd.fileno(), "rb", closefd=False) as file:
-                data = zlib.decompress(file.read())  # which has a checksum
-        except zlib.error as error:  # somebody else wrote there
-            raise OSError(errno.EIO, "damaged") from error
-        at, number = RESET_HEADER.unpack_from(data)
-        states = {}
-        place = RESET_HEADER.size
-        for _ in range(number):
-            nonce, offset, size = RESET_ENTRY.unpack_from(data, place)
-            place += RESET_ENTRY.size
-            states[nonce, offset] = int.from_bytes(data[place : place + size], "little")
-            place += size
-        return Reset(at, states)
+        return self._resets.last
 
     def write_reset(self, reset: Reset) -> None:
-        data = bytearray(RESET_HEADER.pack(reset.at, len(reset.states)))
-        for (nonce, offset), state in reset.states.items():
-            raw = state.to_bytes(-(-state.bit_length() // 8), "little")
-            data += RESET_ENTRY.pack(nonce, offset, len(raw)) + raw
-        draft = self.directory / "new-reset"
-        try:
-            draft.write_bytes(zlib.compress(data, 1))
-            # Resets follow each other within a tick of the file system's clock, and a file may have
-            # the number of an earlier one: its time tells them apart.
-            os.utime(draft, ns=(0, int(reset.at * 1e9)))
-            draft.replace(self._reset_path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                draft.unlink()
-            raise
+        self._resets.write(reset)
+
+    def renew(self, now: float) -> None:
+        self._usage.note(self.segment.header, now)
+        if now - self._renewed < RENEW_SECONDS:
+            return
+        self._renewed = now
+        with contextlib.suppress(OSError):
+            for file in (self._life, self._directory_lock, *self._shared.values()):
+                os.utime(file.fileno())
+            self._resets.renew()
+            if not self._place.by_hand:
+                os.utime(self.directory.parent.parent / LOCK)
 
     def problems(self) -> list[str]:
         found = [f"{name} was replaced" for name in self._shared if not self._in_place(name)]
         try:
-            self._last_reset()
+            self._resets.read()
         except OSError:
             found.append("the last reset cannot be read")
         if damaged := self.history.damaged():
             found.append(f"minutes of the history left out: {damaged}")
+        if self._place.problem:
+            found.append(self._place.problem)
         return found
 
     def _in_place(self, name: str) -> bool:
@@ -419,47 +322,58 @@ class SharedGroup:
             return False
         return os.path.samestat(status, os.fstat(self._shared[name].fileno()))
 
+    # --- the end ---------------------------------------------------------------------------------
+
     def close(self) -> None:
         if self.segment.is_whole:
             self.segment.zero_gauges()
         self.forget()
 
     def forget(self) -> None:
-        self._sources = {}
+        self._sources.close()
         self._life.close()
+        self._directory_lock.close()
+        _open_groups.discard(self)
 
+    def remove_if_last(self) -> None:
+        """Remove the directory, if with this process the server ends."""
+        with self.exclusive(wait=False) as held:
+            if not held or self._is_kept():
+                return
+            self._life.close()
+            remove(self._place)
 
-def _remove_dead_servers(base: Path) -> None:
-    """Remove the directories of servers whose root and workers have all ended."""
-    for entry in os.scandir(base):
-        pid, _, start = entry.name.partition("-")
-        if not (pid.isdecimal() and start.isdecimal() and entry.is_dir(follow_symlinks=False)):
-            continue
-        try:
-            if Process(int(pid), int(start)).is_running or _is_in_use(entry.path):
-                continue
-        except OSError:
-            continue  # it cannot be told
-        _remove_tree(entry.path)
-
-
-def _remove_tree(path: str) -> None:
-    from shutil import rmtree  # here, as it loads the compressors
-
-    rmtree(path, ignore_errors=True)
-
-
-def _is_in_use(directory: str | Path) -> bool:
-    """Whether a worker with a segment there lives, or its master. Raises OSError where one may be
-    there that cannot be looked at now."""
-    for name, status in _segment_files(directory).items():
-        if not _is_own(status):
-            continue
-        try:
-            source = _FileSource(os.path.join(directory, name))
-        except FileNotFoundError:
-            continue
-        root = _process(source.read(0, HEADER_BYTES), Field.ROOT_PID, Field.ROOT_START)
-        if source.alive or (root is not None and root.is_running):
+    def _is_kept(self) -> bool:
+        """Whether anybody but this process uses the directory, or keeps it for workers to come."""
+        guardian = guardian_process(self._here)[0]
+        if guardian.pid != os.getpid() and guardian.is_running(self._here):
             return True
-    return False
+        others = (
+            open_own(str(self.directory / name), os.O_RDONLY)
+            for name, status in segment_files(self.directory).items()
+            if name != self.name and is_own(status)
+        )
+        return any(map(is_locked, others))
+
+
+# Those of this process that are open.
+_open_groups: weakref.WeakSet[SharedGroup] = weakref.WeakSet()
+_is_ending = False
+
+
+def is_ending() -> bool:
+    """Return whether the program ends: nothing is opened any more."""
+    return _is_ending
+
+
+def _at_exit() -> None:
+    """Leave nothing behind, where a program ends whose server is itself alone."""
+    global _is_ending
+    _is_ending = True
+    for group in list(_open_groups):
+        with contextlib.suppress(Exception):
+            group.remove_if_last()
+
+
+atexit.register(_at_exit)
+on_fork(_open_groups.clear)

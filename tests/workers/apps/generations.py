@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from metricsmw import MetricsMonitor, get_metrics_monitor
+from metricsmw.engine.workers.directories import base_directory
 from metricsmw.engine.workers.processes import root_process
-from metricsmw.engine.workers.shared import base_directory
 
 ROUTES = 7
 

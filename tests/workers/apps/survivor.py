@@ -15,8 +15,8 @@ import time
 import psutil
 
 from metricsmw import get_metrics_monitor
+from metricsmw.engine.workers.directories import base_directory
 from metricsmw.engine.workers.processes import root_process
-from metricsmw.engine.workers.shared import base_directory
 
 
 def be_master() -> None:

@@ -1,0 +1,67 @@
+"""How a worker that had to stay private takes its place among the others, with all it has counted.
+
+Its segment is copied, byte for byte, to a file, and adopted from there as a dead worker's would be.
+Threads that are in the middle of a record go on counting in the old one for a moment: what it has
+more than the copy is added later, at each step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from metricsmw.config import Settings
+from metricsmw.engine.storage.lanes import unpack
+from metricsmw.engine.storage.layout import SERVER_OFFSET, SERVER_SHAPE, Kind, Shape, route_shape
+from metricsmw.engine.storage.segment import Segment, Table
+from metricsmw.engine.workers.group import PrivateGroup
+from metricsmw.engine.workers.shared import SharedGroup
+
+
+def take_along(
+    private: PrivateGroup, settings: Settings, clock: Callable[[], float]
+) -> tuple[SharedGroup, Remainder]:
+    """Return a group with the counts of a private one, and what will bring the rest of them.
+
+    To be called where nobody opens tables of the private one meanwhile. Raises OSError where there
+    is still no place; the private one is then untouched.
+    """
+    savings = private.savings()
+    group = SharedGroup(settings, clock, savings)
+    return group, Remainder(private.segment, group.segment, savings.data)
+
+
+class Remainder:
+    """What a segment counts after it was copied, for the copy."""
+
+    def __init__(self, old: Segment, new: Segment, copied: bytes) -> None:
+        self._tables = list(_tables(old, new, copied))
+
+    def settle(self) -> None:
+        """Add to the copy what the old segment has counted since this was called last."""
+        for number, (old, new, shape, known) in enumerate(self._tables):
+            state = bytes(old.current)
+            if state == known:
+                continue
+            more = int.from_bytes(state, "little") - int.from_bytes(known, "little")
+            for lane, count in enumerate(unpack(more, shape.rows * shape.lanes)):
+                if count:
+                    new.lanes[lane] += float(count)
+            self._tables[number] = old, new, shape, state
+
+
+def _tables(
+    old: Segment, new: Segment, copied: bytes
+) -> Iterator[tuple[Table, Table, Shape, bytes]]:
+    """The tables of both, with their counters as they were copied."""
+    start = SERVER_OFFSET + SERVER_SHAPE.current
+    yield old.table, new.table, SERVER_SHAPE, copied[start : start + SERVER_SHAPE.stride]
+    for before, after in zip(old.chunks, new.chunks, strict=False):
+        if before.kind is Kind.ROUTES:
+            shape = route_shape(before.rows)
+            start = before.offset + shape.current
+            yield (
+                Table(before.view, shape, fresh=False),
+                Table(after.view, shape, fresh=False),
+                shape,
+                copied[start : start + shape.stride],
+            )

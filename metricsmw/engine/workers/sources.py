@@ -1,0 +1,133 @@
+"""The segments of a server's other workers, as a reader finds them in the directory."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from metricsmw.engine.files import FileHandle, open_own
+from metricsmw.engine.storage.reader import Source
+from metricsmw.engine.workers.directories import (
+    is_locked,
+    is_own,
+    read_header,
+    segment_files,
+)
+from metricsmw.engine.workers.surroundings import Surroundings
+
+# Files of so many workers stay open between reads; others are opened each time, so that a server
+# with many workers leaves the app its descriptors.
+MOST_OPEN = 16
+
+
+class FileSource:
+    """Another worker's segment. Read by `pread`: a truncated file is a short read, no SIGBUS.
+
+    Args:
+        path: The file.
+        stays_open: Whether its descriptor is kept between reads.
+    """
+
+    def __init__(self, path: str, stays_open: bool) -> None:
+        self._path = path
+        self._file: FileHandle | None = None
+        file = self._open()
+        status = os.fstat(file.fileno())
+        self.identity = status.st_ino, status.st_uid
+        self.header = read_header(file)
+        if stays_open:
+            self._file = file
+
+    def _open(self) -> FileHandle:
+        return self._file or open_own(self._path, os.O_RDONLY)
+
+    @property
+    def stays_open(self) -> bool:
+        """Whether its descriptor is kept between reads."""
+        return self._file is not None
+
+    @property
+    def alive(self) -> bool:
+        """Whether its worker lives."""
+        return is_locked(self._open())
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return a copy of the bytes; shorter where the file ends."""
+        file = self._open()
+        if file is not self._file and os.fstat(file.fileno()).st_ino != self.identity[0]:
+            raise OSError(errno.ESTALE, "replaced while it was read")
+        return os.pread(file.fileno(), size, offset)
+
+
+class Unreadable:
+    """A file in the directory that is no segment of this server; reading it says why."""
+
+    alive = False
+
+    def __init__(self, error: OSError) -> None:
+        self._error = error
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Raise the error."""
+        raise self._error
+
+
+class Sources:
+    """The segments in a directory; those of other workers are opened as they are found."""
+
+    def __init__(self, directory: Path, here: Surroundings) -> None:
+        self._directory = directory
+        self._here = here
+        # By name, of which another file may come to stand for it. Replaced as a whole: threads
+        # share it.
+        self._known: dict[str, FileSource] = {}
+
+    def close(self) -> None:
+        """Keep none open."""
+        self._known = {}
+
+    @property
+    def known(self) -> Mapping[str, Source]:
+        """What the last look has found."""
+        return self._known
+
+    def find(
+        self, own: tuple[str, int], own_source: Source, now: float, complete: bool
+    ) -> dict[str, Source]:
+        """Return all segments by name.
+
+        Args:
+            own: The name and the inode of this worker's file.
+            own_source: What stands for it.
+            now: Monotonic seconds, by which a segment of another clock is told.
+            complete: Whether one that may be there and cannot be opened now is an OSError.
+        """
+        found: dict[str, Source] = {}
+        opened: dict[str, FileSource] = {}
+        number_open = sum(source.stays_open for source in self._known.values())
+        for name, status in segment_files(self._directory).items():
+            if (name, status.st_ino) == own:
+                found[name] = own_source
+                continue
+            source = self._known.get(name)
+            if source is None or source.identity != (status.st_ino, status.st_uid):
+                try:
+                    source = FileSource(str(self._directory / name), number_open < MOST_OPEN)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:  # tried again at the next read
+                    if complete and is_own(status):
+                        raise
+                    found[name] = Unreadable(error)
+                    continue
+                number_open += source.stays_open
+                header = source.header
+                if header is not None and not header.has_this_clock(now, self._here):
+                    found[name] = Unreadable(OSError(errno.EXDEV, "of another boot or clock"))
+                    continue
+            opened[name] = source
+            found[name] = source
+        self._known = opened
+        return found
