@@ -1,8 +1,8 @@
 """Reading one table of a segment: its totals, its window and its steps.
 
-A read copies two states a table, whatever the number of requests: CUR, and the checkpoint at the
-window's start. States of one table only ever grow, lane by lane, so the larger integer is the
-later state, and their difference is exact in every lane at once.
+A read copies two states a table, whatever the number of requests: the current lanes, and the
+checkpoint at the window's start. States of one table only ever grow, lane by lane, so the larger
+integer is the later state, and their difference is exact in every lane at once.
 """
 
 from __future__ import annotations
@@ -124,11 +124,14 @@ def _checkpoint(read: Read, offset: int, shape: Shape, label: float) -> int | No
 def read_steps(
     read: Read, offset: int, shape: Shape, row: int, first: int, baseline: int | None
 ) -> dict[int, int]:
-    """What one row of the table at ``offset`` counted in each step from ``first`` on, as lanes.
+    """Return what one row of the table at ``offset`` counted in each step from ``first`` on.
 
-    Each is the difference of two neighbouring checkpoints; the last one is CUR's, and of a step in
-    progress. Steps without a checkpoint counted nothing. ``baseline``: the whole table at the last
-    reset; nothing from before it is counted. Raises `CorruptSegmentError`.
+    Each is the difference of two neighbouring checkpoints, as lanes; the last one is that of the
+    current lanes, and of a step in progress. Steps without a checkpoint counted nothing.
+    ``baseline``: the whole table at the last reset; nothing from before it is counted.
+
+    Raises:
+        CorruptSegmentError: the bytes cannot be what a worker wrote.
     """
     size = shape.lanes * 8
     inside = row * size
