@@ -94,6 +94,26 @@ def _alerts_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _generate_arguments(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(title="what", metavar="WHAT", required=True, dest="what")
+    grafana = kinds.add_parser("grafana", help="a dashboard, as JSON that Grafana imports")
+    grafana.add_argument("--title", default="metricsmw", help="the dashboard's (%(default)s)")
+    rules = kinds.add_parser(
+        "prometheus-rules", help="alert rules and burn rates, as a rules file of Prometheus"
+    )
+    rules.add_argument(
+        "--rule",
+        action="append",
+        help='a rule such as "error_rate_pct > 5 for 2m clear 3"; may be given several times',
+    )
+    rules.add_argument(
+        "--file", action="append", metavar="FILE", help="a file with a rule a line; # is a comment"
+    )
+    rules.add_argument(
+        "--window", default="5m", help="over how long rates are taken, such as 5m (%(default)s)"
+    )
+
+
 def _top_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("url", metavar="URL", help="the site, or its metrics at another path")
     parser.add_argument("--token", help="bearer token (default: that in METRICSMW_TOKEN)")
@@ -121,6 +141,14 @@ COMMANDS = (
         needs=(),
         arguments=_alerts_arguments,
         run="metricsmw.cli.alerts:run",
+    ),
+    Command(
+        name="generate",
+        help="print a Grafana dashboard, or alert rules for Prometheus",
+        extra="",
+        needs=(),
+        arguments=_generate_arguments,
+        run="metricsmw.cli.generate:run",
     ),
     Command(
         name="top",

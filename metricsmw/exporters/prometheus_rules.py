@@ -1,0 +1,189 @@
+"""Alert rules as Prometheus evaluates them: the same number, threshold, wait and hysteresis.
+
+A rule of ours looks at the server's window; in Prometheus it is a rate over as long a time.
+``clear`` has no counterpart there: once an alert fires, its own series `ALERTS` holds it until the
+value is past ``clear``. Every expression is of one scraped server, so that each has alerts of its
+own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from metricsmw.alerts.rules import AnyRule, BurnRate, Rule, identity
+from metricsmw.engine.storage.keys import OTHER, UNMATCHED
+
+GROUP = "metricsmw"
+OVERALL = "metricsmw_request_duration_seconds"
+BY_ROUTE = "http_server_request_duration_seconds"
+SERVER_LABELS = "job, instance"
+
+
+def _percentile(quantile: str) -> Callable[[str], str]:
+    return lambda window: f"1000 * histogram_quantile({quantile}, rate({OVERALL}[{window}]))"
+
+
+def _gauge(name: str, factor: str = "") -> Callable[[str], str]:
+    return lambda window: f"{factor}{name}"
+
+
+def _error_rate(window: str) -> str:
+    errors, requests = "metricsmw_request_errors_total", "metricsmw_requests_total"
+    return f"rate({errors}[{window}]) / rate({requests}[{window}])"
+
+
+# For each field of a snapshot, its expression over a time such as "5m".
+FIELDS: Final[Mapping[str, Callable[[str], str]]] = {
+    "request_rate_rpm": lambda window: f"60 * rate(metricsmw_requests_total[{window}])",
+    "error_rate_pct": lambda window: f"100 * ({_error_rate(window)})",
+    "latency_p50_ms": _percentile("0.5"),
+    "latency_p95_ms": _percentile("0.95"),
+    "latency_p99_ms": _percentile("0.99"),
+    "latency_max_ms": _percentile("1"),
+    "active_users": _gauge("metricsmw_users_active"),
+    "memory_usage_mb": lambda window: (
+        "sum without (process_pid) (process_memory_usage_bytes) / 1048576"
+    ),
+    "cpu_usage_pct": lambda window: (
+        "100 * sum without (process_pid, cpu_mode) "
+        f"(rate(process_cpu_time_seconds_total[{window}]))"
+    ),
+    "websocket_connections": _gauge("metricsmw_websocket_connections"),
+    "total_requests": _gauge("metricsmw_requests_total"),
+    "total_errors": _gauge("metricsmw_request_errors_total"),
+    "requests_in_flight": _gauge("http_server_active_requests"),
+    "workers": _gauge("metricsmw_workers"),
+}
+QUANTILES: Final = {
+    "latency_p50_ms": "0.5",
+    "latency_p95_ms": "0.95",
+    "latency_p99_ms": "0.99",
+    "latency_max_ms": "1",
+}
+
+
+def _selector(rule: Rule) -> str:
+    """Return the labels of a rule's route."""
+    found = {}
+    if rule.route == OTHER:
+        found["otel_metric_overflow"] = "true"
+    elif rule.route == UNMATCHED:
+        found |= {"http_route": "", "otel_metric_overflow": ""}
+    else:
+        found["http_route"] = str(rule.route)
+    if rule.method is not None:
+        found["http_request_method"] = rule.method
+    pairs = (f"{name}={_quoted(value)}" for name, value in found.items())
+    return "{" + ",".join(pairs) + "}"
+
+
+def _route_expression(rule: Rule, window: str) -> str:
+    where = _selector(rule)
+    counted = f"histogram_count(rate({BY_ROUTE}{where}[{window}]))"
+    requests = f"({counted} + rate(metricsmw_route_abandoned_total{where}[{window}]))"
+    if rule.field == "requests":
+        seconds = f"{window_seconds(window)} * "
+        return f"{seconds}sum by ({SERVER_LABELS}) ({requests})"
+    if rule.field == "error_rate_pct":
+        value = f"100 * rate(metricsmw_route_errors_total{where}[{window}]) / {requests}"
+    else:
+        quantile = QUANTILES[rule.field]
+        value = f"1000 * histogram_quantile({quantile}, rate({BY_ROUTE}{where}[{window}]))"
+    worst = "min" if rule.comparison.startswith("<") else "max"
+    return f"{worst} by ({SERVER_LABELS}) ({value})"
+
+
+def window_seconds(window: str) -> int:
+    """Return the seconds of a Prometheus duration such as "5m"; `ValueError` for another text."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = window[:-1], window[-1:]
+    if unit not in units or not (number.isascii() and number.isdigit() and int(number)):
+        raise ValueError(f'a window must be like "300s", "5m" or "1h", got {window!r}')
+    return int(number) * units[unit]
+
+
+def expression(rule: AnyRule, window: str = "5m") -> str:
+    """Return the PromQL of what a rule watches, without its threshold.
+
+    Args:
+        rule: The rule; no burn rate, which has a value for each of its windows.
+        window: The time that stands for the server's window.
+
+    Raises:
+        ValueError: What the rule watches is not exported.
+    """
+    assert isinstance(rule, Rule)
+    if rule.route is not None:
+        return _route_expression(rule, window)
+    if rule.field not in FIELDS:
+        raise ValueError(f"{rule.field} is not exported, so Prometheus cannot watch it")
+    return FIELDS[rule.field](window)
+
+
+def condition(rule: AnyRule, window: str = "5m") -> str:
+    """Return the PromQL that is true, for a server, while a rule's value is beyond.
+
+    Raises:
+        ValueError: What the rule watches is not exported, or the window is none.
+    """
+    window_seconds(window)
+    beyond = _compare(rule, rule.threshold, window)
+    if rule.clear is None or rule.clear == rule.threshold:
+        return beyond
+    # Rules may share a name, as all on a latency do.
+    firing = f'ALERTS{{alertstate="firing", rule={_quoted(rule_label(rule))}}}'
+    held = _compare(rule, rule.clear, window)
+    return f"({beyond}) or (({held}) and on ({SERVER_LABELS}) {firing})"
+
+
+def rule_label(rule: AnyRule) -> str:
+    """Return the label that tells a rule from others of its name: what it says but its numbers."""
+    return _plain(identity(rule))
+
+
+def _plain(text: str) -> str:
+    """Return text that is no template of Prometheus', as one with two braces would be."""
+    return text.replace("{{", "{ {")
+
+
+def _quoted(text: str) -> str:
+    """Return a string of YAML, and of PromQL; JSON's are both."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _compare(rule: AnyRule, threshold: float, window: str) -> str:
+    number = repr(float(threshold))
+    if not isinstance(rule, BurnRate):
+        return f"{expression(rule, window)} {rule.comparison} {number}"
+    budget = repr(round(1 - rule.objective / 100, 12))
+    long, short = (
+        f"({_error_rate(f'{minutes}m')}) / {budget} {rule.comparison} {number}"
+        for minutes in (rule.long_minutes, rule.short_minutes)
+    )
+    return f"({long}) and ({short})"
+
+
+def rules_file(rules: Sequence[AnyRule], window: str = "5m") -> str:
+    """Return the rules as a file for Prometheus' ``rule_files``.
+
+    Args:
+        rules: The rules.
+        window: The time that stands for the server's window.
+
+    Raises:
+        ValueError: What a rule watches is not exported, or the window is none.
+    """
+    lines = ["groups:", f"- name: {GROUP}", "  rules:" if rules else "  rules: []"]
+    for rule in rules:
+        lines += (
+            f"  - alert: {_quoted(rule.name)}",
+            f"    expr: {_quoted(condition(rule, window))}",
+            f"    for: {int(rule.for_seconds)}s",
+            f"    labels: {{severity: {rule.severity}, rule: {_quoted(rule_label(rule))}}}",
+            "    annotations:",
+            f"      summary: {_quoted(_plain(str(rule)))}",
+            '      value: "{{ $value }}"',
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,175 @@
+"""`metricsmw generate`: rules that Prometheus keeps as we do, queries that have data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from kits.engines import PROMETHEUS_SUITES, prometheus, promtool
+from kits.servers import serve, wait_until
+
+from metricsmw.alerts.rules import Status, advance, parse
+from metricsmw.cli.main import main
+from metricsmw.exporters.grafana import dashboard, queries
+from metricsmw.exporters.prometheus_rules import FIELDS, expression, rule_label, rules_file
+from metricsmw.snapshot import NUMERIC_FIELDS
+
+pytestmark = pytest.mark.timeout(240)
+
+RULES = [
+    *(f"{field} > 5 for 2m clear 3" for field in FIELDS),
+    "latency_p99_ms > 500 on GET /items/{id} for 90s",
+    'latency_p95_ms < 1 on /quoted/"\\d+"',
+    "error_rate_pct > 1 on <unmatched>",
+    "requests < 1 on POST <other> for 1h clear 2",
+    "latency_max_ms >= 1e3 on /é critical",
+    "burn_rate(99.9, 60m, 5m) > 14.4 critical",
+    "SLO: burn_rate(95, 6h, 30m) > 6 for 2m clear 3 info",
+]
+
+
+@pytest.mark.parametrize("suite", PROMETHEUS_SUITES)
+def test_promtool_takes_all_rules(suite: str, tmp_path: Path) -> None:
+    (tmp_path / "rules.yml").write_text(rules_file([parse(text) for text in RULES]))
+    status, said = promtool(suite, "check", "rules", str(tmp_path / "rules.yml"))
+    assert status == 0, said
+    assert f"{len(RULES)} rules found" in said
+
+
+# --- the same cases as our own state machine ------------------------------------------------------
+
+# A value a minute: it rises past the threshold, dips, stays, falls between `clear` and the
+# threshold, and past `clear`.
+COURSES = {
+    "workers": ("workers > 5 for 2m clear 3", "metricsmw_workers"),
+    "no clear": ("workers > 5 for 2m", "metricsmw_workers"),
+    "at once": ("workers >= 5 clear 4", "metricsmw_workers"),
+    "below": ("active_users < 3 for 1m clear 5", "metricsmw_users_active"),
+}
+VALUES = [1, 6, 2, 7, 8, 9, 6, 4, 4, 6, 4, 3, 2, 6, 6, 6, 5, 5, 3, 1, 1, 4, 4, 5, 6, 7]
+
+
+def ours(text: str) -> Iterator[bool]:
+    """Yield for each minute whether our own rule fires."""
+    rule = parse(text)
+    status = Status()
+    for minute, value in enumerate(VALUES):
+        status = advance(rule, status, float(value), minute * 60.0, minute * 60.0)
+        yield status.state == "firing"
+
+
+def test_case(text: str, series: str) -> str:
+    rule = parse(text)
+    labels = {"severity": rule.severity, "rule": rule_label(rule), "job": "j", "instance": "i"}
+    lines = [
+        "rule_files: [rules.yml]",
+        "evaluation_interval: 1m",
+        "tests:",
+        "- interval: 1m",
+        "  input_series:",
+        f'  - series: \'{series}{{job="j", instance="i"}}\'',
+        f"    values: '{' '.join(map(str, VALUES))}'",
+        "  alert_rule_test:",
+    ]
+    for minute, (value, fires) in enumerate(zip(VALUES, ours(text), strict=True)):
+        lines += f"  - eval_time: {minute}m", f"    alertname: {rule.name}"
+        expected = {
+            "exp_labels": labels,
+            "exp_annotations": {"summary": str(rule), "value": str(value)},
+        }
+        lines.append(f"    exp_alerts: {json.dumps([expected] if fires else [])}")
+    return "\n".join(lines) + "\n"
+
+
+test_case.__test__ = False  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("suite", PROMETHEUS_SUITES)
+@pytest.mark.parametrize(("text", "series"), COURSES.values(), ids=COURSES)
+def test_prometheus_fires_when_we_do(suite: str, text: str, series: str, tmp_path: Path) -> None:
+    assert len(set(ours(text))) == 2, "it fires at times, and at times it does not"
+    (tmp_path / "rules.yml").write_text(rules_file([parse(text)]))
+    (tmp_path / "test.yml").write_text(test_case(text, series))
+    status, said = promtool(suite, "test", "rules", "test.yml", cwd=tmp_path)
+    assert status == 0, said
+
+
+# --- real numbers ---------------------------------------------------------------------------------
+
+
+def test_every_query_has_data() -> None:
+    with (
+        serve("gunicorn", "apps.sent:wsgi", workers=2) as server,
+        prometheus("forky", {"app": server.port}, path="/api/metrics/prometheus") as engine,
+    ):
+        for _ in range(3):
+            server.get("/sent?ms=5,20,100")
+            before = engine.value("metricsmw_requests_total") or 0
+            wait_until(
+                lambda: (engine.value("metricsmw_requests_total") or 0) > before,  # noqa: B023
+                "a scrape",
+            )
+        asked = [
+            query.replace("$__rate_interval", "1m").replace("$job", ".*").replace("$instance", ".*")
+            for query in queries()
+        ]
+        asked += [expression(parse(f"{field} > 1"), "1m") for field in FIELDS]
+        asked += [
+            expression(parse(f"{field} > 1 on GET /sent"), "1m")
+            for field in ("requests", "error_rate_pct", "latency_p99_ms")
+        ]
+        for query in asked:
+            found = engine.query(query)
+            assert found, query
+            assert all(sample.value == sample.value for sample in found), query
+
+
+def test_the_dashboard_is_whole() -> None:
+    made = json.loads(json.dumps(dashboard("Shop")))
+    assert made["title"] == "Shop"
+    places = [panel["gridPos"] for panel in made["panels"]]
+    assert all(place["x"] + place["w"] <= 24 for place in places)
+    taken = {
+        (x, y)
+        for place in places
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    }
+    assert len(taken) == sum(place["w"] * place["h"] for place in places), "none lies on another"
+
+
+def test_fields_that_are_not_exported_are_named() -> None:
+    missing = set(NUMERIC_FIELDS) - set(FIELDS)
+    assert missing == {"memory_usage_pct"}
+    with pytest.raises(ValueError, match="memory_usage_pct is not exported"):
+        rules_file([parse("memory_usage_pct > 80")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["grafana"], 0, '"title": "metricsmw"'),
+        (["grafana", "--title", "Shop"], 0, '"title": "Shop"'),
+        (["prometheus-rules", "--rule", "workers < 2"], 0, "metricsmw_workers < 2.0"),
+        (["prometheus-rules", "--rule", "workers ~ 2"], 2, "not a rule"),
+        (["prometheus-rules", "--rule", "memory_usage_pct > 1"], 2, "not exported"),
+        (["prometheus-rules"], 2, "no rules"),
+        (["prometheus-rules", "--file", "/nowhere"], 2, "/nowhere"),
+        (["prometheus-rules", "--rule", "workers < 2", "--window", "5 m"], 2, "window"),
+    ],
+)
+def test_the_command(
+    arguments: Sequence[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", *arguments]) == code
+    printed = capsys.readouterr()
+    assert said in (printed.err if code else printed.out)
+
+
+def test_a_file_has_a_rule_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rules.txt"
+    path.write_text("# mine\n\nworkers < 2\n  error_rate_pct > 5 for 2m\n")
+    assert main(["generate", "prometheus-rules", "--file", str(path)]) == 0
+    assert capsys.readouterr().out.count("- alert:") == 2
