@@ -227,9 +227,6 @@ def get_alerts(member: ServerMember) -> tuple[list[AlertRow], dict[str, int]]:
     Returns:
         The rows, the worst first; and the numbers ``waiting``, ``sent``, ``failed_attempts`` and
         ``given_up``.
-
-    Raises:
-        OSError: The server's directory cannot be read.
     """
     rows: list[AlertRow] = []
     counts = {"waiting": 0, "sent": 0, "failed_attempts": 0, "given_up": 0}

@@ -339,9 +339,6 @@ def job_health(
     Args:
         member: This process as a worker of the server.
         monotonic: The machine's monotonic clock.
-
-    Raises:
-        OSError: The server's directory cannot be read.
     """
     found: dict[str, str] = {}
     for name, late, note in led_jobs(member, monotonic):

@@ -266,7 +266,11 @@ def _names(
     directory = member.directory
     if directory is None:
         return sorted(in_memory)
-    return sorted(match[1] for name in os.listdir(directory) if (match := pattern.fullmatch(name)))
+    try:
+        found = os.listdir(directory)
+    except OSError:  # removed, or no descriptor left: what workers share tells `/health` so
+        found = []
+    return sorted(match[1] for name in found if (match := pattern.fullmatch(name)))
 
 
 def led_jobs(
