@@ -350,6 +350,12 @@ def _exchange_class(
             except OSError:
                 self.gone = True
                 raise
+            except BaseException:
+                # The app was cancelled because the server has told it of the end of the response,
+                # which it does under Trio before this send returns: all bytes had gone.
+                if not gone and server is not None and server.gone_at_end and self.client_gone():
+                    self.report(COMPLETE)
+                raise
             status = self.status
             if status is None or self.state is not OPEN:
                 return

@@ -23,8 +23,9 @@ from django.urls import ResolverMatch, re_path
 from metricsmw import get_metrics_monitor
 
 from .api.handlers import Handlers
-from .api.messages import Request
+from .api.messages import Request, Response
 from .api.policies import as_policy
+from .api.sse import Streams
 from .asgi import ASGIMetricsMiddleware
 from .kinds import is_asgi
 from .measurement import (
@@ -41,6 +42,7 @@ from .paths import as_text, excluder, split
 from .resolvers import route_of_environ, route_of_scope, user_of_environ, user_of_scope
 from .resolvers.base import FRAMEWORK_KEY, session_identity
 from .resolvers.django import MATCH_KEY, DjangoRequest, carrier_of, install
+from .servers import loop_server
 from .walks import objects_in
 from .wsgi import WSGIMetricsMiddleware
 
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
         EnvironRoute,
         EnvironUser,
         Exclude,
+        Message,
         Receive,
         Scope,
         ScopeRoute,
@@ -74,6 +77,11 @@ if TYPE_CHECKING:
         Send,
     )
     from .wsgi import _Exchange as Exchange
+
+
+# The key in the scope of the list that the sub-app's view adds a stream to, for the middleware
+# around Django to send.
+STREAM_KEY = "metricsmw_stream"
 
 
 class MetricsMiddleware:
@@ -295,6 +303,8 @@ def metrics_view(
         # The slash before it may be the end of the pattern that includes ours.
         if request.path.endswith("/" + below):
             below = "/" + below
+        carrier = carrier_of(request)
+        streams: list[Response] | None = carrier.get(STREAM_KEY)
         answer = Handlers(get_metrics_monitor() if monitor is None else monitor, policy).handle(
             Request(
                 request.method,
@@ -303,8 +313,11 @@ def metrics_view(
                 {name.lower(): value for name, value in request.headers.items()},
                 lambda: _identity(request),
                 mount=request.path.removesuffix(below),
+                streams=streams is not None,
             )
         )
+        if streams is not None and answer.stream:
+            streams.append(answer)
         return HttpResponse(answer.body, status=answer.status, headers=dict(answer.headers))
 
     metrics: Any = non_atomic_requests(view)  # what needs no database works without one
@@ -360,13 +373,25 @@ class _OutsideASGI(ASGIMetricsMiddleware):
         super().__init__(app, monitor, **settings)
         self._handler = handler
         self._view = metrics_view(self.monitor, settings.get("auth"))
+        self._streams = Streams(self.monitor)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert self._sub_path is not None
         exclude_request(scope)
         _, below = split(scope["path"], scope.get("root_path", ""))
         match = ResolverMatch(self._view, (), {"below": below[len(self._sub_path) :]})
-        await self._handler({**scope, self._key: None, MATCH_KEY: match}, receive, send)
+        inside = {**scope, self._key: None, MATCH_KEY: match}
+        streams: list[Response] = []
+        if loop_server() is not None:
+            inside[STREAM_KEY] = streams
+
+        async def unless_streamed(message: Message) -> None:
+            if not streams:
+                await send(message)
+
+        await self._handler(inside, receive, unless_streamed)
+        if streams:
+            await self._streams.answer(streams[0], scope, receive, send)
 
 
 def instrument(

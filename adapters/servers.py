@@ -2,21 +2,23 @@
 
 A server is told by its own classes: by the module of the object that `send` is a method of (ASGI),
 or of what it has put into environ (WSGI), never by the names of attributes or keys alone. Nothing
-is guessed of a server that nobody knows. gunicorn's, granian's and Daphne's ASGI, wsgiref and
-Werkzeug have no entry, as there is nothing to know: they say that a client has gone by `receive`,
-by an OSError from `send`, or by closing the body.
+is guessed of a server that nobody knows. wsgiref and Werkzeug have no entry, as there is nothing to
+know; they, and gunicorn's, granian's and Daphne's ASGI, say that a client has gone by `receive`, by
+an OSError from `send`, or by closing the body.
 """
 
 from __future__ import annotations
 
+import asyncio
 import select
-import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
-from types import MethodType, ModuleType
-from typing import TYPE_CHECKING, Any
+from types import FrameType, MethodType, ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -25,11 +27,18 @@ if TYPE_CHECKING:
 PEER_CLOSED: int = getattr(select, "POLLRDHUP", 0)
 # The most types of objects that `send` is a method of that are remembered.
 MAX_TYPES = 100
+# The most frames that are looked at of a stack, and of the coroutines that a task waits for.
+MAX_DEPTH = 200
 
 
 def not_known(_: object) -> bool:
     """Stand for what a server does not tell."""
     return False
+
+
+def _self(variables: Mapping[str, Any]) -> object:
+    """Return the object whose method has these local variables."""
+    return variables.get("self")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +56,12 @@ class Server:
             those classes, or None. It is checked to be one.
         is_stopping: WSGI: returns whether the server, given that object, is stopping: then it is
             the server that closes a body before its end, not the client.
-        is_ending: Returns whether the server, given the owner of its signal handlers, is about to
-            end, and waits for open responses.
+        loop_modules: The full names of the modules of the server's own code that runs an event
+            loop in which it serves many requests at once. Only there streams are offered.
+        loop_owner: Returns the object to ask of such a loop, given the local variables of a
+            function of those modules that is at work in it, or None.
+        is_ending: Returns whether the server, given that object, is about to end, and waits for
+            open responses; None: it does not tell.
     """
 
     name: str
@@ -57,13 +70,32 @@ class Server:
     gone_at_end: bool = False
     owner: Callable[[WSGIEnvironment], object] = not_known
     is_stopping: Callable[[Any], bool] = not_known
-    is_ending: Callable[[Any], bool] = not_known
+    loop_modules: frozenset[str] = frozenset()
+    loop_owner: Callable[[Mapping[str, Any]], object] = _self
+    is_ending: Callable[[Any], bool] | None = None
+
+
+class LoopServer(NamedTuple):
+    """The server that runs an event loop, and what is asked of it."""
+
+    server: Server
+    owner: Any
+
+    @property
+    def can_tell(self) -> bool:
+        """Whether the server tells that it is about to end."""
+        return self.server.is_ending is not None
+
+    def is_ending(self) -> bool:
+        """Tell whether the server is about to end; False where it does not tell."""
+        return self.server.is_ending is not None and bool(self.server.is_ending(self.owner))
 
 
 def register(server: Server) -> None:
     """Add a server to the table, in place of one of the same name."""
     SERVERS[server.name] = server
     BY_TYPE.clear()
+    _by_loop.clear()
 
 
 def is_stopping(environ: WSGIEnvironment) -> bool:
@@ -79,18 +111,47 @@ def is_stopping(environ: WSGIEnvironment) -> bool:
     return False
 
 
-def is_ending() -> bool:
-    """Tell whether the server of this process is about to end, and waits for open responses.
+def loop_server() -> LoopServer | None:
+    """Return the server that runs this thread's event loop; None where nobody knows it.
 
-    uvicorn tells it only by the owner of its signal handlers. Hypercorn cancels what is open;
-    granian waits until its time is up.
+    It is told by its own code at work in the loop: below this call on the stack, or in a task. An
+    app below a bridge from WSGI, in a function of a cloud or under a test client has none.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        owner = getattr(signal.getsignal(number), "__self__", None)
-        for server in SERVERS.values():
-            if _is_of(owner, server) and server.is_ending(owner):
-                return True
-    return False
+    with suppress(RuntimeError):  # no event loop of asyncio runs here
+        loop = asyncio.get_running_loop()
+        if loop not in _by_loop:
+            _by_loop[loop] = _find_loop_server()
+        return _by_loop[loop]
+    return None
+
+
+def _find_loop_server() -> LoopServer | None:
+    by_module = {name: server for server in SERVERS.values() for name in server.loop_modules}
+    for frame in _frames():
+        server = by_module.get(frame.f_globals.get("__name__", ""))
+        if server is not None:
+            owner = server.loop_owner(frame.f_locals)
+            if owner is not None:
+                return LoopServer(server, owner)
+    return None
+
+
+def _frames() -> Iterator[FrameType]:
+    """Yield the frames below this one, and those of the coroutines that the loop's tasks run."""
+    frame: FrameType | None = sys._getframe()
+    for _ in range(MAX_DEPTH):
+        if frame is None:
+            break
+        yield frame
+        frame = frame.f_back
+    for task in asyncio.all_tasks():
+        coroutine: Any = task.get_coro()
+        for _ in range(MAX_DEPTH):
+            running = getattr(coroutine, "cr_frame", None)
+            if not isinstance(running, FrameType):
+                break
+            yield running
+            coroutine = coroutine.cr_await
 
 
 def _is_of(owner: object, server: Server) -> bool:
@@ -117,6 +178,7 @@ class _ByType(dict[type, "Server | None"]):
 
 
 BY_TYPE = _ByType()
+_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopServer | None] = WeakKeyDictionary()
 
 
 # --- the servers ---------------------------------------------------------------------------------
@@ -150,7 +212,15 @@ def _uwsgi_is_stopping(uwsgi: Any) -> bool:
     return not connection.poll(0)
 
 
-# `send` of the first two does nothing for a client that has gone.
+def _uvicorn_is_ending(server: Any) -> bool:
+    # It ends for a number of requests, too, which `should_exit` does not say: then it no longer
+    # listens.
+    if server.should_exit:
+        return True
+    return server.started and not any(each.is_serving() for each in server.servers)
+
+
+# `send` of uvicorn's and Hypercorn's does nothing for a client that has gone.
 SERVERS: dict[str, Server] = {
     server.name: server
     for server in (
@@ -160,17 +230,37 @@ SERVERS: dict[str, Server] = {
                 {
                     "uvicorn.protocols.http.h11_impl",
                     "uvicorn.protocols.http.httptools_impl",
-                    "uvicorn.server",
                 }
             ),
             client_gone=attrgetter("disconnected"),
-            is_ending=attrgetter("should_exit"),
+            loop_modules=frozenset({"uvicorn.server"}),
+            is_ending=_uvicorn_is_ending,
         ),
         Server(
             "hypercorn",
             frozenset({"hypercorn.protocol.http_stream"}),
             client_gone=attrgetter("closed"),
             gone_at_end=True,
+            loop_modules=frozenset({"hypercorn.asyncio.run"}),
+            loop_owner=lambda variables: variables.get("context"),
+            is_ending=lambda context: context.terminated.is_set(),
+        ),
+        Server(
+            "gunicorn",
+            frozenset({"gunicorn.workers.gasgi"}),
+            loop_modules=frozenset({"gunicorn.workers.gasgi"}),
+            is_ending=lambda worker: not worker.alive,
+        ),
+        Server(
+            "granian",
+            frozenset({"granian.server.mp", "granian.server.mt", "granian.server.embed"}),
+            loop_modules=frozenset({"granian.server.mp", "granian.server.mt"}),
+            loop_owner=lambda variables: variables.get("shutdown_event"),
+        ),
+        Server(
+            "daphne",
+            frozenset({"daphne.server"}),
+            loop_modules=frozenset({"daphne.server"}),
         ),
         Server(
             "waitress",

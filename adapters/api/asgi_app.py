@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,8 +16,9 @@ from metricsmw import MetricsMonitor, get_metrics_monitor
 from ..measurement import UNMEASURED, exclude_request
 from ..paths import split
 from ..resolvers.base import session_identity
+from ..servers import loop_server
 from .handlers import Handlers
-from .messages import Request, Response
+from .messages import Request
 from .policies import Policy
 from .sse import Streams
 
@@ -65,44 +64,18 @@ def metrics_app(
                 _headers(scope),
                 partial(user_of, scope),
                 mount=scope.get("root_path", ""),
-                streams=_on_asyncio(),
+                streams=loop_server() is not None,
                 unmeasured=scope.get(UNMEASURED, ""),
             )
         )
         if answer.stream:
-            await _stream(streams, answer, scope, receive, send)
+            await streams.answer(answer, scope, receive, send)
             return
         response = StarletteResponse(answer.body, answer.status, dict(answer.headers))
         await response(scope, receive, send)
 
     # The router knows how to answer lifespan events, for a sub-app that is served by itself.
     return Router(default=serve)
-
-
-async def _stream(
-    streams: Streams, answer: Response, scope: Scope, receive: Receive, send: Send
-) -> None:
-    async def gone() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    async def write(body: bytes) -> None:
-        await send({"type": "http.response.body", "body": body, "more_body": True})
-
-    headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in answer.headers]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await streams.serve(write, gone(), Headers(scope=scope).get("last-event-id", ""))
-    with suppress(OSError):  # the client is gone
-        await send({"type": "http.response.body", "body": b""})
-
-
-def _on_asyncio() -> bool:
-    """Tell asyncio from Trio, which some servers can use instead."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _session_user(scope: Scope) -> str | None:

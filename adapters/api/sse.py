@@ -7,6 +7,8 @@ it was told) those since. One that is slow skips what came in between, so nothin
 
 A stream ends with the server, and after `LIFETIME_SECONDS` in any case, so that no server waits for
 it in vain and whoever listens has to prove again that they may; clients reconnect by themselves.
+Where the server does not tell that it is about to end, the stream ends after
+`UNTOLD_LIFETIME_SECONDS`, which is less than any server waits for.
 
 Format: WHATWG HTML, "Server-sent events".
 """
@@ -19,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from math import ceil
 from time import monotonic
-from typing import NamedTuple, TypedDict, cast
+from typing import TYPE_CHECKING, NamedTuple, TypedDict, cast
 from weakref import WeakKeyDictionary
 
 import orjson
@@ -30,12 +32,17 @@ from metricsmw.engine.reading.routes import RouteRow
 from metricsmw.engine.reading.series import Series, SeriesStep
 from metricsmw.engine.storage.layout import STEPS_PER_WINDOW
 
-from ..servers import is_ending
+from ..servers import LoopServer, loop_server
+from .messages import Response
+
+if TYPE_CHECKING:
+    from ..types import Receive, Scope, Send
 
 EVERY_SECONDS = 1.0
 TABLES_EVERY = 5  # updates
 RETRY_MILLISECONDS = 1000
 LIFETIME_SECONDS = 60.0
+UNTOLD_LIFETIME_SECONDS = 5.0
 # How often a look is taken whether the server is about to end.
 LOOK_SECONDS = 0.25
 
@@ -69,6 +76,25 @@ class Streams:
         self._monitor = monitor
         self._feeds: WeakKeyDictionary[asyncio.AbstractEventLoop, _Feed] = WeakKeyDictionary()
 
+    async def answer(self, response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send a response with `stream`, as an ASGI app, until it ends or the client has gone."""
+
+        async def gone() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        async def write(body: bytes) -> None:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+
+        headers = [
+            (name.lower().encode(), text.encode("latin-1")) for name, text in response.headers
+        ]
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        received = dict(scope["headers"])
+        await self.serve(write, gone(), received.get(b"last-event-id", b"").decode("latin-1"))
+        with suppress(OSError):  # the client has gone
+            await send({"type": "http.response.body", "body": b""})
+
     async def serve(self, write: Write, gone: Awaitable[None], last_event_id: str) -> None:
         """Write events until `gone` is done, the server ends, or the time is up.
 
@@ -98,7 +124,7 @@ class Streams:
     ) -> None:
         await write(b"retry: %d\n\n" % RETRY_MILLISECONDS)
         loop = asyncio.get_running_loop()
-        end = loop.time() + LIFETIME_SECONDS
+        end = loop.time() + feed.lifetime
         fresh = True
         while not leaving.done() and not feed.ending and loop.time() < end:
             if feed.number:
@@ -115,6 +141,7 @@ class _Feed:
     def __init__(self, monitor: MetricsMonitor) -> None:
         self.number = 0  # of the latest update
         self.ending = False
+        self._server: LoopServer | None = loop_server()
         self._monitor = monitor
         self._listeners: set[asyncio.Event] = set()
         self._task: asyncio.Task[None] | None = None
@@ -124,6 +151,12 @@ class _Feed:
         self._read_at = self._reset_at = 0.0
         self._shared = HEARTBEAT  # the latest update, for those who got the one before
         self._shared_from = self._shared_to = 0  # the steps they were told before, and are now
+
+    @property
+    def lifetime(self) -> float:
+        """For how many seconds a stream may go on."""
+        told = self._server is not None and self._server.can_tell
+        return LIFETIME_SECONDS if told else min(UNTOLD_LIFETIME_SECONDS, LIFETIME_SECONDS)
 
     @contextmanager
     def listening(self) -> Iterator[asyncio.Event]:
@@ -180,7 +213,7 @@ class _Feed:
         due = loop.time() + EVERY_SECONDS
         while not self.ending and (left := due - loop.time()) > 0:
             await asyncio.sleep(min(left, LOOK_SECONDS))
-            self.ending = is_ending()
+            self.ending = self._server is not None and self._server.is_ending()
 
     def _wake_all(self) -> None:
         for wake in self._listeners:

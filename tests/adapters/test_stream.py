@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from metricsmw.adapters.api.handlers import Handlers
 from metricsmw.adapters.api.messages import Request
 from metricsmw.adapters.asgi import metrics_app
 from metricsmw.adapters.auth import public, token
+from metricsmw.adapters.servers import SERVERS, Server
 from metricsmw.alerts import MetricsAlerter
 from metricsmw.engine.reading.moment import Reading
 
@@ -26,6 +28,27 @@ WAIT = 20.0
 def monitor() -> Iterator[MetricsMonitor]:
     with MetricsMonitor(10) as monitor:
         yield monitor
+
+
+class Toy:
+    """The server that runs the event loops of these tests."""
+
+    is_ending = False
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch: pytest.MonkeyPatch) -> Toy:
+    """A server that is known by this module, whose code is at work in every loop here."""
+    toy = Toy()
+    entry = Server(
+        "toy",
+        frozenset({__name__}),
+        loop_modules=frozenset({__name__}),
+        loop_owner=lambda variables: toy,
+        is_ending=lambda owner: owner.is_ending,
+    )
+    monkeypatch.setitem(SERVERS, "toy", entry)
+    return toy
 
 
 @pytest.fixture(autouse=True)
@@ -275,43 +298,53 @@ def test_a_fault_is_a_heartbeat_and_passes(
     run(test)
 
 
-def test_it_ends_with_uvicorn(monitor: MetricsMonitor) -> None:
-    class Server:
-        __module__ = "uvicorn.server"
-        should_exit = False
-
-        def handle_exit(self, *_: object) -> None:
-            self.should_exit = True
-
+def test_it_ends_with_the_server(monitor: MetricsMonitor, toy: Toy) -> None:
     async def test() -> None:
-        server = Server()
-        before = signal.signal(signal.SIGINT, server.handle_exit)
-        try:
-            clients = [Client(metrics_app(monitor, public())) for _ in range(3)]
-            for client in clients:
-                await client.until(lambda: client.events)  # noqa: B023
-            assert not any(client.complete for client in clients)
-            signal.raise_signal(signal.SIGINT)
-            for client in clients:
-                await asyncio.wait_for(client.task, WAIT)
-                assert client.complete
-        finally:
-            signal.signal(signal.SIGINT, before)
+        clients = [Client(metrics_app(monitor, public())) for _ in range(3)]
+        for client in clients:
+            await client.until(lambda: client.events)  # noqa: B023
+        assert not any(client.complete for client in clients)
+        toy.is_ending = True
+        for client in clients:
+            await asyncio.wait_for(client.task, WAIT)
+            assert client.complete
 
     run(test)
+
+
+def test_it_ends_soon_where_the_server_does_not_tell_of_its_end(
+    monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SERVERS, "toy", replace(SERVERS["toy"], is_ending=None))
+    monkeypatch.setattr(sse, "UNTOLD_LIFETIME_SECONDS", 0.1)
+    run(partial(ends_by_itself, monitor))
+
+
+def test_a_loop_that_no_known_server_runs_is_offered_no_stream(
+    monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(SERVERS, "toy")
+
+    async def test() -> None:
+        client = Client(metrics_app(monitor, public()))
+        await asyncio.wait_for(client.task, WAIT)
+        assert client.status == 406
+
+    run(test)
+
+
+async def ends_by_itself(monitor: MetricsMonitor) -> None:
+    client = Client(metrics_app(monitor, public()))
+    await asyncio.wait_for(client.task, WAIT)
+    assert client.complete
+    assert client.status == 200
 
 
 def test_it_ends_when_its_time_is_up(
     monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sse, "LIFETIME_SECONDS", 0.1)
-
-    async def test() -> None:
-        client = Client(metrics_app(monitor, public()))
-        await asyncio.wait_for(client.task, WAIT)
-        assert client.complete
-
-    run(test)
+    run(partial(ends_by_itself, monitor))
 
 
 def test_cancelling_leaves_nothing_behind(monitor: MetricsMonitor) -> None:

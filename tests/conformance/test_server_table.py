@@ -15,7 +15,7 @@ from kits.servers import serve
 
 from metricsmw import MetricsMonitor
 from metricsmw.adapters.asgi import ASGIMetricsMiddleware
-from metricsmw.adapters.servers import SERVERS, is_ending, is_stopping
+from metricsmw.adapters.servers import SERVERS, is_stopping
 from metricsmw.adapters.wsgi import WSGIMetricsMiddleware
 
 from .drivers import Exchange, hello, new_environ, new_scope, part, start, wsgi_hello
@@ -172,26 +172,6 @@ def test_a_module_called_uwsgi_is_no_server_of_an_environ_without_it(
     monkeypatch.setattr(module, "version", b"2.0", raising=False)
     assert not is_stopping(new_environ())
     assert not is_stopping(new_environ(**{"uwsgi.version": b"1.9"}))
-
-
-def test_an_owner_of_signal_handlers_that_is_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    import signal
-
-    class Supervisor:
-        should_exit = True
-
-        def handle(self, *_: object) -> None: ...
-
-    class Uvicorn(Supervisor):
-        __module__ = "uvicorn.server"
-
-    class Own(Uvicorn):
-        """A server of the user's own, made of uvicorn's."""
-
-    for kind, ending in ((Supervisor, False), (Uvicorn, True), (Own, True)):
-        handler = kind().handle
-        monkeypatch.setattr(signal, "getsignal", lambda _, handler=handler: handler)
-        assert is_ending() is ending
 
 
 # --- being measured is a state --------------------------------------------------------------------
