@@ -1,4 +1,4 @@
-"""Starlette's answers that listen for a client that leaves while they are sent: streams and files."""
+"""Starlette answers that listen for a client that leaves while they are sent."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
