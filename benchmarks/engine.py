@@ -143,6 +143,24 @@ def workers(report: Report, quick: bool) -> None:
     report.goal(f"a reading: {DEAD:,} dead workers before / none", ratio, 1.2)
 
 
+def scrape(report: Report, quick: bool) -> None:
+    """One scrape of 8 workers with 200 routes, beside `/routes` and the known client's."""
+    report.section("one scrape of 8 workers with 200 routes")
+    with tempfile.TemporaryDirectory() as ours, tempfile.TemporaryDirectory() as theirs:
+        found = _child(
+            "scrape.py",
+            *(8, 200, 50 if quick else 500, 8 if quick else 40),
+            METRICSMW_DIR=ours,
+            PROMETHEUS_MULTIPROC_DIR=theirs,
+        )
+    for name, cost in found["costs"].items():
+        report.figure(name, Estimate(**cost).scaled(1e3), "ms")
+    for name, (plain, compressed) in found["bytes"].items():
+        report.figure(f"{name}: size", plain / 1024, "KiB")
+        report.figure(f"{name}: size, gzip", compressed / 1024, "KiB")
+    report.goal("a scrape / get_routes()", Estimate(**found["ratio"]), 1.5)
+
+
 def memory(report: Report, quick: bool) -> None:
     """The memory of one worker after a whole window in which every step had requests."""
     report.section("memory of one worker, every step of the window touched")

@@ -22,6 +22,7 @@ BENCHMARKS = {
     "readers": engine.readers,
     "snapshot": engine.snapshot,
     "workers": engine.workers,
+    "scrape": engine.scrape,
     "memory": engine.memory,
     "imports": engine.imports,
     "streams": streams.streams,

@@ -1,4 +1,4 @@
-"""Prometheus scrapes real servers whose workers are killed, reloaded and reset meanwhile."""
+"""Engines have the numbers of real servers whose workers are killed, reloaded, reset meanwhile."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
-from kits.engines import Engine, prometheus
+from kits.engines import Engine, prometheus, victoria_metrics
 from kits.servers import Server, serve, wait_until
 from kits.workers import announced, kill
 
@@ -24,10 +24,11 @@ REQUESTS = "metricsmw_requests_total"
 ERRORS = ("metricsmw_request_errors_total", "metricsmw_route_errors_total")
 COUNTERS = (OVERALL, ROUTE, REQUESTS, *ERRORS)
 
+WSGI, ASGI = "apps.sent:wsgi", "apps.sent:asgi"
 SERVERS = {
-    "gunicorn": ("gunicorn", "apps.sent:wsgi", []),
-    "gunicorn-preload": ("gunicorn", "apps.sent:wsgi", ["--preload"]),
-    "uvicorn": ("uvicorn", "apps.sent:asgi", []),
+    "gunicorn": ("gunicorn", WSGI, []),
+    "gunicorn-preload": ("gunicorn", WSGI, ["--preload"]),
+    "uvicorn": ("uvicorn", ASGI, []),
 }
 
 
@@ -126,6 +127,38 @@ def test_what_prometheus_has_is_what_was_sent(name: str, app: str, args: Sequenc
         scraped(engines, len(clients.sent))
         for engine in engines:
             check_numbers(engine, clients, began, resets=1)
+
+
+@pytest.mark.parametrize(("name", "app"), [("gunicorn", WSGI), ("uvicorn", ASGI)])
+def test_what_victoria_metrics_is_sent_is_what_was_sent(name: str, app: str) -> None:
+    with victoria_metrics("forky") as engine, ExitStack() as stack:
+        env = {
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"{engine.url}/opentelemetry/v1/metrics",
+            "OTEL_METRIC_EXPORT_INTERVAL": "1000",
+            "OTEL_SERVICE_NAME": "sent",
+        }
+        server = stack.enter_context(serve(name, app, workers=WORKERS, env=env))
+        announced(server)
+        clients = Clients(server)
+        began = time.time()
+
+        def arrived() -> bool:
+            engine.ask("/internal/force_flush")
+            return engine.value(REQUESTS, time.time() + 1) == len(clients.sent)
+
+        # One of them leads: with all of them its successors do, too.
+        for pid in server.worker_pids():
+            clients.send(3_000)
+            kill(pid)
+            wait_until(lambda: len(server.worker_pids()) == WORKERS, "a worker in its place")
+            announced(server)
+            wait_until(arrived, f"{len(clients.sent)} requests in {engine.name}")
+        at = time.time() + 1
+        seconds = int(at - began) + 5
+        assert engine.value(f"resets({REQUESTS}[{seconds}s])", at) == 0
+        for quantile in (0.5, 0.95, 0.99):
+            asked = f"histogram_quantile({quantile}, sum({OVERALL}_bucket) by (vmrange))"
+            assert engine.value(asked, at) == pytest.approx(clients.exact(quantile), rel=0.011)
 
 
 def check_numbers(engine: Engine, clients: Clients, began: float, resets: int = 0) -> None:

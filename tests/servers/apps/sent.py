@@ -1,7 +1,7 @@
 """A bare app, WSGI and ASGI, that records the latencies it is sent: `GET /sent?ms=1.5,20,3`.
 
 So a test knows exactly what was measured. Its own requests are in no number; each answer names the
-worker that gave it.
+worker that gave it. Where the environment names a receiver, the numbers are pushed to it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from urllib.parse import parse_qs
 from metricsmw import get_metrics_monitor
 from metricsmw.adapters import wrap
 from metricsmw.adapters.auth import public
+from metricsmw.exporting import OTLPExport
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from metricsmw.adapters.types import Receive, Scope, Send
 
 monitor = get_metrics_monitor()
+if "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT" in os.environ:
+    OTLPExport(monitor)
 
 
 def take(query: str) -> bytes:
