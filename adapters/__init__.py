@@ -1,6 +1,6 @@
 """`wrap`: one line measures any web app and serves its metrics.
 
-What it was given it tells by the classes of the app and by what the process has imported already:
+The app's framework is told by its classes and by the modules that the process has imported already:
 no framework is imported that the app does not use.
 """
 
@@ -45,19 +45,30 @@ def wrap(
 ) -> _App:
     """Measure `app` and serve the metrics at and below `path`; wrapping twice counts once.
 
-    A Flask, FastAPI or Starlette object is measured in place and returned itself. Any other WSGI or
-    ASGI application comes back wrapped, and is called in its place. Anything else is a `TypeError`.
+    A Flask, FastAPI or Starlette object is measured in place.
 
-    `monitor`: default, the one shared by all workers of the server (`get_metrics_monitor()`).
-    `path`: starts with a slash and is more than that, else `ValueError`. `auth`: who may read, a
-    policy of `metricsmw.adapters.auth`; default, whoever is logged in to the app's own session, or
-    has the token in METRICSMW_TOKEN. `exclude`: paths left out of the numbers, each a prefix or a
-    compiled pattern. `user`: returns the user of an answered request, given its environ or scope,
-    or None; default, the user of the app's session, else REMOTE_USER. `route`: returns the template
-    of the route of an answered request, likewise; default, what the framework left. `kind`: "asgi"
-    or "wsgi", where it cannot be told from what `app` takes. `health_thresholds`: snapshot
-    fields that have to stay below these numbers; while one does not, `/health` answers `degraded`,
-    with the `health_status` 503 or 200.
+    Args:
+        app: A WSGI or ASGI application, or a framework's object.
+        monitor: Default: the one that all workers of the server share (`get_metrics_monitor()`).
+        path: Where the metrics are served; starts with a slash and is more than that.
+        auth: Who may read, a policy of `metricsmw.adapters.auth`. Default: whoever is logged in to
+            the app's own session, or has the token in METRICSMW_TOKEN.
+        exclude: Paths left out of the numbers, each a prefix or a compiled pattern.
+        user: Returns the user of an answered request, given its environ or scope, or None.
+            Default: the user of the app's session, else REMOTE_USER.
+        route: Returns the template of the route of an answered request, likewise. Default: what
+            the framework left.
+        kind: "asgi" or "wsgi", where it cannot be told from what `app` takes.
+        health_thresholds: Snapshot fields that have to stay below these numbers; while one does
+            not, `/health` answers `degraded`.
+        health_status: The HTTP status of that answer, 503 or 200.
+
+    Returns:
+        `app` itself where it is measured in place, else what is to be called in its place.
+
+    Raises:
+        TypeError: `app` is neither a WSGI nor an ASGI application.
+        ValueError: `path` does not start with a slash, or is nothing but slashes.
     """
     path = mount_path(path)
     if health_thresholds is not None:

@@ -161,23 +161,22 @@ def _is_of(owner: object, server: Server) -> bool:
     return any(base.__module__ in server.modules for base in type(owner).__mro__)
 
 
-class _ByType(dict[type, "Server | None"]):
-    """The server whose object `send` is a method of, by that object's type; None: nobody knows it.
+def find(kind: type) -> Server | None:
+    """Return the server that tells by its objects of this type that a client has gone, or None.
 
-    The hot path looks it up; only types that it sees for the first time are searched for.
+    What is found is remembered in `BY_TYPE`.
     """
-
-    def __missing__(self, kind: type) -> Server | None:
-        modules = {base.__module__ for base in kind.__mro__}
-        server = next((each for each in SERVERS.values() if modules & each.modules), None)
-        if server is not None and server.client_gone is not_known:
-            server = None
-        if len(self) < MAX_TYPES:
-            self[kind] = server
-        return server
+    modules = {base.__module__ for base in kind.__mro__}
+    server = next((each for each in SERVERS.values() if modules & each.modules), None)
+    if server is not None and server.client_gone is not_known:
+        server = None
+    if len(BY_TYPE) < MAX_TYPES:
+        BY_TYPE[kind] = server
+    return server
 
 
-BY_TYPE = _ByType()
+# What `find` has found, for the hot path to look up.
+BY_TYPE: dict[type, Server | None] = {}
 _by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopServer | None] = WeakKeyDictionary()
 
 

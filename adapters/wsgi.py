@@ -42,8 +42,7 @@ if TYPE_CHECKING:
     from .api.policies import Policy
     from .types import EnvironIdentity, EnvironRoute, EnvironUser, Exclude, Headers, Thresholds
 
-# Status lines are remembered by their number; an app that makes them up is parsed each time.
-MAX_STATUS_LINES = 1000
+MAX_STATUS_LINES = 1000  # that are remembered; an app that makes them up is parsed each time
 _codes: dict[str, int] = {}
 
 
@@ -122,7 +121,8 @@ class WSGIMetricsMiddleware(Remade):
             bypass = self._bypass(environ)
             if bypass is not None:
                 return bypass(environ, start_response)
-        exchange = self._exchange()
+        new, begin, app = self._exchange, self._begin, self.app
+        exchange = new()
         exchange.carrier = environ
         exchange.inner = start_response
         exchange.status = None
@@ -130,12 +130,12 @@ class WSGIMetricsMiddleware(Remade):
         exchange.state = OPEN
         environ[key] = exchange
         try:
-            exchange.start = self._begin()
+            exchange.start = begin()
         except Exception:
             exchange.state = EXCLUDED
             self.recorder.faults.report("recording a request")
         try:
-            body = self.app(environ, exchange.start_response)
+            body = app(environ, exchange.start_response)
         except BaseException as error:
             exchange.failed(error)
             raise
@@ -202,11 +202,12 @@ class _Exchange(Measurement):
         self, status: str, headers: Headers, exc_info: OptExcInfo | None = None
     ) -> Callable[[bytes], object]:
         """Remember the status line, and pass it on to the server."""
+        inner = self.inner
         if exc_info is None:
-            write = self.inner(status, headers)
+            write = inner(status, headers)
         else:
             try:
-                write = self.inner(status, headers, exc_info)
+                write = inner(status, headers, exc_info)
             finally:
                 exc_info = None  # as PEP 3333 asks: no circle through the traceback
         if self.state is OPEN:

@@ -43,9 +43,12 @@ Offload: TypeAlias = Callable[[Callable[[], Response]], Awaitable[Response]]
 
 
 class Handlers:
-    """The sub-app's routes over one monitor, for those whom `auth` lets in (None: the default).
+    """The sub-app's routes over one monitor.
 
-    `offload`: works out an answer away from the event loop that the host must not hold up.
+    Args:
+        monitor: Whose metrics are served.
+        auth: Who may read; None means the default policy.
+        offload: Calls a slow answer outside the event loop, which must not be held up.
     """
 
     def __init__(

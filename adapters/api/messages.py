@@ -13,20 +13,23 @@ from typing import TypeAlias
 
 from ..kinds import is_async
 
-# The host's logged-in session user, or None; only a host on ASGI may answer with an awaitable.
+# Returns the app's logged-in session user, or None; only under ASGI may it be an awaitable.
 Identity: TypeAlias = Callable[[], str | Awaitable[str | None] | None]
 
 
 def nobody() -> None:
-    """The identity of a request whose host knows of no session."""
+    """Return None: the identity of a request whose app has no session."""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer, complete: the host adds nothing but its own Date and Server.
+    """A complete response: the server adds nothing but its own Date and Server.
 
-    With `stream` the body goes on without end; only a host that offered it (`Request.streams`) is
-    answered so.
+    Attributes:
+        status: The HTTP status.
+        headers: Names and values.
+        body: The body, or its beginning.
+        stream: The body goes on without end. Only where the request offers it (`Request.streams`).
     """
 
     status: int
@@ -38,15 +41,18 @@ class Response:
 class Request:
     """A request below the mount of the sub-app.
 
-    `method`: as received, in capitals. `path`: what follows the mount, percent-decoded: "/current";
-    "/" or "" for the mount itself, the latter where the client's URL has no slash at its end.
-    `query`: the raw query string. `headers`: names in lower case, values decoded as Latin-1.
-    `mount`: the path of the mount itself as the client sees it, as far as the host knows.
-    `streams`: whether the host can send a body that goes on without end.
-    `unmeasured`: why the host, which promised to, has not measured this request; "" where it has,
-    or has promised nothing.
-    `token`: what signing in from a browser asks for, or None; `by_session`: whether the host's
-    session may let in; the handlers fill both in.
+    Attributes:
+        method: As received, in capitals.
+        path: What follows the mount, percent-decoded: "/current". "/" or "" for the mount itself,
+            the latter where the client's URL has no slash at its end.
+        query: The raw query string.
+        headers: Names in lower case, values decoded as Latin-1.
+        mount: The path of the mount itself as the client sees it, as far as the server knows.
+        streams: Whether the server can send a body that goes on without end.
+        unmeasured: Why the server, which promised to, has not measured this request; "" where it
+            has, or has promised nothing.
+        token: The token that signing in from a browser asks for, or None; set by the handlers.
+        by_session: Whether the app's session may let in; set by the handlers.
     """
 
     __slots__ = (
@@ -90,9 +96,10 @@ class Request:
         self._user: str | None = None
 
     def identity(self) -> str | None:
-        """Return the host's logged-in session user, or None; the host is asked at most once.
+        """Return the app's logged-in session user, or None; the app is asked at most once.
 
-        Raises what the host raises, and `TypeError` where its answer would have to be awaited.
+        Raises:
+            TypeError: The identity would have to be awaited. Other exceptions are the app's.
         """
         if not self._asked:
             user = self._identity()
@@ -105,7 +112,7 @@ class Request:
         return self._user
 
     async def settle(self) -> None:
-        """Ask a host that answers asynchronously now, so that `identity()` need not wait."""
+        """Await an asynchronous identity now, so that `identity()` need not wait."""
         if not self._asked and is_async(self._identity):
             user = self._identity()
             self._user = await user if isinstance(user, Awaitable) else user

@@ -56,10 +56,10 @@ def carrier_of(request: HttpRequest) -> dict[str, Any]:
 
 
 class DjangoRequest:
-    """The request, for the resolvers of whoever measures it.
+    """The `MatchedRequest` of Django.
 
-    Asked for its user, the last question there is, it lets the request go and keeps the answers:
-    the request holds the environ that this stands in, a knot for the garbage collector to untie.
+    `user()`, which is asked last, releases the request and keeps the answers: the request refers to
+    the environ that this stands in, and would close a reference cycle.
     """
 
     __slots__ = ("_request", "_route", "_user")

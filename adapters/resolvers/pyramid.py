@@ -42,9 +42,10 @@ def install() -> None:
 
 
 class _PyramidRequest:
-    """The matched route, the session where the app has asked for it, and what a mounted app left.
+    """The `MatchedRequest` of Pyramid: the route, the session, and that of a mounted app.
 
-    Not the request itself, which would tie a knot with environ.
+    The session is None where the app has not asked for it. The request itself is not kept: it
+    refers to environ, which would close a reference cycle.
     """
 
     __slots__ = ("matched", "mounted", "session")

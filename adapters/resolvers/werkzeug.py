@@ -1,4 +1,4 @@
-"""What Flask and Quart leave of a request: the rule that Werkzeug's router found for it."""
+"""The `MatchedRequest` of Flask and Quart: the rule that Werkzeug's router found."""
 
 from __future__ import annotations
 
@@ -13,9 +13,15 @@ if TYPE_CHECKING:
 
 
 class RuleRequest:
-    """What a request had in its context; the context itself would tie a knot with environ.
+    """The rule and the session of a request's context.
 
-    `methods`: of a request that was refused for its method, those that the path has a rule for.
+    The context itself is not kept: it refers to environ, which would close a reference cycle.
+
+    Args:
+        rule: The rule that matched, or None.
+        methods: Where the request was refused for its method: those that the path has a rule for.
+        adapter: Finds the rule of another method.
+        session: The session.
     """
 
     __slots__ = ("_adapter", "_methods", "_rule", "_session")

@@ -1,0 +1,91 @@
+"""One request has one outcome: its states, as the table of transitions has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import pytest
+
+from metricsmw import MetricsMonitor
+from metricsmw.adapters.measurement import (
+    COMPLETE,
+    DISCONNECTED,
+    EXCLUDED,
+    FAILED,
+    OPEN,
+    TRANSITIONS,
+    Measurement,
+    State,
+    exclude_request,
+)
+
+ENDS = (COMPLETE, FAILED, DISCONNECTED, EXCLUDED)
+
+
+@pytest.fixture
+def monitor() -> Iterator[MetricsMonitor]:
+    with MetricsMonitor() as monitor:
+        yield monitor
+
+
+def begun(monitor: MetricsMonitor) -> tuple[Measurement, dict[str, Any]]:
+    """Return an open measurement, and the environ that it stands in."""
+
+    class Own(Measurement):
+        __slots__ = ()
+        recorder = monitor.recorder
+        route_of = staticmethod(lambda environ: "/x")
+        user_of = staticmethod(lambda environ: "ann")
+        method_key = "REQUEST_METHOD"
+
+    environ: dict[str, Any] = {"REQUEST_METHOD": "GET"}
+    measurement = environ[monitor.recorder.key] = Own()
+    measurement.carrier = environ
+    measurement.state, measurement.status, measurement.first_byte = OPEN, 200, 0.0
+    measurement.start = monitor.recorder.begin()
+    return measurement, environ
+
+
+def end(measurement: Measurement, state: State) -> None:
+    if state is EXCLUDED:
+        measurement.exclude()
+    else:
+        measurement.report(state)
+
+
+@pytest.mark.parametrize(("first", "second"), list(product(ENDS, ENDS)))
+def test_the_first_outcome_counts(first: State, second: State, monitor: MetricsMonitor) -> None:
+    measurement, _ = begun(monitor)
+    end(measurement, first)
+    end(measurement, second)
+    assert measurement.state is first
+    snapshot = monitor.get_current_snapshot()
+    assert snapshot.requests_in_flight == 0
+    assert snapshot.total_requests == (first is not EXCLUDED)
+    assert snapshot.total_errors == (first is FAILED)
+
+
+@pytest.mark.parametrize("state", ENDS)
+def test_no_end_is_left(state: State) -> None:
+    assert TRANSITIONS[OPEN] == set(ENDS)
+    assert not TRANSITIONS[state]
+
+
+@pytest.mark.parametrize("state", [COMPLETE, FAILED, DISCONNECTED])
+def test_it_is_taken_out_as_it_is_reported(state: State, monitor: MetricsMonitor) -> None:
+    measurement, environ = begun(monitor)
+    measurement.report(state)
+    assert environ == {"REQUEST_METHOD": "GET"}
+    assert measurement.carrier == {}
+
+
+def test_an_excluded_request_stays_so_until_it_ends(monitor: MetricsMonitor) -> None:
+    """So that no middleware further in counts it."""
+    measurement, environ = begun(monitor)
+    exclude_request(environ)
+    assert environ[monitor.recorder.key] is measurement
+    measurement.report(COMPLETE)
+    assert monitor.recorder.key not in environ
+    assert monitor.total_requests == 0
