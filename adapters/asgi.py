@@ -274,6 +274,10 @@ class _Exchange(Measurement):
             self.recorder.faults.report("asking the server for its client")
             return False
 
+    def is_asked_first(self) -> bool:
+        """Tell whether the server was asked before the last message, as its answer changes then."""
+        return self.server is not None and self.server.gone_at_end
+
     def failed(self, error: BaseException | None) -> None:
         """Report that the app ended without a complete response."""
         if self.state is not OPEN:
@@ -358,7 +362,7 @@ def _exchange_class(
             except BaseException:
                 # The app was cancelled because the server has told it of the end of the response,
                 # which it does under Trio before this send returns: all bytes had gone.
-                if not gone and server is not None and server.gone_at_end and self.client_gone():
+                if not gone and self.is_asked_first() and self.client_gone():
                     self.report(COMPLETE)
                 raise
             status = self.status
