@@ -359,10 +359,13 @@ def _exchange_class(
             except OSError:
                 self.gone = True
                 raise
+            except Exception:  # a message out of turn, say
+                raise
             except BaseException:
                 # The app was cancelled because the server has told it of the end of the response,
                 # which it does under Trio before this send returns: all bytes had gone.
-                if not gone and self.is_asked_first() and self.client_gone():
+                started = self.status is not None and not gone
+                if started and self.is_asked_first() and self.client_gone():
                     self.report(COMPLETE)
                 raise
             status = self.status
