@@ -46,9 +46,8 @@ class MetricsMonitor:
     - ``max_routes``: rows of the per-route table, 1 to 10000; further routes share ``<other>``.
     - ``max_users``: users a worker counts exactly, 1 to 1000000; beyond, it estimates.
     - ``shared``: False, or True / "auto" for one truth with the other workers of the server.
-    - ``history``: an SQLite file, in a folder that exists, that keeps the minutes beyond that and
-      across restarts; see `SQLiteHistory`.
-    - ``history_days``: for how long, 1 to 3650.
+    - ``history``: an SQLite file, in a folder that exists, which keeps minutes across restarts, see
+      `SQLiteHistory`; ``history_days``: for how long, 1 to 3650.
 
     Raises `ValueError` for a setting out of its range, `TypeError` for one of another type.
     Safe to use from any number of threads.
