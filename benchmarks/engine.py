@@ -143,6 +143,18 @@ def workers(report: Report, quick: bool) -> None:
     report.goal(f"a reading: {DEAD:,} dead workers before / none", ratio, 1.2)
 
 
+def custom(report: Report, quick: bool) -> None:
+    """One record of the app's own numbers, beside `record_request` and the known client."""
+    report.section("one record of the app's own numbers")
+    with tempfile.TemporaryDirectory() as theirs:
+        found = _child("custom.py", 50 if quick else 300, PROMETHEUS_MULTIPROC_DIR=theirs)
+    for name, cost in found["costs"].items():
+        report.figure(name, Estimate(**cost).scaled(1e9), "ns")
+    for name, ratio in found["ratios"].items():
+        report.goal(f"{name} / record_request", Estimate(**ratio), 1.5)
+    report.figure("known client's labelled observe / ours", Estimate(**found["client"]), "x")
+
+
 def scrape(report: Report, quick: bool) -> None:
     """One scrape of 8 workers with 200 routes, beside `/routes` and the known client's."""
     report.section("one scrape of 8 workers with 200 routes")

@@ -19,6 +19,7 @@ BENCHMARKS = {
     "wsgi": middlewares.wsgi,
     "peers": middlewares.peers,
     "record": engine.record,
+    "custom": engine.custom,
     "readers": engine.readers,
     "snapshot": engine.snapshot,
     "workers": engine.workers,

@@ -264,10 +264,7 @@ class MetricsMonitor:
         return self.read().route_series(method, route, seconds)
 
     def get_custom(self) -> list[dict[str, object]]:
-        """Return the app's own numbers: a row for each series, over all workers, sorted by name.
-
-        Counters and histograms are since the start or the last reset.
-        """
+        """Return a row for each series of the app's own numbers, over all workers."""
         self.instruments.show()
         series = self.read().server.instruments()
         return [one.as_row(self.instruments.help_of(one.name)) for one in series]

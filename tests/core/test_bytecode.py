@@ -18,13 +18,17 @@ import pytest
 
 from metricsmw.adapters.asgi import ASGIMetricsMiddleware
 from metricsmw.adapters.wsgi import WSGIMetricsMiddleware
+from metricsmw.engine.recording.instruments import Instruments
 from metricsmw.engine.recording.recorder import Recorder
 
 # By their classes, so that a module that has moved is found, and one that is gone fails.
 RECORDER = Path(inspect.getfile(Recorder))
 HOT_FILES = [
     RECORDER,
-    *(Path(inspect.getfile(cls)) for cls in (WSGIMetricsMiddleware, ASGIMetricsMiddleware)),
+    *(
+        Path(inspect.getfile(cls))
+        for cls in (Instruments, WSGIMetricsMiddleware, ASGIMetricsMiddleware)
+    ),
 ]
 
 # Before 3.11, from 3.11 on, and where two loads of locals are one (3.13) or borrow (3.14).

@@ -10,7 +10,6 @@ Past ``max_series`` all further label sets of an instrument share one whose valu
 
 from __future__ import annotations
 
-import functools
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ from metricsmw.engine.recording.definitions import (
 )
 from metricsmw.engine.recording.recorder import NO_LANES, Recorder
 from metricsmw.engine.recording.rows import SET_AT, VALUE, Rows
+from metricsmw.engine.recording.timer import Timer
 from metricsmw.engine.storage.histogram import ROUTE_BUCKETS, instrument_buckets
 from metricsmw.engine.storage.keys import OTHER
 from metricsmw.engine.storage.layout import CounterLane, HistogramLane, Kind
@@ -202,33 +202,7 @@ class HistogramSeries(Series):
 
     def time(self) -> Timer:
         """Return what counts how long a block takes, in seconds; as a decorator, each call."""
-        return Timer(self)
-
-
-class Timer:
-    """Counts how long a block takes, or each call of a function."""
-
-    __slots__ = ("_series", "_start")
-
-    def __init__(self, series: HistogramSeries) -> None:
-        self._series = series
-        self._start = 0.0
-
-    def __enter__(self) -> None:
-        self._start = self._series.clock()
-
-    def __exit__(self, *exception: object) -> None:
-        self._series.observe(max(self._series.clock() - self._start, 0.0))
-
-    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Decorate a function; how long a coroutine function takes to return is not its work."""
-
-        @functools.wraps(function)
-        def timed(*args: P.args, **kwargs: P.kwargs) -> R:
-            with Timer(self._series):
-                return function(*args, **kwargs)
-
-        return timed
+        return Timer(self.observe, self.clock)
 
 
 class Instrument(Generic[S]):
@@ -249,6 +223,11 @@ class Instrument(Generic[S]):
         Raises:
             ValueError: There is a label too many or too few.
         """
+        if not named:
+            try:
+                return self._series[values]  # type: ignore[index]
+            except (KeyError, TypeError):
+                pass  # new, no str, or not to be hashed
         names = self.definition.labels
         if named and not values:
             values = tuple(named[name] for name in names if name in named)
