@@ -11,7 +11,7 @@ from __future__ import annotations
 from asyncio import CancelledError
 from collections.abc import Awaitable, Iterable
 from types import MethodType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from metricsmw import MetricsMonitor, get_metrics_monitor
 
@@ -116,23 +116,25 @@ class ASGIMetricsMiddleware(Remade):
         install()
         self.recorder.register_worker()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, measured unless it is excluded or measured already."""
-        if scope["type"] != "http":
-            await self._other(scope, receive, send)
-            return
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
+        """Answer a request, measured unless it is excluded or measured already.
+
+        Returns:
+            What the app returns: a server that finds fault with it is to see it.
+        """
+        if "type" not in scope or scope["type"] != "http":
+            return await self._other(scope, receive, send)
         key = self._key
         if (key in scope and is_measured(scope, key, self._excludes)) or (
             "wsgi_environ" in scope and is_measured_in_wsgi(scope, key)
         ):
             inside = self._serve if self._is_own(scope) else self.app
-            await inside(scope, receive, send)
-            return
-        if self._bypass_hint is not None and self._bypass_hint in scope["path"]:
+            return await inside(scope, receive, send)
+        hint = self._bypass_hint
+        if hint is not None and "path" in scope and hint in scope["path"]:
             bypass = self._bypass(scope)
             if bypass is not None:
-                await bypass(scope, receive, send)
-                return
+                return await bypass(scope, receive, send)
         # Looked up before they are called: quicker than as methods, which these are not.
         new, begin, app = self._exchange, self._begin, self.app
         exchange = new()
@@ -162,7 +164,7 @@ class ASGIMetricsMiddleware(Remade):
             exchange.server = None
             self.recorder.faults.report("recording a request")
         try:
-            await app(scope, receive, exchange.send)
+            returned = await app(scope, receive, exchange.send)
         except BaseException as error:
             exchange.failed(error)
             scope.pop(key, None)
@@ -173,11 +175,12 @@ class ASGIMetricsMiddleware(Remade):
             del scope[key]
         except KeyError:
             pass
+        return returned
 
     def _is_own(self, scope: Scope) -> bool:
         """Tell whether the request is one of the sub-app's."""
         path = self._sub_path
-        if path is None or path not in scope["path"]:
+        if path is None or path not in scope.get("path", ""):
             return False
         _, below = split(scope["path"], scope.get("root_path", ""))
         return is_below(below, path)
@@ -199,31 +202,30 @@ class ASGIMetricsMiddleware(Remade):
         mounted = {**scope, "path": root + below, "root_path": root + self._sub_path}
         await self._sub_app(mounted, receive, send)
 
-    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket" and self._key not in scope:
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> object:
+        kind = scope.get("type")
+        if kind == "websocket" and self._key not in scope:
             scope[self._key] = self._excludes  # middlewares further in do not count it again
             try:
-                await self._websocket(scope, receive, send)
+                return await self._websocket(scope, receive, send)
             finally:
                 scope.pop(self._key, None)
-            return
-        if scope["type"] == "lifespan":
+        if kind == "lifespan":
             # A server's worker that has just started is one before its first request.
             try:
                 self.recorder.open()
                 self.recorder.serve()
             except Exception:
                 self.recorder.faults.report("opening the worker's segment")
-        await self.app(scope, receive, send)
+        return await self.app(scope, receive, send)
 
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        _, below = split(scope["path"], scope.get("root_path", ""))
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> object:
+        _, below = split(scope.get("path", ""), scope.get("root_path", ""))
         if self._excluded is not None and self._excluded(below):
-            await self.app(scope, receive, send)
-            return
+            return await self.app(scope, receive, send)
         socket = Socket(self.recorder, receive, send)
         try:
-            await self.app(scope, socket.receive, socket.send)
+            return await self.app(scope, socket.receive, socket.send)
         finally:
             socket.closed()
 
@@ -391,7 +393,7 @@ def _exchange_class(
                 except Exception:
                     fault("asking the server for its client")
             try:
-                method = scope["method"]
+                method = scope["method"] if "method" in scope else ""  # noqa: SIM401 (a call)
                 if gone and method != "HEAD":  # which has all with the start
                     self.state = DISCONNECTED
                     now = abandon(status, template, method)

@@ -90,8 +90,8 @@ class Measurement:
         return 500 if self.status is None else int(self.status)
 
     def method(self, carrier: MutableMapping[str, Any]) -> str:
-        """Return the request's method."""
-        method: str = carrier[self.method_key]
+        """Return the request's method; "" where a scope or environ made by hand has none."""
+        method: str = carrier.get(self.method_key, "")
         return method
 
     def user(self, carrier: MutableMapping[str, Any]) -> object | None:

@@ -9,13 +9,14 @@ behind a thin object, whose `close()` counts the request.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
 from metricsmw import MetricsMonitor, get_metrics_monitor
 
+from .bodies import body_class
 from .interpose import Remade
 from .measurement import (
     COMPLETE,
@@ -102,6 +103,7 @@ class WSGIMetricsMiddleware(Remade):
         self._sub_app = metrics_app(self.monitor, auth, identity=identity) if path else None
         self._excludes = Excluded()
         self._exchange = _exchange_class(self.recorder, route, user)
+        self._body = body_class(self.recorder)
         install()
         self.recorder.register_worker()
 
@@ -145,13 +147,32 @@ class WSGIMetricsMiddleware(Remade):
             return body
         if kind is not GeneratorType:
             return self._hand_out(exchange, body)
-        exchange.body = body
-        exchange.exhausted = True  # until it is iterated
-        return exchange
+        measured = self._body()
+        measured.exchange = exchange
+        measured.body = body
+        measured.exhausted = True  # until it is iterated
+        return measured
 
     def _hand_out(self, exchange: _Exchange, body: Iterable[bytes]) -> Iterable[bytes]:
         """A body that is neither list, tuple nor generator, as the server is to see it."""
-        return exchange.hand_out(body)
+        # uWSGI takes bytes as they are.
+        if isinstance(body, (list, tuple, bytes)):
+            exchange.complete()
+            return body
+        wrapper = exchange.carrier.get("wsgi.file_wrapper")
+        # uWSGI's is a function that returns the file itself.
+        if (
+            isinstance(body, wrapper)
+            if isinstance(wrapper, type)
+            else wrapper is not None and hasattr(body, "read")
+        ):
+            exchange.watch_close(body)
+            return body
+        measured = (self._body.sized if hasattr(type(body), "__len__") else self._body)()
+        measured.exchange = exchange
+        measured.body = body
+        measured.exhausted = True
+        return measured
 
     def _bypass(self, environ: WSGIEnvironment) -> WSGIApplication | None:
         """Who answers a request that is not to be measured; None: it is to be."""
@@ -179,21 +200,14 @@ class _Exchange(Measurement):
 
     Attributes:
         inner: The server's `start_response`.
-        body: The app's body.
-        exhausted: The body has been iterated to its end, or never, as that of a HEAD may be.
     """
 
-    __slots__ = ("body", "exhausted", "inner")
+    __slots__ = ("inner",)
 
     method_key = "REQUEST_METHOD"
-    # What this becomes where its body is no generator.
-    iterated: ClassVar[type[_Exchange]]
-    sized: ClassVar[type[_Exchange]]
 
     inner: StartResponse
     status: str | None
-    body: Iterable[bytes]
-    exhausted: bool
 
     def code(self) -> int:
         return 500 if self.status is None else _code_of(self.status)
@@ -252,26 +266,7 @@ class _Exchange(Measurement):
         else:
             self.report(DISCONNECTED)
 
-    def hand_out(self, body: Iterable[bytes]) -> Iterable[bytes]:
-        """Return a body that is neither list, tuple nor generator as the server is to see it."""
-        # uWSGI takes bytes as they are.
-        if isinstance(body, (list, tuple, bytes)):
-            self.complete()
-            return body
-        wrapper = self.carrier.get("wsgi.file_wrapper")
-        # uWSGI's is a function that returns the file itself.
-        if (
-            isinstance(body, wrapper)
-            if isinstance(wrapper, type)
-            else wrapper is not None and hasattr(body, "read")
-        ):
-            self._watch_close(body)
-            return body
-        self.body, self.exhausted = body, True
-        self.__class__ = self.sized if hasattr(type(body), "__len__") else self.iterated
-        return self
-
-    def _watch_close(self, body: Iterable[bytes]) -> None:
+    def watch_close(self, body: Iterable[bytes]) -> None:
         """Count a file wrapper when it is closed; where it cannot be watched, now."""
         inner_close = getattr(body, "close", None)
         # A server may have been started in an except block.
@@ -279,6 +274,8 @@ class _Exchange(Measurement):
 
         def close() -> None:
             error = sys.exc_info()[1]
+            with suppress(AttributeError):
+                del body.close  # type: ignore[attr-defined]  # no circle through this function
             try:
                 if inner_close is not None:
                     inner_close()
@@ -294,44 +291,6 @@ class _Exchange(Measurement):
             body.close = close  # type: ignore[attr-defined]
         except (AttributeError, TypeError):
             self.complete()
-
-    def __iter__(self) -> Iterator[bytes]:
-        raise NotImplementedError
-
-    def __next__(self) -> bytes:
-        self.exhausted = False
-        try:
-            return next(self.body)  # type: ignore[call-overload, no-any-return]
-        except StopIteration:
-            self.exhausted = True
-            raise
-        except BaseException as error:
-            self.failed(error)
-            raise
-
-    def close(self) -> None:
-        """Close a body that is a generator, the commonest one, which tells how it ended."""
-        body: Any = self.body
-        # Its frame is gone once it has ended: if not exhausted, then by an exception.
-        if body.gi_frame is None:
-            if self.exhausted:
-                self.complete()
-            else:
-                self.failed(None)
-            return
-        self._close(body.close)
-
-    def _close(self, close: Callable[[], object] | None) -> None:
-        try:
-            if close is not None:
-                close()
-        except BaseException as error:
-            self.failed(error)
-            raise
-        if self.exhausted:
-            self.complete()
-        else:
-            self.cut_short()
 
 
 def _code_of(line: str) -> int:
@@ -349,7 +308,7 @@ def _exchange_class(
     recorder: Recorder, route: EnvironRoute | None, user: EnvironUser | None
 ) -> type[_Exchange]:
     """Return a class of exchanges with all that is the same for every request in closures."""
-    key, end, saw_user, clock = recorder.key, recorder.end, recorder.user, recorder.clock
+    key, end, saw_user = recorder.key, recorder.end, recorder.user
     fault = recorder.faults.report
     resolve_route = route or route_of_environ
     resolve_user = user or user_of_environ
@@ -389,7 +348,7 @@ def _exchange_class(
                     code = codes[line]
                 except KeyError:
                     code = _code_of(line)
-                method = environ["REQUEST_METHOD"]
+                method = environ["REQUEST_METHOD"] if "REQUEST_METHOD" in environ else ""  # noqa: SIM401
                 now = end(self.start, code, template, method)
             except Exception:
                 self.give_up()
@@ -404,47 +363,6 @@ def _exchange_class(
                 except Exception:
                     fault("the user resolver")
 
-        def __iter__(self) -> Iterator[bytes]:
-            self.exhausted = False
-            # A generator is its own iterator; another body sees but one iter().
-            body = self.body if type(self.body) is GeneratorType else chain(self.body)
-            try:
-                # No "yield from": it would close the body when the server drops the iterator.
-                for chunk in body:
-                    yield chunk
-                    if chunk:
-                        taken = clock()
-                        for chunk in body:
-                            self.first_byte = taken
-                            yield chunk
-                            for chunk in body:
-                                yield chunk
-                            break
-                        break
-            except GeneratorExit:
-                raise
-            except BaseException as error:
-                self.failed(error)
-                raise
-            self.exhausted = True
-
-    class Iterated(Exchange):
-        """What an exchange becomes whose body is no generator."""
-
-        __slots__ = ()
-
-        def close(self) -> None:
-            self._close(getattr(self.body, "close", None))
-
-    class Sized(Iterated):
-        """What an exchange becomes whose body has a length, too."""
-
-        __slots__ = ()
-
-        def __len__(self) -> int:
-            return len(self.body)  # type: ignore[arg-type]
-
     Exchange.recorder = recorder
     Exchange.route_of, Exchange.user_of = staticmethod(resolve_route), staticmethod(resolve_user)
-    Exchange.iterated, Exchange.sized = Iterated, Sized
     return Exchange

@@ -22,6 +22,7 @@ adapters
 adapters.django adapters.fastapi adapters.flask adapters.prometheus adapters.starlette
 adapters.asgi adapters.auth adapters.wsgi
 adapters.api
+adapters.bodies
 adapters.measurement adapters.websockets
 adapters.resolvers adapters.servers
 adapters.dashboard adapters.interpose adapters.kinds adapters.paths adapters.types adapters.walks
