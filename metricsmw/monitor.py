@@ -366,8 +366,6 @@ class MetricsMonitor:
         rows = self.get_metrics_history(self.settings.max_history_minutes)
         replace_file(path, csv_text(rows))
 
-    # --- the end ---------------------------------------------------------------------------------
-
     def close(self) -> None:
         """Leave the server: gauges go, counts stay with the other workers. May be repeated.
 
