@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -18,7 +19,8 @@ from types import FrameType
 import hypothesis
 import pytest
 
-from metricsmw import monitor
+import metricsmw.monitor
+from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
 from metricsmw.engine.recording import recorder
 
@@ -28,15 +30,16 @@ TESTS = Path(__file__).resolve().parent
 LONG = [
     TESTS / name
     for name in (
-        "dashboard/test_page.py",
+        "adapters/dashboard/test_page.py",
         "conformance/test_frameworks_served.py",
         "alerts/test_servers.py",
-        "workers/test_kills.py",
+        "engine/workers/test_kills.py",
         "exporters/test_scraped_servers.py",
     )
 ]
 # Files whose tests start servers otherwise than by a `serve`.
 SERVER = {
+    "cli/test_demo.py",
     "conformance/test_servers_in_process.py",
     "exporters/test_engines.py",
     "surroundings/test_cleaners.py",
@@ -44,13 +47,12 @@ SERVER = {
     "surroundings/test_limits.py",
     "surroundings/test_notes.py",
     "surroundings/test_room.py",
-    "test_demo.py",
 }
 # Files, and tests of a file, that take seconds: many examples or requests, builds, interpreters,
 # crews of processes.
 SLOW = {
+    "adapters/api/test_subapps.py::test_imports_no_other_framework",
     "adapters/test_beside_others.py::test_tools_that_patch_the_process",
-    "adapters/test_subapps.py::test_imports_no_other_framework",
     "adapters/test_wrap.py::test_wrap_imports_no_framework_that_the_app_does_not_use",
     "alerts/test_lasting.py::test_killed_in_the_middle_it_has_all_but_the_minute_in_progress",
     "alerts/test_lasting.py::test_percentiles_of_any_range_are_those_of_its_requests",
@@ -62,31 +64,31 @@ SLOW = {
     "conformance/test_frameworks.py::test_paths_that_are_not_there_share_a_row",
     "conformance/test_paths.py::test_ten_thousand_paths_that_are_not_there",
     "conformance/test_wsgi_random.py",
-    "core/test_first_byte.py::test_percentiles_are_those_of_first_bytes",
-    "core/test_lifecycle.py::test_memory_does_not_grow_with_requests",
-    "core/test_model.py",
-    "core/test_percentiles.py::test_percentiles_are_within_the_bound",
-    "core/test_rates.py::test_however_many_requests_are_exact",
-    "core/test_rates.py::test_the_window_is_the_one_promised",
-    "core/test_recorder.py::test_it_records_as_one_does_by_hand",
-    "core/test_routes_table.py::test_against_a_list",
-    "core/test_users.py::test_against_a_dictionary",
+    "engine/reading/test_first_byte.py::test_percentiles_are_those_of_first_bytes",
+    "engine/reading/test_rates.py::test_however_many_requests_are_exact",
+    "engine/reading/test_rates.py::test_the_window_is_the_one_promised",
+    "engine/reading/test_routes_table.py::test_against_a_list",
+    "engine/recording/test_recorder.py::test_it_records_as_one_does_by_hand",
+    "engine/recording/test_users.py::test_against_a_dictionary",
+    "engine/storage/test_percentiles.py::test_percentiles_are_within_the_bound",
+    "engine/workers/test_damage.py",
+    "engine/workers/test_jobs.py",
+    "engine/workers/test_leader.py::test_a_note_is_read_as_it_was_written",
+    "engine/workers/test_leader.py::test_anything_else_is_damage_and_nothing_worse",
+    "engine/workers/test_lifecycle_model.py",
+    "engine/workers/test_reset_across_workers.py::test_from_any_worker_under_load",
+    "engine/workers/test_shared_history.py",
+    "engine/workers/test_shared_users.py::test_a_million_are_an_estimate_in_bounded_memory",
+    "engine/workers/test_shared_users.py::test_the_error_is_what_it_is_said_to_be",
+    "engine/workers/test_shared_users.py::test_the_estimate_follows_activity",
+    "engine/workers/test_torn_reads.py",
     "exporters/test_formats.py",
+    "monitor/test_lifecycle.py::test_memory_does_not_grow_with_requests",
+    "monitor/test_model.py",
     "test_packaging.py::test_a_build_brings_the_charts",
     "test_packaging.py::test_a_build_without_npm_goes_on_and_says_so",
     "test_readme.py::test_code_runs",
     "test_typing.py",
-    "workers/test_damage.py",
-    "workers/test_jobs.py",
-    "workers/test_leader.py::test_a_note_is_read_as_it_was_written",
-    "workers/test_leader.py::test_anything_else_is_damage_and_nothing_worse",
-    "workers/test_lifecycle_model.py",
-    "workers/test_reset_across_workers.py::test_from_any_worker_under_load",
-    "workers/test_shared_history.py",
-    "workers/test_shared_users.py::test_a_million_are_an_estimate_in_bounded_memory",
-    "workers/test_shared_users.py::test_the_error_is_what_it_is_said_to_be",
-    "workers/test_shared_users.py::test_the_estimate_follows_activity",
-    "workers/test_torn_reads.py",
 }
 # No deadline: how long an example takes is a matter of the machine.
 hypothesis.settings.register_profile("metricsmw", deadline=None)
@@ -146,7 +148,7 @@ def server_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test is a server of its own: another directory, another monitor, default settings."""
     for name in [name for name in os.environ if name.startswith("METRICSMW_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setattr(monitor, "_singleton", None)
+    monkeypatch.setattr(metricsmw.monitor, "_singleton", None)
     # What an earlier test has left for the garbage collector would open itself again in every
     # process that this one forks.
     recorder._recorders.clear()
@@ -154,11 +156,48 @@ def server_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with TemporaryDirectory(prefix="metricsmw-test-") as folder:
         monkeypatch.setenv("METRICSMW_DIR", folder)
         yield
-        if monitor._singleton is not None:
-            monitor._singleton.close()
+        if metricsmw.monitor._singleton is not None:
+            metricsmw.monitor._singleton.close()
 
 
 @pytest.fixture
 def clock() -> ManualClock:
     """A clock that stands still until the test moves it."""
     return ManualClock()
+
+
+@pytest.fixture
+def monitor(clock: ManualClock) -> Iterator[MetricsMonitor]:
+    """A private monitor with the default settings on the manual clock."""
+    with MetricsMonitor(clock=clock) as monitor:
+        yield monitor
+
+
+@pytest.fixture
+def run_python(tmp_path: Path) -> Callable[..., str]:
+    """Run source code in a fresh interpreter that imports the same metricsmw; its stdout.
+
+    The server-wide monitor keeps its segments below the test's own folder.
+    """
+
+    def run(source: str, **environment: str) -> str:
+        groups = tmp_path / "groups"
+        groups.mkdir(mode=0o700, exist_ok=True)
+        package_parent = str(Path(metricsmw.__file__).parents[1])
+        done = subprocess.run(
+            [sys.executable, "-c", source],
+            env={
+                **os.environ,
+                "PYTHONPATH": package_parent,
+                "METRICSMW_DIR": str(groups),
+                **environment,
+            },
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run

@@ -1,4 +1,4 @@
-"""Fixtures of the alerts' tests: a monitor on a clock moved by hand, and an alerter run by hand."""
+"""Fixtures of the alerts' tests: an alerter that is run by hand, and what it told."""
 
 from __future__ import annotations
 
@@ -9,16 +9,8 @@ import pytest
 
 from metricsmw import MetricsMonitor
 from metricsmw.alerts import Alert, MetricsAlerter, Retry
-from metricsmw.clock import ManualClock
 
 QUICKLY = Retry(first_delay=0.02, longest_delay=0.05)
-
-
-@pytest.fixture
-def monitor(clock: ManualClock) -> Iterator[MetricsMonitor]:
-    """A private monitor on the manual clock."""
-    with MetricsMonitor(clock=clock) as monitor:
-        yield monitor
 
 
 @pytest.fixture

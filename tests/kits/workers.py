@@ -27,7 +27,7 @@ from metricsmw.engine.workers.directories import base_directory
 
 ENV = {"METRICSMW_TOKEN": TOKEN}
 BROKEN = (OSError, http.client.HTTPException)
-SCRIPTS = Path(__file__).resolve().parent.parent / "workers" / "apps"
+SCRIPTS = Path(__file__).resolve().parent.parent / "engine" / "workers" / "apps"
 
 
 def directory_of(server: Server) -> Path:
@@ -220,7 +220,7 @@ def file_system(place: Path, options: str) -> Iterator[None]:
 
 
 def run_script(name: str, arguments: Sequence[str] = (), **environment: str) -> Any:
-    """Run a script of `tests/workers/apps` as a program of its own; the JSON that it prints."""
+    """Run a script of tests/engine/workers/apps as a program of its own; the JSON it prints."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("METRICSMW_")}
     done = subprocess.run(
         [sys.executable, str(SCRIPTS / name), *arguments],

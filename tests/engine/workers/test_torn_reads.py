@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
-from core.reference import GLOBAL_BOUND, ROUTE_BOUND, is_near
 from kits.crew import SharedClock, crew, shared_numbers
+from kits.reference import GLOBAL_BOUND, ROUTE_BOUND, is_near
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock

@@ -9,11 +9,10 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kits.reference import GLOBAL_BOUND, ROUTE_BOUND, latencies_of, percentile_faults
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
-
-from .reference import GLOBAL_BOUND, ROUTE_BOUND, latencies_of, percentile_faults
 
 SHORTEST_MS = 0.001
 LONGEST_MS = 3_600_000.0

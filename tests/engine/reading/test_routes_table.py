@@ -7,12 +7,11 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kits.reference import ROUTE_BOUND
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
 from metricsmw.engine.reading.routes import RouteRow
-
-from .reference import ROUTE_BOUND
 
 COLUMNS = [
     "method",

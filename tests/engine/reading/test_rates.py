@@ -10,11 +10,10 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kits.reference import Event, assert_window, window_faults
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
-
-from .reference import Event, assert_window, window_faults
 
 WINDOWS = [10, 13, 60, 77, 300, 600, 3600]
 

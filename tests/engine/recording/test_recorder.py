@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kits.reference import ROUTE_BOUND
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
-
-from .reference import ROUTE_BOUND
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ from playwright.sync_api import (  # noqa: E402
 
 expect.set_options(timeout=20_000)
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 TOKEN = "a token of the tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 PATH = "/api/metrics"

@@ -7,11 +7,10 @@ from collections import Counter
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from kits.reference import Event, assert_window
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
-
-from .reference import Event, assert_window
 
 ROUTES = [None, "/", "/a", "/b"]
 

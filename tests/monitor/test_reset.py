@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from kits.reference import GLOBAL_BOUND
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
-
-from .reference import GLOBAL_BOUND
 
 
 def fill(monitor: MetricsMonitor) -> None:

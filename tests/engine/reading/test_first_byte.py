@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kits.reference import ROUTE_BOUND, nearest_rank
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
 from metricsmw.engine.recording.routes import MAX_STREAMS
-
-from .reference import ROUTE_BOUND, nearest_rank
 
 PERCENTS = (50, 95, 99)
 SECONDS = st.floats(1e-6, 100.0)

@@ -1,4 +1,4 @@
-"""The plain model that the core's tests compare with: lists, sorting and division, nothing clever.
+"""The plain model that readings are compared with: lists, sorting and division, nothing clever.
 
 It knows the promises only: nearest-rank percentiles, and a window that keeps a request for at
 least `window` seconds, drops it at most one step (a sixtieth of the window) later, and divides by

@@ -9,12 +9,11 @@ from itertools import pairwise
 from random import Random
 
 import pytest
+from kits.reference import GLOBAL_BOUND
 
 import metricsmw.engine.recording.recorder
 from metricsmw import MetricsMonitor, MetricsSnapshot
 from metricsmw.clock import ManualClock
-
-from .reference import GLOBAL_BOUND
 
 THREADS = 8
 FAST, MIDDLE, SLOW, SLOWEST = 2.0, 30.0, 400.0, 5000.0

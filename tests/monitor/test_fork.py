@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
-from .reference import GLOBAL_BOUND
+from kits.reference import GLOBAL_BOUND
 
 PRELUDE = """
 import json, os, sys

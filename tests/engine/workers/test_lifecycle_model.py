@@ -15,7 +15,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from core.reference import GLOBAL_BOUND, ROUNDING, is_near, nearest_rank
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -25,6 +24,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+from kits.reference import GLOBAL_BOUND, ROUNDING, is_near, nearest_rank
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
