@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
+import sysconfig
 import time
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
 from kits.routes_kit import Api
-from kits.servers import serve, wait_until
+from kits.servers import APPS_ROOT, Server, free_port, serve, wait_until
 from kits.surroundings import NOBODY, Stage, container, need_namespaces, server_directories
 from kits.workers import ENV, ask, read_often
 
@@ -108,6 +113,34 @@ class TestDaemons:
             worker.kill()
         stage.start(within=within).do("record")  # which clears what belongs to nobody
         assert master.fork(["record", 1]).requests == 7
+
+    def test_uwsgi_that_becomes_one_with_its_app(self, tmp_path: Path) -> None:
+        uwsgi = shutil.which("uwsgi", path=sysconfig.get_path("scripts"))
+        if uwsgi is None:
+            pytest.skip("uwsgi is not installed")
+        pid, log = tmp_path / "pid", tmp_path / "log"
+        port = free_port()
+        env = {name: value for name, value in os.environ.items() if "METRICSMW_" not in name}
+        subprocess.run(
+            [
+                uwsgi, "--http-socket", f"127.0.0.1:{port}", "--module", "apps.raw_wsgi:app",
+                "--processes", "3", "--master", "--need-app", "--home", sys.prefix,
+                "--pythonpath", str(APPS_ROOT), "--die-on-term",
+                "--daemonize2", str(log), "--safe-pidfile2", str(pid),
+            ],
+            env=env | ENV, check=True, capture_output=True,
+        )  # fmt: skip
+        wait_until(lambda: pid.is_file() and pid.read_text(), "its process id")
+        master = int(pid.read_text())
+        server = Server("uwsgi", port, cast("subprocess.Popen[bytes]", psutil.Process(master)), log)
+        try:
+            wait_until(lambda: len(server.worker_pids()) == 3, "three workers")
+            requests = server.reach_all_workers()
+            Api(server).settled(requests)
+            assert read_often(server, 20) == {(requests, 3, 0)}
+        finally:
+            for process in [*psutil.Process(master).children(), psutil.Process(master)]:
+                process.kill()
 
 
 class TestUpgrades:

@@ -173,6 +173,12 @@ def is_own(status: os.stat_result) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
 
 
+def segment_names(directory: str | Path) -> list[str]:
+    """Return the names of segments there, the oldest first. Raises OSError."""
+    names = [name for name in os.listdir(directory) if name.startswith(SEGMENT)]
+    return sorted(names, key=lambda name: (len(name), name))
+
+
 def segment_files(directory: str | Path) -> dict[str, os.stat_result]:
     """Return what is named as a segment there, with its status. Raises OSError."""
     found = {}
@@ -235,6 +241,26 @@ def this_owner(here: Surroundings = HERE) -> Owner:
     return Owner(*me, *root, *parent, here.boot, here.time_namespace, here.pid_namespace)
 
 
+def is_path_locked(path: str) -> bool:
+    """Return the same of a file; False where it cannot be opened.
+
+    As quick as can be, as whoever joins asks it of all workers under the server's lock.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        # Not by closing alone: a child that another thread forks just now has the file open, too.
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 class Header(NamedTuple):
     """What a segment says of the worker whose it is."""
 
@@ -284,11 +310,12 @@ def _headers(directory: str | Path) -> Iterator[tuple[bool, Header | None]]:
 
     Raises OSError where one may be there that cannot be looked at now.
     """
-    for name, status in segment_files(directory).items():
-        if not is_own(status):
-            continue
+    for name in segment_names(directory):
+        path = os.path.join(directory, name)
         try:
-            file = open_own(os.path.join(directory, name), os.O_RDONLY)
+            if not is_own(os.stat(path, follow_symlinks=False)):
+                continue
+            file = open_own(path, os.O_RDONLY)
         except FileNotFoundError:
             continue
         yield is_locked(file), read_header(file)
@@ -349,7 +376,7 @@ def _is_alive(directory: str, root: Process | None, boot: int, here: Surrounding
     """Whether a server may live, whose root this is where its namespace is that of this process."""
     if (root is not None and root.is_running(here)) or is_in_use(directory, time.monotonic(), here):
         return True
-    if root is not None or not _may_be_equal(boot, here.boot) or segment_files(directory):
+    if root is not None or not _may_be_equal(boot, here.boot) or segment_names(directory):
         return False
     return not _is_long_unused(directory)  # its first worker may be about to come
 

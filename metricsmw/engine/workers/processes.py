@@ -85,7 +85,7 @@ def find_root(here: Surroundings = HERE) -> Root:
         above = here.status(parent)
         if above is None:
             # Hidden, as it is another user's. A daemon's new parent is of another session.
-            is_master = status.is_fork and _session(parent) == status.session
+            is_master = not status.is_fork or _session(parent) == status.session
             return Root(_process(parent, None) if is_master else _process(pid, status))
         if not _is_worker_of(pid, status, parent, above, here):
             return Root(_process(pid, status))

@@ -53,11 +53,13 @@ from metricsmw.engine.workers.directories import (
     is_locked,
     is_of_this_clock,
     is_own,
+    is_path_locked,
     making,
     open_shared,
     read_header,
     remove,
     segment_files,
+    segment_names,
     this_owner,
 )
 from metricsmw.engine.workers.group import Mode, OwnSource, Savings
@@ -165,8 +167,10 @@ class SharedGroup:
 
     def _adopt(self, now: float) -> _Berth | None:
         """Take over the segment of a worker that has died."""
-        for name in sorted(segment_files(self.directory), key=lambda name: (len(name), name)):
-            path = str(self.directory / name)
+        for name in segment_names(self.directory):
+            path = f"{self.directory}/{name}"
+            if is_path_locked(path):
+                continue
             try:
                 life = open_own(path, os.O_RDWR)
                 if not self._claim(life):
