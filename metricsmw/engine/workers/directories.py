@@ -40,7 +40,7 @@ from metricsmw.engine.storage.layout import (
 from metricsmw.engine.workers.processes import (
     Process,
     Root,
-    guardian_process,
+    find_root,
     server_root,
     site,
     this_process,
@@ -144,11 +144,8 @@ def making(place: Place, here: Surroundings = HERE) -> Iterator[None]:
 def remove(place: Place) -> None:
     """Remove the directory of a server that has ended, unless another process makes one just now.
 
-    One that was named by hand is left empty, but for its lock. The caller knows that it is dead.
+    The caller knows that it is dead.
     """
-    if place.by_hand:
-        clear(place.directory)
-        return
     base = place.directory.parent
     with contextlib.closing(open_shared(base.parent / LOCK)) as lock:
         try:
@@ -237,8 +234,10 @@ def is_locked(file: FileHandle) -> bool:
 
 def this_owner(here: Surroundings = HERE) -> Owner:
     """Return what a segment of this process says of it."""
-    me, (root, parent) = this_process(here), guardian_process(here)
-    return Owner(*me, *root, *parent, here.boot, here.time_namespace, here.pid_namespace)
+    me, root = this_process(here), find_root(here)
+    return Owner(
+        *me, *root.process, *root.parent, here.boot, here.time_namespace, here.pid_namespace
+    )
 
 
 def is_path_locked(path: str) -> bool:

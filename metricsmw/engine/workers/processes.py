@@ -9,7 +9,7 @@ is a parent that a daemon has left, which began a session of its own.
 The root names the server, and is looked for as the first monitor is made. A fork inherits the
 answer, so that all processes of a server have the same one, even if the root has ended meanwhile,
 as that of a daemon has. Who keeps the server alive is another question, asked whenever a segment is
-opened: `guardian_process`.
+opened: `find_root`.
 """
 
 from __future__ import annotations
@@ -57,9 +57,16 @@ class Process(NamedTuple):
 
 
 class Root(NamedTuple):
-    """The root of a family, and why it may be the wrong one; empty where it is not."""
+    """The root of a family.
+
+    Attributes:
+        process: The root.
+        parent: The parent of the calling process, where that is of the family; else itself.
+        problem: Why it may be the wrong one; empty where it is not.
+    """
 
     process: Process
+    parent: Process
     problem: str = ""
 
 
@@ -78,18 +85,22 @@ def find_root(here: Surroundings = HERE) -> Root:
     status = here.status(pid)
     if status is None:
         return _root_by_server()
+    line = [_process(pid, status)]
     while True:
         parent = os.getppid() if pid == os.getpid() else status.parent
         if parent <= 0 or not _may_be_worker(pid, status, here):
-            return Root(_process(pid, status))
+            break
         above = here.status(parent)
         if above is None:
             # Hidden, as it is another user's. A daemon's new parent is of another session.
-            is_master = not status.is_fork or _session(parent) == status.session
-            return Root(_process(parent, None) if is_master else _process(pid, status))
+            if not status.is_fork or _session(parent) == status.session:
+                line.append(_process(parent, None))
+            break
         if not _is_worker_of(pid, status, parent, above, here):
-            return Root(_process(pid, status))
+            break
+        line.append(_process(parent, above))
         pid, status = parent, above
+    return Root(line[-1], line[min(1, len(line) - 1)])
 
 
 def _session(pid: int) -> int:
@@ -101,14 +112,15 @@ def _session(pid: int) -> int:
 
 def _root_by_server() -> Root:
     """Return the root as the server that runs here tells it, where the system does not."""
-    me, parent = os.getpid(), os.getppid()
+    me, parent = _process(os.getpid(), None), _process(os.getppid(), None)
     if uwsgi := sys.modules.get("uwsgi"):
-        return Root(_process(int(uwsgi.masterpid()) or me, None))
+        master = int(uwsgi.masterpid())
+        return Root(_process(master, None), parent) if master else Root(me, me)
     processes = sys.modules.get("multiprocessing.process")
     above = processes.parent_process() if processes is not None else None
-    if (above is not None and above.pid == parent) or is_forked_by_server():
-        return Root(_process(parent, None))
-    return Root(_process(me, None), UNSEEN)
+    if (above is not None and above.pid == parent.pid) or is_forked_by_server():
+        return Root(parent, parent)
+    return Root(me, me, UNSEEN)
 
 
 def _may_be_worker(pid: int, status: Status, here: Surroundings) -> bool:
@@ -158,15 +170,6 @@ def server_root() -> Root:
 def root_process() -> Process:
     """Return the process that names this process's server."""
     return server_root().process
-
-
-def guardian_process(here: Surroundings = HERE) -> tuple[Process, Process]:
-    """Return who keeps the server alive between its workers: the topmost process, and the parent.
-
-    They are looked for now, as a daemon's root is not its master any more.
-    """
-    parent = os.getppid()
-    return find_root(here).process, _process(parent, here.status(parent))
 
 
 def site() -> str:

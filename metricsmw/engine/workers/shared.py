@@ -63,7 +63,7 @@ from metricsmw.engine.workers.directories import (
     this_owner,
 )
 from metricsmw.engine.workers.group import Mode, OwnSource, Savings
-from metricsmw.engine.workers.processes import guardian_process
+from metricsmw.engine.workers.processes import find_root
 from metricsmw.engine.workers.resets import ResetFile
 from metricsmw.engine.workers.sources import Sources, Unreadable
 from metricsmw.engine.workers.surroundings import HERE, Surroundings
@@ -340,7 +340,9 @@ class SharedGroup:
         _open_groups.discard(self)
 
     def remove_if_last(self) -> None:
-        """Remove the directory, if with this process the server ends."""
+        """Remove the directory, if with this process the server ends; not one named by hand."""
+        if self._place.by_hand:
+            return
         with self.exclusive(wait=False) as held:
             if not held or self._is_kept():
                 return
@@ -349,7 +351,7 @@ class SharedGroup:
 
     def _is_kept(self) -> bool:
         """Whether anybody but this process uses the directory, or keeps it for workers to come."""
-        guardian = guardian_process(self._here)[0]
+        guardian = find_root(self._here).process
         if guardian.pid != os.getpid() and guardian.is_running(self._here):
             return True
         others = (
