@@ -107,8 +107,6 @@ class Rows:
             text = unpack_text(bytes(name))
             if text:
                 self._known[chunk.kind, text] = of_row
-                if chunk.kind is Kind.GAUGES:  # those of the dead go
-                    of_row[VALUE] = of_row[SET_AT] = 0.0
             else:
                 self._free[chunk.kind].append((of_row, name))
         self._free[chunk.kind].reverse()

@@ -30,6 +30,7 @@ from metricsmw.engine.storage.layout import (
     Owner,
     Shape,
     chunk_bytes,
+    instrument_shape,
     route_shape,
     zero_lanes,
 )
@@ -178,6 +179,9 @@ class Segment:
             entry = number * DIRECTORY_ENTRY
             kind, offset, rows, width = (int(v) for v in self._directory[entry : entry + 4])
             view = self.memory.map(offset, chunk_bytes(Kind(kind), rows, width))
+            if kind == Kind.GAUGES:  # of the app's own, and of a dead process
+                shape = instrument_shape(Kind.GAUGES, rows)
+                view[shape.current : shape.current + shape.stride] = bytes(shape.stride)
             self.chunks.append(Chunk(Kind(kind), rows, width, view, offset))
             self._end = offset + len(view)
 

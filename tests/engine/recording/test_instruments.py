@@ -274,6 +274,22 @@ def test_workers_add_up_and_the_dead_ones_counts_stay() -> None:
         }
 
 
+def set_length(monitor: MetricsMonitor) -> None:
+    monitor.gauge("length").set(7)
+
+
+def test_a_successor_without_the_gauge_does_not_keep_it() -> None:
+    with crew(2) as workers:
+        reader, worker = workers.workers
+        reader.do(MetricsMonitor.get_current_snapshot)
+        worker.do(set_length)
+        assert reader.do(values) == {("length",): 7}
+        worker.kill()
+        # It takes over the segment, and has no such gauge.
+        workers.start().do(MetricsMonitor.record_request, 1.0)
+        assert reader.do(values) == {}
+
+
 def fork_and_count(monitor: MetricsMonitor) -> None:
     done = monitor.counter("done", labels=["by"]).labels("all")
     done.inc()
