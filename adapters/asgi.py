@@ -8,8 +8,9 @@ runs until the server has taken it.
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import CancelledError
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +106,7 @@ class ASGIMetricsMiddleware(Remade):
         self.recorder = self.monitor.recorder
         self.recorder.in_asgi = True
         self._key = self.recorder.key
-        self._begin = self.recorder.begin
+        self._begin: Callable[[], float] = _not_open
         self._excluded = excluder(exclude)
         self._sub_path = path = None if path is None else mount_path(path)
         # The quick test for paths that may not be measured; None: all are.
@@ -159,6 +160,8 @@ class ASGIMetricsMiddleware(Remade):
                 exchange.inner_receive = receive
                 receive = exchange.receive
             exchange.start = begin()
+        except NotOpenError:
+            exchange.start = await self._begin_first(exchange)
         except Exception:
             exchange.state = EXCLUDED
             exchange.server = None
@@ -176,6 +179,29 @@ class ASGIMetricsMiddleware(Remade):
         except KeyError:
             pass
         return returned
+
+    async def _open(self) -> None:
+        """Open the worker's segment away from the event loop, as files are made for it; once."""
+        try:
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:  # Trio's
+                self.recorder.open()
+            else:
+                await loop.run_in_executor(None, self.recorder.open)
+        except Exception:
+            self.recorder.faults.report("opening the worker's segment")
+        self._begin = self.recorder.begin
+
+    async def _begin_first(self, exchange: _Exchange) -> float:
+        """Begin a request that came before the segment was open."""
+        try:
+            await self._open()
+        except BaseException:  # cancelled
+            exchange.exclude()
+            exchange.take_out()
+            raise
+        return self.recorder.begin()
 
     def _is_own(self, scope: Scope) -> bool:
         """Tell whether the request is one of the sub-app's."""
@@ -212,11 +238,8 @@ class ASGIMetricsMiddleware(Remade):
                 scope.pop(self._key, None)
         if kind == "lifespan":
             # A server's worker that has just started is one before its first request.
-            try:
-                self.recorder.open()
-                self.recorder.serve()
-            except Exception:
-                self.recorder.faults.report("opening the worker's segment")
+            await self._open()
+            self.recorder.serve()
         return await self.app(scope, receive, send)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> object:
@@ -233,6 +256,15 @@ class ASGIMetricsMiddleware(Remade):
 # Keys in scope of frameworks that make answers of exceptions with a status, outside of a middleware
 # that stands before a route.
 _ANSWERS = {"litestar_app", "starlette.exception_handlers"}
+
+
+class NotOpenError(Exception):
+    """The worker's segment is not open yet."""
+
+
+def _not_open() -> float:
+    """Stand for the recorder's `begin` until the segment is open."""
+    raise NotOpenError
 
 
 class _Exchange(Measurement):

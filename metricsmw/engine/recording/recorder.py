@@ -21,6 +21,7 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from metricsmw.clock import Clock
 from metricsmw.config import Settings
+from metricsmw.engine.aside import do_aside, runs_event_loop
 from metricsmw.engine.faults import FaultLog
 from metricsmw.engine.fork import Stage, on_fork
 from metricsmw.engine.recording.routes import RouteTables, Row
@@ -446,7 +447,7 @@ class Recorder:
                 if now < deadline:
                     return
                 if now >= minute:
-                    minute = self._on_minute(now)
+                    minute = self._do_minute(now)
                 assert self.segment is not None
                 assert routes is not None
                 if gauges[0] < 0.0:
@@ -513,6 +514,17 @@ class Recorder:
 
     # --- not hot ---------------------------------------------------------------------------------
 
+    def _do_minute(self, now: float) -> float:
+        """Do the work of a minute, which reads and writes files.
+
+        Returns:
+            When there is more to do, as monotonic seconds.
+        """
+        if runs_event_loop():
+            do_aside(self._on_minute, now)
+            return now + self._settings.step
+        return self._on_minute(now)
+
     def open(self) -> Segment:
         """This process's segment, opened if need be."""
         now = self._clock.monotonic()
@@ -531,7 +543,7 @@ class Recorder:
         A master that preloads the app opens nothing; its forks do, as they start.
         """
         self._registered = True
-        self._open_worker()
+        do_aside(lambda _: self._open_worker(), self._clock.monotonic())
 
     def _open_worker(self) -> None:
         try:

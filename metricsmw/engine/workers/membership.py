@@ -16,6 +16,7 @@ from typing import Protocol
 
 from metricsmw.clock import Clock
 from metricsmw.config import Settings
+from metricsmw.engine.aside import do_aside
 from metricsmw.engine.faults import FaultLog
 from metricsmw.engine.workers.group import Group, PrivateGroup
 from metricsmw.engine.workers.joining import Remainder, take_along
@@ -151,7 +152,7 @@ class Membership:
         try:
             if self._remainder is not None:
                 self._remainder.settle()
-            group.renew(now)
+            do_aside(self._renew, now)
             if self.is_waiting(now) and isinstance(group, PrivateGroup):
                 self._next_try = now + self._settings.step
                 with suppress(OSError):
@@ -163,6 +164,14 @@ class Membership:
         except Exception:
             self._faults.report("looking after the worker's segment")
         return False
+
+    def _renew(self, now: float) -> None:
+        group = self.group
+        try:
+            if group is not None:
+                group.renew(now)
+        except Exception:
+            self._faults.report("looking after the worker's segment")
 
     def is_worker(self) -> bool:
         """Return whether a server has made this process to serve."""
