@@ -83,6 +83,7 @@ SLOW = {
     "engine/workers/test_shared_users.py::test_the_estimate_follows_activity",
     "engine/workers/test_torn_reads.py",
     "exporters/test_formats.py",
+    "frameworks/test_table.py",
     "monitor/test_lifecycle.py::test_memory_does_not_grow_with_requests",
     "monitor/test_model.py",
     "test_packaging.py::test_a_build_brings_the_charts",
