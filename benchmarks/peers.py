@@ -35,7 +35,7 @@ class Host:
 
     name: str
     build: Callable[[], App]
-    drive: Callable[[App, str], Requests]
+    drive: Callable[..., Requests]  # drive_asgi or drive_wsgi
     peers: Mapping[str, Callable[[], App]]
 
 
@@ -91,7 +91,7 @@ def hosts() -> list[Host]:
         ),
         Host(
             "Django",
-            _django,
+            django_handler,
             drive_wsgi,
             {
                 "django-prometheus": _django_prometheus,
@@ -204,7 +204,7 @@ def _described_flask() -> App:
 # --- Django ---------------------------------------------------------------------------------------
 
 
-def _django(*middleware: str) -> App:
+def django_handler(*middleware: str) -> App:
     """A Django handler of its own: it reads the list of middlewares when it is made."""
     from django.conf import settings
     from django.core.handlers.wsgi import WSGIHandler
@@ -232,7 +232,9 @@ def _django_prometheus() -> App:
     import django_prometheus.middleware
 
     module = django_prometheus.middleware.__name__
-    return _django(f"{module}.PrometheusBeforeMiddleware", f"{module}.PrometheusAfterMiddleware")
+    return django_handler(
+        f"{module}.PrometheusBeforeMiddleware", f"{module}.PrometheusAfterMiddleware"
+    )
 
 
 # --- OpenTelemetry --------------------------------------------------------------------------------
@@ -279,13 +281,13 @@ def _opentelemetry_django() -> App:
     from opentelemetry.instrumentation.django import DjangoInstrumentor
 
     with _instrumented(DjangoInstrumentor()) as middleware:
-        return _django(*middleware)
+        return django_handler(*middleware)
 
 
 @contextmanager
 def _instrumented(instrumentor: Any) -> Iterator[list[str]]:
     """The middlewares that OpenTelemetry adds to Django's settings, which are then put back."""
-    _django()  # settings must be there
+    django_handler()  # settings must be there
     from django.conf import settings
 
     before = list(settings.MIDDLEWARE)

@@ -10,8 +10,9 @@ import cProfile
 import gc
 import io
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from itertools import repeat
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,6 +32,12 @@ Requests = Callable[[int], None]
 USER_KEY = "bench.user"
 ROUTE_KEY = "bench.route"
 """Where the scope and the environ name the user and the route template, for those who ask."""
+
+USER = "user-17"
+
+LOGGED_IN_SCOPE = {"session": {"user": USER}}
+LOGGED_IN_ENVIRON = {"REMOTE_USER": USER}
+"""What names the user to those who are not told where to look."""
 
 HEADERS = {"host": "bench.example", "user-agent": "bench/1.0", "accept": "*/*"}
 
@@ -81,7 +88,7 @@ def scope(path: str = "/") -> dict[str, object]:
         "query_string": b"",
         "headers": [(name.encode(), value.encode()) for name, value in HEADERS.items()],
         "state": {},
-        USER_KEY: "user-17",
+        USER_KEY: USER,
         ROUTE_KEY: "/items/{id}",
     }
 
@@ -104,7 +111,7 @@ def environ(path: str = "/") -> dict[str, object]:
         "wsgi.multithread": True,
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
-        USER_KEY: "user-17",
+        USER_KEY: USER,
         ROUTE_KEY: "/items/{id}",
         **{f"HTTP_{name.upper().replace('-', '_')}": value for name, value in HEADERS.items()},
     }
@@ -145,9 +152,11 @@ def start_response(status: str, headers: list[tuple[str, str]], exc_info: object
     return write
 
 
-def drive_asgi(app: ASGIApp, path: str = "/") -> Requests:
+def drive_asgi(
+    app: ASGIApp, path: str = "/", more: Mapping[str, object] = MappingProxyType({})
+) -> Requests:
     """Runs the app's coroutine to its end without an event loop (it never has to wait)."""
-    fresh = scope(path).copy
+    fresh = {**scope(path), **more}.copy
     client = Client()
     receive, send = client.receive, client.send
 
@@ -163,9 +172,11 @@ def drive_asgi(app: ASGIApp, path: str = "/") -> Requests:
     return requests
 
 
-def drive_wsgi(app: WSGIApplication, path: str = "/") -> Requests:
+def drive_wsgi(
+    app: WSGIApplication, path: str = "/", more: Mapping[str, object] = MappingProxyType({})
+) -> Requests:
     """Calls, iterates and closes."""
-    fresh = environ(path).copy
+    fresh = {**environ(path), **more}.copy
 
     def requests(n: int) -> None:
         for _ in repeat(None, n):
