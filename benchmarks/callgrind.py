@@ -79,7 +79,7 @@ def run(script: Path, arguments: Sequence[str], profile: Path) -> str:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("METRICSMW_")
     }
-    environment["PYTHONHASHSEED"] = "0"
+    environment |= {"PYTHONHASHSEED": "0", "METRICSMW_SHARED": "off"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     if ended.returncode:
         raise RuntimeError(f"{' '.join(command)}:\n{ended.stderr[-2000:]}")
