@@ -191,7 +191,6 @@ def test_a_request_leaves_nothing_to_collect(host: str, monitor: MetricsMonitor)
 # --- files ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="the segment is opened in the event loop")
 def test_no_file_is_touched_in_the_event_loop() -> None:
     blockbuster = pytest.importorskip("blockbuster")
     with MetricsMonitor(shared=True) as monitor:
