@@ -188,7 +188,7 @@ class Measurement:
             own[FRAMEWORK_KEY] = ForwardedRequest(carrier, route, user)
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
-        """A copy of the carrier, be it in another process, is measured where this one is."""
+        """Leave the measurement out of copies: only the original carrier's request is measured."""
         return type(None), ()
 
 

@@ -154,7 +154,7 @@ class WSGIMetricsMiddleware(Remade):
         return measured
 
     def _hand_out(self, exchange: _Exchange, body: Iterable[bytes]) -> Iterable[bytes]:
-        """A body that is neither list, tuple nor generator, as the server is to see it."""
+        """Return a body that is neither list, tuple nor generator, as the server is to see it."""
         # uWSGI takes bytes as they are.
         if isinstance(body, (list, tuple, bytes)):
             exchange.complete()

@@ -161,7 +161,7 @@ class MetricsMonitor:
         )
 
     def record_user_activity(self, user_id: object) -> None:
-        """The user, known by ``str(user_id)``, was active now."""
+        """Record that the user, known by ``str(user_id)``, was active now."""
         self.recorder.user(user_id)
 
     def increment_websocket_connections(self) -> None:

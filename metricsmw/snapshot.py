@@ -40,7 +40,7 @@ class MetricsSnapshot:
     workers: int
 
     def to_dict(self) -> SnapshotDict:
-        """The fields by name, in their documented order."""
+        """Return the fields by name, in their documented order."""
         return asdict(self)
 
 

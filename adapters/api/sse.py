@@ -176,9 +176,11 @@ class _Feed:
                 self._task = None
 
     def event(self, told: int, fresh: bool) -> tuple[bytes, int]:
-        """The latest update for one who was told the steps up to `told`, and up to where it goes.
+        """Return the latest update for a client, and the number of the last step in it.
 
-        `fresh`: this one has seen nothing of this feed yet.
+        Args:
+            told: The number of the last step that the client has; steps count from 1.
+            fresh: The client has got nothing of this feed yet.
         """
         if self._update is None:
             return HEARTBEAT, told

@@ -34,7 +34,7 @@ class File(NamedTuple):
 
 @cache
 def files() -> Mapping[str, File]:
-    """The files by name; those that are not there were not built in."""
+    """Return the page's files by name, as far as they are installed."""
     return {
         name: File(TYPES[kind], body, f'"{hashlib.sha256(body).hexdigest()[:16]}"')
         for name, body in _bodies()
@@ -44,23 +44,26 @@ def files() -> Mapping[str, File]:
 
 @cache
 def version() -> str:
-    """A hash of all files: what an address with it holds never changes."""
+    """Return a hash of all files: a file's address has it, so that its content never changes."""
     every = sorted((name, file.etag) for name, file in files().items())
     return hashlib.sha256(repr(every).encode()).hexdigest()[:16]
 
 
 def file_at(path: str) -> File | None:
-    """The file at "hash/name", or None."""
+    """Return the file at "hash/name"; None where there is none."""
     asked, _, name = path.partition("/")
     return files().get(name) if asked == version() else None
 
 
 def page(base: str, *, streams: bool, session: bool, minutes: int, unmeasured: str = "") -> bytes:
-    """The page's shell; `base`: where the sub-app is, relative to the page, with a slash.
+    """Return the page's HTML, without numbers.
 
-    `streams`: whether the host can stream; `session`: whether the host's own session may let in;
-    `minutes`: how long the history is; `unmeasured`: why requests are not measured, "" where they
-    are.
+    Args:
+        base: The sub-app's address, relative to the page, with a slash at its end.
+        streams: The host can stream.
+        session: The host's own session may allow the reading.
+        minutes: The length of the history.
+        unmeasured: Why requests are not measured; "" where they are.
     """
     charts = CHARTS in files()
     vendored = (

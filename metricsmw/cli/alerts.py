@@ -41,7 +41,7 @@ class Past:
         self.snapshot = rows[place]
 
     def counts(self, minutes: int) -> tuple[int, int]:
-        """Requests and errors of about the last so many minutes, as far as there are snapshots."""
+        """Return requests and errors of the last so many minutes, as far as there are rows."""
         # Half a minute's grace, as snapshots are a minute apart but for milliseconds.
         start = max(bisect_right(self._times, self._times[self._place] - 60 * minutes + 30) - 1, 0)
         totals = [int(row["total_requests"]) for row in self._rows[start : self._place + 1]]
@@ -67,7 +67,7 @@ def read_history(path: str) -> list[PastSnapshot]:
 
 
 def replay(rule: AnyRule, rows: Sequence[PastSnapshot]) -> list[Change]:
-    """What the rule would have told. Raises `ValueError` for rows that it cannot read."""
+    """Return the alerts of a rule over rows. Raises `ValueError` for rows that it cannot read."""
     if rule.route is not None:
         raise ValueError(f"a history has no routes, so this rule cannot be tried: {rule}")
     try:
@@ -89,7 +89,7 @@ def replay(rule: AnyRule, rows: Sequence[PastSnapshot]) -> list[Change]:
 
 
 def report(rule: AnyRule, rows: Sequence[PastSnapshot]) -> str:
-    """What `replay` found, for people."""
+    """Return what `replay` found, for people."""
     changes = replay(rule, rows)
     begun = [change.at for change in changes if change.state == "firing"]
     ended = [change.at for change in changes if change.state == "resolved"]
@@ -113,7 +113,7 @@ def report(rule: AnyRule, rows: Sequence[PastSnapshot]) -> str:
 
 
 def run(options: argparse.Namespace) -> int:
-    """The command; 0 where the rules could be tried, fired or not, else 2."""
+    """Run the command; return 0 where the rules could be tried, fired or not, else 2."""
     try:
         rules = [parse(text) for text in options.rule]
     except ValueError as error:

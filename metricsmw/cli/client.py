@@ -100,7 +100,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def base_of(url: str) -> str:
-    """The address of the metrics, of the site's or its own; `TopError` for what is none."""
+    """Return the metrics' address, given it or the site's. Raises `TopError` for any other text."""
     if "://" not in url:
         url = "http://" + url
     try:

@@ -123,7 +123,7 @@ class View:
                 self.top = max(self.top + SCROLL[key], 0)
 
     def sorted(self, routes: Sequence[Fields]) -> list[Fields]:
-        """The rows in the order that was asked for."""
+        """Return the rows in the order that was asked for."""
         name = COLUMNS[self.key][-1]
         return sorted(routes, key=lambda row: row[name], reverse=not self.up)
 
@@ -184,7 +184,7 @@ def _live(server: Server, snapshot: Snapshot, view: View) -> None:
 
 
 def _fitting(console: Console, snapshot: Snapshot, view: View) -> RenderableType:
-    """The picture with as many rows of the table as the terminal has room for."""
+    """Return the picture, with as many rows of the table as the terminal has room for."""
     rest = console.render_lines(render(snapshot, view, console.width, rows=0))
     rows = max(console.height - len(rest), 1)
     view.top = min(view.top, max(len(snapshot.routes) - rows, 0))
@@ -266,7 +266,7 @@ def _head(snapshot: Snapshot, view: View) -> Text:
 
 
 def _alerts(alerts: Sequence[Fields]) -> Iterator[Text]:
-    """A line for each rule that fires or is about to."""
+    """Return a line for each rule that fires or is about to."""
     for row in alerts:
         style = {"firing": "bold red", "pending": "yellow"}.get(row["state"])
         if style:
@@ -331,7 +331,7 @@ def _table(routes: Sequence[Fields], view: View, width: int) -> Table:
 
 
 def number(value: object) -> str:
-    """A number as people read it, to its last decimal."""
+    """Return a number as people read it, to its last decimal."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return "-"
     text = f"{value:,.2f}"
@@ -339,7 +339,7 @@ def number(value: object) -> str:
 
 
 def sparkline(values: Sequence[object], width: int = 60) -> str:
-    """The last values as bars from 0 to their highest; a blank where there is none."""
+    """Return the last values as bars from 0 to their highest; a blank where there is none."""
     last = values[-width:]
     high = max((value for value in last if isinstance(value, (int, float))), default=0)
     return "".join(

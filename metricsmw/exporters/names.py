@@ -86,7 +86,7 @@ def labels(attributes: Attributes, escaping: Escaping = "underscores") -> dict[s
 
 
 def readable(text: str) -> str:
-    """Return text that has a UTF-8 form and no NUL: such characters as ``\\x00``, ``\\udc80``."""
+    """Return text with a UTF-8 form and no NUL; other characters are escaped by a backslash."""
     # One look for what is hardly ever there; most texts are returned as they are.
     if not _UNREADABLE.search(text):
         return text

@@ -89,7 +89,7 @@ class Counts:
 
     @lazy
     def latency(self) -> Distribution:
-        """The latencies, ready to be asked for percentiles."""
+        """Return the latencies, ready to be asked for percentiles."""
         first = FIRST if self.scale == SCALE else ROUTE_FIRST
         return distribution(self.histogram, first, self.scale, self.peak)
 

@@ -71,7 +71,7 @@ def read_limits(machine_memory: int, root: str = "/") -> Limits:
 
 
 def _cores(version: int, folder: Path) -> float:
-    """The limit of a group, in cores; 0.0 where it has none."""
+    """Return the limit of a group, in cores; 0.0 where it has none."""
     if version == 2:
         words = [*_words(folder / "cpu.max"), "", ""]  # "max 100000" or "50000 100000"
     else:
@@ -81,7 +81,7 @@ def _cores(version: int, folder: Path) -> float:
 
 
 def _groups(root: Path, controller: str) -> Iterator[_Group]:
-    """The groups that limit this process, from its own up."""
+    """Return the groups that limit this process, from its own up."""
     paths: dict[str, str] = {}
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
@@ -123,6 +123,6 @@ def _words(path: Path) -> list[str]:
 
 
 def _number(path: Path) -> int:
-    """The number in a file; 0 where there is none, or no limit."""
+    """Return the number in a file; 0 where there is none, or no limit."""
     words = _words(path)
     return int(words[0]) if words and words[0].lstrip("-").isdecimal() else 0

@@ -143,7 +143,7 @@ class Reading:
 
     @lazy
     def snapshot(self) -> MetricsSnapshot:
-        """The numbers of this moment, over all workers of the server."""
+        """Return the numbers of this moment, over all workers of the server."""
         group, _, wall = self._moment
         return self._reader.snapshots.take(self.server, group, wall, self.active_users)
 
@@ -191,7 +191,7 @@ class Reading:
 
     @lazy
     def routes(self) -> list[RouteRow]:
-        """The per-route table of the window, busiest first."""
+        """Return the per-route table of the window, busiest first."""
         return self.server.routes(self._reader.settings.max_routes)
 
     def series(self, seconds: int | None = None) -> Series:
@@ -279,7 +279,7 @@ class Reading:
 
     @lazy
     def statistics(self) -> Statistics:
-        """The current snapshot, the totals, and the settings in force."""
+        """Return the current snapshot, the totals, and the settings in force."""
         settings, server = self._reader.settings, self.server
         current = self.snapshot.to_dict()
         if error := self._users[1]:
@@ -306,7 +306,7 @@ class Reading:
 
     @lazy
     def health(self) -> ServerHealth:
-        """The state of the measuring itself: its components, workers, mode. Never raises."""
+        """Return the state of the measuring itself: components, workers, mode. Never raises."""
         report = self._reader.member.faults.report
         components = dict.fromkeys(
             ("metrics_monitor", "request_tracking", "resource_monitoring", "websocket_tracking"),

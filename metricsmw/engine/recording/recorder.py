@@ -61,7 +61,7 @@ _recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
 
 
 def check_latency(latency_ms: float) -> float:
-    """The latency in seconds; `ValueError` or `TypeError` where it is none."""
+    """Return the latency in seconds. Raises `ValueError` or `TypeError` where it is none."""
     if isinstance(latency_ms, bool) or not isinstance(latency_ms, (int, float)):
         raise TypeError(f"{LATENCY_RANGE}, got {latency_ms!r}")
     # An int may be too large for a float, and then it is above the ceiling of floats.
@@ -386,7 +386,7 @@ class Recorder:
         # --- the slow path -------------------------------------------------------------------
 
         def edge(seconds: float) -> float:
-            """A new maximum of the step, or a value beyond the ends (NaN included)."""
+            """Take a new maximum of the step, or a value beyond the ends (NaN included)."""
             nonlocal step_max
             if not seconds >= FLOOR_SECONDS:
                 return FLOOR_SECONDS
@@ -526,7 +526,7 @@ class Recorder:
         return self._on_minute(now)
 
     def open(self) -> Segment:
-        """This process's segment, opened if need be."""
+        """Return this process's segment; open it first where it is not open."""
         now = self._clock.monotonic()
         if self.segment is None or not self.segment.is_whole or self._membership.is_waiting(now):
             self._take_checkpoint(now, False)
@@ -538,7 +538,7 @@ class Recorder:
         self.is_serving = True
 
     def register_worker(self) -> None:
-        """An adapter is in place: a worker opens its segment now, to be counted as one.
+        """Open a worker's segment as an adapter is installed, so that the worker is counted.
 
         A master that preloads the app opens nothing; its forks do, as they start.
         """

@@ -103,7 +103,7 @@ class RouteTables:
         self._streams += name.times is Times.LAST_BYTE and name not in UNTOLD_STREAMS
 
     def find(self, route: str | None, method: str) -> Row:
-        """The row of a template; from now on `rows` knows it, where that stays bounded."""
+        """Return the row of a template, and add it to `rows` where that stays bounded."""
         kept = method if method in METHODS else OTHER_METHOD
         name = Name(kept, UNMATCHED if route is None else str(route))
         row = self._by_name.get(name.pack())
@@ -116,7 +116,7 @@ class RouteTables:
         return row
 
     def find_streams(self, route: str | None, method: str) -> tuple[Row, Row, bool]:
-        """The rows of a route's streams, and whether they are its own."""
+        """Return the rows of a route's streams, and whether they are its own."""
         name = Name(
             method if method in METHODS else OTHER_METHOD,
             UNMATCHED if route is None else str(route),
@@ -162,7 +162,7 @@ class RouteTables:
         return row
 
     def _last_resort(self, name: Name = LAST_RESORT[0]) -> Row:
-        """A row made with the segment; where there was no room even then, one that nobody reads."""
+        """Return a row made with the segment, or one that nobody reads where it had no room."""
         if (row := self._by_name.get(name.pack())) is not None:
             return row
         if self._spare is None:
@@ -186,7 +186,7 @@ class RouteTables:
             self._restart_maxima()
 
     def restart_peaks(self, now: float) -> None:
-        """The peaks begin anew at monotonic ``now``."""
+        """Start the peaks anew at monotonic ``now``."""
         self._step_now = self._step_now[0], now
         for table in self._tables:
             table.restart_peaks(now)

@@ -158,7 +158,7 @@ class UserTable:
         self._review_at = header[Field.SAMPLE_SINCE] + self._timeout
 
     def add(self, text: str, now: float) -> None:
-        """A user that is not in ``known`` was active at monotonic ``now``."""
+        """Record that a user who is not in ``known`` was active at monotonic ``now``."""
         key = user_key(text)
         with self._lock:
             if self._count:
@@ -249,5 +249,5 @@ class UserTable:
 
 
 def _sampling(value: float) -> int:
-    """A sampling that a worker wrote; 0 for what none did."""
+    """Return a sampling that a worker wrote; 0 for a number that none can have written."""
     return int(value) if 0 <= value <= MAX_SAMPLING else 0

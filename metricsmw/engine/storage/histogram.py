@@ -35,7 +35,7 @@ BUCKETS, ROUTE_BUCKETS = LAST - FIRST + 1, ROUTE_LAST - ROUTE_FIRST + 1
 
 
 def index(seconds: float) -> int:
-    """The scale-5 bucket of a latency in seconds, floor <= seconds <= ceiling.
+    """Return the scale-5 bucket of a latency in seconds, floor <= seconds <= ceiling.
 
     Exact but for values within 11 ulp of a boundary that is no power of two.
     """
@@ -43,12 +43,12 @@ def index(seconds: float) -> int:
 
 
 def upper_bound(bucket: int, scale: int = SCALE) -> float:
-    """The largest value in seconds that the bucket holds."""
+    """Return the largest value in seconds that the bucket holds."""
     return math.pow(2.0, bucket / (1 << scale))
 
 
 def representative(bucket: int, scale: int = SCALE) -> float:
-    """The value in seconds that names the bucket: its relative-error midpoint."""
+    """Return the value in seconds that names the bucket: its relative-error midpoint."""
     growth = math.pow(2.0, 1 / (1 << scale))
     return upper_bound(bucket, scale) * 2.0 / (1.0 + growth)
 
@@ -92,7 +92,7 @@ class Distribution:
         self.max = self._maximum(exact_max)
 
     def _maximum(self, exact: float) -> float:
-        """The exact maximum where it lies in the highest bucket in use, else that bucket's name."""
+        """Return the exact maximum, or the highest used bucket's name where it is not in it."""
         if not self.count:
             return 0.0
         highest = self._first + bisect_left(self._ranks, self.count)
@@ -102,7 +102,7 @@ class Distribution:
         return min(representative(highest, self._scale), CEILING_SECONDS)
 
     def percentile(self, percent: int) -> float:
-        """The nearest-rank percentile in seconds, 1 <= percent <= 100; 0.0 where there is none."""
+        """Return the nearest-rank percentile in seconds, 1 <= percent <= 100; 0.0 if empty."""
         if not self.count:
             return 0.0
         rank = -(-self.count * percent // 100)

@@ -106,13 +106,13 @@ class Name(NamedTuple):
 
 
 def pack_text(text: str) -> bytes:
-    """The stored form of a row's name that fits."""
+    """Return the stored form of a row's name that fits."""
     raw = text.encode("utf-8")
     return len(raw).to_bytes(LENGTH_BYTES, "little") + raw
 
 
 def unpack_text(packed: bytes) -> str:
-    """The name of a row; empty for one that is not in use."""
+    """Return the name of a row; empty for one that is not in use."""
     length = int.from_bytes(packed[:LENGTH_BYTES], "little")
     return packed[LENGTH_BYTES : LENGTH_BYTES + length].decode("utf-8", "replace")
 
@@ -128,7 +128,7 @@ MAX_SAMPLING = 40
 
 
 def user_key(text: str) -> int:
-    """The 64-bit hash by which all workers know a user."""
+    """Return the 64-bit hash by which all workers know a user."""
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BITS // 8).digest()
     return int.from_bytes(digest, "little")
 
@@ -138,7 +138,7 @@ def _tail(key: int) -> str:
 
 
 def stored_text(text: str, key: int) -> bytes:
-    """The id as it is stored: whole up to 1022 bytes of UTF-8, else shortened, with its hash."""
+    """Return the id as stored: whole up to 1022 bytes of UTF-8, else shortened, with its hash."""
     raw = text.encode("utf-8", "surrogatepass")
     room = LONG_TEXT - LENGTH_BYTES
     if len(raw) <= room:
@@ -148,7 +148,7 @@ def stored_text(text: str, key: int) -> bytes:
 
 
 def read_text(row: bytes, key: int) -> str | None:
-    """The id in a row's text column; None where it is not that key's.
+    """Return the id in a row's text column; None where it is not that key's.
 
     It may be another user's by now, half of two users', or damaged.
     """

@@ -22,13 +22,13 @@ ROUTE_HISTOGRAM = (1 << 64 * ROUTE_BUCKETS) - 1
 
 @lru_cache(maxsize=8)
 def lane_masks(lanes: int) -> tuple[int, int]:
-    """The lanes' exponent bits, and lanes that have counted nothing."""
+    """Return the lanes' exponent bits, and lanes that have counted nothing."""
     high = int.from_bytes(struct.pack("<Q", 0xFFF << 52) * lanes, "little")
     return high, int.from_bytes(zero_lanes(lanes), "little")
 
 
 def unpack(state: int, lanes: int) -> list[int]:
-    """The lanes of a difference of states."""
+    """Return the lanes of a difference of states."""
     return memoryview(state.to_bytes(lanes * 8, "little")).cast("Q").tolist()
 
 
@@ -38,7 +38,7 @@ def lane_of(state: int, lane: int) -> int:
 
 
 def in_use(state: int) -> tuple[int, list[int]]:
-    """The lanes from the first to the last that is not 0, and the number of the first.
+    """Return the lanes from the first to the last that is not 0, and the first one's number.
 
     Latencies of one app lie close together, so that these are few of all.
     """

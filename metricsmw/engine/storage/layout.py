@@ -14,10 +14,10 @@ A `Table` is
     since        slots doubles: monotonic time from which that step's peaks are valid
     peaks        rows x slots doubles: the largest value of that step, in seconds
     names        rows x 512 bytes (tables of routes only): length, what it times, text (`keys.Name`)
-    CUR          rows x lanes cumulative lanes
-    CP[slots]    copies of CUR as it stood at the start of a step
+    current      rows x lanes cumulative lanes
+    checkpoints  slots copies of `current`, each as it stood at the start of a step
 
-CUR is never zeroed: a window is CUR minus the checkpoint at the window's start.
+`current` is never zeroed: a window is `current` minus the checkpoint at the window's start.
 
 Lanes are doubles biased by 2**52: the bit pattern of 2**52 + n is 0x433 << 52 | n. So a lane is
 counted up by a float addition, the cheapest read-modify-write that Python has on shared memory,
@@ -157,10 +157,12 @@ class Shape:
         self.stride = rows * lanes * 8
 
     def checkpoint(self, slot: int) -> int:
+        """Return the offset of the checkpoint in a slot, 0 <= slot < slots."""
         return self.current + (1 + slot) * self.stride
 
     @property
     def size(self) -> int:
+        """The table's size in bytes, whole pages."""
         return _round_up(self.checkpoint(self.slots), PAGE)
 
 
@@ -170,18 +172,18 @@ FIXED_BYTES = _round_up(HEADER_BYTES + SERVER_SHAPE.size, PAGE)
 
 
 def zero_lanes(lanes: int) -> bytes:
-    """That many lanes that have counted nothing."""
+    """Return so many lanes that have counted nothing."""
     return struct.pack("d", BIAS) * lanes
 
 
 @cache
 def route_shape(rows: int) -> Shape:
-    """The table of a chunk of that many routes."""
+    """Return the geometry of a chunk of so many routes."""
     return Shape(rows, ROUTE_LANES, 12, named=True)
 
 
 def step_number(now: float, step: float) -> int:
-    """Number of the step that the monotonic time lies in; from 1 on, so that 0 can mean none."""
+    """Return the number of the step around monotonic ``now``: 1 or more, as 0 stands for none."""
     return int(now // step) + 1
 
 
@@ -210,12 +212,12 @@ INSTRUMENT_LANES = {Kind.COUNTERS: 2, Kind.GAUGES: 2, Kind.HISTOGRAMS: ROUTE_BUC
 
 @cache
 def instrument_shape(kind: Kind, rows: int) -> Shape:
-    """The table of a chunk of that many rows of the app's own; it has no checkpoints."""
+    """Return the geometry of so many rows of the app's own numbers; they have no checkpoints."""
     return Shape(rows, INSTRUMENT_LANES[kind], 0, named=True)
 
 
 def chunk_bytes(kind: Kind, rows: int, width: int) -> int:
-    """Size of a chunk. A user's row is a time, a key and its text, column by column."""
+    """Return a chunk's size. A user's row is a time, a key and its text, column by column."""
     if kind is Kind.ROUTES:
         return route_shape(rows).size
     if kind in INSTRUMENT_LANES:

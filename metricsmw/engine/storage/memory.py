@@ -19,7 +19,7 @@ class Memory(Protocol):
     """Where a segment lives."""
 
     def map(self, offset: int, size: int) -> memoryview:
-        """A writable view of newly allocated, zeroed (or, adopted, existing) bytes.
+        """Return a writable view of newly allocated, zeroed (or, adopted, existing) bytes.
 
         Raises OSError where there is no room.
         """
@@ -28,7 +28,7 @@ class Memory(Protocol):
         """Raise OSError unless there is room for so many bytes that a segment can do without."""
 
     def read(self, offset: int, size: int) -> bytes:
-        """A copy of the bytes; shorter where the segment ends."""
+        """Return a copy of the bytes; fewer where the segment ends."""
 
     @property
     def is_whole(self) -> bool:
@@ -42,6 +42,7 @@ class AnonymousMemory:
         self._parts: list[tuple[int, mmap.mmap | bytearray]] = []
 
     def map(self, offset: int, size: int) -> memoryview:
+        """See `Memory`. Falls back to the heap where the system has no mapping left."""
         part: mmap.mmap | bytearray
         try:
             part = mmap.mmap(-1, size)
@@ -51,6 +52,7 @@ class AnonymousMemory:
         return memoryview(part)
 
     def read(self, offset: int, size: int) -> bytes:
+        """See `Memory`."""
         for start, part in self._parts:
             if start <= offset < start + len(part):
                 return bytes(part[offset - start : offset - start + size])
@@ -60,11 +62,12 @@ class AnonymousMemory:
         """Pass: memory is the host's to limit."""
 
     def copy(self) -> bytes:
-        """A copy of all that was mapped, one part after the other."""
+        """Return a copy of all mapped parts, one after the other."""
         return b"".join(bytes(part) for _, part in sorted(self._parts, key=lambda part: part[0]))
 
     @property
     def is_whole(self) -> bool:
+        """True: nobody else can take it away."""
         return True
 
 
@@ -76,6 +79,7 @@ class FileMemory:
         self._end = 0
 
     def map(self, offset: int, size: int) -> memoryview:
+        """See `Memory`."""
         fd = self._file.fileno()
         # Allocated first: a full disk is an error here, not a SIGBUS at some later store.
         allocate(fd, offset, size)
@@ -94,10 +98,12 @@ class FileMemory:
             rest = rest[os.pwrite(self._file.fileno(), rest, len(data) - len(rest)) :]
 
     def read(self, offset: int, size: int) -> bytes:
+        """See `Memory`."""
         return os.pread(self._file.fileno(), size, offset)
 
     @property
     def is_whole(self) -> bool:
+        """Whether the file still has a name and all bytes that were mapped."""
         try:
             status = os.fstat(self._file.fileno())
         except OSError:  # somebody has closed all files of the process

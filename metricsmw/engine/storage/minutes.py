@@ -40,8 +40,11 @@ class Bytes(Protocol):
     def reserve(self, size: int) -> None:
         """Have room for that many bytes. Raises OSError where there is none."""
 
-    def read(self, offset: int, size: int) -> bytes: ...
-    def write(self, offset: int, data: bytes) -> None: ...
+    def read(self, offset: int, size: int) -> bytes:
+        """Return a copy of the bytes; fewer where they end."""
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write the bytes at an offset. Raises OSError where they cannot be written."""
 
 
 class MemoryBytes:
@@ -51,12 +54,15 @@ class MemoryBytes:
         self._data = bytearray()
 
     def reserve(self, size: int) -> None:
+        """See `Bytes`."""
         self._data.extend(bytes(size - len(self._data)))
 
     def read(self, offset: int, size: int) -> bytes:
+        """See `Bytes`."""
         return bytes(self._data[offset : offset + size])
 
     def write(self, offset: int, data: bytes) -> None:
+        """See `Bytes`."""
         self._data[offset : offset + len(data)] = data
 
 
@@ -67,14 +73,17 @@ class FileBytes:
         self._file = file
 
     def reserve(self, size: int) -> None:
+        """See `Bytes`. A full disk is an error here, not a missing minute later."""
         # A full disk is an error here, not a missing minute later.
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(self._file.fileno(), 0, size)
 
     def read(self, offset: int, size: int) -> bytes:
+        """See `Bytes`."""
         return os.pread(self._file.fileno(), size, offset)
 
     def write(self, offset: int, data: bytes) -> None:
+        """See `Bytes`."""
         os.pwrite(self._file.fileno(), data, offset)
 
 
@@ -138,7 +147,7 @@ class History:
         self._write_header(header._replace(next=number + 1, minutes=written))
 
     def start(self, origin: float) -> None:
-        """Forget all rows; minutes count from monotonic ``origin`` on."""
+        """Drop all rows; minutes count from monotonic ``origin`` on."""
         header = self._header()
         self._write_header(header._replace(first=header.next, origin=origin, minutes=0.0))
 
@@ -157,13 +166,13 @@ class History:
         return rows
 
     def damaged(self) -> int:
-        """How many rows are left out because of what others have written there."""
+        """Return how many rows are left out as damaged."""
         rows = self._rows()
         # The oldest of a full ring may just be making room for the next one.
         return rows[len(rows) == self._capacity :].count(None)
 
     def rows(self, since: float, reset_at: float = 0.0) -> list[dict[str, str | float | int]]:
-        """Snapshots taken after monotonic ``since`` and not before the reset, oldest first."""
+        """Return snapshots, oldest first, from after monotonic ``since`` and since the reset."""
         rows = []
         for row in self._rows():
             if row is not None and row[0] > since and row[0] >= reset_at:
@@ -200,7 +209,7 @@ class GaugeSamples:
         self._offset = offset
 
     def put(self, step: int, sample: GaugeSample) -> None:
-        """Keep what was seen in that step, unless a later step has its place."""
+        """Store the sample of a step, unless a later step has its place."""
         place = self._offset + step % GAUGE_ROWS * GAUGE_ROW.size
         with suppress(OSError):  # the numbers themselves do without
             kept = self._data.read(place, GAUGE_ROW.size)
@@ -209,7 +218,7 @@ class GaugeSamples:
             self._data.write(place, GAUGE_ROW.pack(step, *sample, step))
 
     def get(self, first: int, last: int) -> dict[int, GaugeSample]:
-        """What was seen in the steps from ``first`` to ``last``; they count from 1."""
+        """Return the samples of the steps from ``first`` to ``last``; steps count from 1."""
         found: dict[int, GaugeSample] = {}
         data = self._data.read(self._offset, GAUGE_BYTES)
         for number, in_flight, cpu, memory, again in GAUGE_ROW.iter_unpack(

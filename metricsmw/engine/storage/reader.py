@@ -69,9 +69,11 @@ class Source(Protocol):
     """A segment to read."""
 
     @property
-    def alive(self) -> bool: ...
+    def alive(self) -> bool:
+        """Whether the worker that writes the segment lives."""
 
-    def read(self, offset: int, size: int) -> bytes: ...
+    def read(self, offset: int, size: int) -> bytes:
+        """Return a copy of the bytes; fewer where the segment ends. Raises OSError."""
 
 
 class Reset(NamedTuple):
@@ -98,7 +100,12 @@ class Period(NamedTuple):
     past: bool = False
 
     def steps(self, ratio: int, count: int) -> tuple[int, int]:
-        """Number of the last step, and its first one in the window, for tables of that ratio."""
+        """Return the numbers of the last step and of the first one in the window.
+
+        Args:
+            ratio: How many steps of the server-wide table make one of the table that is read.
+            count: How many such steps the window has.
+        """
         last = step_number(self.now, self.step * ratio)
         return last, last - count
 
@@ -118,6 +125,7 @@ class Part(NamedTuple):
 
     @property
     def size(self) -> int:
+        """The chunk's size in bytes."""
         return chunk_bytes(self.kind, self.rows, self.width)
 
 
@@ -164,20 +172,20 @@ class Header:
         self.end += part.size
 
     def route_tables(self) -> Iterable[tuple[int, Shape]]:
-        """Offset and shape of the routes' tables."""
+        """Yield offset and shape of the routes' tables."""
         for part in self.parts:
             if part.kind is Kind.ROUTES:
                 yield part.offset, route_shape(part.rows)
 
     def instrument_tables(self) -> Iterable[tuple[Kind, int, Shape]]:
-        """Kind, offset and shape of the tables of the app's own numbers."""
+        """Yield kind, offset and shape of the tables of the app's own numbers."""
         for part in self.parts:
             if part.kind in INSTRUMENT_LANES:
                 yield part.kind, part.offset, instrument_shape(part.kind, part.rows)
 
 
 class WorkerUsage(NamedTuple):
-    """What a worker said of itself.
+    """A worker's own account of its process.
 
     Attributes:
         pid: Its process id.
@@ -268,10 +276,11 @@ class SegmentReading:
 
     @property
     def created(self) -> float:
+        """Monotonic time at which the segment was made."""
         return self.header[Field.CREATED]
 
     def usage(self) -> WorkerUsage:
-        """Return what the worker says of its process."""
+        """Return the worker's own account of its process."""
         at = self.header[Field.SAMPLED]
         return WorkerUsage(
             self.pid,
@@ -282,7 +291,7 @@ class SegmentReading:
         )
 
     def gauge(self, field: Field) -> int:
-        """A gauge of a live worker; that of a dead one is 0."""
+        """Return a gauge of a live worker, and 0 for a dead one."""
         return max(int(self.header[field]), 0) if self.alive else 0
 
     def _bytes(self, offset: int, size: int) -> bytes:
@@ -295,8 +304,16 @@ class SegmentReading:
         return (part for part in self._header.parts if part.kind is Kind.USERS)
 
     def active(self, oldest: float, timeout: float) -> tuple[int, list[int]]:
-        """Keys of the users seen at or after monotonic ``oldest``, and k: the worker kept only
-        one user of 2**k to be counted; 0 where it kept all."""
+        """Return the worker's sampling, and the keys of its active users.
+
+        Args:
+            oldest: Monotonic time of the oldest activity that counts.
+            timeout: Seconds without activity after which a user is not active any more.
+
+        Returns:
+            k, where the worker kept one user of 2**k, 0 for all; and the keys of the users seen
+            at or after ``oldest``.
+        """
         numbers = self.header[Field.SAMPLE_RECORD : Field.SAMPLE_SINCE + 1].tolist()
         k = self._sampling(numbers, timeout)
         if all(part.kind is not Kind.USERS for part in self._header.parts):
@@ -318,7 +335,7 @@ class SegmentReading:
         return int(k)
 
     def users(self, oldest: float) -> list[int]:
-        """Keys of the users seen at or after monotonic ``oldest``."""
+        """Return the keys of the users seen at or after monotonic ``oldest``."""
         found: list[int] = []
         for part in self._user_parts():
             columns = self._bytes(part.offset, part.rows * 16)
@@ -328,13 +345,13 @@ class SegmentReading:
 
     @staticmethod
     def _user_columns(data: bytes, rows: int, oldest: float) -> tuple[list[bool], list[int]]:
-        """Which rows were seen at or after monotonic ``oldest``, and all rows' keys."""
+        """Return whether each row was seen at or after monotonic ``oldest``, and all rows' keys."""
         seen = memoryview(data[: rows * 8]).cast("d").tolist()
         keys = memoryview(data[rows * 8 : rows * 16]).cast("Q").tolist()
         return [at >= oldest and at > 0 for at in seen], keys
 
     def user_ids(self, oldest: float) -> Iterable[str]:
-        """The ids of users seen at or after monotonic ``oldest``."""
+        """Yield the ids of users seen at or after monotonic ``oldest``."""
         for part in self._user_parts():
             data = self._bytes(part.offset, part.size)
             recent, keys = self._user_columns(data, part.rows, oldest)
@@ -355,14 +372,14 @@ class SegmentReading:
                 yield name, count, table.peaks[row]
 
     def route_totals(self) -> Iterable[tuple[Name, int]]:
-        """(name, lanes since the reset) of every row that has counted anything."""
+        """Yield (name, lanes since the reset) of every row that has counted anything."""
         for offset, shape in self._header.route_tables():
             total = read_total(self._read, offset, shape, self._baseline(offset))
             for _, name, count in self._named_rows(offset, shape, total):
                 yield name, count
 
     def _named_rows(self, offset: int, shape: Shape, state: int) -> Iterable[tuple[int, Name, int]]:
-        """Number, name and lanes of a table's rows that are not 0 in a difference of states."""
+        """Yield number, name and lanes of the rows that are not 0 in a difference of states."""
         if not state:
             return
         lanes = state.to_bytes(shape.stride, "little")
@@ -378,7 +395,7 @@ class SegmentReading:
             yield row, name, count
 
     def instruments(self) -> Iterable[tuple[Kind, str, int]]:
-        """(kind, packed name, lanes since the reset) of the app's own numbers.
+        """Yield (kind, packed name, lanes since the reset) of the app's own numbers.
 
         A gauge has its doubles in the place of lanes; those of a dead worker are left out.
         """
@@ -402,13 +419,13 @@ class SegmentReading:
                     )
 
     def steps(self, first: int) -> dict[int, int]:
-        """What the worker counted in each step from ``first`` on, as lanes."""
+        """Return the counts of the worker in each step from ``first`` on, as lanes."""
         return read_steps(
             self._read, SERVER_OFFSET, SERVER_SHAPE, 0, first, self._baseline(SERVER_OFFSET)
         )
 
     def route_steps(self, name: Name, first: int) -> Iterable[tuple[int, int]]:
-        """What the worker counted of one route in each of the routes' steps, as lanes."""
+        """Yield the counts of one route in each route step from ``first`` on, as lanes."""
         packed = name.pack()
         for offset, shape in self._header.route_tables():
             names = self._bytes(offset + shape.names, shape.rows * NAME_BYTES)
@@ -423,7 +440,7 @@ class SegmentReading:
 
 
 def table_states(read: Read) -> Iterable[tuple[tuple[int, int], int]]:
-    """Every table's state as it is now, by (nonce, offset). Raises `CorruptSegmentError`."""
+    """Yield every table's state, by (nonce, offset). Raises `CorruptSegmentError`."""
     nonce = Header(read(0, HEADER_BYTES)).nonce
     yield (nonce, SERVER_OFFSET), table_state(read, SERVER_OFFSET, SERVER_SHAPE)
     # Looked up only now: a row that appears later has counted nothing before.

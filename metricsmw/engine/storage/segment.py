@@ -58,9 +58,14 @@ class Table:
         return self.step % self.shape.slots
 
     def take_checkpoint(self, step: int, since: float) -> bool:
-        """Keep CUR as the checkpoint of ``step``, which begins at monotonic ``since``.
+        """Copy the current lanes to the checkpoint of a step.
 
-        False where that step, or a later one, has its checkpoint already.
+        Args:
+            step: The step's number.
+            since: Monotonic time at which the step begins.
+
+        Returns:
+            False where that step, or a later one, has its checkpoint already.
         """
         if step <= self.step:
             return False
@@ -74,27 +79,28 @@ class Table:
         return True
 
     def drop_checkpoints(self) -> None:
-        """Forget all steps: nothing that was counted so far is in any window."""
+        """Drop all checkpoints, so that no window has what was counted so far."""
         for slot in range(self.shape.slots):
             self._labels[slot] = 0.0
         self.step = 0
 
     def restart_peaks(self, since: float) -> None:
-        """The peaks of the step begin anew at monotonic ``since``."""
+        """Start the peaks of the step anew at monotonic ``since``."""
         for number in range(self.shape.rows):
             self.set_peak(number, 0.0)
         self._since[self._slot] = since
 
     def peak(self, number: int) -> float:
-        """The largest value in seconds of that row in this step."""
+        """Return the largest value of a row in this step, in seconds."""
         return self._peaks[number * self.shape.slots + self._slot]
 
     def set_peak(self, number: int, seconds: float) -> None:
+        """Set the largest value of a row in this step, in seconds."""
         self._peaks[number * self.shape.slots + self._slot] = seconds
 
 
 class Chunk(NamedTuple):
-    """A part that was appended: so many rows, each with `width` bytes of text (users only)."""
+    """An appended part: so many rows, each with `width` bytes of text (users only)."""
 
     kind: Kind
     rows: int
@@ -149,7 +155,7 @@ class Segment:
         self._identity = self._read_identity()
 
     def _restart_window(self, window_seconds: int) -> None:
-        """Steps of another length have other numbers: the window begins anew, totals go on."""
+        """Start the window anew, as steps of another length have other numbers; totals go on."""
         self.table.drop_checkpoints()
         for chunk in self.chunks:
             if chunk.kind is Kind.ROUTES:
@@ -165,7 +171,7 @@ class Segment:
         return self.memory.is_whole and self._read_identity() == self._identity
 
     def saved_gauges(self) -> list[float]:
-        """The gauges, read without touching mapped memory that may be gone.
+        """Return the gauges, read without touching mapped memory that may be gone.
 
         0 where they are gone, or stand in a header that somebody else has written.
         """
@@ -189,11 +195,21 @@ class Segment:
     def appended(
         self, kind: Kind, rows: int, width: int = 0, *, growth: bool = True
     ) -> Iterator[Chunk]:
-        """A new zeroed chunk, which readers see once the block has filled it in.
+        """Append a zeroed chunk, which readers see once the ``with`` block has filled it in.
 
-        ``growth``: the segment can do without it. Raises OSError where there is no room for it. One
-        at a time: a thread may need a chunk of
-        users while another needs one of routes.
+        Chunks are appended one at a time, as two threads may need one at once.
+
+        Args:
+            kind: What the chunk holds.
+            rows: Its number of rows.
+            width: Bytes of text a row; users only.
+            growth: The segment can do without the chunk, so more room is left to others.
+
+        Yields:
+            The chunk.
+
+        Raises:
+            OSError: There is no room for the chunk.
         """
         with self._appending:
             number = len(self.chunks)

@@ -12,13 +12,9 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from metricsmw.engine.storage.histogram import (
-    CEILING_SECONDS,
-)
+from metricsmw.engine.storage.histogram import CEILING_SECONDS
 from metricsmw.engine.storage.lanes import lane_masks
-from metricsmw.engine.storage.layout import (
-    Shape,
-)
+from metricsmw.engine.storage.layout import Shape
 
 # A torn or overtaken checkpoint is looked for again this often before the segment is given up.
 ATTEMPTS = 5
@@ -53,9 +49,20 @@ def read_table(
     past: bool,
     head: bytes | None = None,
 ) -> TableReading:
-    """The table at ``offset``, over the window of ``steps`` (last, first).
+    """Return the counts of one table since the reset and in the window.
 
-    With ``past`` it is read as it was when the last step ended. Raises `CorruptSegmentError`.
+    Args:
+        read: Reads bytes of the segment.
+        offset: The table's place in the segment, in bytes.
+        shape: The table's geometry.
+        steps: The numbers of the window's last and first step.
+        reset_at: Monotonic time of the last reset; older peaks are left out.
+        baseline: The whole table at the last reset; None: it was not there.
+        past: Read the table as it was when the last step ended.
+        head: The table's first bytes, up to the end of the current lanes, if they are read already.
+
+    Raises:
+        CorruptSegmentError: The bytes cannot be what a worker wrote.
     """
     # Floats, as the labels are: comparing them with integers takes three times as long.
     last, first = float(steps[0]), float(max(steps[1], 1))  # label 0 is none
@@ -110,7 +117,7 @@ def read_table(
 
 
 def _checkpoint(read: Read, offset: int, shape: Shape, label: float) -> int | None:
-    """The state kept under a label; None where it was overtaken while it was copied."""
+    """Return the checkpoint of a label; None where it was overwritten while it was copied."""
     slot = int(label) % shape.slots
     state = read(offset + shape.checkpoint(slot), shape.stride)
     if len(state) != shape.stride:
@@ -131,7 +138,7 @@ def read_steps(
     ``baseline``: the whole table at the last reset; nothing from before it is counted.
 
     Raises:
-        CorruptSegmentError: the bytes cannot be what a worker wrote.
+        CorruptSegmentError: The bytes cannot be what a worker wrote.
     """
     size = shape.lanes * 8
     inside = row * size
@@ -186,7 +193,11 @@ def read_total(read: Read, offset: int, shape: Shape, baseline: int | None) -> i
 
 
 def table_state(read: Read, offset: int, shape: Shape) -> int:
-    # Two equal copies: no worker stood between two stores of one request.
+    """Return a table's current lanes as one integer.
+
+    They are copied until two copies are equal, five times at most: then no worker was between two
+    stores of one request.
+    """
     state = read(offset + shape.current, shape.stride)
     for _ in range(ATTEMPTS):
         again = read(offset + shape.current, shape.stride)

@@ -381,7 +381,7 @@ def _is_alive(directory: str, root: Process | None, boot: int, here: Surrounding
 
 
 def _folders(base: str | Path, name: str) -> list[os.DirEntry[str]]:
-    """The folders in another one whose names match."""
+    """Return the folders in another one whose names match."""
     with os.scandir(base) as entries:
         return [
             entry

@@ -1,6 +1,7 @@
-"""A group: where the segments of a server lie, and what its workers share.
+"""A group: the workers of one server, their segments, and the files that they share.
 
-`PrivateGroup` is a process alone; `SharedGroup` (`shared`) a directory that all workers use.
+`PrivateGroup` is one process with a segment in memory. `SharedGroup` (`shared`) is a directory that
+all workers use.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ Mode = Literal["private", "shared"]
 
 
 class Savings(NamedTuple):
-    """What a private worker has counted, for a place among the others.
+    """The counts of a private worker, which it takes along when it joins a shared group.
 
     Attributes:
-        data: Its segment, byte for byte.
-        states: What each of its tables had counted by then.
-        reset: The last reset that was made here.
-        since: Monotonic time since when it is private.
+        data: The worker's segment, byte for byte.
+        states: The state of each of its tables at that moment, by (nonce, offset).
+        reset: The last reset of this worker.
+        since: Monotonic time since when the worker is private.
     """
 
     data: bytes
@@ -39,9 +40,14 @@ class Savings(NamedTuple):
 
 
 class Group(Protocol):
-    """What a monitor needs of the place where its server's segments lie.
+    """The workers of one server, and the place of their segments.
 
-    ``failed``: sharing was wanted, and could not be had when it was tried last.
+    Attributes:
+        mode: "private" or "shared".
+        reason: Why it is this mode, or this directory.
+        failed: The last attempt to join a shared group failed.
+        history: The server's minute history.
+        segment: This worker's segment.
     """
 
     mode: Mode
@@ -55,30 +61,45 @@ class Group(Protocol):
         """The last reset of the server."""
 
     def sources(self, complete: bool = False) -> Mapping[str, Source]:
-        """The segments of all workers, dead ones included, by name.
+        """Return the segments of all workers, dead ones included, by name.
 
-        With ``complete`` it raises OSError where one may be there that cannot be opened now.
+        Args:
+            complete: Raise where a segment may be left out.
+
+        Raises:
+            OSError: With ``complete``: a segment may be there that cannot be opened now.
         """
 
-    def write_reset(self, reset: Reset) -> None: ...
+    def write_reset(self, reset: Reset) -> None:
+        """Save a reset for all workers. Raises OSError where it cannot be saved."""
 
     def renew(self, now: float) -> None:
-        """Let what is in use look so, and say what this worker uses; at monotonic ``now``.
+        """Renew the times of the files in use, and note this worker's CPU and memory.
 
         The segment must be whole.
+
+        Args:
+            now: Monotonic seconds.
         """
 
     def problems(self) -> list[str]:
-        """What is wrong with what the workers share, beside segments; safe to show to anyone."""
+        """Return the faults of shared files but segments; the text is safe to show to anyone."""
 
     def exclusive(self, wait: bool) -> contextlib.AbstractContextManager[bool]:
-        """Hold the server's lock; yields whether it is held. Never waits unless told to."""
+        """Hold the server's lock.
+
+        Args:
+            wait: Wait for the lock; else it is only tried.
+
+        Yields:
+            Whether the lock is held.
+        """
 
     def close(self) -> None:
-        """Leave the group: gauges go, counts stay."""
+        """Leave the group: its gauges are zeroed, its counts stay."""
 
     def forget(self) -> None:
-        """Let go of a segment that is lost, or in a forked child the parent's; change nothing."""
+        """Release the files of a lost segment, or of the parent in a fork; change no bytes."""
 
 
 class OwnSource:
@@ -114,19 +135,22 @@ class PrivateGroup:
         )
 
     def sources(self, complete: bool = False) -> Mapping[str, Source]:
+        """See `Group`: the one segment there is."""
         return {"own": OwnSource(self.segment.memory)}
 
     def write_reset(self, reset: Reset) -> None:
+        """See `Group`."""
         self.reset = reset
 
     def renew(self, now: float) -> None:
-        pass
+        """Do nothing: there is no file that a cleaner might take."""
 
     def problems(self) -> list[str]:
+        """See `Group`."""
         return [f"this worker's numbers are its own only: {self.reason}"] if self.failed else []
 
     def savings(self) -> Savings:
-        """Return what was counted so far."""
+        """Return a copy of the counts so far."""
         data = self._memory.copy()
 
         def read(offset: int, size: int) -> bytes:
@@ -136,6 +160,7 @@ class PrivateGroup:
 
     @contextlib.contextmanager
     def exclusive(self, wait: bool) -> Iterator[bool]:
+        """See `Group`: the lock is one of this process's threads."""
         held = self._thread_lock.acquire(blocking=wait)
         try:
             yield held
@@ -144,7 +169,8 @@ class PrivateGroup:
                 self._thread_lock.release()
 
     def close(self) -> None:
+        """See `Group`."""
         self.segment.zero_gauges()
 
     def forget(self) -> None:
-        pass
+        """Do nothing: there is no file to release."""

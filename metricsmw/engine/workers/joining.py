@@ -52,7 +52,7 @@ class Remainder:
 def _tables(
     old: Segment, new: Segment, copied: bytes
 ) -> Iterator[tuple[Table, Table, Shape, bytes]]:
-    """The tables of both, with their counters as they were copied."""
+    """Yield the tables of both, with their counters as they were copied."""
     start = SERVER_OFFSET + SERVER_SHAPE.current
     yield old.table, new.table, SERVER_SHAPE, copied[start : start + SERVER_SHAPE.stride]
     for before, after in zip(old.chunks, new.chunks, strict=False):

@@ -148,7 +148,7 @@ def _is_worker_of(pid: int, status: Status, parent: int, above: Status, here: Su
 
 
 def _title(command: list[str]) -> str | None:
-    """What a command line that was rewritten as a title begins with."""
+    """Return how a command line begins that was rewritten as a title."""
     title = TITLE.match(" ".join(command))
     return title and title[0]
 

@@ -255,6 +255,7 @@ class SharedGroup:
     # --- all segments ----------------------------------------------------------------------------
 
     def sources(self, complete: bool = False) -> Mapping[str, Source]:
+        """See `Group`."""
         own = OwnSource(self.segment.memory)
         try:
             return self._sources.find((self.name, self._inode), own, self._clock(), complete)
@@ -271,6 +272,7 @@ class SharedGroup:
 
     @contextlib.contextmanager
     def exclusive(self, wait: bool) -> Iterator[bool]:
+        """See `Group`. The flock is the process's; a lock of its own keeps its threads apart."""
         if not self._thread_lock.acquire(blocking=wait):
             yield False
             return
@@ -289,12 +291,15 @@ class SharedGroup:
 
     @property
     def reset(self) -> Reset:
+        """See `Group`."""
         return self._resets.last
 
     def write_reset(self, reset: Reset) -> None:
+        """See `Group`."""
         self._resets.write(reset)
 
     def renew(self, now: float) -> None:
+        """See `Group`. Files are renewed once a minute, before a cleaner takes them for unused."""
         self._usage.note(self.segment.header, now)
         if now - self._renewed < RENEW_SECONDS:
             return
@@ -307,6 +312,7 @@ class SharedGroup:
                 os.utime(self.directory.parent.parent / LOCK)
 
     def problems(self) -> list[str]:
+        """See `Group`."""
         found = [f"{name} was replaced" for name in self._shared if not self._in_place(name)]
         try:
             self._resets.read()
@@ -329,11 +335,13 @@ class SharedGroup:
     # --- the end ---------------------------------------------------------------------------------
 
     def close(self) -> None:
+        """See `Group`. The gauges of a segment that is lost are left alone."""
         if self.segment.is_whole:
             self.segment.zero_gauges()
         self.forget()
 
     def forget(self) -> None:
+        """See `Group`. The kernel drops the flock, by which others see that the worker has gone."""
         self._sources.close()
         self._life.close()
         self._directory_lock.close()
