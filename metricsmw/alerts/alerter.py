@@ -21,7 +21,8 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
-from metricsmw.alerts.delivery import Alert, Receive, Retry, Sender, as_receivers
+from metricsmw.alerts.alert import Alert, Receive
+from metricsmw.alerts.delivery import Retry, Sender, as_receivers
 from metricsmw.alerts.outbox import AlertOutbox, AlertRow, SavedStatus
 from metricsmw.alerts.rules import (
     AnyRule,

@@ -1,4 +1,4 @@
-"""Notifications: what an alert says, who receives it, and the threads that send it.
+"""Delivery: the receivers that `notify=` names, and the threads that send them alerts.
 
 A receiver is a callable, an Apprise URL, or the log. Each has a `Sender`: a daemon thread that
 takes the alerts that wait for the receiver, one after the other. So a receiver that hangs delays
@@ -12,16 +12,14 @@ full disk: then only the saving is tried again.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
-from typing import Literal, Protocol
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Protocol
 
-from metricsmw.alerts.rules import Comparison, Severity
+from metricsmw.alerts.alert import Alert, Receive, Receiver
 from metricsmw.engine.faults import FaultLog
 
 logger = logging.getLogger("metricsmw.alerts")
@@ -42,89 +40,6 @@ class Retry:
     longest_delay: float = 60.0
     give_up: float = 3600.0
     max_waiting: int = 1000
-
-
-@dataclass(frozen=True)
-class Alert:
-    """What a receiver gets: a rule began to fire, or has recovered. `str` of it is a message.
-
-    Attributes:
-        id: Stays the same where a message has to be sent again.
-        type: The rule's name.
-        state: "firing" or "resolved".
-        severity: "info", "warning" or "critical".
-        field: What the rule compares.
-        value: The number that was found; None where there was none.
-        comparison: How the rule compares.
-        threshold: What the rule compares with.
-        since: When the value was first seen beyond its threshold, ISO 8601 in UTC.
-        at: When this change was noticed, ISO 8601 in UTC.
-        route: The route, with its method, of a rule of one route.
-        host: The machine's name.
-        link: The address of the dashboard, where it was given.
-        rule: The rule as text.
-    """
-
-    id: str
-    type: str
-    state: Literal["firing", "resolved"]
-    severity: Severity
-    field: str
-    value: float | None
-    comparison: Comparison
-    threshold: float
-    since: str
-    at: str
-    route: str | None
-    host: str
-    link: str | None
-    rule: str
-
-    @property
-    def title(self) -> str:
-        """One line that says what happened, and where."""
-        where = self.host if self.route is None else f"{self.route} on {self.host}"
-        mark = "ALERT" if self.state == "firing" else "RESOLVED"
-        return f"{mark}: {self.type} ({self.severity}), {where}"
-
-    def __str__(self) -> str:
-        """Return the message, of several lines."""
-        value = "without data" if self.value is None else f"{self.value:.10g}"
-        state = "is firing" if self.state == "firing" else "has recovered"
-        threshold = f"{self.comparison} {self.threshold:.10g}"
-        lines = [
-            f"{self.type} {state}: {self.field} is {value}, threshold {threshold}.",
-            f"Since: {self.since}",
-            f"Noticed: {self.at}",
-        ]
-        if self.route is not None:
-            lines.append(f"Route: {self.route}")
-        lines += [f"Severity: {self.severity}", f"Host: {self.host}", f"Rule: {self.rule}"]
-        if self.link is not None:
-            lines.append(f"Dashboard: {self.link}")
-        return "\n".join(lines)
-
-    def to_dict(self) -> dict[str, str | float | None]:
-        """Return the fields by name."""
-        return asdict(self)
-
-
-Receive = Callable[[Alert], object]
-
-
-@dataclass(frozen=True)
-class Receiver:
-    """Somebody who gets alerts.
-
-    Attributes:
-        name: What the log says; it shows no secret.
-        receive: Sends an alert; raises where it cannot.
-        key: Tells the receiver from others of its alerter, also after a reload in another order.
-    """
-
-    name: str
-    receive: Receive
-    key: str
 
 
 def to_log(alert: Alert) -> None:
@@ -150,7 +65,9 @@ def as_receivers(notify: Receive | str | Iterable[Receive | str] | None) -> list
     found: list[Receiver] = []
     for one in list(notify) or [to_log]:
         if isinstance(one, str):
-            found += _apprise(one)
+            from metricsmw.alerts.apprise import apprise_receivers  # only where a URL is given
+
+            found += apprise_receivers(one)
         elif callable(one):
             name = getattr(one, "__qualname__", type(one).__qualname__)
             found.append(Receiver(name, one, name))
@@ -161,47 +78,6 @@ def as_receivers(notify: Receive | str | Iterable[Receive | str] | None) -> list
         seen[receiver.key] += 1
         found[place] = replace(receiver, key=f"{receiver.key} {seen[receiver.key]}")
     return found
-
-
-def _apprise(urls: str) -> list[Receiver]:
-    # What follows the scheme is full of secrets.
-    scheme = re.match(r"[A-Za-z][\w+.-]*(?=:)", urls)
-    name = f"{scheme[0]}://…" if scheme else "the URL"
-    try:
-        import apprise
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'notify={name!r} needs Apprise; install it with: pip install "metricsmw[alerts]"'
-        ) from error
-    services = apprise.Apprise()
-    if not services.add(urls):
-        raise ValueError(f"Apprise cannot send to {name}: unknown service, or not its URL's form")
-    kinds = {
-        "info": apprise.NotifyType.INFO,
-        "warning": apprise.NotifyType.WARNING,
-        "critical": apprise.NotifyType.FAILURE,
-    }
-
-    def receiver(service: apprise.NotifyBase) -> Receiver:
-        sender = apprise.Apprise()
-        sender.add(service)
-
-        def receive(alert: Alert) -> None:
-            firing = alert.state == "firing"
-            sent = sender.notify(
-                body=str(alert),
-                title=alert.title,
-                notify_type=kinds[alert.severity] if firing else apprise.NotifyType.SUCCESS,
-                # Else a service that wants HTML takes the `<id>` of a route for a tag.
-                body_format=apprise.NotifyFormat.TEXT,
-            )
-            if not sent:
-                raise ConnectionError("Apprise could not deliver it; its own log says why")
-
-        return Receiver(name, receive, f"{name} {hashlib.sha256(urls.encode()).hexdigest()[:16]}")
-
-    # One each, as those that took a message are not to get it again because another did not.
-    return [receiver(service) for service in services]
 
 
 class Outbox(Protocol):

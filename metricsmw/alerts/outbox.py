@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import TypedDict, TypeGuard, cast
 
-from metricsmw.alerts.delivery import Alert
+from metricsmw.alerts.alert import Alert
 from metricsmw.alerts.rules import COMPARISONS, SEVERITIES, STATES, Comparison, Severity, State
 from metricsmw.clock import Clock
 from metricsmw.engine.workers.job import PROBLEM

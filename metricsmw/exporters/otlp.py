@@ -151,7 +151,7 @@ def metrics_data(exposition: Exposition, at: float, *, deltas: bool = False) -> 
     return sdk.MetricsData([sdk.ResourceMetrics(resource, [scope], SCHEMA_URL)])
 
 
-class Sender:
+class OTLPSender:
     """A connection of this process to a receiver.
 
     Args:

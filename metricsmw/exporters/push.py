@@ -26,7 +26,7 @@ from metricsmw.exporters.server import exposition
 from metricsmw.validation import number
 
 if TYPE_CHECKING:
-    from metricsmw.exporters.otlp import Sender
+    from metricsmw.exporters.otlp import OTLPSender
     from metricsmw.monitor import MetricsMonitor
 
 logger = logging.getLogger("metricsmw")
@@ -88,7 +88,7 @@ class OTLPExport:
         self._settings = endpoint, headers, timeout
         self._name = name
         self._sent: Sent | None = None  # of a monitor that is private to its process
-        self._sender: Sender | None = self._connect()
+        self._sender: OTLPSender | None = self._connect()
         self._job: ServerJob[bool] = ServerJob(
             monitor,
             name,
@@ -124,12 +124,12 @@ class OTLPExport:
         """
         return self._job.run()
 
-    def _connect(self) -> Sender:
+    def _connect(self) -> OTLPSender:
         try:
-            from metricsmw.exporters.otlp import Sender
+            from metricsmw.exporters.otlp import OTLPSender
         except ImportError as error:
             raise ImportError(f"OTLPExport needs metricsmw[otlp]: {error}") from error
-        return Sender(*self._settings)
+        return OTLPSender(*self._settings)
 
     def _renew(self) -> None:
         self._sender = None  # the connection is the parent's

@@ -20,7 +20,7 @@ from metricsmw.exporters.model import (
     HistogramPoint,
     NumberPoint,
 )
-from metricsmw.exporters.otlp import Sender
+from metricsmw.exporters.otlp import OTLPSender
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -50,7 +50,7 @@ def exposition(instance: str, latencies: list[float]) -> Exposition:
 
 
 def push(engine: Engine, exposition: Exposition) -> None:
-    Sender(f"{engine.url}/opentelemetry/v1/metrics", None, 20.0).send(exposition, time.time())
+    OTLPSender(f"{engine.url}/opentelemetry/v1/metrics", None, 20.0).send(exposition, time.time())
 
 
 def visible(engine: Engine, expression: str, expected: float) -> None:

@@ -13,6 +13,7 @@ from metricsmw.engine.reading.counts import Counts
 from metricsmw.engine.reading.instruments import InstrumentSeries, join
 from metricsmw.engine.reading.lazy import lazy
 from metricsmw.engine.reading.routes import RouteLanes, RouteRow, route_row
+from metricsmw.engine.storage.header import OtherVersionError
 from metricsmw.engine.storage.histogram import (
     ROUTE_FIRST,
     ROUTE_SCALE,
@@ -26,7 +27,6 @@ from metricsmw.engine.storage.layout import (
     Field,
 )
 from metricsmw.engine.storage.reader import (
-    OtherVersionError,
     Period,
     Reset,
     SegmentReading,

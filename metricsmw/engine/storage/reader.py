@@ -1,4 +1,4 @@
-"""Reading one segment, whoever writes it: its header, its tables, its users."""
+"""Reading one segment, of this worker or another: its tables, its users, its gauges."""
 
 from __future__ import annotations
 
@@ -9,23 +9,15 @@ from math import inf
 from typing import NamedTuple, Protocol
 
 from metricsmw.config import RANGES
+from metricsmw.engine.storage.header import Header, Part
 from metricsmw.engine.storage.keys import (
-    LONG_TEXT,
     MAX_SAMPLING,
-    SHORT_TEXT,
     Name,
     read_text,
     unpack_text,
 )
 from metricsmw.engine.storage.layout import (
-    DIRECTORY_ENTRY,
-    DIRECTORY_OFFSET,
-    FIXED_BYTES,
     HEADER_BYTES,
-    INSTRUMENT_LANES,
-    LAYOUT,
-    MAGIC,
-    MAX_CHUNKS,
     NAME_BYTES,
     ROUTE_LANES,
     ROUTE_STEPS_PER_WINDOW,
@@ -36,9 +28,6 @@ from metricsmw.engine.storage.layout import (
     Field,
     Kind,
     Shape,
-    chunk_bytes,
-    instrument_shape,
-    route_shape,
     step_number,
 )
 from metricsmw.engine.storage.tables import (
@@ -54,15 +43,7 @@ from metricsmw.engine.storage.tables import (
 )
 
 OVERALL = SERVER_OFFSET + SERVER_SHAPE.current + SERVER_SHAPE.stride
-# No number of the header, and no count, is as large.
-BEYOND = 2.0**53
-MOST_ROWS = 1 << 17
 SAMPLE = struct.Struct("3d")  # from Field.SAMPLE_RECORD on
-WIDTHS: dict[float, tuple[int, ...]] = {
-    Kind.ROUTES: (0,),
-    Kind.USERS: (SHORT_TEXT, LONG_TEXT),
-    **dict.fromkeys(INSTRUMENT_LANES, (0,)),
-}
 
 
 class Source(Protocol):
@@ -113,75 +94,6 @@ class Period(NamedTuple):
     def start(self) -> float:
         """Monotonic time at which the window begins."""
         return (step_number(self.now, self.step) - 1 - STEPS_PER_WINDOW) * self.step
-
-
-class Part(NamedTuple):
-    """A chunk as the directory names it."""
-
-    kind: Kind
-    offset: int
-    rows: int
-    width: int
-
-    @property
-    def size(self) -> int:
-        """The chunk's size in bytes."""
-        return chunk_bytes(self.kind, self.rows, self.width)
-
-
-class OtherVersionError(CorruptSegmentError):
-    """A segment of a worker that runs another version of this package."""
-
-
-class Header:
-    """The header page of a segment, checked. Raises `CorruptSegmentError`."""
-
-    __slots__ = ("end", "nonce", "numbers", "parts", "pid")
-
-    def __init__(self, page: bytes) -> None:
-        if len(page) != HEADER_BYTES:
-            raise CorruptSegmentError("truncated")
-        if page[: len(MAGIC)] != MAGIC:
-            raise CorruptSegmentError("no segment")
-        self.numbers = memoryview(page).cast("d")
-        layout = self.numbers[Field.LAYOUT]
-        if layout != LAYOUT:
-            # Layouts count from 1; anything else is damage.
-            is_one = layout >= 1 and layout < BEYOND and not layout % 1
-            kind = OtherVersionError if is_one else CorruptSegmentError
-            raise kind("of another version")
-        # False for NaN, too.
-        if not all(map(BEYOND.__gt__, map(abs, self.numbers[1 : len(Field)].tolist()))):
-            raise CorruptSegmentError("impossible header")
-        self.nonce = int(self.numbers[Field.NONCE])
-        self.pid = int(self.numbers[Field.PID])
-        self.parts: list[Part] = []
-        self.end = FIXED_BYTES
-        if not 0 <= self.numbers[Field.CHUNKS] <= MAX_CHUNKS:
-            raise CorruptSegmentError("impossible directory")
-        for number in range(int(self.numbers[Field.CHUNKS])):
-            self._add_part(DIRECTORY_OFFSET // 8 + number * DIRECTORY_ENTRY)
-
-    def _add_part(self, entry: int) -> None:
-        kind, offset, rows, width = self.numbers[entry : entry + DIRECTORY_ENTRY]
-        # Chunks lie one after the other.
-        if offset != self.end or not 1 <= rows <= MOST_ROWS or width not in WIDTHS.get(kind, ()):
-            raise CorruptSegmentError("impossible directory")
-        part = Part(Kind(int(kind)), self.end, int(rows), int(width))
-        self.parts.append(part)
-        self.end += part.size
-
-    def route_tables(self) -> Iterable[tuple[int, Shape]]:
-        """Yield offset and shape of the routes' tables."""
-        for part in self.parts:
-            if part.kind is Kind.ROUTES:
-                yield part.offset, route_shape(part.rows)
-
-    def instrument_tables(self) -> Iterable[tuple[Kind, int, Shape]]:
-        """Yield kind, offset and shape of the tables of the app's own numbers."""
-        for part in self.parts:
-            if part.kind in INSTRUMENT_LANES:
-                yield part.kind, part.offset, instrument_shape(part.kind, part.rows)
 
 
 class WorkerUsage(NamedTuple):

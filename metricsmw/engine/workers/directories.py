@@ -260,8 +260,13 @@ def is_path_locked(path: str) -> bool:
     return False
 
 
-class Header(NamedTuple):
-    """What a segment says of the worker whose it is."""
+class OwnerHeader(NamedTuple):
+    """The part of a segment's header that says which worker owns it, and since when.
+
+    Attributes:
+        owner: The worker.
+        created: Monotonic seconds at which the segment was made.
+    """
 
     owner: Owner
     created: float
@@ -291,8 +296,8 @@ def _may_be_equal(one: int, other: int) -> bool:
     return one == other or 0 in (one, other)
 
 
-def read_header(file: FileHandle) -> Header | None:
-    """Return what a segment says; None where it says nothing that makes sense."""
+def read_header(file: FileHandle) -> OwnerHeader | None:
+    """Return the owner that a segment's header names; None where the header is damaged."""
     page = os.pread(file.fileno(), HEADER_BYTES, 0)
     if len(page) < HEADER_BYTES or page[: len(MAGIC)] != MAGIC:
         return None
@@ -301,13 +306,13 @@ def read_header(file: FileHandle) -> Header | None:
     created = numbers[Field.CREATED]
     if not all(0 <= number < BIAS and not number % 1 for number in found) or not 0 <= created < inf:
         return None
-    return Header(Owner(*map(int, found)), created)
+    return OwnerHeader(Owner(*map(int, found)), created)
 
 
-def _headers(directory: str | Path) -> Iterator[tuple[bool, Header | None]]:
-    """Whether each worker lives that has a segment there, and what that says.
+def _headers(directory: str | Path) -> Iterator[tuple[bool, OwnerHeader | None]]:
+    """Yield for each segment whether its worker lives, and the owner that its header names.
 
-    Raises OSError where one may be there that cannot be looked at now.
+    Raises OSError where a segment may be there that cannot be opened now.
     """
     for name in segment_names(directory):
         path = os.path.join(directory, name)

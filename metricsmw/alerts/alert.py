@@ -1,0 +1,92 @@
+"""`Alert`, the message that a receiver gets, and `Receiver`, somebody who gets it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from metricsmw.alerts.rules import Comparison, Severity
+
+
+@dataclass(frozen=True)
+class Alert:
+    """What a receiver gets: a rule began to fire, or has recovered. `str` of it is a message.
+
+    Attributes:
+        id: Stays the same where a message has to be sent again.
+        type: The rule's name.
+        state: "firing" or "resolved".
+        severity: "info", "warning" or "critical".
+        field: What the rule compares.
+        value: The number that was found; None where there was none.
+        comparison: How the rule compares.
+        threshold: What the rule compares with.
+        since: When the value was first seen beyond its threshold, ISO 8601 in UTC.
+        at: When this change was noticed, ISO 8601 in UTC.
+        route: The route, with its method, of a rule of one route.
+        host: The machine's name.
+        link: The address of the dashboard, where it was given.
+        rule: The rule as text.
+    """
+
+    id: str
+    type: str
+    state: Literal["firing", "resolved"]
+    severity: Severity
+    field: str
+    value: float | None
+    comparison: Comparison
+    threshold: float
+    since: str
+    at: str
+    route: str | None
+    host: str
+    link: str | None
+    rule: str
+
+    @property
+    def title(self) -> str:
+        """One line that says what happened, and where."""
+        where = self.host if self.route is None else f"{self.route} on {self.host}"
+        mark = "ALERT" if self.state == "firing" else "RESOLVED"
+        return f"{mark}: {self.type} ({self.severity}), {where}"
+
+    def __str__(self) -> str:
+        """Return the message, of several lines."""
+        value = "without data" if self.value is None else f"{self.value:.10g}"
+        state = "is firing" if self.state == "firing" else "has recovered"
+        threshold = f"{self.comparison} {self.threshold:.10g}"
+        lines = [
+            f"{self.type} {state}: {self.field} is {value}, threshold {threshold}.",
+            f"Since: {self.since}",
+            f"Noticed: {self.at}",
+        ]
+        if self.route is not None:
+            lines.append(f"Route: {self.route}")
+        lines += [f"Severity: {self.severity}", f"Host: {self.host}", f"Rule: {self.rule}"]
+        if self.link is not None:
+            lines.append(f"Dashboard: {self.link}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, str | float | None]:
+        """Return the fields by name."""
+        return asdict(self)
+
+
+Receive = Callable[[Alert], object]
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """Somebody who gets alerts.
+
+    Attributes:
+        name: What the log says; it shows no secret.
+        receive: Sends an alert; raises where it cannot.
+        key: Tells the receiver from others of its alerter, also after a reload in another order.
+    """
+
+    name: str
+    receive: Receive
+    key: str

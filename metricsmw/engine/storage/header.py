@@ -1,0 +1,107 @@
+"""The header page of a segment: which worker wrote it, and which chunks it has.
+
+Every number is checked before it is used, as any program may have written into the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from metricsmw.engine.storage.keys import LONG_TEXT, SHORT_TEXT
+from metricsmw.engine.storage.layout import (
+    DIRECTORY_ENTRY,
+    DIRECTORY_OFFSET,
+    FIXED_BYTES,
+    HEADER_BYTES,
+    INSTRUMENT_LANES,
+    LAYOUT,
+    MAGIC,
+    MAX_CHUNKS,
+    Field,
+    Kind,
+    Shape,
+    chunk_bytes,
+    instrument_shape,
+    route_shape,
+)
+from metricsmw.engine.storage.tables import CorruptSegmentError
+
+# No number of the header, and no count, is as large.
+BEYOND = 2.0**53
+MOST_ROWS = 1 << 17
+# Bytes of text a row that a chunk of each kind may have.
+WIDTHS: dict[float, tuple[int, ...]] = {
+    Kind.ROUTES: (0,),
+    Kind.USERS: (SHORT_TEXT, LONG_TEXT),
+    **dict.fromkeys(INSTRUMENT_LANES, (0,)),
+}
+
+
+class Part(NamedTuple):
+    """A chunk as the directory names it."""
+
+    kind: Kind
+    offset: int
+    rows: int
+    width: int
+
+    @property
+    def size(self) -> int:
+        """The chunk's size in bytes."""
+        return chunk_bytes(self.kind, self.rows, self.width)
+
+
+class OtherVersionError(CorruptSegmentError):
+    """A segment of a worker that runs another version of this package."""
+
+
+class Header:
+    """The header page of a segment, checked. Raises `CorruptSegmentError`."""
+
+    __slots__ = ("end", "nonce", "numbers", "parts", "pid")
+
+    def __init__(self, page: bytes) -> None:
+        if len(page) != HEADER_BYTES:
+            raise CorruptSegmentError("truncated")
+        if page[: len(MAGIC)] != MAGIC:
+            raise CorruptSegmentError("no segment")
+        self.numbers = memoryview(page).cast("d")
+        layout = self.numbers[Field.LAYOUT]
+        if layout != LAYOUT:
+            # Layouts count from 1; anything else is damage.
+            is_one = layout >= 1 and layout < BEYOND and not layout % 1
+            kind = OtherVersionError if is_one else CorruptSegmentError
+            raise kind("of another version")
+        # False for NaN, too.
+        if not all(map(BEYOND.__gt__, map(abs, self.numbers[1 : len(Field)].tolist()))):
+            raise CorruptSegmentError("impossible header")
+        self.nonce = int(self.numbers[Field.NONCE])
+        self.pid = int(self.numbers[Field.PID])
+        self.parts: list[Part] = []
+        self.end = FIXED_BYTES
+        if not 0 <= self.numbers[Field.CHUNKS] <= MAX_CHUNKS:
+            raise CorruptSegmentError("impossible directory")
+        for number in range(int(self.numbers[Field.CHUNKS])):
+            self._add_part(DIRECTORY_OFFSET // 8 + number * DIRECTORY_ENTRY)
+
+    def _add_part(self, entry: int) -> None:
+        kind, offset, rows, width = self.numbers[entry : entry + DIRECTORY_ENTRY]
+        # Chunks lie one after the other.
+        if offset != self.end or not 1 <= rows <= MOST_ROWS or width not in WIDTHS.get(kind, ()):
+            raise CorruptSegmentError("impossible directory")
+        part = Part(Kind(int(kind)), self.end, int(rows), int(width))
+        self.parts.append(part)
+        self.end += part.size
+
+    def route_tables(self) -> Iterable[tuple[int, Shape]]:
+        """Yield offset and shape of the routes' tables."""
+        for part in self.parts:
+            if part.kind is Kind.ROUTES:
+                yield part.offset, route_shape(part.rows)
+
+    def instrument_tables(self) -> Iterable[tuple[Kind, int, Shape]]:
+        """Yield kind, offset and shape of the tables of the app's own numbers."""
+        for part in self.parts:
+            if part.kind in INSTRUMENT_LANES:
+                yield part.kind, part.offset, instrument_shape(part.kind, part.rows)
