@@ -1,9 +1,8 @@
 """The ASGI middleware: measures every HTTP request and WebSocket of the app it wraps.
 
-The hot path. What can be prepared is prepared in `__init__`; a request costs one small object,
-whose bound methods are cheaper than closures with as many variables. `send` is a plain function
-that hands on the server's own awaitable; only the last message is awaited here, because latency
-runs until the server has taken it.
+The hot path. A request costs one small object, whose bound methods are cheaper than closures
+with as many variables. `send` returns the server's own awaitable. Only the last message is awaited
+here, because the latency ends when the server has taken it.
 """
 
 from __future__ import annotations
@@ -193,7 +192,7 @@ class ASGIMetricsMiddleware(Remade):
             self.recorder.faults.report("opening the worker's segment")
         self._begin = self.recorder.begin
 
-    async def _begin_first(self, exchange: _Exchange) -> float:
+    async def _begin_first(self, exchange: ASGIMeasurement) -> float:
         """Begin a request that came before the segment was open."""
         try:
             await self._open()
@@ -212,12 +211,12 @@ class ASGIMetricsMiddleware(Remade):
         return is_below(below, path)
 
     def _bypass(self, scope: Scope) -> ASGIApp | None:
-        """Who answers a request that is not to be measured; None: it is to be."""
+        """Return the app that answers a request without measuring it; None: measure it."""
         if self._is_own(scope):
-            return self._serve  # which takes it out of the numbers of those further out
+            return self._serve  # which excludes it from all outer middlewares
         _, below = split(scope["path"], scope.get("root_path", ""))
         if self._excluded is not None and self._excluded(below):
-            scope[self._key] = self._excludes  # nor may a middleware of ours further in count it
+            scope[self._key] = self._excludes  # nor may an inner middleware count it
             return self.app
         return None
 
@@ -267,7 +266,7 @@ def _not_open() -> float:
     raise NotOpenError
 
 
-class _Exchange(Measurement):
+class ASGIMeasurement(Measurement):
     """One request and its response; the attributes are set by the middleware.
 
     Attributes:
@@ -292,12 +291,14 @@ class _Exchange(Measurement):
     gone: bool
 
     async def receive(self) -> Message:
+        """Receive from the server, and note whether the client has gone."""
         message = await self.inner_receive()
         if message["type"] == "http.disconnect":
             self.gone = True
         return message
 
     def send(self, message: Message) -> Awaitable[None]:
+        """Send a message of the response."""
         raise NotImplementedError
 
     def client_gone(self) -> bool:
@@ -334,8 +335,8 @@ class _Exchange(Measurement):
 
 def _exchange_class(
     recorder: Recorder, route: ScopeRoute | None, user: ScopeUser | None
-) -> type[_Exchange]:
-    """Return a class of exchanges with all that is the same for every request in closures."""
+) -> type[ASGIMeasurement]:
+    """Return the subclass of one middleware: what is the same for each request is in closures."""
     end, abandon, saw_user = recorder.end, recorder.abandon, recorder.user
     fault, clock = recorder.faults.report, recorder.clock
     resolve_route = route or route_of_scope
@@ -344,8 +345,8 @@ def _exchange_class(
     has_keys = has_registered("asgi")
     always_route, always_user = route is not None or has_keys, user is not None or has_keys
 
-    class Exchange(_Exchange):
-        """What is on the way of every request."""
+    class Exchange(ASGIMeasurement):
+        """The methods that every request calls."""
 
         __slots__ = ()
 
@@ -396,8 +397,8 @@ def _exchange_class(
             except Exception:  # a message out of turn, say
                 raise
             except BaseException:
-                # The app was cancelled because the server has told it of the end of the response,
-                # which it does under Trio before this send returns: all bytes had gone.
+                # Under Trio the server reports the end of the response to the app, and so cancels
+                # it, before this `send` returns. All bytes had gone.
                 started = self.status is not None and not gone
                 if started and self.is_asked_first() and self.client_gone():
                     self.report(COMPLETE)

@@ -76,7 +76,7 @@ if TYPE_CHECKING:
         ScopeUser,
         Send,
     )
-    from .wsgi import _Exchange as Exchange
+    from .wsgi import WSGIMeasurement
 
 
 # The key in the scope of the list that the sub-app's view adds a stream to, for the middleware
@@ -103,7 +103,7 @@ class MetricsMiddleware:
         self._recorder = monitor.recorder
         self._measurement = type(
             "Measurement",
-            (_Measurement,),
+            (DjangoMeasurement,),
             {"__slots__": (), "recorder": self._recorder, "route_of": staticmethod(_route_of)},
         )
         self._recorder.register_worker()
@@ -137,7 +137,7 @@ class MetricsMiddleware:
             return response
         return (self._answer_async if self.is_async else self._answer)(request, measurement)
 
-    def _answer(self, request: HttpRequest, measurement: _Measurement) -> HttpResponseBase:
+    def _answer(self, request: HttpRequest, measurement: DjangoMeasurement) -> HttpResponseBase:
         try:
             response: HttpResponseBase = self.get_response(request)
         except BaseException:
@@ -147,7 +147,7 @@ class MetricsMiddleware:
         return _follow(request, measurement, response)
 
     async def _answer_async(
-        self, request: HttpRequest, measurement: _Measurement
+        self, request: HttpRequest, measurement: DjangoMeasurement
     ) -> HttpResponseBase:
         try:
             response: HttpResponseBase = await self.get_response(request)
@@ -160,7 +160,7 @@ class MetricsMiddleware:
         return _follow(request, measurement, response)
 
 
-class _Measurement(Measurement):
+class DjangoMeasurement(Measurement):
     """One request that Django answers.
 
     Attributes:
@@ -194,7 +194,7 @@ def _route_of(carrier: dict[str, Any]) -> str | None:
 
 
 def _follow(
-    request: HttpRequest, measurement: _Measurement, response: HttpResponseBase
+    request: HttpRequest, measurement: DjangoMeasurement, response: HttpResponseBase
 ) -> HttpResponseBase:
     """Report a response that is complete now, and one that streams when it is closed."""
     measurement.status = response.status_code
@@ -226,7 +226,7 @@ class _Stream:
     After a failure Django does not close it, under ASGI.
     """
 
-    def __init__(self, measurement: _Measurement, *, has_first_byte: bool) -> None:
+    def __init__(self, measurement: DjangoMeasurement, *, has_first_byte: bool) -> None:
         self._measurement = measurement
         self._has_first_byte = has_first_byte
         # Until reading begins: a server need not read the body that HEAD does not get.
@@ -347,7 +347,7 @@ class _Outside(WSGIMetricsMiddleware):
         self._handler = handler
         self._view = metrics_view(self.monitor, settings.get("auth"))
 
-    def _hand_out(self, exchange: Exchange, body: Iterable[bytes]) -> Iterable[bytes]:
+    def _hand_out(self, exchange: WSGIMeasurement, body: Iterable[bytes]) -> Iterable[bytes]:
         if issubclass(type(body), HttpResponse):
             exchange.complete()
             return body

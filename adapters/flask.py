@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from .api.policies import Policy
     from .types import EnvironRoute, EnvironUser, Exclude
-    from .wsgi import _Exchange as Exchange
+    from .wsgi import WSGIMeasurement
 
 # Where an app keeps the monitors that measure it, the last one given being its own.
 _EXTENSION = "metricsmw"
@@ -77,7 +77,7 @@ def instrument(
 class _Middleware(WSGIMetricsMiddleware):
     """Counts a response of one piece at once, as others do a list: test clients do not close."""
 
-    def _hand_out(self, exchange: Exchange, body: Iterable[bytes]) -> Iterable[bytes]:
+    def _hand_out(self, exchange: WSGIMeasurement, body: Iterable[bytes]) -> Iterable[bytes]:
         if type(body) is ClosingIterator and _is_whole(body):
             exchange.complete()
             return body

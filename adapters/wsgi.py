@@ -1,9 +1,8 @@
 """The WSGI middleware: measures every request of the app it wraps.
 
-The hot path. What can be prepared is prepared in `__init__`. A body that is complete when the app
-returns it (a list, a tuple or bytes) is returned as it is and counted at once; a file wrapper is
-returned as it is too, so that the server's sendfile goes on working; any other body is handed out
-behind a thin object, whose `close()` counts the request.
+This is the hot path. A body that is complete when the app returns it (a list, a tuple or bytes) is
+returned unchanged and counted at once. A file wrapper is returned unchanged, too, so that the
+server's sendfile works. Any other body is wrapped in an object whose `close()` counts the request.
 """
 
 from __future__ import annotations
@@ -153,7 +152,7 @@ class WSGIMetricsMiddleware(Remade):
         measured.exhausted = True  # until it is iterated
         return measured
 
-    def _hand_out(self, exchange: _Exchange, body: Iterable[bytes]) -> Iterable[bytes]:
+    def _hand_out(self, exchange: WSGIMeasurement, body: Iterable[bytes]) -> Iterable[bytes]:
         """Return a body that is neither list, tuple nor generator, as the server is to see it."""
         # uWSGI takes bytes as they are.
         if isinstance(body, (list, tuple, bytes)):
@@ -195,7 +194,7 @@ class WSGIMetricsMiddleware(Remade):
         return self._sub_app(mounted, start_response)
 
 
-class _Exchange(Measurement):
+class WSGIMeasurement(Measurement):
     """One request and its response; the attributes are set by the middleware.
 
     Attributes:
@@ -210,6 +209,7 @@ class _Exchange(Measurement):
     status: str | None
 
     def code(self) -> int:
+        """Return the status code; 500 where the app has given none."""
         return 500 if self.status is None else _code_of(self.status)
 
     def start_response(
@@ -251,7 +251,7 @@ class _Exchange(Measurement):
             self.report(FAILED)
 
     def cut_short(self) -> None:
-        """Report a body that was closed before its end: by whom tells the exception in flight."""
+        """Report a body that was closed before its end; the exception in flight says by whom."""
         error = sys.exc_info()[1]
         bodiless = (self.status or "")[:3] in ("204", "304")
         if bodiless or self.carrier.get("REQUEST_METHOD") == "HEAD":
@@ -267,7 +267,7 @@ class _Exchange(Measurement):
             self.report(DISCONNECTED)
 
     def watch_close(self, body: Iterable[bytes]) -> None:
-        """Count a file wrapper when it is closed; where it cannot be watched, now."""
+        """Count a file wrapper when it is closed; at once where its `close` cannot be replaced."""
         inner_close = getattr(body, "close", None)
         # A server may have been started in an except block.
         before = sys.exc_info()[1]
@@ -306,8 +306,8 @@ def _code_of(line: str) -> int:
 
 def _exchange_class(
     recorder: Recorder, route: EnvironRoute | None, user: EnvironUser | None
-) -> type[_Exchange]:
-    """Return a class of exchanges with all that is the same for every request in closures."""
+) -> type[WSGIMeasurement]:
+    """Return the subclass of one middleware: what is the same for each request is in closures."""
     key, end, saw_user = recorder.key, recorder.end, recorder.user
     fault = recorder.faults.report
     resolve_route = route or route_of_environ
@@ -317,8 +317,8 @@ def _exchange_class(
     always_route, always_user = route is not None or has_keys, user is not None or has_keys
     codes = _codes
 
-    class Exchange(_Exchange):
-        """What is on the way of every request."""
+    class Exchange(WSGIMeasurement):
+        """The methods that every request calls."""
 
         __slots__ = ()
 

@@ -238,7 +238,7 @@ class _Feed:
             self._shared, self._shared_from = HEARTBEAT, self._shared_to
         self.number += 1
 
-    def _take(self, reading: _Reading) -> None:
+    def _take(self, reading: _FeedReading) -> None:
         """Make an update of what was read."""
         told = reading.told
         if reading.anew:
@@ -262,7 +262,7 @@ class _Feed:
         self._shared = _event(self._update, self._shared_to)
 
 
-class _Reading(NamedTuple):
+class _FeedReading(NamedTuple):
     """What was read at once; `anew`: the steps are all there are, and none from before count."""
 
     metrics: dict[str, str | float | int]
@@ -274,14 +274,14 @@ class _Reading(NamedTuple):
 
 def _read(
     monitor: MetricsMonitor, since: int | None, reset_at: float, with_tables: bool
-) -> _Reading:
+) -> _FeedReading:
     """Read the numbers and the steps of the last `since` seconds, or of all the window."""
     reading = monitor.read(routes=with_tables)
     anew = since is None or reading.reset_at != reset_at
     tables: Tables = {}
     if with_tables:
         tables = {"routes": reading.routes, "alerts": get_alerts(monitor)[0]}
-    return _Reading(
+    return _FeedReading(
         reading.snapshot.to_dict(),
         reading.series(None if anew else since),
         anew,

@@ -28,7 +28,7 @@ from metricsmw.alerts.rules import (
     AnyRule,
     BurnRate,
     Rule,
-    Status,
+    RuleStatus,
     advance,
     counts_since,
     identity,
@@ -55,7 +55,7 @@ LARGEST = sys.float_info.max
 RETRY = Retry()
 
 
-class Moment:
+class ReadingInput:
     """What the rules read of a monitor at one moment."""
 
     def __init__(self, monitor: MetricsMonitor) -> None:
@@ -275,7 +275,7 @@ class MetricsAlerter:
         clock = self.monitor.clock
         now, wall = clock.monotonic(), clock.time()
         at = iso_timestamp(wall)
-        moment = Moment(self.monitor)
+        moment = ReadingInput(self.monitor)
         saved = self._outbox.read()
         changes: list[Alert] = []
         statuses: dict[str, SavedStatus] = {}
@@ -299,7 +299,7 @@ class MetricsAlerter:
             sender.wake()
         return changes
 
-    def _value(self, rule: AnyRule, moment: Moment) -> float | None:
+    def _value(self, rule: AnyRule, moment: ReadingInput) -> float | None:
         """Return the rule's value; NaN where it cannot be had."""
         try:
             value = rule.value(moment)
@@ -344,15 +344,15 @@ def _at_exit() -> None:
             alerter._finish(EXIT_SECONDS)
 
 
-def _status(saved: SavedStatus | None) -> tuple[Status, float | None]:
+def _status(saved: SavedStatus | None) -> tuple[RuleStatus, float | None]:
     """Return a rule's status and the Unix time of its last change."""
     if saved is None:
-        return Status(), None
-    status = Status(saved["state"], saved["since"], saved["beyond_at"], saved["value"])
+        return RuleStatus(), None
+    status = RuleStatus(saved["state"], saved["since"], saved["beyond_at"], saved["value"])
     return status, saved["changed"]
 
 
-def _row(rule: AnyRule, status: Status, changed: float | None, checked: str) -> AlertRow:
+def _row(rule: AnyRule, status: RuleStatus, changed: float | None, checked: str) -> AlertRow:
     active = status.state in ("pending", "firing")
     since = status.beyond_at if active else changed
     return {

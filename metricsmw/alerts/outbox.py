@@ -50,7 +50,7 @@ class AlertRow(TypedDict):
 
 
 class SavedStatus(TypedDict):
-    """A rule's `Status`, and the Unix time of its last change, None where there was none."""
+    """A rule's `RuleStatus`, and the Unix time of its last change, None where there was none."""
 
     state: State
     since: float

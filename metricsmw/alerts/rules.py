@@ -74,7 +74,7 @@ GRAMMAR = re.compile(
 )
 
 
-class Source(Protocol):
+class RuleInput(Protocol):
     """Where rules read: one moment of the server, and what came before it."""
 
     @property
@@ -90,7 +90,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Status:
+class RuleStatus:
     """Where a rule stands.
 
     Attributes:
@@ -156,7 +156,7 @@ class Rule:
         if not self.name:
             object.__setattr__(self, "name", TYPES.get(self.field, self.field.upper()))
 
-    def value(self, source: Source) -> float | None:
+    def value(self, source: RuleInput) -> float | None:
         """Return the number of this moment; None where there is none.
 
         Raises:
@@ -248,7 +248,7 @@ class BurnRate:
         """What an alert names as the field."""
         return "burn_rate"
 
-    def value(self, source: Source) -> float | None:
+    def value(self, source: RuleInput) -> float | None:
         """Return the smaller of both burn rates; None where a window has no request."""
         budget = 1 - self.objective / 100
         rates = []
@@ -278,7 +278,9 @@ def is_beyond(rule: AnyRule, value: float | None, threshold: float) -> bool:
     return value is not None and COMPARISONS[rule.comparison](value, threshold)
 
 
-def advance(rule: AnyRule, status: Status, value: float | None, now: float, wall: float) -> Status:
+def advance(
+    rule: AnyRule, status: RuleStatus, value: float | None, now: float, wall: float
+) -> RuleStatus:
     """Return the status after a check.
 
     Args:

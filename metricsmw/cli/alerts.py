@@ -15,7 +15,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import NamedTuple
 
-from metricsmw.alerts.rules import AnyRule, State, Status, advance, counts_since, parse
+from metricsmw.alerts.rules import AnyRule, RuleStatus, State, advance, counts_since, parse
 from metricsmw.engine.reading.routes import RouteRow
 
 PastSnapshot = Mapping[str, str | float | int]
@@ -73,7 +73,7 @@ def replay(rule: AnyRule, rows: Sequence[PastSnapshot]) -> list[Change]:
     try:
         moments = [datetime.fromisoformat(str(row["timestamp"])) for row in rows]
         times = [moment.timestamp() for moment in moments]
-        status = Status()
+        status = RuleStatus()
         changes = []
         for place, (moment, at) in enumerate(zip(moments, times, strict=True)):
             try:

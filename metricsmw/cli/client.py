@@ -30,7 +30,7 @@ class TopError(Exception):
 
 
 @dataclass
-class Snapshot:
+class ServerAnswers:
     """What the server said at one moment."""
 
     metrics: Fields
@@ -39,7 +39,7 @@ class Snapshot:
     alerts: Sequence[Fields] = ()
 
 
-class Server:
+class MetricsClient:
     """The server's routes, asked with a token where there is one."""
 
     def __init__(self, url: str, token: str) -> None:
@@ -50,18 +50,18 @@ class Server:
             self._headers["Authorization"] = "Bearer " + token.encode().decode("latin-1")
         self._opener = urllib.request.build_opener(_NoRedirects)
 
-    def fetch(self) -> Snapshot:
+    def fetch(self) -> ServerAnswers:
         """Ask for everything. Raises `TopError`."""
-        return Snapshot(
+        return ServerAnswers(
             self._ask("/current", "metrics"),
             self._ask("/routes", "routes"),
             self._ask("/series", "series"),
             self._ask("/alerts", "alerts"),
         )
 
-    def fetch_aside(self) -> Future[Snapshot]:
+    def fetch_aside(self) -> Future[ServerAnswers]:
         """Ask in a thread that nobody has to wait for, should the server not answer."""
-        future: Future[Snapshot] = Future()
+        future: Future[ServerAnswers] = Future()
 
         def ask() -> None:
             try:

@@ -50,7 +50,7 @@ MIX: tuple[tuple[int, Callable[[], str]], ...] = (
 )
 
 
-class Snapshot(TypedDict):
+class CurrentFields(TypedDict):
     """The fields of `/api/metrics/current` that the summary line names."""
 
     request_rate_rpm: float
@@ -74,7 +74,7 @@ class DemoError(Exception):
 
 
 @dataclass(frozen=True)
-class Server:
+class DemoServer:
     """The running demo server: its bearer token, its main process and what it wrote."""
 
     token: str
@@ -94,7 +94,7 @@ class Server:
 
 
 @contextmanager
-def _server(host: str, port: int, workers: int) -> Iterator[Server]:
+def _server(host: str, port: int, workers: int) -> Iterator[DemoServer]:
     """Serve the demo app under uvicorn in child processes, until the end of the block.
 
     They run in a session of their own, so that a Ctrl-C in the terminal reaches only the demo,
@@ -122,7 +122,7 @@ def _server(host: str, port: int, workers: int) -> Iterator[Server]:
             start_new_session=True,
         )
         try:
-            yield Server(token, process, output)
+            yield DemoServer(token, process, output)
         finally:
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -190,7 +190,7 @@ def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def _started(server: Server, reader: httpx.AsyncClient, stop: asyncio.Event) -> None:
+async def _started(server: DemoServer, reader: httpx.AsyncClient, stop: asyncio.Event) -> None:
     """Return once the server answers or `stop` is set."""
     deadline = asyncio.get_running_loop().time() + START_SECONDS
     while not stop.is_set():
@@ -218,7 +218,7 @@ def _introduce(address: str, token: str, options: argparse.Namespace) -> None:
 
 
 async def _show(
-    server: Server, reader: httpx.AsyncClient, stop: asyncio.Event, seconds: float | None
+    server: DemoServer, reader: httpx.AsyncClient, stop: asyncio.Event, seconds: float | None
 ) -> None:
     """Print the summary line again and again until `stop` or the end, then the whole snapshot."""
     terminal = sys.stdout.isatty()
@@ -242,7 +242,7 @@ async def _show(
         print(f"\n{_table(snapshot)}", flush=True)
 
 
-def _print_line(snapshot: Snapshot, terminal: bool) -> None:
+def _print_line(snapshot: CurrentFields, terminal: bool) -> None:
     """Print the summary in one line; on a terminal over the last one, cut to its width."""
     line = (
         f"{snapshot['request_rate_rpm']:.0f} requests/min"
@@ -263,7 +263,7 @@ def _print_line(snapshot: Snapshot, terminal: bool) -> None:
         print(line, flush=True)
 
 
-def _table(snapshot: Snapshot) -> str:
+def _table(snapshot: CurrentFields) -> str:
     """Return one row a field: its name, its value and the unit that its name ends in."""
     wide = max(map(len, snapshot))
     return "\n".join(

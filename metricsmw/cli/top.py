@@ -27,7 +27,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from metricsmw.cli.client import REFUSED, Fields, Server, Snapshot, TopError
+from metricsmw.cli.client import REFUSED, Fields, MetricsClient, ServerAnswers, TopError
 
 try:
     import termios
@@ -132,7 +132,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; 0 done, 1 no answer, 2 wrong usage, 3 not let in."""
     try:
         token = options.token or os.environ.get("METRICSMW_TOKEN", "").strip()
-        server = Server(options.url, token)
+        server = MetricsClient(options.url, token)
         snapshot = server.fetch()
         view = View(server.base)
         if options.json:
@@ -156,7 +156,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _live(server: Server, snapshot: Snapshot, view: View) -> None:
+def _live(server: MetricsClient, snapshot: ServerAnswers, view: View) -> None:
     """Show it until q. Raises `TopError` where the server lets nobody in any more."""
     console = Console(highlight=False)
     with (
@@ -164,7 +164,7 @@ def _live(server: Server, snapshot: Snapshot, view: View) -> None:
         _keys() as pressed,
         Live(console=console, screen=True, auto_refresh=False) as screen,
     ):
-        asked: Future[Snapshot] | None = None
+        asked: Future[ServerAnswers] | None = None
         due = 0.0
         while not view.quit:
             if asked is None and time.monotonic() >= due:
@@ -183,7 +183,7 @@ def _live(server: Server, snapshot: Snapshot, view: View) -> None:
             view.press(pressed())
 
 
-def _fitting(console: Console, snapshot: Snapshot, view: View) -> RenderableType:
+def _fitting(console: Console, snapshot: ServerAnswers, view: View) -> RenderableType:
     """Return the picture, with as many rows of the table as the terminal has room for."""
     rest = console.render_lines(render(snapshot, view, console.width, rows=0))
     rows = max(console.height - len(rest), 1)
@@ -235,7 +235,9 @@ def _keys() -> Iterator[Callable[[], str]]:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-def render(snapshot: Snapshot, view: View, width: int, rows: int | None = None) -> RenderableType:
+def render(
+    snapshot: ServerAnswers, view: View, width: int, rows: int | None = None
+) -> RenderableType:
     """Everything as one picture, with at most so many rows of the table (None: all)."""
     parts: list[RenderableType] = [
         _head(snapshot, view),
@@ -254,7 +256,7 @@ def render(snapshot: Snapshot, view: View, width: int, rows: int | None = None) 
     return Group(*parts)
 
 
-def _head(snapshot: Snapshot, view: View) -> Text:
+def _head(snapshot: ServerAnswers, view: View) -> Text:
     head = Text("Live metrics  ", style="bold", no_wrap=True, overflow="ellipsis")
     head.append(plain(view.address), style="not bold cyan")
     head.append(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metricsmw.alerts.rules import ROUTE_FIELDS, BurnRate, Rule, Status, advance, parse
+from metricsmw.alerts.rules import ROUTE_FIELDS, BurnRate, Rule, RuleStatus, advance, parse
 from metricsmw.engine.reading.routes import RouteRow
 from metricsmw.snapshot import NUMERIC_FIELDS
 
@@ -100,7 +100,7 @@ class Model:
 def test_the_states_are_those_of_the_model(
     rule: Rule, looks: Sequence[tuple[float, float | None]]
 ) -> None:
-    model, status, now = Model(rule), Status(), 1000.0
+    model, status, now = Model(rule), RuleStatus(), 1000.0
     told: list[str] = []
     for wait, value in looks:
         now += wait

@@ -311,7 +311,7 @@ def test_names_cannot_write_to_the_terminal() -> None:
     alert = {"type": evil, "state": "firing", "field": evil, "route": evil, "value": 1}
     alert |= {"comparison": ">", "threshold": 0, "since": evil}
     routes = [{**row, "method": "GET\x1b", "route": evil}]
-    snapshot = client.Snapshot({"timestamp": evil}, routes, [], [alert])
+    snapshot = client.ServerAnswers({"timestamp": evil}, routes, [], [alert])
     console = Console(width=160, force_terminal=True, color_system=None)
     with console.capture() as caught:
         console.print(top.render(snapshot, top.View("http://h"), 160))
@@ -331,7 +331,7 @@ def test_alerts_and_scrolling() -> None:
         {**alert, "state": "pending", "route": "/x"},
         {**alert, "state": "resolved", "route": "/y"},
     ]
-    snapshot, view = client.Snapshot({}, routes, [], states), top.View("http://h")
+    snapshot, view = client.ServerAnswers({}, routes, [], states), top.View("http://h")
 
     def shown(keys: str) -> list[str]:
         view.press(keys)

@@ -10,7 +10,7 @@ import pytest
 from kits.engines import PROMETHEUS_SUITES, prometheus, promtool
 from kits.servers import serve, wait_until
 
-from metricsmw.alerts.rules import Status, advance, parse
+from metricsmw.alerts.rules import RuleStatus, advance, parse
 from metricsmw.cli.main import main
 from metricsmw.exporters.grafana import dashboard, queries
 from metricsmw.exporters.prometheus_rules import FIELDS, expression, rule_label, rules_file
@@ -54,7 +54,7 @@ VALUES = [1, 6, 2, 7, 8, 9, 6, 4, 4, 6, 4, 3, 2, 6, 6, 6, 5, 5, 3, 1, 1, 4, 4, 5
 def ours(text: str) -> Iterator[bool]:
     """Yield for each minute whether our own rule fires."""
     rule = parse(text)
-    status = Status()
+    status = RuleStatus()
     for minute, value in enumerate(VALUES):
         status = advance(rule, status, float(value), minute * 60.0, minute * 60.0)
         yield status.state == "firing"

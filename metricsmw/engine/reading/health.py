@@ -8,14 +8,14 @@ from typing import Literal, NamedTuple, TypedDict
 
 from metricsmw.snapshot import NUMERIC_FIELDS, MetricsSnapshot
 
-Status = Literal["healthy", "degraded"]
+HealthStatus = Literal["healthy", "degraded"]
 OPERATIONAL = "operational"
 
 
 class HealthCheck(TypedDict):
     """The outcome of thresholds: for each field whether it holds."""
 
-    status: Status
+    status: HealthStatus
     checks: dict[str, bool]
 
 
@@ -29,7 +29,7 @@ class HealthRules(NamedTuple):
 class ServerHealth(TypedDict):
     """The state of the measuring itself; safe to show to anyone."""
 
-    status: Status
+    status: HealthStatus
     components: dict[str, str]
     workers: int
     mode: str

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-Source = Literal["cgroup v1", "cgroup v2", "machine", "none", "unknown"]
+LimitSource = Literal["cgroup v1", "cgroup v2", "machine", "none", "unknown"]
 
-VERSIONS: dict[int, Source] = {1: "cgroup v1", 2: "cgroup v2"}
+VERSIONS: dict[int, LimitSource] = {1: "cgroup v1", 2: "cgroup v2"}
 
 
 class Limits(NamedTuple):
@@ -27,9 +27,9 @@ class Limits(NamedTuple):
     """
 
     memory_bytes: int
-    memory_source: Source
+    memory_source: LimitSource
     cpu_cores: float
-    cpu_source: Source
+    cpu_source: LimitSource
 
     def describe(self) -> dict[str, float | str | None]:
         """Return them as `/statistics` shows them; None for what is not limited or not known."""
@@ -41,7 +41,7 @@ class Limits(NamedTuple):
         }
 
 
-class _Group(NamedTuple):
+class _ControlGroup(NamedTuple):
     """A control group of this process, or one above it."""
 
     version: int
@@ -56,8 +56,8 @@ def read_limits(machine_memory: int, root: str = "/") -> Limits:
         root: Where /proc and /sys/fs/cgroup are found.
     """
     memory, cores = machine_memory, 0.0
-    source: Source = "machine" if machine_memory else "unknown"
-    cpu_source: Source = "none"
+    source: LimitSource = "machine" if machine_memory else "unknown"
+    cpu_source: LimitSource = "none"
     for version, folder in _groups(Path(root), "memory"):
         name = "memory.max" if version == 2 else "memory.limit_in_bytes"
         limit = _number(folder / name)
@@ -80,7 +80,7 @@ def _cores(version: int, folder: Path) -> float:
     return quota / period if quota and period else 0.0
 
 
-def _groups(root: Path, controller: str) -> Iterator[_Group]:
+def _groups(root: Path, controller: str) -> Iterator[_ControlGroup]:
     """Return the groups that limit this process, from its own up."""
     paths: dict[str, str] = {}
     for line in _lines(root / "proc/self/cgroup"):
@@ -104,7 +104,7 @@ def _groups(root: Path, controller: str) -> Iterator[_Group]:
         inside = path.removeprefix(top) if top != "/" and path.startswith(top) else path
         folder = mounted / inside.strip("/")
         while True:
-            yield _Group(version, folder)
+            yield _ControlGroup(version, folder)
             if folder == mounted or mounted not in folder.parents:
                 break
             folder = folder.parent

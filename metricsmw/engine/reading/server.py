@@ -30,7 +30,7 @@ from metricsmw.engine.storage.reader import (
     Period,
     Reset,
     SegmentReading,
-    Source,
+    SegmentSource,
     WorkerUsage,
     table_states,
 )
@@ -98,7 +98,7 @@ class ServerReading:
 
     def __init__(
         self,
-        sources: Mapping[str, Source],
+        sources: Mapping[str, SegmentSource],
         period: Period,
         reset: Reset,
         window_seconds: int,
@@ -263,7 +263,7 @@ class ServerReading:
         return Distribution(routes.all_first_bytes(), ROUTE_FIRST, ROUTE_SCALE)
 
 
-def table_states_of(sources: Mapping[str, Source]) -> dict[tuple[int, int], int]:
+def table_states_of(sources: Mapping[str, SegmentSource]) -> dict[tuple[int, int], int]:
     """Return every table's state as it is now, for a reset.
 
     Of damaged segments too, as what is wrong with their window passes with it.

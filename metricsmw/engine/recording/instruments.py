@@ -34,7 +34,7 @@ from metricsmw.validation import whole
 
 P = ParamSpec("P")
 R = TypeVar("R")
-S = TypeVar("S", bound="Series")
+S = TypeVar("S", bound="BoundSeries")
 Made = TypeVar("Made", bound="Instrument[Any]")
 WHOLE, MILLIONTHS = int(CounterLane.WHOLE), int(CounterLane.MILLIONTHS)
 SUM = int(HistogramLane.SUM)
@@ -50,7 +50,7 @@ class Increase(Protocol):
         """Add it."""
 
 
-class Series:
+class BoundSeries:
     """One row: the numbers of one set of label values.
 
     What records is a closure over the row's lanes, as the recorder's functions are.
@@ -67,7 +67,7 @@ class Series:
         self.clock = rows.clock
 
 
-class CounterSeries(Series):
+class CounterSeries(BoundSeries):
     """A sum that only grows.
 
     ``inc(amount=1)`` adds an amount from 0 to 1e15, of which millionths are kept. It raises
@@ -108,7 +108,7 @@ class CounterSeries(Series):
         self.bind, self.inc = bind, rows.locked(inc)
 
 
-class GaugeSeries(Series):
+class GaugeSeries(BoundSeries):
     """A value that goes up and down.
 
     ``set(value)`` sets the value of this worker, ``inc(amount=1)`` and ``dec(amount=1)`` change it.
@@ -153,7 +153,7 @@ class GaugeSeries(Series):
         self.inc(-amount)
 
 
-class HistogramSeries(Series):
+class HistogramSeries(BoundSeries):
     """Measured values, in buckets.
 
     ``observe(value)`` counts a value >= 0; those beyond the ends of the buckets are counted at the

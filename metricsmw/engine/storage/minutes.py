@@ -87,7 +87,7 @@ class FileBytes:
         os.pwrite(self._file.fileno(), data, offset)
 
 
-class _Header(NamedTuple):
+class _HistoryHeader(NamedTuple):
     magic: float
     next: float
     first: float
@@ -99,7 +99,7 @@ class _Header(NamedTuple):
         return self.magic == MAGIC and self.first <= self.next and all(0 <= n < 2**53 for n in self)
 
 
-EMPTY = _Header(MAGIC, 0.0, 0.0, 0.0, 0.0)
+EMPTY = _HistoryHeader(MAGIC, 0.0, 0.0, 0.0, 0.0)
 
 
 class History:
@@ -112,13 +112,13 @@ class History:
         data.reserve(end + GAUGE_BYTES)
         self.samples = GaugeSamples(data, end)
 
-    def _header(self) -> _Header:
+    def _header(self) -> _HistoryHeader:
         raw = self._data.read(0, HEADER.size)
-        header = _Header(*HEADER.unpack(raw)) if len(raw) == HEADER.size else EMPTY
+        header = _HistoryHeader(*HEADER.unpack(raw)) if len(raw) == HEADER.size else EMPTY
         # What cannot be read is as good as empty.
         return header if header.is_whole else EMPTY
 
-    def _write_header(self, header: _Header) -> None:
+    def _write_header(self, header: _HistoryHeader) -> None:
         self._data.write(0, HEADER.pack(*header))
 
     @property

@@ -46,7 +46,7 @@ OVERALL = SERVER_OFFSET + SERVER_SHAPE.current + SERVER_SHAPE.stride
 SAMPLE = struct.Struct("3d")  # from Field.SAMPLE_RECORD on
 
 
-class Source(Protocol):
+class SegmentSource(Protocol):
     """A segment to read."""
 
     @property
@@ -120,7 +120,7 @@ class SegmentReading:
     def __init__(
         self,
         name: str,
-        source: Source,
+        source: SegmentSource,
         period: Period,
         reset: Reset,
         window_seconds: int,

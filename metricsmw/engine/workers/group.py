@@ -15,7 +15,7 @@ from metricsmw.config import Settings
 from metricsmw.engine.storage.layout import Owner
 from metricsmw.engine.storage.memory import AnonymousMemory, Memory
 from metricsmw.engine.storage.minutes import History, MemoryBytes
-from metricsmw.engine.storage.reader import NEVER, Reset, Source, table_states
+from metricsmw.engine.storage.reader import NEVER, Reset, SegmentSource, table_states
 from metricsmw.engine.storage.segment import Segment
 from metricsmw.engine.workers.processes import this_process
 from metricsmw.engine.workers.surroundings import HERE
@@ -60,7 +60,7 @@ class Group(Protocol):
     def reset(self) -> Reset:
         """The last reset of the server."""
 
-    def sources(self, complete: bool = False) -> Mapping[str, Source]:
+    def sources(self, complete: bool = False) -> Mapping[str, SegmentSource]:
         """Return the segments of all workers, dead ones included, by name.
 
         Args:
@@ -134,7 +134,7 @@ class PrivateGroup:
             owner=Owner(*this_process(), pid_namespace=HERE.pid_namespace),
         )
 
-    def sources(self, complete: bool = False) -> Mapping[str, Source]:
+    def sources(self, complete: bool = False) -> Mapping[str, SegmentSource]:
         """See `Group`: the one segment there is."""
         return {"own": OwnSource(self.segment.memory)}
 

@@ -20,7 +20,7 @@ import sys
 from types import FrameType
 from typing import NamedTuple
 
-from metricsmw.engine.workers.surroundings import HERE, Status, Surroundings, unique_start
+from metricsmw.engine.workers.surroundings import HERE, ProcessStatus, Surroundings, unique_start
 
 # Whose multiprocessing children serve; those of anybody else are taken for helpers.
 SERVERS = ("uvicorn", "hypercorn", "granian")
@@ -75,7 +75,7 @@ def this_process(here: Surroundings = HERE) -> Process:
     return _process(os.getpid(), here.status(os.getpid()))
 
 
-def _process(pid: int, status: Status | None) -> Process:
+def _process(pid: int, status: ProcessStatus | None) -> Process:
     return Process(pid, status.start if status is not None else unique_start(pid))
 
 
@@ -123,7 +123,7 @@ def _root_by_server() -> Root:
     return Root(me, me, UNSEEN)
 
 
-def _may_be_worker(pid: int, status: Status, here: Surroundings) -> bool:
+def _may_be_worker(pid: int, status: ProcessStatus, here: Surroundings) -> bool:
     return status.is_fork is not False or _is_bootstrap(here.command(pid))
 
 
@@ -132,7 +132,9 @@ def _is_bootstrap(command: list[str]) -> bool:
     return any(word.startswith(BOOTSTRAPS) for word in command)
 
 
-def _is_worker_of(pid: int, status: Status, parent: int, above: Status, here: Surroundings) -> bool:
+def _is_worker_of(
+    pid: int, status: ProcessStatus, parent: int, above: ProcessStatus, here: Surroundings
+) -> bool:
     own = here.command(pid)
     if _is_bootstrap(own) and not status.is_fork:
         return here.executable(pid) == here.executable(parent)

@@ -40,7 +40,7 @@ from metricsmw.engine.storage.reader import (
     Period,
     Reset,
     SegmentReading,
-    Source,
+    SegmentSource,
 )
 from metricsmw.engine.storage.segment import Segment
 from metricsmw.engine.storage.tables import CorruptSegmentError
@@ -254,7 +254,7 @@ class SharedGroup:
 
     # --- all segments ----------------------------------------------------------------------------
 
-    def sources(self, complete: bool = False) -> Mapping[str, Source]:
+    def sources(self, complete: bool = False) -> Mapping[str, SegmentSource]:
         """See `Group`."""
         own = OwnSource(self.segment.memory)
         try:

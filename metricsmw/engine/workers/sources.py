@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from metricsmw.engine.files import FileHandle, open_own
-from metricsmw.engine.storage.reader import Source
+from metricsmw.engine.storage.reader import SegmentSource
 from metricsmw.engine.workers.directories import (
     is_locked,
     is_own,
@@ -89,13 +89,13 @@ class Sources:
         self._known = {}
 
     @property
-    def known(self) -> Mapping[str, Source]:
+    def known(self) -> Mapping[str, SegmentSource]:
         """What the last look has found."""
         return self._known
 
     def find(
-        self, own: tuple[str, int], own_source: Source, now: float, complete: bool
-    ) -> dict[str, Source]:
+        self, own: tuple[str, int], own_source: SegmentSource, now: float, complete: bool
+    ) -> dict[str, SegmentSource]:
         """Return all segments by name.
 
         Args:
@@ -104,7 +104,7 @@ class Sources:
             now: Monotonic seconds, by which a segment of another clock is told.
             complete: Whether one that may be there and cannot be opened now is an OSError.
         """
-        found: dict[str, Source] = {}
+        found: dict[str, SegmentSource] = {}
         opened: dict[str, FileSource] = {}
         number_open = sum(source.stays_open for source in self._known.values())
         for name, status in segment_files(self._directory).items():

@@ -17,7 +17,7 @@ PF_FORKNOEXEC = 0x40
 NUMBER_BITS = 48  # of a hash that is to fit into a double
 
 
-class Status(NamedTuple):
+class ProcessStatus(NamedTuple):
     """What the system says of one process.
 
     Attributes:
@@ -92,7 +92,7 @@ class Surroundings:
         boot = self.read("sys/kernel/random/boot_id").strip()
         return _number(boot) if boot else 0
 
-    def status(self, pid: int) -> Status | None:
+    def status(self, pid: int) -> ProcessStatus | None:
         """Return what is said of a process; None where there is none, or it is hidden."""
         if sys.platform != "linux":
             return _status_elsewhere(pid)
@@ -102,7 +102,7 @@ class Surroundings:
         name, numbers = fields[0].partition(b"(")[2], fields[2].split()
         try:
             code, stack = numbers[23], numbers[25]
-            return Status(
+            return ProcessStatus(
                 parent=int(numbers[1]),
                 session=int(numbers[3]),
                 start=int(numbers[19]),
@@ -144,13 +144,13 @@ def _number(text: bytes) -> int:
 # --- other systems: psutil is imported where it is used, as it costs more than the package --------
 
 
-def _status_elsewhere(pid: int) -> Status | None:
+def _status_elsewhere(pid: int) -> ProcessStatus | None:
     import psutil
 
     try:
         process = psutil.Process(pid)
         with process.oneshot():
-            return Status(
+            return ProcessStatus(
                 parent=process.ppid(),
                 session=0,
                 start=int(process.create_time() * 1000),

@@ -28,7 +28,7 @@ from kits.damage import (
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
-from metricsmw.engine.storage.reader import Source
+from metricsmw.engine.storage.reader import SegmentSource
 
 SHARED_FILES = {
     "truncated": truncate(0),
@@ -123,7 +123,7 @@ def test_a_segment_is_lost_while_the_server_is_locked(
         assert group is not None
         real = group.sources
 
-        def sources(complete: bool = False) -> Mapping[str, Source]:
+        def sources(complete: bool = False) -> Mapping[str, SegmentSource]:
             Path(segment_path(monitor)).unlink()
             clock.advance(STEP)
             other.start()
