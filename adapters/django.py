@@ -182,10 +182,12 @@ class DjangoMeasurement(Measurement):
         self.start = self.recorder.begin()
 
     def method(self, carrier: MutableMapping[str, Any]) -> str:
+        """Return the request's method."""
         method: str = self.request.method
         return method
 
     def user(self, carrier: MutableMapping[str, Any]) -> object | None:
+        """Return the user of the request; None: there is none."""
         return self.middleware.user_of(self.request)
 
 
