@@ -30,7 +30,9 @@ TESTS = Path(__file__).resolve().parent
 LONG = [
     TESTS / name
     for name in (
-        "adapters/dashboard/test_page.py",
+        "adapters/dashboard/test_connection.py",
+        "adapters/dashboard/test_looks.py",
+        "adapters/dashboard/test_numbers.py",
         "conformance/test_frameworks_served.py",
         "alerts/test_servers.py",
         "engine/workers/test_kills.py",
@@ -39,6 +41,9 @@ LONG = [
 ]
 # Files whose tests start servers otherwise than by a `serve`.
 SERVER = {
+    "adapters/dashboard/test_connection.py",
+    "adapters/dashboard/test_looks.py",
+    "adapters/dashboard/test_numbers.py",
     "cli/test_demo.py",
     "conformance/test_servers_in_process.py",
     "exporters/test_engines.py",

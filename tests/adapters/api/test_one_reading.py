@@ -17,6 +17,7 @@ from metricsmw.engine.workers.group import Group
 # Of the server's numbers; the others answer from a file, or with what they were built with.
 READ = {
     "/current",
+    "/custom",
     "/export/json",
     "/health",
     "/prometheus",
