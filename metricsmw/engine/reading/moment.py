@@ -213,7 +213,7 @@ class Reading:
             "step_seconds": settings.step,
             "started": steps.started,
             "reset": steps.reset,
-            "series": server_steps(self.server, steps, group.history.samples.get),
+            "series": server_steps(self.server, steps, group.history.gauge_samples.get),
         }
 
     def route_series(self, method: str, route: str, seconds: int | None = None) -> RouteSeries:

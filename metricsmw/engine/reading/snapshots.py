@@ -84,7 +84,7 @@ class Snapshots:
             sample = GaugeSample(
                 snapshot.requests_in_flight, snapshot.cpu_usage_pct, snapshot.memory_usage_mb
             )
-            group.history.samples.put(step_number(at, step), sample)
+            group.history.gauge_samples.put(step_number(at, step), sample)
 
 
 def _new_sampler() -> ResourceSampler:

@@ -170,7 +170,7 @@ class Recorder:
         self._lock = threading.RLock()
         self._restarted = 0.0  # monotonic time of the last reset made here
         self.segment: Segment | None = None
-        self.on_forget: Callable[[], None] = lambda: None
+        self.on_release: Callable[[], None] = lambda: None
         """Called where the segment is left or lost; the app's own numbers are in it, too."""
         self.is_serving = False
         """Whether this process has recorded, or an adapter has said that it serves."""
@@ -438,7 +438,7 @@ class Recorder:
                     gauges[0] += in_flight
                     gauges[1] += websockets
                     self.segment = None
-                    self.on_forget()
+                    self.on_release()
                     self.faults.count_into(None)
                     deadline = minute = -inf
                     self._membership.abandon()
@@ -491,11 +491,11 @@ class Recorder:
                     users.clear()
                     step_max = 0.0
 
-        def forget() -> None:
+        def release() -> None:
             """Go back to the state before the first record."""
             nonlocal gauges, lanes, routes, users, deadline, minute, step_max
             self.segment = None
-            self.on_forget()
+            self.on_release()
             self.is_serving = False
             self.faults.count_into(None)
             deadline = minute = -inf
@@ -510,7 +510,7 @@ class Recorder:
         self.record_request = record_request
         self.observe, self.observe_route = observe, observe_route
         self.user, self.websocket = user, websocket
-        self._take_checkpoint, self._forget, self.start_over = take_checkpoint, forget, start_over
+        self._take_checkpoint, self._release, self.start_over = take_checkpoint, release, start_over
 
     # --- not hot ---------------------------------------------------------------------------------
 
@@ -557,7 +557,7 @@ class Recorder:
     def close(self) -> None:
         """Leave the segment: gauges go, counts stay with the server."""
         with self._lock:
-            self._forget()
+            self._release()
             self._membership.close()
 
     def websocket_opened(self) -> None:
@@ -571,7 +571,7 @@ class Recorder:
     def after_fork(self) -> None:
         """In a forked child: the segment is the parent's, so never write it again."""
         self._lock = threading.RLock()
-        self._forget()
+        self._release()
         # The child of a worker, or one that a program forks to help it, is none until it records.
         if not self._membership.after_fork() and self._registered and is_forked_by_server():
             self._open_worker()

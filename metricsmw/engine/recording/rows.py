@@ -47,7 +47,7 @@ class Rows:
         self._series: list[Bound] = []
         self._free: dict[Kind, list[tuple[memoryview[float], memoryview[int]]]] = {}
         self._known: dict[tuple[Kind, str], memoryview[float]] = {}
-        recorder.on_forget = self.unbind
+        recorder.on_release = self.unbind
         _all.add(self)
 
     def locked(self, function: Callable[P, None]) -> Callable[P, None]:

@@ -110,7 +110,7 @@ class History:
         self._capacity = capacity
         end = HEADER.size + capacity * ROW.size
         data.reserve(end + GAUGE_BYTES)
-        self.samples = GaugeSamples(data, end)
+        self.gauge_samples = GaugeSamples(data, end)
 
     def _header(self) -> _HistoryHeader:
         raw = self._data.read(0, HEADER.size)

@@ -98,7 +98,7 @@ class Group(Protocol):
     def close(self) -> None:
         """Leave the group: its gauges are zeroed, its counts stay."""
 
-    def forget(self) -> None:
+    def release(self) -> None:
         """Release the files of a lost segment, or of the parent in a fork; change no bytes."""
 
 
@@ -172,5 +172,5 @@ class PrivateGroup:
         """See `Group`."""
         self.segment.zero_gauges()
 
-    def forget(self) -> None:
+    def release(self) -> None:
         """Do nothing: there is no file to release."""

@@ -201,7 +201,7 @@ class Membership:
         group, self.group = self.group, None
         self._remainder = None
         if group is not None:
-            group.forget()
+            group.release()
 
     def after_fork(self) -> bool:
         """Forget the parent's group, in a forked child.

@@ -61,8 +61,8 @@ class JobRegistry:
         for job in list(self.jobs):
             job.release()
 
-    def forget(self) -> None:
-        """Forget in a forked child what the parent leads."""
+    def clear(self) -> None:
+        """Drop the leaders, notes and deadlines of the parent, in a forked child."""
         self.leaders.clear()
         self.notes.clear()
         self.deadlines.clear()
@@ -73,7 +73,7 @@ _all: weakref.WeakSet[JobRegistry] = weakref.WeakSet()
 
 def _after_fork() -> None:
     for registry in list(_all):
-        registry.forget()
+        registry.clear()
 
 
 on_fork(_after_fork)

@@ -338,9 +338,9 @@ class SharedGroup:
         """See `Group`. The gauges of a segment that is lost are left alone."""
         if self.segment.is_whole:
             self.segment.zero_gauges()
-        self.forget()
+        self.release()
 
-    def forget(self) -> None:
+    def release(self) -> None:
         """See `Group`. The kernel drops the flock, by which others see that the worker has gone."""
         self._sources.close()
         self._life.close()
