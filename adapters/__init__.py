@@ -15,6 +15,7 @@ from .asgi import ASGIMetricsMiddleware
 from .kinds import Kind, is_asgi
 from .paths import mount_path
 from .prometheus import prometheus_app
+from .walks import behind
 from .wsgi import WSGIMetricsMiddleware
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def wrap(
 ) -> _App:
     """Measure `app` and serve the metrics at and below `path`; wrapping twice counts once.
 
-    A Flask, FastAPI or Starlette object is measured in place.
+    A Flask, FastAPI or Starlette object is measured in place, also behind a proxy.
 
     Args:
         app: A WSGI or ASGI application, or a framework's object.
@@ -75,12 +76,14 @@ def wrap(
         monitor = get_metrics_monitor() if monitor is None else monitor
         monitor.set_health_thresholds(health_thresholds, health_status)
     host: Any = None
-    if _is(app, "flask.app", "Flask"):
+    itself: Any = behind(app)
+    if _is(itself, "flask.app", "Flask"):
         from . import flask as host
-    elif _is(app, "starlette.applications", "Starlette"):
+    elif _is(itself, "starlette.applications", "Starlette"):
         from . import starlette as host
     if host is not None:
-        return host.instrument(app, monitor, path, auth, exclude, user, route)  # type: ignore[no-any-return]
+        host.instrument(itself, monitor, path, auth, exclude, user, route)
+        return app
 
     asgi = is_asgi(app, kind)
     if "django.core.handlers.base" in sys.modules:
@@ -90,10 +93,10 @@ def wrap(
             return django.instrument(  # type: ignore[return-value]
                 cast("Any", app), monitor, path, auth, exclude, user, route
             )
-    if _is(app, "falcon.app", "App"):
+    if _is(itself, "falcon.app", "App"):
         from .resolvers import falcon
 
-        falcon.install_in(cast("Any", app))
+        falcon.install_in(itself)
     make: Any = ASGIMetricsMiddleware if asgi else WSGIMetricsMiddleware
     return make(  # type: ignore[no-any-return]
         app, monitor, path=path, auth=auth, exclude=exclude, user=user, route=route
@@ -102,5 +105,5 @@ def wrap(
 
 def _is(app: object, module: str, name: str) -> bool:
     """Tell whether `app` is of a class, also where another stands in that one's place meanwhile."""
-    kind = getattr(app, "__class__", type(app))
-    return any((each.__module__, each.__qualname__) == (module, name) for each in kind.__mro__)
+    mro = type(app).__mro__
+    return any((each.__module__, each.__qualname__) == (module, name) for each in mro)

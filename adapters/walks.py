@@ -19,6 +19,24 @@ MAX_OBJECTS = 2000
 _LEAVES = (str, bytes, int, float, type(None), type, ModuleType)
 
 
+def behind(app: object) -> object:
+    """Return the object that a proxy stands for; what is no proxy, or does not lead to it, itself.
+
+    Args:
+        app: One of wrapt's proxies, as tools put around apps, or of Werkzeug's, as `current_app`.
+    """
+    for _ in range(MAX_CHAIN):
+        if getattr(app, "__class__", type(app)) is type(app):
+            break
+        if hasattr(type(app), "_get_current_object"):
+            app = app._get_current_object()  # type: ignore[attr-defined]
+        elif hasattr(type(app), "__wrapped__"):
+            app = app.__wrapped__  # type: ignore[attr-defined]
+        else:
+            break
+    return app
+
+
 def chain_of(app: object) -> Iterator[object]:
     """Yield an app and what its `app` attributes lead to, at most `MAX_CHAIN` objects in all."""
     seen: list[object] = []

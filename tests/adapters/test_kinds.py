@@ -9,8 +9,13 @@ from typing import Any
 import pytest
 import webob
 import webob.dec
+import werkzeug.local
 import werkzeug.test
 import werkzeug.wrappers
+import wrapt
+from fastapi import FastAPI
+from flask import Flask
+from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
@@ -113,6 +118,43 @@ def test_asgi(app: Any) -> None:
         assert isinstance(wrapped, ASGIMetricsMiddleware)
         assert TestClient(wrapped).get("/").text == "hello"
         assert monitor.total_requests == 1
+
+
+def called(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    return wrapped(*args, **kwargs)
+
+
+PROXIES = {
+    "CallableObjectProxy": wrapt.CallableObjectProxy,
+    "FunctionWrapper": lambda app: wrapt.FunctionWrapper(app, called),
+    "LocalProxy": lambda app: werkzeug.local.LocalProxy(lambda: app),
+    "twice": lambda app: wrapt.CallableObjectProxy(wrapt.FunctionWrapper(app, called)),
+}
+
+
+@pytest.mark.parametrize("proxy", PROXIES.values(), ids=PROXIES)
+@pytest.mark.parametrize("kind", [Flask, Starlette, FastAPI])
+def test_a_proxy_of_a_framework_s_object(kind: Any, proxy: Any) -> None:
+    """As tools that watch apps put around one."""
+    app = proxy(kind("name") if kind is Flask else kind())
+    with MetricsMonitor() as monitor:
+        assert wrap(app, monitor) is app
+        if kind is Flask:
+            werkzeug.test.Client(app).get("/").close()
+        else:
+            # A test client takes a proxy for an app of ASGI 2.
+            async def server(scope: Any, receive: Any, send: Any) -> None:
+                await app(scope, receive, send)
+
+            TestClient(server).get("/")
+        assert monitor.total_requests == 1
+
+
+@pytest.mark.parametrize("proxy", PROXIES.values(), ids=PROXIES)
+def test_a_proxy_of_a_function(proxy: Any) -> None:
+    with MetricsMonitor() as monitor:
+        assert isinstance(wrap(proxy(asgi), monitor), ASGIMetricsMiddleware)
+        assert isinstance(wrap(proxy(wsgi), monitor), WSGIMetricsMiddleware)
 
 
 def test_said_by_hand() -> None:
