@@ -252,10 +252,6 @@ ROUTES: Final[Mapping[str, Mapping[str, Answer]]] = {
     "/signout": {"POST": _sign_out},
     "/widget.js": {"GET": _widget},
 }
-# With a lasting history: from its file, which takes its time.
-READS_HISTORY: Final = frozenset({"/history", "/export/json", "/export/csv"})
-# Written out for all routes of all workers, which takes its time, too.
-WRITES_MUCH: Final = frozenset({"/prometheus"})
 # What the page is made of holds no data.
 OPEN: Final = frozenset({"/health", "/signin", "/signout", "/widget.js"})
 

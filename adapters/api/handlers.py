@@ -18,9 +18,7 @@ from metricsmw import MetricsMonitor
 from .. import dashboard
 from .answers import (
     OPEN,
-    READS_HISTORY,
     ROUTES,
-    WRITES_MUCH,
     BadRequestError,
     error_response,
     is_page,
@@ -48,7 +46,8 @@ class Handlers:
     Args:
         monitor: Whose metrics are served.
         auth: Who may read; None means the default policy.
-        offload: Calls a slow answer outside the event loop, which must not be held up.
+        offload: Calls an answer outside the event loop, which must not be held up: answers read
+            files. None: there is no event loop.
     """
 
     def __init__(
@@ -86,10 +85,10 @@ class Handlers:
             grant = await self._grant(request)
             doing = f"answer to {request.path}" if request.path in ROUTES else "unknown path"
             answer = partial(self._answer, request, grant)
-            slow = request.path in WRITES_MUCH or (
-                request.path in READS_HISTORY and self._monitor.lasting is not None
-            )
-            response = await self._offload(answer) if self._offload and slow else answer()
+            if self._offload and grant is not None and request.path in ROUTES:
+                response = await self._offload(answer)
+            else:  # which reads nothing
+                response = answer()
         except Exception:
             self._monitor.recorder.faults.report(doing)
             response = error_response(500, "Internal error")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from anyio import to_thread
 from blockbuster import BlockBuster, blockbuster_ctx
 
 from metricsmw import MetricsMonitor
-from metricsmw.adapters.asgi import ASGIMetricsMiddleware
+from metricsmw.adapters.api.answers import ROUTES
+from metricsmw.adapters.asgi import ASGIMetricsMiddleware, metrics_app
+from metricsmw.adapters.auth import public
 from metricsmw.clock import ManualClock
 
 
@@ -34,15 +38,20 @@ async def hello(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.body", "body": b"hello"})
 
 
-async def ask(app: Any, kind: str = "http") -> None:
+async def ask(app: Any, kind: str = "http", path: str = "/") -> int:
+    """Return the status; 0 where there is none."""
+    status = 0
+
     async def receive() -> dict[str, Any]:
         return {"type": "http.request"}
 
     async def send(message: Any) -> None:
-        pass
+        nonlocal status
+        status = message.get("status", status)
 
-    scope = {"type": kind, "method": "GET", "path": "/", "headers": [], "query_string": b""}
+    scope = {"type": kind, "method": "GET", "path": path, "headers": [], "query_string": b""}
     await app(scope, receive, send)
+    return status
 
 
 def test_the_guard_sees_a_file_read_in_the_loop(strict: BlockBuster) -> None:
@@ -72,6 +81,34 @@ def test_requests_of_an_hour_touch_no_file_in_the_loop(
     assert snapshot.total_requests == 5 + (first == "http")
     health = monitor.get_health()
     assert (health["faults"], health["mode"]) == (0, "shared")
+
+
+READ = [path for path, methods in ROUTES.items() if "GET" in methods and path != "/stream"]
+
+
+@pytest.mark.parametrize("path", READ)
+def test_no_answer_about_the_metrics_reads_a_file_in_the_loop(
+    path: str, monitor: MetricsMonitor, strict: BlockBuster
+) -> None:
+    assert asyncio.run(ask(metrics_app(monitor, public()), path=path)) == 200
+    assert monitor.get_health()["faults"] == 0
+
+
+def test_the_metrics_are_answered_while_the_app_holds_all_of_its_threads(
+    monitor: MetricsMonitor,
+) -> None:
+    async def test() -> int:
+        to_thread.current_default_thread_limiter().total_tokens = 1
+        held = threading.Event()
+        app = asyncio.create_task(to_thread.run_sync(held.wait))
+        try:
+            await asyncio.sleep(0)
+            return await asyncio.wait_for(ask(metrics_app(monitor, public()), path="/current"), 30)
+        finally:
+            held.set()
+            await app
+
+    assert asyncio.run(test()) == 200
 
 
 def test_many_first_requests_at_once_are_all_counted(
