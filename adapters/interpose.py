@@ -51,8 +51,13 @@ def _reduce(self: object, protocol: int) -> Any:
     """Pickle or copy an object with a class of its own as one of the class that it had."""
     kind: Any = getattr(type(self), _KIND)
     reduced = kind.__reduce_ex__(self, max(protocol, 2))
-    if isinstance(reduced, str) or reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
-        return reduced  # it has a way of its own
+    if isinstance(reduced, str):
+        return reduced
+    if reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
+        # It has a way of its own.
+        call, args, *rest = reduced
+        stateless = not rest or rest[0] is None
+        return (_made_by, (call, args, vars(self).get(REDO, ()), stateless), *rest)
     while _KIND in vars(kind):
         kind = vars(kind)[_KIND]
     return (_blank, (kind, *reduced[1][1:]), *reduced[2:])
@@ -65,14 +70,29 @@ def _blank(kind: type[_T], *args: Any) -> _T:
     return made
 
 
-def _load(self: Any, state: dict[str, Any]) -> None:
+def _made_by(call: Callable[..., _T], args: tuple[Any, ...], again: Any, stateless: bool) -> _T:
+    """Return an object that is made in a way of its own; its state, if any, is about to come."""
+    made = call(*args)
+    if stateless:
+        for redo in again:
+            redo(made)
+    else:
+        own_class(made, __setstate__=_load)
+        vars(made)[REDO] = again
+    return made
+
+
+def _load(self: Any, state: Any) -> None:
     """Take the state as an object of the class that it had, and do again what was done."""
     self.__class__ = getattr(type(self), _KIND)
     set_state = getattr(self, "__setstate__", None)
     if set_state is not None:
         set_state(state)
     else:
-        vars(self).update(state)
+        fields, slots = state if isinstance(state, tuple) else (state, None)
+        vars(self).update(fields or {})
+        for name, value in (slots or {}).items():
+            setattr(self, name, value)
     again = vars(self).get(REDO, ())
     for name in [name for name in vars(self) if name.startswith(_OURS)]:
         del vars(self)[name]

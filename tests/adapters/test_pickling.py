@@ -64,6 +64,46 @@ def test_the_copy_is_measured_by_the_process_that_loads_it(
     assert get_metrics_monitor().total_requests == 1
 
 
+class Slotted(Starlette):
+    __slots__ = ("slot",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slot = "kept"
+
+
+class Again(Starlette):
+    """Pickles as what makes it."""
+
+    slot = "kept"
+
+    def __reduce__(self) -> Any:
+        return Again, ()
+
+
+class Loaded(Again):
+    """Pickles in a way of its own, with a state."""
+
+    def __reduce__(self) -> Any:
+        return Loaded, (), {"slot": "kept"}
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("kind", [Slotted, Again, Loaded])
+def test_subclasses_that_pickle_otherwise(kind: type[Starlette], protocol: int) -> None:
+    app: Any = kind()
+    app.state = SimpleNamespace()
+    copied: Any = pickle.loads(pickle.dumps(wrap(app), protocol))
+    assert isinstance(copied, kind)
+    assert copied.slot == "kept"  # type: ignore[attr-defined]
+    get_metrics_monitor().reset_statistics()
+    TestClient(copied).get("/")
+    assert get_metrics_monitor().total_requests == 1
+    again: Any = pickle.loads(pickle.dumps(copied, protocol))
+    TestClient(again).get("/")
+    assert get_metrics_monitor().total_requests == 2
+
+
 def test_a_monitor_of_its_own_is_private_in_the_copy_too() -> None:
     with MetricsMonitor(window_seconds=60) as monitor:
         app = wrap(of(Starlette), monitor, auth=public())
