@@ -86,7 +86,7 @@ class MetricsMonitor:
 
         self.membership = Membership(self.settings, clock, self.faults, self._rejoined)
         self.lasting: SQLiteHistory | None = None
-        self._history: SQLiteHistory | None = None  # that of `history`, which is closed here
+        self._history: SQLiteHistory | None = None  # made by `history=`, so closed here
         self._reader = Reader(self.settings, clock, self.membership, self)
         self.recorder = Recorder(
             self.settings, clock, self.membership, self.faults, self._reader.minutes.catch_up
@@ -125,7 +125,7 @@ class MetricsMonitor:
 
     def opened(self) -> Group:
         """Return the group of this process, joined if need be."""
-        # By the recorder, so that what it has counted so far is in the segment.
+        # The recorder opens it, and adds the gauges it has counted so far to the segment.
         self.recorder.open()
         while (group := self.membership.group) is None:  # another thread replaces a lost one
             self.recorder.open()
@@ -149,10 +149,9 @@ class MetricsMonitor:
     ) -> None:
         """Record one request, or any other unit of work.
 
-        ``latency_ms`` is in milliseconds, >= 0; values from 1 µs to 1 hour are told apart, others
-        are counted at the ends. A ``status`` from 100 to 599 makes it an error from 400 on.
-        With a ``route`` (a template such as ``/items/{id}``) or a ``method`` it also counts in
-        the per-route table.
+        ``latency_ms`` is in milliseconds, >= 0; values below 1 µs or above 1 hour are counted
+        at the ends. A ``status`` from 100 to 599 makes it an error from 400 on. With a ``route`` (a
+        template such as ``/items/{id}``) or a ``method`` it also counts in the per-route table.
 
         Raises `TypeError` or `ValueError` for bad input, which records nothing.
         """
@@ -165,17 +164,17 @@ class MetricsMonitor:
         self.recorder.user(user_id)
 
     def increment_websocket_connections(self) -> None:
-        """One more WebSocket connection is open."""
+        """Count one more open WebSocket connection."""
         self.recorder.websocket_opened()
 
     def decrement_websocket_connections(self) -> None:
-        """One WebSocket connection less; never below 0."""
+        """Count one open WebSocket connection less; never below 0."""
         self.recorder.websocket_closed()
 
     # --- reading ---------------------------------------------------------------------------------
 
     def read(self, *, routes: bool = False) -> Reading:
-        """Return a reading: every number of one moment, that of the first question to it.
+        """Return a reading: every number of the moment at which it is first asked.
 
         Each method below reads anew. Ask one reading for all parts of an answer.
 
@@ -206,7 +205,7 @@ class MetricsMonitor:
         return self.read().active_users
 
     def get_active_user_ids(self) -> list[str]:
-        """Return the active users' ids, sorted; past `max_users`, those of the sample."""
+        """Return the active users' ids, sorted; past `max_users`, the ids of the sample."""
         return self.read().active_user_ids
 
     def get_websocket_connections(self) -> int:
@@ -245,7 +244,7 @@ class MetricsMonitor:
         return self.read().routes
 
     def get_series(self, seconds: int | None = None) -> Series:
-        """Return what was counted in each step of the window that ended in the last ``seconds``.
+        """Return the counts of each step of the window that ended in the last ``seconds``.
 
         Steps are sixtieths of the window, whose length is also the most that can be asked for and
         the default.
@@ -292,7 +291,7 @@ class MetricsMonitor:
         """Have `GET /health` hold these thresholds from now on; none where it is empty.
 
         While a field is not below its threshold, the answer is ``degraded``, with that HTTP
-        status: 200 or 503. Each worker of the server has to be told. Raises `ValueError` or
+        status: 200 or 503. Call it in each worker of the server. Raises `ValueError` or
         `TypeError` for a field that does not exist, a threshold that is no number, another status.
         """
         check_thresholds(thresholds)
@@ -315,7 +314,7 @@ class MetricsMonitor:
         return self.read().history(minutes, step_minutes)
 
     def use_history(self, history: SQLiteHistory) -> None:
-        """Answer from that history what is older than what is kept in memory."""
+        """Read minutes that are older than those in memory from this history."""
         self.lasting = history
 
     @property
@@ -325,7 +324,7 @@ class MetricsMonitor:
         return kept if self.lasting is None else max(kept, self.lasting.max_minutes)
 
     def read_counts(self) -> tuple[Counts, SnapshotDict, float]:
-        """Return what a `SQLiteHistory` stores, of one moment.
+        """Return the numbers of one moment that a `SQLiteHistory` stores.
 
         Returns:
             All counts since the start or the last reset, the snapshot, and the monotonic time that
@@ -346,7 +345,7 @@ class MetricsMonitor:
     def reset_statistics(self) -> None:
         """Start over, for the whole server: counts, window, routes, users, history.
 
-        Gauges stay, as what they count still is. Nothing recorded before is reported after.
+        Gauges stay, because the requests and connections that they count are still open.
         Raises OSError where there is no room to note the reset, or a segment that cannot be opened
         now; nothing is then reset.
         """
@@ -367,10 +366,10 @@ class MetricsMonitor:
         replace_file(path, csv_text(rows))
 
     def close(self) -> None:
-        """Leave the server: gauges go, counts stay with the other workers. May be repeated.
+        """Leave the server: gauges are zeroed, counts stay for the others. May be repeated.
 
-        Its alerts, exports and lasting history are left to another worker. A monitor that is used
-        again afterwards opens itself again.
+        Another worker goes on with its alerts, exports and lasting history. A monitor that is used
+        afterwards opens itself again.
         """
         if self._history is not None:
             self._history.stop()
@@ -409,7 +408,7 @@ def get_metrics_monitor(
 ) -> MetricsMonitor:
     """Return the monitor of this process: one per process, one truth per server.
 
-    The first call makes it, with a window of 300 s unless told otherwise; later ones return it.
+    The first call makes it, with a window of 300 s by default; later ones return it.
     A later call that names another window or history warns (`RuntimeWarning`). Settings are those
     of `MetricsMonitor`, with ``shared="auto"``.
     """

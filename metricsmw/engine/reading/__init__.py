@@ -1,1 +1,1 @@
-"""What a reader makes of all segments of its server."""
+"""Reading: from all segments of a server to snapshots, tables, series and health."""

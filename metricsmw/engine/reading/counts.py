@@ -1,4 +1,4 @@
-"""`Counts`: what was counted in some time, and the rates and percentiles that follow from it."""
+"""`Counts`: the counts of a span of time, and their rates and percentiles."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HIGHEST = int.from_bytes(bytes([0] * 7 + [128]) * BUCKETS, "little")
 
 @dataclass(frozen=True)
 class Counts:
-    """What was counted in some time.
+    """The counts of a span of time.
 
     Lanes are copied while they grow, so a part may be ahead of its whole: every part is held to it.
 
@@ -64,7 +64,7 @@ class Counts:
         return cls(requests, errors, histogram, peak, ROUTE_SCALE)
 
     def plus(self, other: Counts) -> Counts:
-        """Return what was counted in both times."""
+        """Return the counts of both spans."""
         return Counts(
             self.requests + other.requests,
             self.errors + other.errors,
@@ -72,7 +72,7 @@ class Counts:
         )
 
     def since(self, earlier: Counts) -> Counts:
-        """Return what was counted after an earlier state of the same server.
+        """Return the counts since an earlier state of the same server.
 
         Never below 0, as it would be for a while where a damaged segment is left out.
         """

@@ -1,6 +1,6 @@
-"""The minute history: written by whichever worker notices that a minute is over.
+"""The minute history, written by the first worker that records or reads in a new minute.
 
-Nothing runs in the background. The first record or read past the end of a minute takes the
+No thread runs in the background. The first record or read past the end of a minute takes the
 server's lock, unless another worker has it, and writes a snapshot of each minute that is missing:
 the window as it was at the end of that minute.
 """

@@ -1,6 +1,6 @@
 """`Reading`: every answer about one moment, from one reading of all segments.
 
-Whatever an answer is made of, it asks one `Reading`, so that its parts agree with each other.
+Every answer asks one `Reading` only, so that its parts agree with each other.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Totals(TypedDict):
-    """What was counted since the start or the last reset."""
+    """Counts since the start or the last reset."""
 
     total_requests: int
     total_errors: int
@@ -53,7 +53,7 @@ class Statistics(TypedDict):
 
 
 class Member(ServerMember, Protocol):
-    """What a `Reader` needs to know of the monitor: the member that it reads as."""
+    """The monitor, as a `Reader` needs it."""
 
     @property
     def lasting(self) -> LongHistory | None:
@@ -102,7 +102,7 @@ class Reader:
 
 
 class Moment(NamedTuple):
-    """When the group was read: in monotonic seconds, and as Unix time."""
+    """The group that is read, and the time: monotonic seconds, Unix time."""
 
     group: Group
     now: float
@@ -110,7 +110,7 @@ class Moment(NamedTuple):
 
 
 class Reading:
-    """The numbers of one moment: that of the first question. What was asked once is kept."""
+    """The numbers of the moment of the first question; each is worked out once and kept."""
 
     def __init__(self, reader: Reader, *, routes: bool = False) -> None:
         """Read nothing yet.
@@ -195,7 +195,7 @@ class Reading:
         return self.server.routes(self._reader.settings.max_routes)
 
     def series(self, seconds: int | None = None) -> Series:
-        """Return what was counted in each step of the last ``seconds`` of the window.
+        """Return the counts of each step of the last ``seconds`` of the window.
 
         Args:
             seconds: at least 1, held to the window; None: all of it.

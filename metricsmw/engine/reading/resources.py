@@ -1,7 +1,8 @@
 """CPU and memory of the server: the sum over its live workers, sampled without ever sleeping.
 
-A worker whose process is shown here is looked at; one in another container says itself what it
-uses, in its segment. Percentages are of the limit of the reader's container, where it has one.
+A worker's process is measured where this process can see it. A worker in another container
+measures itself and writes that into its segment. Percentages are of the limit of the reader's
+container, where it has one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The window as a time series: what was counted in each of its steps, over all workers.
+"""The window as a time series: the counts of each of its steps, over all workers.
 
 The window slides in sixtieths, and each worker keeps its counts as they stood at the start of each:
 so the difference of two neighbouring checkpoints is one step of the series, and nothing is stored
@@ -84,7 +84,7 @@ class Steps:
         self.reset = self._wall_time(reading.reset.at) if reading.reset.at else None
 
     def rows(self, counts: Mapping[int, int], count: Callable[[int], Counts]) -> list[RouteStep]:
-        """Return every step, with what was counted in it."""
+        """Return every step, with its counts."""
         rows: list[RouteStep] = []
         for number in range(self.first, self.last + 1):
             counted = count(counts.get(number, 0))

@@ -67,7 +67,7 @@ class ServerReader:
         return reading
 
     def reset(self, group: Group, clock: Clock) -> float:
-        """Reset the server: what was counted before is in no reading from now on.
+        """Reset the server: from now on no reading has earlier counts.
 
         Returns:
             The monotonic time of the reset.
@@ -89,8 +89,8 @@ class ServerReading:
     """All segments of a server, read once: every number of one moment comes from here.
 
     Attributes:
-        window: what was counted in the window.
-        total: what was counted since the start or the last reset.
+        window: the counts of the window.
+        total: the counts since the start or the last reset.
         damaged: segments that cannot be right and are left out, with the reason.
         period: the window, and the moment at which it ends.
         reset: the server's last reset.
@@ -110,7 +110,7 @@ class ServerReading:
         Args:
             sources: the segments by name.
             period: the window, and the moment at which it ends.
-            reset: the last reset, read before the sources: what was counted before it is left out.
+            reset: the last reset, read before the sources; earlier counts are left out.
             window_seconds: the length of the window.
             routes: read the tables of routes now, before the totals. A request is counted in the
                 totals first, so no sum over routes is then ahead of them. Otherwise these tables

@@ -1,1 +1,1 @@
-"""What one worker does for each request, into the segment that only it writes."""
+"""Recording: requests, users and the app's own numbers, into this worker's segment."""

@@ -1,12 +1,13 @@
-"""The hot path: what one worker does for each request, into the segment that only it writes.
+"""The hot path: the recording of each request into this worker's segment.
 
 Nothing here takes a lock on a build with the GIL: ``lane[i] += 1.0`` has no switch point between
 its load and its store, as nothing but constants and arithmetic stands between them (a test reads
 the bytecode). Builds without a GIL, and PyPy, take the same functions behind a lock.
 
 The functions are closures over their views, so that a request costs look-ups of cells only. The
-segment is opened by the first record in a process and forgotten in a forked child, because two
-processes in one segment would lose counts: `deadline` in the past leads into the slow path.
+first record in a process opens the segment. A forked child releases it, because two processes that
+write to one segment would lose counts. Until the segment is open `deadline` is -inf, so that the
+first record takes the slow path, which opens it.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ NO_LANES = memoryview(b"").cast("d")
 
 LATENCY_RANGE = "latency_ms must be a finite number of milliseconds >= 0"
 
-# What takes the lock where there is no GIL: all that counts something up.
+# The functions that count: they take the lock on builds without a GIL.
 LOCKED = (
     "begin",
     "end",
@@ -171,9 +172,9 @@ class Recorder:
         self._restarted = 0.0  # monotonic time of the last reset made here
         self.segment: Segment | None = None
         self.on_release: Callable[[], None] = lambda: None
-        """Called where the segment is left or lost; the app's own numbers are in it, too."""
+        """Called when the segment is released or lost, as the app's own numbers are in it, too."""
         self.is_serving = False
-        """Whether this process has recorded, or an adapter has said that it serves."""
+        """Whether this process has recorded, or an adapter has called `serve`."""
         self._build()
         if needs_lock():
             for name in LOCKED:
@@ -555,24 +556,24 @@ class Recorder:
             self.faults.report("opening the worker's segment")
 
     def close(self) -> None:
-        """Leave the segment: gauges go, counts stay with the server."""
+        """Leave the server: gauges are zeroed, counts stay."""
         with self._lock:
             self._release()
             self._membership.close()
 
     def websocket_opened(self) -> None:
-        """One more WebSocket connection is open."""
+        """Count one more open WebSocket connection."""
         self.websocket(1.0)
 
     def websocket_closed(self) -> None:
-        """One WebSocket connection less; never below 0."""
+        """Count one open WebSocket connection less; never below 0."""
         self.websocket(-1.0)
 
     def after_fork(self) -> None:
-        """In a forked child: the segment is the parent's, so never write it again."""
+        """Release the segment in a forked child, as it is the parent's."""
         self._lock = threading.RLock()
         self._release()
-        # The child of a worker, or one that a program forks to help it, is none until it records.
+        # A child of a worker, or a helper process of the program, is no worker until it records.
         if not self._membership.after_fork() and self._registered and is_forked_by_server():
             self._open_worker()
 

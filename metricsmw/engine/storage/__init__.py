@@ -1,1 +1,1 @@
-"""Bytes: what a worker's segment and the server's shared files hold, and how they are read."""
+"""The bytes of segments and of the shared minute history: layout, writing, reading."""

@@ -67,7 +67,7 @@ class InstrumentBuckets(NamedTuple):
 def instrument_buckets(unit: str) -> InstrumentBuckets:
     """Return the buckets for a unit.
 
-    Seconds are told apart from 60 ns to an hour within 2.2 %; anything else from 6e-8 to 2.8e14
+    Seconds from 60 ns to an hour have buckets of 2.2 % at most; anything else from 6e-8 to 2.8e14
     within 4.4 %.
     """
     if unit == "seconds":

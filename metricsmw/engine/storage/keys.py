@@ -31,7 +31,7 @@ _METHOD = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,32}")
 
 
 def known_methods(listed: str | None) -> frozenset[str]:
-    """Return the methods that are told apart: those that are listed, else the standard ones.
+    """Return the methods with rows of their own: the listed ones, else the standard ones.
 
     A list that names what is no method, or more than 64, is logged and left out.
     """
@@ -64,7 +64,7 @@ KNOWN_TIMES = frozenset(Times)
 
 
 class Name(NamedTuple):
-    """What a row is named by.
+    """The name of a row.
 
     Stored as the length of the text (2 bytes), `times` (1 byte) and the text: method, space, route.
     """
@@ -94,7 +94,7 @@ class Name(NamedTuple):
 
     @property
     def is_own(self) -> bool:
-        """Whether it counts among the routes that are told apart."""
+        """Whether it counts towards `max_routes`."""
         return self.route not in (OTHER, UNMATCHED) and self.times is Times.ALL
 
     def of_stream(self) -> tuple[Name, Name]:

@@ -1,4 +1,4 @@
-"""Lanes as integers: differences of states, all lanes at once, and what they say."""
+"""Lanes as big integers: all lanes of a table are subtracted and decoded at once."""
 
 from __future__ import annotations
 

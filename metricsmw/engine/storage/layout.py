@@ -23,8 +23,8 @@ Lanes are doubles biased by 2**52: the bit pattern of 2**52 + n is 0x433 << 52 |
 counted up by a float addition, the cheapest read-modify-write that Python has on shared memory,
 while two states subtract as whole big integers, all lanes at once (`tables`).
 
-Rotation publishes in this order: label 0, copy, label of the new step. A reader takes a label,
-copies, and looks at the label again (`tables`): a torn copy is never used.
+A checkpoint is written in this order: label 0, copy, label of the new step. A reader reads the
+label, copies, and reads the label again (`tables`), so that it never uses a torn copy.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ PAGE = mmap.ALLOCATIONGRANULARITY
 BIAS = 2.0**52
 NAME_BYTES = 512
 
-# What no worker changes once a segment is its own: the header up to the time it was made.
+# The header up to `Field.CREATED`, which a worker writes once, when it opens the segment.
 IDENTITY_BYTES = 7 * 8
 
 # A route's window slides by six steps, a tenth of the window.
@@ -64,7 +64,7 @@ class Field(IntEnum):
     LAYOUT = 1
     PID = 2
     PROCESS_START = 3
-    NONCE = 4  # tells this segment from an earlier one of the same name
+    NONCE = 4  # differs from that of an earlier segment of the same name
     WINDOW = 5  # seconds
     CREATED = 6  # monotonic seconds
     CHUNKS = 7  # chunks in use
@@ -74,20 +74,20 @@ class Field(IntEnum):
     SAMPLE_RECORD = 11  # users: see users.py
     SAMPLE_COUNT = 12
     SAMPLE_SINCE = 13
-    ROOT_PID = 14  # who keeps the server alive between its workers: their topmost process,
+    ROOT_PID = 14  # the topmost process of the server, which keeps it alive between workers,
     ROOT_START = 15
-    PARENT_PID = 16  # and the parent of this one
+    PARENT_PID = 16  # and the parent of this process
     PARENT_START = 17
-    BOOT = 18  # whose clock the times are of: a hash of the boot's id,
+    BOOT = 18  # the clock of the times: a hash of the boot's id,
     TIME_NAMESPACE = 19
-    PID_NAMESPACE = 20  # what the process ids are of
-    SAMPLED = 21  # the worker's own look at its resources: monotonic seconds,
-    CPU_PCT = 22  # percent of one core since the look before
+    PID_NAMESPACE = 20  # of the process ids
+    SAMPLED = 21  # when the worker measured its own resources: monotonic seconds,
+    CPU_PCT = 22  # percent of one core since the time before
     MEMORY_BYTES = 23  # resident
 
 
 class Owner(NamedTuple):
-    """Whose a segment is, as its header says; a number of 0 is not known."""
+    """The process that owns a segment, by the segment's header; 0 stands for unknown."""
 
     pid: int
     process_start: int
@@ -100,12 +100,12 @@ class Owner(NamedTuple):
     pid_namespace: int = 0
 
 
-# Where these stand.
+# The header's fields for each field of an `Owner`.
 OWNER_FIELDS = tuple(Field[name.upper()] for name in Owner._fields)
 
 
 class Kind(IntEnum):
-    """What a chunk holds."""
+    """The kind of a chunk: the rows that it holds."""
 
     ROUTES = 1
     USERS = 2

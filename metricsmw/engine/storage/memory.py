@@ -1,4 +1,4 @@
-"""Where a segment lives: memory of one process, or a mapped file."""
+"""The memory of a segment: of one process alone, or a mapped file."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Protocol
 
 from metricsmw.engine.files import FileHandle
 
-# The part of a file system that is left to others, whose shared memory lies there, too: a quarter;
-# and before a table grows by what it can do without, a half, so that later workers find room.
+# The part of a file system that is left to other programs, whose shared memory is there, too: a
+# quarter; a half when a table grows that can do without, so that later workers find room.
 RESERVED_SHARE, RESERVED_SHARE_OF_GROWTH = 4, 2
 MOST_RESERVED_BYTES = 256 << 20
 
 
 class Memory(Protocol):
-    """Where a segment lives."""
+    """The memory of a segment."""
 
     def map(self, offset: int, size: int) -> memoryview:
         """Return a writable view of newly allocated, zeroed (or, adopted, existing) bytes.
@@ -32,7 +32,7 @@ class Memory(Protocol):
 
     @property
     def is_whole(self) -> bool:
-        """Whether all that was mapped is still there, where others look for it."""
+        """Whether all mapped bytes are still there, in a file that other workers can open."""
 
 
 class AnonymousMemory:
@@ -67,7 +67,7 @@ class AnonymousMemory:
 
     @property
     def is_whole(self) -> bool:
-        """True: nobody else can take it away."""
+        """True: no other process can remove this memory."""
         return True
 
 

@@ -7,14 +7,14 @@
     ...  the ring of gauge samples, one row a step: the step's number, requests in flight, CPU in
          percent, memory in MiB, the number again
 
-Row n lies in place n % capacity. Only the worker that holds the server's lock writes, and what it
-writes counts with the header, which goes last and at once: a worker that dies in between has
-added nothing.
+Row n is in place n % capacity. Only the worker that holds the server's lock writes. It writes the
+header last, in one piece, and readers use no row that the header does not count: a worker that dies
+in between has added nothing.
 
 Gauge samples (in flight, CPU, memory) cannot be derived from the counters of a step.
-Every reader of the metrics stores what it saw under the step of that moment; the last one counts.
-Nothing runs in the background, so a step in which nobody read has no row; the minute history reads
-once a minute, always.
+So every reader of the metrics stores a gauge sample for the present step, over that of an earlier
+reader. No thread samples in the background: a step without a reader has no row. The minute history
+reads once a minute.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ROW = struct.Struct(f"{len(NUMERIC_FIELDS) + 4}d")
 
 
 class Bytes(Protocol):
-    """Where a history lives."""
+    """The bytes of a history: in memory, or in a file."""
 
     def reserve(self, size: int) -> None:
         """Have room for that many bytes. Raises OSError where there is none."""
@@ -152,7 +152,7 @@ class History:
         self._write_header(header._replace(first=header.next, origin=origin, minutes=0.0))
 
     def _rows(self) -> list[tuple[float, ...] | None]:
-        """All rows, oldest first: times and fields; None where it is not what was written."""
+        """Return all rows, oldest first: times and fields; None for a damaged row."""
         header = self._header()
         data = self._data.read(HEADER.size, ROW.size * self._capacity)
         rows: list[tuple[float, ...] | None] = []
@@ -194,7 +194,7 @@ GAUGE_BYTES = GAUGE_ROW.size * GAUGE_ROWS
 
 
 class GaugeSample(NamedTuple):
-    """What was seen of the server at one moment."""
+    """The server's gauges at one moment."""
 
     requests_in_flight: int
     cpu_usage_pct: float

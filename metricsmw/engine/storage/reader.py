@@ -71,9 +71,9 @@ NEVER = Reset(0.0, {})
 
 
 class Period(NamedTuple):
-    """What to read: the window that ends at monotonic ``now``.
+    """The window to read, which ends at monotonic ``now``.
 
-    With ``past`` that time has passed, and what came in later steps is left out.
+    With ``past`` that time is over: counts of later steps are left out.
     """
 
     now: float
@@ -133,7 +133,7 @@ class SegmentReading:
             name: what the log calls it.
             source: the segment.
             period: the window, and the moment at which it ends.
-            reset: the last reset; what was counted before it is left out.
+            reset: the last reset; earlier counts are left out.
             window_seconds: the length of the window.
             routes: read the tables of routes now, before the server-wide one.
 
@@ -153,7 +153,7 @@ class SegmentReading:
             self._routes = list(self._read_routes())
         whole = self._read(0, OVERALL)
         self._take_header(whole[:HEADER_BYTES])
-        # Whatever part is missing, the segment is left out as a whole.
+        # Where any part is missing, the whole segment is left out.
         if not self._read(self._header.end - 1, 1):
             raise CorruptSegmentError("truncated")
         self.table = self._table(SERVER_OFFSET, SERVER_SHAPE, whole[SERVER_OFFSET:])

@@ -1,6 +1,6 @@
 """The writer's side of a segment: its header, its server-wide table, and chunks as they appear.
 
-`layout` has the bytes, `memory` the places where they may lie, `reader` the other side.
+`layout` has the offsets, `memory` the memory, `reader` the reader's side.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ class Chunk(NamedTuple):
 class Segment:
     """The writer's side of a segment: header, server-wide table, chunks.
 
-    ``fresh`` segments are initialised; others are adopted: their counts go on, their gauges are
-    those of a dead process and start at 0. A window of another length begins anew.
+    ``fresh`` segments are initialised. Others are adopted: their counts go on, their gauges start
+    at 0, because they are of a dead process, and a window of another length begins anew.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""The workers of one server: which processes they are, and what they share."""
+"""The workers of one server: how they find each other, their shared files, their jobs."""

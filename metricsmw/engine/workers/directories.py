@@ -177,7 +177,10 @@ def segment_names(directory: str | Path) -> list[str]:
 
 
 def segment_files(directory: str | Path) -> dict[str, os.stat_result]:
-    """Return what is named as a segment there, with its status. Raises OSError."""
+    """Return the files in a directory that are named as segments, with their status.
+
+    Raises OSError where the directory cannot be read.
+    """
     found = {}
     with os.scandir(directory) as entries:
         for entry in entries:
@@ -233,7 +236,7 @@ def is_locked(file: FileHandle) -> bool:
 
 
 def this_owner(here: Surroundings = HERE) -> Owner:
-    """Return what a segment of this process says of it."""
+    """Return this process as the owner of a segment."""
     me, root = this_process(here), find_root(here)
     return Owner(
         *me, *root.process, *root.parent, here.boot, here.time_namespace, here.pid_namespace
@@ -243,7 +246,7 @@ def this_owner(here: Surroundings = HERE) -> Owner:
 def is_path_locked(path: str) -> bool:
     """Return the same of a file; False where it cannot be opened.
 
-    As quick as can be, as whoever joins asks it of all workers under the server's lock.
+    It is quick, as a joining worker asks it of all workers under the server's lock.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -280,7 +283,7 @@ class OwnerHeader(NamedTuple):
         )
 
     def is_guarded(self, now: float, here: Surroundings) -> bool | None:
-        """Return whether somebody keeps its server alive between workers; None: not to be told."""
+        """Return whether a process keeps the server alive between workers; None: not known."""
         owner = self.owner
         if not _may_be_equal(owner.boot, here.boot):
             return False

@@ -1,14 +1,15 @@
 """`ServerJob`: work that one worker does for its whole server, again and again.
 
-A job is led by one worker (`leader`), which does it in a daemon thread of its own, or when it is
-asked. What goes wrong is logged once, saved in the job's note and shown by every worker's
-`/health`. Every worker has the thread, so that another one goes on when the leader ends.
+One worker leads a job (`leader`): it does the work in a daemon thread of its own, or when `run` is
+called. A failure is logged once, saved in the job's note and shown by every worker's `/health`.
+Every worker has the thread, so that another one goes on when the leader ends.
 
 A thread does not survive a fork: the child gets one of its own. Which processes do the work is
 decided by each thread itself. A process that serves or records takes part. One that only imports
 the app (a shell, a task queue's worker, the parent of a reloader, the master that preloads the app)
-does not, unless the program asks for it by name; even then it leaves the work to the workers that
-it has forked, and waits a little before, as nobody can tell such a master before it forks.
+does not, unless the program asks for it by `start=True`. Even then it leaves the work to the
+workers that it has forked, and waits `GRACE_SECONDS` first, as a master looks like any process
+before it forks.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ logger = logging.getLogger("metricsmw")
 R_co = TypeVar("R_co", covariant=True)
 
 OPERATIONAL = "operational"
-# The key of a note under which its job says what is wrong; None: nothing.
+# The key of the job's problem in its note; None: no problem.
 PROBLEM = "problem"
-# For a master that loads an app to fork.
+# The time that a master has to load an app and fork its workers.
 GRACE_SECONDS = 10.0
-# How much later than it promised a leader may be. A locked database is waited for five seconds.
+# How late a leader may be. SQLite waits up to five seconds for a locked database.
 PATIENCE_SECONDS = 15.0
 NO_THREAD = "no thread can be started"
 
@@ -70,7 +71,7 @@ class PeriodicTask:
         self.can_start = True
         """Whether the thread could be started, the last time that this was tried."""
         self.last_call = 0.0
-        """Monotonic time at which the last call ended well, or there was nothing to do."""
+        """Monotonic time of the last call that ended well, or had nothing to do."""
         self._work = work
         self._grace = grace
         self._everywhere = False
@@ -178,7 +179,7 @@ class ServerJob(Generic[R_co]):
         member: This process as a worker of the server.
         name: The job's name in the whole server, which is also its component in `/health`.
         work: Does the job once; called by the leader only, by one thread at a time.
-        otherwise: What `run` returns where another worker leads, or ``work`` failed.
+        otherwise: Returned by `run` where another worker leads, or ``work`` failed.
         interval: Seconds between two runs of the thread.
         title: The job's name in the log.
         expected: Exceptions of ``work`` that are logged once, saved as the job's problem and then
@@ -187,7 +188,7 @@ class ServerJob(Generic[R_co]):
             says so and another worker takes the lead.
         grace: See `PeriodicTask`.
         renew: Called in a forked child, where locks that other threads held stay locked.
-        find_damage: Returns what this process found to be damaged in what the job keeps.
+        find_damage: Returns the damage that this process found in the job's files, or None.
 
     Raises:
         ValueError: The name has other characters than `LeaderLock` takes.
@@ -245,13 +246,13 @@ class ServerJob(Generic[R_co]):
         self._task.stop(timeout)
 
     def stop(self) -> None:
-        """Stop the thread and leave the job to another worker; may be repeated."""
+        """Stop the thread and release the lead; may be repeated."""
         self.pause()
         self._member.jobs.remove(self)
         self.release()
 
     def release(self) -> None:
-        """Leave the job to another worker, until the next run."""
+        """Release the lead, until the next run."""
         self.leader.release()
 
     def run(self) -> R_co:
@@ -282,13 +283,13 @@ class ServerJob(Generic[R_co]):
             self._lock.release()
 
     def _run_in_time(self) -> None:
-        """Do the job, and promise to come back."""
+        """Write the next deadline, and do the job."""
         if self.leader.acquire():
             self.leader.promise(self._task.interval + self._patience)
             self.run()
 
     def _report(self, error: Exception | None) -> None:
-        """Tell the log, once, and the note; not of paths, as anybody may see `/health`."""
+        """Log a change once and save it in the note, without paths, as `/health` is public."""
         if error is not None and not self._is_failing:
             logger.error("metricsmw: %s fails, and will be tried again: %s", self._title, error)
         if error is None and self._is_failing:
@@ -305,7 +306,7 @@ class ServerJob(Generic[R_co]):
             self.leader.write({PROBLEM: problem})
 
     def problem(self) -> str | None:
-        """Return what keeps this process from doing the job; None: nothing.
+        """Return why this process cannot do the job; None: it can.
 
         Tries again to start a thread that could not be started.
         """
@@ -318,11 +319,11 @@ class ServerJob(Generic[R_co]):
         return None
 
     def damage(self) -> str | None:
-        """Return what this process found to be damaged in what the job keeps; None: nothing."""
+        """Return the damage that this process found in the job's files; None: none."""
         return None if self._find_damage is None else self._find_damage()
 
     def after_fork(self) -> None:
-        """Leave lead and locks to the parent, in a forked child."""
+        """Release the parent's lead and make new locks, in a forked child."""
         self._lock = threading.Lock()
         self.leader.after_fork()
         if self._renew is not None:
@@ -368,7 +369,7 @@ def _is_uwsgi_master() -> bool:
     return uwsgi is not None and uwsgi.masterpid() == os.getpid()
 
 
-# Held here, as in a forked child nothing else may hold it: the thread that did is gone.
+# Strong references: in a forked child the thread that held a task is gone.
 _running: set[PeriodicTask] = set()
 _all: weakref.WeakSet[ServerJob[object]] = weakref.WeakSet()
 

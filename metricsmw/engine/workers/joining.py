@@ -31,7 +31,7 @@ def take_along(
 
 
 class Remainder:
-    """What a segment counts after it was copied, for the copy."""
+    """The counts that a segment gets after it was copied, for the copy."""
 
     def __init__(self, old: Segment, new: Segment, copied: bytes) -> None:
         self._tables = list(_tables(old, new, copied))

@@ -7,10 +7,10 @@ leader goes on where this one stood; every worker may read it. A private monitor
 in memory.
 
 A leader may also hang: stopped, swapped out, or in a C call. Its lock is then held for ever. So a
-leader that works by itself writes a deadline into its lock file, a time on the machine's monotonic
-clock by which it is to have come back. Once that has passed, another worker puts a lock file of its
-own in the place of the old one. The old leader holds a file without a name from then on: it sees
-that before it writes a note or tells anybody anything, and leads no more.
+leader with a thread writes a deadline into its lock file, on the machine's monotonic clock, and
+moves it on with each run. Once the deadline has passed, another worker puts a lock file of its
+own in its place. The old leader then holds a file without a name. It checks for that before it
+writes a note or sends an alert, and leads no more.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ logger = logging.getLogger("metricsmw")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
 LOCK_FILE = re.compile(r"once-([a-z][a-z0-9_]*)\.lock")
 NOTE_FILE = re.compile(r"once-([a-z][a-z0-9_]*)\.json")
-# No deadline is further off; a later one is of no leader of ours. In seconds.
+# The latest deadline that a leader writes, in seconds from now; a later one is damage.
 MAX_DEADLINE = 3 * 86_400.0
 
 
@@ -79,7 +79,7 @@ class LeaderLock:
         self._lock = threading.Lock()
 
     def acquire(self) -> bool:
-        """Lead from now on, where nobody does or the leader hangs.
+        """Take the lead, where no worker leads or the leader hangs.
 
         Returns:
             Whether this worker leads.
@@ -114,7 +114,7 @@ class LeaderLock:
             return file if _is_named(file) else None
         if not self._is_late(file):
             return None
-        # One at a time: whoever comes second finds the lock of the first, which is not late.
+        # One worker at a time: the second one finds the first one's lock, which is not late.
         turn = open_own(directory / f"once-{self.name}.turn", os.O_RDWR | os.O_CREAT)
         if not _try_lock(turn):
             return None
@@ -138,7 +138,7 @@ class LeaderLock:
     @property
     def is_leader(self) -> bool:
         """Whether this worker leads already."""
-        if not self._member.is_open:  # to ask it for its directory would open it
+        if not self._member.is_open:  # `directory` would open it
             return False
         directory = self._member.directory
         with self._lock:
@@ -163,7 +163,7 @@ class LeaderLock:
                 self._member.jobs.deadlines[self.name] = deadline
 
     def release(self) -> None:
-        """Lead no more; another worker may."""
+        """Release the lead, so that another worker may take it."""
         with self._lock:
             self._drop()
 
@@ -205,7 +205,7 @@ class LeaderLock:
         draft = write_draft(path, note)
         try:
             with self._lock:
-                # Looked at last, as this worker may have hung until now.
+                # Checked last, as this worker may have hung until now.
                 if is_leader := self._holds(directory):
                     draft.replace(path)
             return is_leader
@@ -214,7 +214,7 @@ class LeaderLock:
                 draft.unlink()
 
     def after_fork(self) -> None:
-        """Leave the lead to the parent, in a forked child."""
+        """Release the lock file in a forked child, as the lead is the parent's."""
         self._lock = threading.Lock()
         self._drop()
 
@@ -268,7 +268,7 @@ def _names(
         return sorted(in_memory)
     try:
         found = os.listdir(directory)
-    except OSError:  # removed, or no descriptor left: what workers share tells `/health` so
+    except OSError:  # removed, or no descriptor left; `Group.problems` reports it
         found = []
     return sorted(match[1] for name in found if (match := pattern.fullmatch(name)))
 
@@ -278,8 +278,8 @@ def led_jobs(
 ) -> Iterator[tuple[str, float, Note | CorruptNoteError]]:
     """Yield each job of the server that has a living leader: name, seconds late, note.
 
-    The seconds are negative where the leader is not late. A job without a leader is left out: what
-    its note says is nobody's any more.
+    The seconds are negative where the leader is not late. A job without a leader is left out, as
+    its note is out of date.
     """
     registry = member.jobs
     directory = member.directory
@@ -291,7 +291,7 @@ def led_jobs(
             try:
                 file = open_own(directory / f"once-{name}.lock", os.O_RDONLY)
             except OSError:
-                continue  # who leads could not be told
+                continue  # whether it is locked is not known
             if _try_lock(file, fcntl.LOCK_SH):
                 continue
             deadline = read_deadline(file, now)

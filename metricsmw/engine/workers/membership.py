@@ -1,8 +1,8 @@
 """This process's membership in its server: joining, leaving, a lost segment, a fork, another user.
 
-A process joins when it first records, reads or registers as a worker. What it joins is a `Group`:
-the directory that all workers of its server share, or a place of its own. Recorder and readers ask
-the membership for it, each time, because it may have been replaced since.
+A process joins a `Group` when it first records, reads or registers as a worker: the directory that
+all workers of its server share, or private memory. Recorder and readers ask the membership for the
+group each time, because it may have been replaced since.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ServerMember(Protocol):
 
     @property
     def faults(self) -> FaultLog:
-        """Where a job reports what it raised."""
+        """The log to which a job reports exceptions."""
 
     @property
     def jobs(self) -> JobRegistry:
@@ -79,16 +79,16 @@ class Membership:
         Args:
             settings: the monitor's settings; `shared` says whether there is a server to join.
             clock: the clock of the group's times.
-            faults: where failures of what is done beside a record go.
+            faults: gets the failures of the work that is done beside a record.
             rejoined: called when the process joins again after `close`.
         """
         self._settings = settings
         self._clock = clock
         self._faults = faults
         self._rejoined = rejoined
-        self._born = clock.monotonic()  # from when on a private group has numbers
+        self._born = clock.monotonic()  # since when a private group has numbers
         self._owner_uid = -1
-        self._next_try = 0.0  # from when on a private worker may try to join again
+        self._next_try = 0.0  # when a private worker may try to join again
         self._remainder: Remainder | None = None
         self.group: Group | None = None
         self.is_closed = False
@@ -128,18 +128,18 @@ class Membership:
             return PrivateGroup(self._settings, reason, self._born, failed=CAN_SHARE)
 
     def is_waiting(self, now: float) -> bool:
-        """Return whether this worker is private for want of something, and may try to join now.
+        """Return whether this worker is private because joining failed, and may try again now.
 
-        It may once a step.
+        It may try once a step.
         """
         group = self.group
         return group is not None and group.failed and now >= self._next_try
 
     def on_step(self, now: float) -> bool:
-        """Look after the segment, as the first record of a step is made. Never raises.
+        """Renew the files in use, as the first record of a step is made. Never raises.
 
-        What is in use is renewed. A private worker for want of something tries to join, and takes
-        all that it has counted with it. The recorder calls it with its lock held.
+        A worker that is private because joining failed tries to join, and takes its counts along.
+        The recorder calls this with its lock held.
 
         Args:
             now: monotonic seconds.
@@ -186,7 +186,7 @@ class Membership:
         return group.reset.at if group is not None else 0.0
 
     def close(self) -> None:
-        """Leave the server: the gauges go, the counts stay with the other workers."""
+        """Leave the server: gauges are zeroed, counts stay for the other workers."""
         self._leave()
         self.is_closed = True
 
@@ -204,7 +204,7 @@ class Membership:
             group.release()
 
     def after_fork(self) -> bool:
-        """Forget the parent's group, in a forked child.
+        """Release the parent's group, in a forked child.
 
         Returns:
             Whether the parent had joined one.

@@ -1,4 +1,4 @@
-"""`JobRegistry`: a monitor's own jobs, and what a private monitor keeps in memory for them.
+"""`JobRegistry`: a monitor's jobs, and a private monitor's leaders and notes in memory.
 
 The jobs of a server keep their locks and notes as files in the server's directory. A private
 monitor has no directory; its leaders, notes and deadlines are kept here instead.
@@ -20,13 +20,13 @@ class RegisteredJob(Protocol):
         """The name that the job has in the whole server."""
 
     def problem(self) -> str | None:
-        """Return what keeps this process from doing the job; None: nothing."""
+        """Return why this process cannot do the job; None: it can."""
 
     def damage(self) -> str | None:
-        """Return what this process found to be damaged in what the job keeps; None: nothing."""
+        """Return the damage that this process found in the job's files; None: none."""
 
     def release(self) -> None:
-        """Leave the job to another worker."""
+        """Release the job, so that another worker may lead it."""
 
 
 class JobRegistry:
@@ -57,7 +57,7 @@ class JobRegistry:
             self.jobs.remove(job)
 
     def release(self) -> None:
-        """Leave all jobs to other workers, as the monitor is closed."""
+        """Release all jobs, as the monitor is closed."""
         for job in list(self.jobs):
             job.release()
 

@@ -5,16 +5,17 @@ Only its owner can enter the directory (`directories` says where it is and when 
     worker-N   the segment of a worker, which holds an exclusive flock on it for its life
     reset      the states of all tables at the last reset; replaced as a whole
     history-M  the minute history of the workers that keep M minutes
-    lock       its flock is held by whoever adopts a segment, resets, or writes the history
+    lock       its flock is held by the worker that adopts a segment, resets, or writes the history
 
-The kernel drops a dead worker's flock, also after SIGKILL, and pid reuse cannot bring it back:
-so a lock tells who is alive, in whatever namespace. A new worker adopts a dead one's segment, whose
-counts go on; there are never more files than workers that lived at once. Nothing here runs in the
-background: whoever is asked for something renews what is in use, lest cleaners take it.
+The kernel drops a dead worker's flock, also after SIGKILL, and pid reuse cannot bring it back. So a
+worker is alive while its segment is locked, in whatever namespace it is. A new worker adopts the
+segment of a dead one, whose counts go on: there are never more files than workers that lived at
+once. Nothing here runs in the background. Each record of a new step and each read renews the times
+of the files in use, because cleaners remove files that look unused.
 
-The flock is on a second descriptor, not the mapped one: a mapping keeps its own descriptor open
-until the last view of it is gone, and a forked child can lose track of views that other threads
-of its parent had in hand. It would keep the lock of a worker that has died.
+The flock is on a second descriptor, not the mapped one. A mapping keeps its descriptor open until
+the last view of it is gone, and in a forked child a view of another thread of the parent may never
+go: the child would keep the lock of a worker that has died.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ RENEW_SECONDS = 60.0
 
 
 class _Berth(NamedTuple):
-    """This worker's segment: its file's name, and the opening whose flock says that it lives."""
+    """This worker's segment, its file's name, and the descriptor that holds the flock."""
 
     name: str
     life: FileHandle
@@ -91,9 +92,9 @@ class SharedGroup:
 
     Args:
         settings: The monitor's.
-        clock: Tells monotonic seconds.
-        savings: What a private worker has counted so far, to go on with.
-        here: The facts by which it is found who belongs together.
+        clock: Returns monotonic seconds.
+        savings: The counts of a private worker, to go on with.
+        here: The system's facts about this process.
 
     Raises:
         OSError: There is no room, no permission or no descriptor for it now.
@@ -177,7 +178,7 @@ class SharedGroup:
                     continue
                 header = read_header(life)
                 if header is not None and not header.has_this_clock(now, self._here):
-                    os.unlink(path)  # nobody can go on with it
+                    os.unlink(path)  # no worker can go on with it
                     continue
                 memory = FileMemory(open_own(path, os.O_RDWR))
                 if not self._is_whole(name, memory, now):
@@ -196,7 +197,7 @@ class SharedGroup:
 
     @staticmethod
     def _claim(life: FileHandle) -> bool:
-        """Lock a segment, if its worker is dead. A reader that looks at it holds it for µs."""
+        """Lock a segment, if its worker is dead. A reader that tests the lock holds it for µs."""
         for _ in range(100):
             try:
                 fcntl.flock(life, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -246,7 +247,7 @@ class SharedGroup:
         return _Berth(name, life, segment)
 
     def _keep_resets(self, savings: Savings) -> None:
-        """Let nothing come back with savings that was reset, here or by the server meanwhile."""
+        """Save a reset for the copied tables: counts from before it must not come back."""
         last = self._resets.last
         states = savings.states if last.at >= savings.since else savings.reset.states
         if states:
@@ -259,7 +260,7 @@ class SharedGroup:
         own = OwnSource(self.segment.memory)
         try:
             return self._sources.find((self.name, self._inode), own, self._clock(), complete)
-        except OSError as error:  # moved away, not to be entered any more, no descriptor left
+        except OSError as error:  # the directory is gone or closed, or no descriptor is left
             if complete:
                 raise
             return {
@@ -325,7 +326,7 @@ class SharedGroup:
         return found
 
     def _in_place(self, name: str) -> bool:
-        """Whether a shared file is still the one that those who join will open."""
+        """Return whether a shared file is still the one that joining workers will open."""
         try:
             status = os.stat(self.directory / name, follow_symlinks=False)
         except OSError:
@@ -358,7 +359,7 @@ class SharedGroup:
             remove(self._place)
 
     def _is_kept(self) -> bool:
-        """Whether anybody but this process uses the directory, or keeps it for workers to come."""
+        """Return whether another process uses the directory, or keeps it for later workers."""
         guardian = find_root(self._here).process
         if guardian.pid != os.getpid() and guardian.is_running(self._here):
             return True
@@ -370,7 +371,7 @@ class SharedGroup:
         return any(map(is_locked, others))
 
 
-# Those of this process that are open.
+# The open groups of this process.
 _open_groups: weakref.WeakSet[SharedGroup] = weakref.WeakSet()
 _is_ending = False
 
@@ -381,7 +382,7 @@ def is_ending() -> bool:
 
 
 def _at_exit() -> None:
-    """Leave nothing behind, where a program ends whose server is itself alone."""
+    """Remove the directory of a program that ends and was alone in its server."""
     global _is_ending
     _is_ending = True
     for group in list(_open_groups):

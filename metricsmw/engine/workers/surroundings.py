@@ -1,4 +1,4 @@
-"""What the system says of where this process runs: its boot, its namespaces, its processes.
+"""The system's facts about this process: its boot, its namespaces, its processes.
 
 Every fact is optional, as containers and service managers show less of /proc than there is
 (``hidepid``, ``ProcSubset=pid``, no /proc at all). What is not shown is None, or 0 for a number,
@@ -18,7 +18,7 @@ NUMBER_BITS = 48  # of a hash that is to fit into a double
 
 
 class ProcessStatus(NamedTuple):
-    """What the system says of one process.
+    """The system's facts about one process.
 
     Attributes:
         parent: The process id of its parent; 0 where that is in another namespace.
@@ -93,7 +93,7 @@ class Surroundings:
         return _number(boot) if boot else 0
 
     def status(self, pid: int) -> ProcessStatus | None:
-        """Return what is said of a process; None where there is none, or it is hidden."""
+        """Return the facts about a process; None where there is none, or it is hidden."""
         if sys.platform != "linux":
             return _status_elsewhere(pid)
         fields = self.read(f"{pid}/stat").rpartition(b")") if self._shows_ids else ()

@@ -1,4 +1,4 @@
-"""A worker's own look at its CPU and memory, for readers that cannot see its process.
+"""A worker measures its own CPU and memory, for readers that cannot see its process.
 
 Where workers of several containers share a directory, a process id says nothing to the others. So
 each worker writes what it uses into the header of its segment, when it is asked for something.
