@@ -1,7 +1,7 @@
 """`wrap`: one line measures any web app and serves its metrics.
 
-The app's framework is told by its classes and by the modules that the process has imported already:
-no framework is imported that the app does not use.
+The app's framework is found by the app's classes, among the modules that the process has imported
+already: no framework is imported that the app does not use.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class ASGIMetricsMiddleware(Remade):
     """Measure an app, and serve the sub-app.
 
     Args:
-        app: What is measured.
+        app: The app to measure.
         monitor: Default: the one that all workers of the server share.
         path: Where the sub-app is served, "/api/metrics"; None: nowhere, this only measures.
         auth: Who may read the sub-app, see `metricsmw.adapters.auth`.
@@ -203,7 +203,7 @@ class ASGIMetricsMiddleware(Remade):
         return self.recorder.begin()
 
     def _is_own(self, scope: Scope) -> bool:
-        """Tell whether the request is one of the sub-app's."""
+        """Return whether the request is one of the sub-app's."""
         path = self._sub_path
         if path is None or path not in scope.get("path", ""):
             return False
@@ -272,10 +272,10 @@ class ASGIMeasurement(Measurement):
     Attributes:
         inner_receive: The server's `receive`.
         inner: The server's `send`.
-        server: What is known of the server; None where nobody knows it.
+        server: The server's entry in the table; None: it has none.
         owner: The server's object that `send` is a method of, where the server is known.
         plain: The response has started, and no trailers are to follow.
-        gone: The client has gone, by what `receive` or `send` has said.
+        gone: The client has gone, by `receive` or `send`.
     """
 
     __slots__ = ("gone", "inner", "inner_receive", "owner", "plain", "server")
@@ -302,7 +302,7 @@ class ASGIMeasurement(Measurement):
         raise NotImplementedError
 
     def client_gone(self) -> bool:
-        """Ask the server whether the client has gone; False where it does not tell."""
+        """Return whether the client has gone, by the server; False where it does not say."""
         try:
             return self.server is not None and bool(self.server.client_gone(self.owner))
         except Exception:
@@ -310,7 +310,7 @@ class ASGIMeasurement(Measurement):
             return False
 
     def is_asked_first(self) -> bool:
-        """Tell whether the server was asked before the last message, as its answer changes then."""
+        """Return whether the server is asked before the last message, which changes its answer."""
         return self.server is not None and self.server.gone_at_end
 
     def failed(self, error: BaseException | None) -> None:

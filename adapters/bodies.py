@@ -1,6 +1,6 @@
-"""A WSGI body as the server is to see it: passed on as it comes, and its end told to the request.
+"""A WSGI body, wrapped for the server: it passes the chunks on and reports its end.
 
-What a server does with a body differs: most iterate it to its end and close it, some bridges never
+Servers differ in their use of a body: most iterate it to its end and close it, some bridges never
 close it, and some drop it in the middle. The exchange, which app and environ can reach, has no
 reference to the body, so that the app's own body is released the moment the server drops this one.
 """
@@ -39,12 +39,12 @@ class Exchange(Protocol):
 
 
 class Body:
-    """A body as the server is to see it, which tells its exchange how it ended.
+    """A body as the server sees it, which reports its end to the measurement.
 
-    One that nobody closes tells it when it is dropped.
+    A body that nobody closes reports its end when it is dropped.
 
     Attributes:
-        exchange: That of the request.
+        exchange: The request's measurement.
         body: The app's body.
         exhausted: The body has been iterated to its end, or never, as that of a HEAD may be.
     """
@@ -113,7 +113,7 @@ def body_class(recorder: Recorder) -> type[Body]:
     clock = recorder.clock
 
     class Passed(Body):
-        """What is on the way of every body that is no list."""
+        """The methods that every body but a list goes through."""
 
         __slots__ = ()
 

@@ -1,9 +1,9 @@
 """Change what one object does when it is called, or how one of its attributes reads, in place.
 
-The object gets a class of its own, a subclass of the one that it had. Others may patch its
-attributes, its class and take their patches off again, in any order: nothing of ours is among what
-they find, check or put back. The object stays what it was for `isinstance`, and pickles and copies
-as what it was, measured again where it is loaded.
+The object gets a class of its own, a subclass of the one that it had. Other tools may patch its
+attributes and its class, and take their patches off again, in any order: they never find, check or
+put back anything of ours. The object stays what it was for `isinstance`, and pickles and copies as
+what it was, measured again where it is loaded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""WSGI or ASGI: told by what an application takes, as far as that can be told."""
+"""WSGI or ASGI: decided by the arguments that an application takes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ _ASGI2 = "an ASGI 2 application becomes ASGI 3 by asgiref.compatibility.guarante
 
 
 def is_async(call: object) -> bool:
-    """Tell whether a callable is declared `async def`, also as a partial or by its `__call__`."""
+    """Return whether a callable is declared `async def`, also as a partial or by its `__call__`."""
     for _ in range(MAX_WRAPPED):
         if not isinstance(call, functools.partial):
             break
@@ -107,7 +107,7 @@ def _fits(signature: inspect.Signature, number: int) -> bool:
 
 
 def _wraps_asgi(app: object) -> bool:
-    """Tell whether what takes two or three arguments wraps an ASGI application."""
+    """Return whether a callable of two or three arguments wraps an ASGI application."""
     wrapped = getattr(app, "__wrapped__", None)
     for _ in range(MAX_WRAPPED):
         if wrapped is None or not callable(wrapped):

@@ -1,9 +1,9 @@
 """One request's measurement: its outcome, reported once, and the one thing ever put under the key.
 
 The middleware that measures a request puts a `Measurement` into environ or scope, under its
-recorder's key, and takes it out as the request ends. So the key tells middlewares further in that
-the request is being measured already; that is a state of the measurement, not its presence: the
-same environ or scope object may come again, as another request.
+recorder's key, and takes it out as the request ends. An inner middleware that finds it there, OPEN
+or EXCLUDED, does not measure the request again. The state decides and not the presence, because a
+server may use the same environ or scope object for another request.
 
 The states, and how each end state is reported to the recorder:
 
@@ -12,8 +12,8 @@ The states, and how each end state is reported to the recorder:
          -> DISCONNECTED   `abandon`: the client went away
          -> EXCLUDED       `cancel`: nothing is counted
 
-No end state is ever left. The middlewares have the way to COMPLETE once more, inlined, as it is
-that of nearly every request.
+No end state is ever left. The middlewares have the transition to COMPLETE once more, inlined, as
+nearly every request takes it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ NO_CARRIER: dict[str, Any] = {}
 
 
 class Measurement:
-    """The measurement of one request; what is the same for all requests is the class's.
+    """The measurement of one request; class attributes are the same for all its requests.
 
     Attributes:
         carrier: The request's environ or scope, until its outcome is reported.
@@ -64,7 +64,7 @@ class Measurement:
         start: When the request began. Times are monotonic seconds.
         state: How far it is.
         status: The status that the app has sent, None before that.
-        recorder: What reports go to.
+        recorder: Gets the reports.
         route_of: Returns the route's template of an answered request, given its carrier.
         user_of: Returns the user of an answered request, given its carrier.
         method_key: The key of the request's method in the carrier.
@@ -83,7 +83,7 @@ class Measurement:
     state: State
     status: Any
 
-    # --- what kinds of measurement differ in -----------------------------------------------------
+    # --- to be overridden ------------------------------------------------------------------------
 
     def code(self) -> int:
         """Return the status as a number; 500 where the app has sent none."""
@@ -130,13 +130,13 @@ class Measurement:
             recorder.faults.report("the user resolver")
 
     def exclude(self) -> None:
-        """Count nothing of this request: it is one of the sub-app's own, say."""
+        """Count nothing of this request, as it is one of the sub-app's own, say."""
         if EXCLUDED in TRANSITIONS[self.state]:
             self.state = EXCLUDED
             self._cancel()
 
     def give_up(self) -> None:
-        """Take a request out of those in flight that could not be recorded."""
+        """Report a request that could not be recorded, and count it as in flight no more."""
         self.recorder.faults.report("recording a request")
         self._cancel()
 
@@ -161,7 +161,7 @@ class Measurement:
             self.recorder.faults.report("recording a request")
 
     def server_is_stopping(self) -> bool:
-        """Ask a WSGI server whether it has itself cut a body short, as it stops."""
+        """Return whether the WSGI server itself has closed the body early, as it stops."""
         try:
             return is_stopping(self.carrier)
         except Exception:
@@ -171,13 +171,13 @@ class Measurement:
     # --- the place in environ or scope -----------------------------------------------------------
 
     def take_out(self) -> None:
-        """Take this out of the carrier, and release the carrier."""
+        """Remove this measurement from its carrier, and release the carrier."""
         carrier, self.carrier = self.carrier, NO_CARRIER
         if carrier.get(self.recorder.key) is self:
             del carrier[self.recorder.key]
 
     def follow_copy(self, carrier: MutableMapping[str, Any]) -> None:
-        """Read route and user from this carrier where it is a copy that was passed on."""
+        """Read route and user from this carrier, where it is a copy of the measured one."""
         own = self.carrier
         if carrier is own or self.state is not OPEN or "router" in own:
             return
@@ -205,12 +205,12 @@ class Excluded(Measurement):
 def is_measured(
     carrier: MutableMapping[str, Any], key: str, own: Measurement | None = None
 ) -> bool:
-    """Tell whether an outer middleware measures or excludes this request.
+    """Return whether an outer middleware measures or excludes this request.
 
     Args:
         carrier: The request's environ or scope, which has the key.
         key: The recorder's key.
-        own: What the middleware that asks excludes requests by: one of its own that has ended.
+        own: The `Excluded` of the middleware that asks: its own mark is left from a request before.
     """
     measurement: Measurement | None = carrier[key]
     if measurement is None:  # in a copy that was made by pickling
@@ -227,7 +227,7 @@ UNMEASURED = "metricsmw_unmeasured"
 
 
 def is_measured_in_wsgi(scope: MutableMapping[str, Any], key: str) -> bool:
-    """Tell whether the request is measured in the environ that a bridge has made this scope of.
+    """Return whether the request is measured in the environ from which a bridge made this scope.
 
     Args:
         scope: The request's scope, which has the environ.

@@ -1,4 +1,4 @@
-"""Paths of requests: where the sub-app is mounted, what is below a mount, what is left out."""
+"""Paths of requests: the sub-app's mount, the rest below a mount, and excluded paths."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def split(path: str, root: str) -> tuple[str, str]:
 
 
 def is_below(path: str, mount: str | None) -> bool:
-    """Tell whether a path is that of a mount or one below it; of no mount where that is None."""
+    """Return whether a path is a mount's or below it; False where there is no mount (None)."""
     return mount is not None and (path == mount or path.startswith(mount + "/"))
 
 

@@ -1,10 +1,10 @@
-"""What is known of each server, in one table: whether the client has gone, and who ends a response.
+"""The table of servers: how each one says that a client has gone, or that it stops itself.
 
-A server is told by its own classes: by the module of the object that `send` is a method of (ASGI),
-or of what it has put into environ (WSGI), never by the names of attributes or keys alone. Nothing
-is guessed of a server that nobody knows. wsgiref and Werkzeug have no entry, as there is nothing to
-know; they, and gunicorn's, granian's and Daphne's ASGI, say that a client has gone by `receive`, by
-an OSError from `send`, or by closing the body.
+A server is known by the module of its own classes: of the object that `send` is a method of (ASGI),
+or of an object that the server puts into environ (WSGI); never by the names of attributes or keys
+alone. Nothing is guessed of an unknown server. wsgiref and Werkzeug have no entry, and need none:
+like the ASGI of gunicorn, granian and Daphne they report a client that has gone by `receive`, by an
+OSError from `send`, or by closing the body.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 # The event of poll() that the peer has closed, beside POLLHUP and POLLERR, which need no asking.
 PEER_CLOSED: int = getattr(select, "POLLRDHUP", 0)
-# The most types of objects that `send` is a method of that are remembered.
+# The most entries of `BY_TYPE`.
 MAX_TYPES = 100
-# The most frames that are looked at of a stack, and of the coroutines that a task waits for.
+# The most frames that are read of a stack, and of the chain of coroutines of a task.
 MAX_DEPTH = 200
 
 
 def not_known(_: object) -> bool:
-    """Stand for what a server does not tell."""
+    """Return False: the server does not say."""
     return False
 
 
@@ -43,7 +43,7 @@ def _self(variables: Mapping[str, Any]) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One entry of the table; what is not given is not known.
+    """One entry of the table; a fact that is not given is not known.
 
     Attributes:
         name: The server's name, the key of its entry.
@@ -52,8 +52,8 @@ class Server:
             classes that `send` is a method of. Then `receive` is not wrapped.
         gone_at_end: ASGI: `client_gone` turns true with the end of a response, too, so it is asked
             before the last message instead of after it.
-        owner: WSGI: returns what the server itself has put into environ, an object of one of
-            those classes, or None. It is checked to be one.
+        owner: WSGI: returns an object that the server itself has put into environ, or None. It is
+            checked to be of one of those classes.
         is_stopping: WSGI: returns whether the server, given that object, is stopping: then it is
             the server that closes a body before its end, not the client.
         loop_modules: The full names of the modules of the server's own code that runs an event
@@ -61,7 +61,7 @@ class Server:
         loop_owner: Returns the object to ask of such a loop, given the local variables of a
             function of those modules that is at work in it, or None.
         is_ending: Returns whether the server, given that object, is about to end, and waits for
-            open responses; None: it does not tell.
+            open responses; None: it does not say.
     """
 
     name: str
@@ -76,18 +76,18 @@ class Server:
 
 
 class LoopServer(NamedTuple):
-    """The server that runs an event loop, and what is asked of it."""
+    """The server that runs an event loop, and the server's object to ask."""
 
     server: Server
     owner: Any
 
     @property
     def can_tell(self) -> bool:
-        """Whether the server tells that it is about to end."""
+        """Whether the server can say that it is about to end."""
         return self.server.is_ending is not None
 
     def is_ending(self) -> bool:
-        """Tell whether the server is about to end; False where it does not tell."""
+        """Return whether the server is about to end; False where it does not say."""
         return self.server.is_ending is not None and bool(self.server.is_ending(self.owner))
 
 
@@ -99,10 +99,13 @@ def register(server: Server) -> None:
 
 
 def is_stopping(environ: WSGIEnvironment) -> bool:
-    """Tell whether a body was closed before its end by the server itself, as it stops.
+    """Return whether the server itself has closed a body before its end, as it stops.
 
     Args:
-        environ: That of the request. False where it is none of a server that can be asked.
+        environ: The request's environ.
+
+    Returns:
+        False also where the server is unknown, or does not say.
     """
     for server in SERVERS.values():
         owner = server.owner(environ)
@@ -114,7 +117,7 @@ def is_stopping(environ: WSGIEnvironment) -> bool:
 def loop_server() -> LoopServer | None:
     """Return the server that runs this thread's event loop; None where nobody knows it.
 
-    It is told by its own code at work in the loop: below this call on the stack, or in a task. An
+    It is found by its own code at work in the loop: below this call on the stack, or in a task. An
     app below a bridge from WSGI, in a function of a cloud or under a test client has none.
     """
     with suppress(RuntimeError):  # no event loop of asyncio runs here
@@ -155,16 +158,16 @@ def _frames() -> Iterator[FrameType]:
 
 
 def _is_of(owner: object, server: Server) -> bool:
-    """Tell whether an object is of a class of the server's, or of a class made of one."""
+    """Return whether an object's class, or a base of it, is one of the server's."""
     if isinstance(owner, ModuleType):
         return owner.__name__ in server.modules
     return any(base.__module__ in server.modules for base in type(owner).__mro__)
 
 
 def find(kind: type) -> Server | None:
-    """Return the server that tells by its objects of this type that a client has gone, or None.
+    """Return the server whose objects of this type say that a client has gone, or None.
 
-    What is found is remembered in `BY_TYPE`.
+    The answer is kept in `BY_TYPE`.
     """
     modules = {base.__module__ for base in kind.__mro__}
     server = next((each for each in SERVERS.values() if modules & each.modules), None)
@@ -175,7 +178,7 @@ def find(kind: type) -> Server | None:
     return server
 
 
-# What `find` has found, for the hot path to look up.
+# The answers of `find`, for the hot path to look up.
 BY_TYPE: dict[type, Server | None] = {}
 _by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopServer | None] = WeakKeyDictionary()
 

@@ -1,11 +1,11 @@
 """Starlette: `instrument(app)` measures an app in place.
 
-Our middleware stands outermost, outside the app's own (ServerErrorMiddleware included), so that
-what they answer and what they take is measured. The sub-app is served inside them and in front of
+The middleware is outermost, outside the app's own ones (ServerErrorMiddleware included), so that
+their answers and their time are measured, too. The sub-app is served inside them and in front of
 the routes: it sees the app's session, and no catch-all route shadows it.
 
-Both by a class that the app has for itself (`interpose`), and so has its router: neither its
-hooks nor its stack of middlewares are touched, which other tools replace and put back.
+App and router each get a class of their own for that (`interpose`). Hooks and the stack of
+middlewares are not touched, because other tools replace them and put them back.
 """
 
 from __future__ import annotations

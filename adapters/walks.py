@@ -1,7 +1,7 @@
 """Walks over objects of others: bounded, safe in circles, and blind to what is made on demand.
 
-Whatever leads from one app to the next (`.app`, a closure, a table of mounts) belongs to somebody
-else and may have no end: a mock has every attribute, and each time another.
+A path from one app to the next (`.app`, a closure, a table of mounts) is another package's and may
+have no end: a mock has every attribute, each time a new one.
 """
 
 from __future__ import annotations

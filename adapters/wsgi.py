@@ -64,7 +64,7 @@ class WSGIMetricsMiddleware(Remade):
     """Measure an app, and serve the sub-app.
 
     Args:
-        app: What is measured.
+        app: The app to measure.
         monitor: Default: the one that all workers of the server share.
         path: Where the sub-app is served, "/api/metrics"; None: nowhere, this only measures.
         auth: Who may read the sub-app, see `metricsmw.adapters.auth`.

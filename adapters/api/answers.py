@@ -35,7 +35,7 @@ DEFAULT_MINUTES = 60
 
 
 class BadRequestError(Exception):
-    """What the client asked for makes no sense; the message says why."""
+    """A parameter of the request is invalid; the message says why."""
 
 
 def _current(monitor: MetricsMonitor, request: Request) -> Response:
@@ -166,7 +166,7 @@ def _health(monitor: MetricsMonitor, request: Request) -> Response:
 
 
 def is_page(request: Request) -> bool:
-    """Tell whether a request is for the dashboard page."""
+    """Return whether a request is for the dashboard page."""
     return request.path in ("", "/") and request.method in ("GET", "HEAD")
 
 
@@ -214,7 +214,7 @@ def _sign_in(monitor: MetricsMonitor, request: Request) -> Response:
 def _sign_out(monitor: MetricsMonitor, request: Request) -> Response:
     if request.token is None:
         return error_response(404, "No token is set that could be signed in with")
-    # The cookie's name is made from the token: only who has the cookie is told it.
+    # The cookie's name is made from the token: only a client with the cookie gets it.
     known = signin.is_signed_in(request.token, request.headers)
     cookie = (
         {"Set-Cookie": signin.expired_cookie(request.token, request.headers)} if known else None

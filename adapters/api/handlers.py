@@ -1,8 +1,8 @@
 """The routes of the sub-app, free of any framework: `Handlers.handle(Request) -> Response`.
 
-One table says what there is. A request is let in first, so that nobody else learns what exists;
-then come, in this order, unknown path (404), wrong method (405), a change that another site asks
-for (403), and the answer. Every error is JSON and says nothing of the inside.
+The routes are one table in `answers`. A request is authorised first, so that nobody else learns
+which routes exist; then come, in this order, unknown path (404), wrong method (405), a change that
+another site asks for (403), and the answer. Every error is JSON and says nothing of the inside.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .policies import (
     token_of,
 )
 
-# Works out an answer away from the event loop that called.
+# Runs a function outside the event loop, and returns its answer.
 Offload: TypeAlias = Callable[[Callable[[], Response]], Awaitable[Response]]
 
 
@@ -44,7 +44,7 @@ class Handlers:
     """The sub-app's routes over one monitor.
 
     Args:
-        monitor: Whose metrics are served.
+        monitor: Its metrics are served.
         auth: Who may read; None means the default policy.
         offload: Calls an answer outside the event loop, which must not be held up: answers read
             files. None: there is no event loop.
@@ -70,7 +70,7 @@ class Handlers:
         except StopIteration as done:
             response: Response = done.value
             return response
-        return error_response(500, "Internal error")  # a policy that would not give up waiting
+        return error_response(500, "Internal error")  # the policy caught the error and waits on
 
     async def handle_async(self, request: Request) -> Response:
         """Answer a request, waiting where policy or identity are asynchronous; never raises."""

@@ -1,7 +1,7 @@
 """The request and the response of the sub-app, free of any web framework.
 
-The routes (`answers`) see nothing of a framework: each host translates what it received into a
-`Request` and sends what the `Response` says.
+The routes (`answers`) know no framework: `wsgi_app` and `asgi_app` translate a framework's request
+to a `Request`, and a `Response` to the framework's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Who may read the metrics: the policies for `auth=`, and the rule against cross-site requests.
 
 A policy is any callable that receives the `Request` and returns a `Grant`, or anything true for
-yes and anything false for no. Under ASGI it may be `async def`. One that raises, or whose answer
-cannot be told yet, lets nobody in.
+yes and anything false for no. Under ASGI it may be `async def`. One that raises, or returns
+an answer that is not there yet, lets nobody in.
 
 Browsers send cookies and Basic credentials along with requests that other sites make them send.
 So a yes also says whether the proof was of that kind (`Grant.AMBIENT`, and the meaning of any other
@@ -51,7 +51,7 @@ class Grant(Enum):
 
 
 def session() -> Policy:
-    """Let in whoever is logged in to the host's own session."""
+    """Let in users who are logged in to the host's own session."""
     return _Session()
 
 
@@ -109,7 +109,7 @@ def token_of(policy: Policy) -> str | None:
 
 
 def asks_identity(policy: Policy) -> bool:
-    """Tell whether a policy may ask for the session user, which can be costly to find out."""
+    """Return whether a policy may ask for the session user, which can be costly to find out."""
     return getattr(policy, "asks_identity", True)
 
 
@@ -196,7 +196,7 @@ def _by_token(request: Request, secret: str) -> Grant | None:
 
 
 def bears(request: Request, secret: str) -> bool:
-    """Tell whether a request carries the secret as its bearer token; in constant time."""
+    """Return whether a request carries the secret as its bearer token; in constant time."""
     given = _utf8(_credentials(request, "bearer"))
     wanted = _utf8(secret)
     # Header values come decoded as Latin-1, so a secret that was sent as UTF-8 comes in disguise.
@@ -209,7 +209,7 @@ def _utf8(text: str) -> bytes:
 
 
 def is_cross_site(headers: Mapping[str, str]) -> bool:
-    """Tell whether a browser says that another site made it send this request.
+    """Return whether a browser says that another site made it send this request.
 
     By Sec-Fetch-Site, and where a browser does not send it by an Origin that does not name the
     Host; an Origin of `null` is another site in any case. A client that sends neither is no browser

@@ -26,7 +26,7 @@ _SIGNED = b"in"
 
 
 def cookie(secret: str, headers: Mapping[str, str]) -> str:
-    """Return the Set-Cookie that signs in whoever is asking with these headers."""
+    """Return the Set-Cookie that signs in the client that sent these headers."""
     value = _signer(secret).sign(_SIGNED).decode()
     return _set_cookie(secret, value, LIFETIME_SECONDS, headers)
 
@@ -37,7 +37,7 @@ def expired_cookie(secret: str, headers: Mapping[str, str]) -> str:
 
 
 def is_signed_in(secret: str, headers: Mapping[str, str]) -> bool:
-    """Tell whether the request's cookies hold one that was signed with the secret, in time."""
+    """Return whether the request's cookies hold one that was signed with the secret, in time."""
     name = _name(secret)
     for each in re.split("[;,]", headers.get("cookie", "")):
         key, _, value = each.strip().partition("=")

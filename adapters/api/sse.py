@@ -1,14 +1,15 @@
 """Server-sent events: the numbers once a second, worked out once for all listeners of a worker.
 
-One task an event loop, started by the first listener and ended by the last, has the metrics read
-once a second; the listeners are handed the same bytes. What a listener gets first brings it up to
-date: all steps of the window, or after a reconnect (`Last-Event-ID` is the number of the last step
-it was told) those since. One that is slow skips what came in between, so nothing piles up for it.
+The first listener of an event loop starts a task that reads the metrics once a second; the last one
+ends it. All listeners get the same bytes. The first event of a listener brings it up to date: it
+has all steps of the window or, after a reconnect, those after `Last-Event-ID`, the number of the
+last step that the client has. A slow listener skips the events in between, so that none pile up for
+it.
 
-A stream ends with the server, and after `LIFETIME_SECONDS` in any case, so that no server waits for
-it in vain and whoever listens has to prove again that they may; clients reconnect by themselves.
-Where the server does not tell that it is about to end, the stream ends after
-`UNTOLD_LIFETIME_SECONDS`, which is less than any server waits for.
+A stream ends with the server, and after `LIFETIME_SECONDS` in any case: no server waits for it in
+vain, and the client, which reconnects by itself, is checked again. Where the server does not say
+that it is about to end, the stream ends after `UNTOLD_LIFETIME_SECONDS`, which is less than any
+server waits for.
 
 Format: WHATWG HTML, "Server-sent events".
 """
@@ -43,7 +44,7 @@ TABLES_EVERY = 5  # updates
 RETRY_MILLISECONDS = 1000
 LIFETIME_SECONDS = 60.0
 UNTOLD_LIFETIME_SECONDS = 5.0
-# How often a look is taken whether the server is about to end.
+# How often the server is asked whether it is about to end.
 LOOK_SECONDS = 0.25
 
 HEARTBEAT = b": nothing new\n\n"
@@ -52,7 +53,7 @@ Write = Callable[[bytes], Awaitable[None]]
 
 
 class Tables(TypedDict, total=False):
-    """What is not in each event."""
+    """The tables, which are in a client's first event and in every fifth update."""
 
     routes: list[RouteRow]
     alerts: list[AlertRow]
@@ -70,7 +71,7 @@ class Update(Tables):
 
 
 class Streams:
-    """The streams of one sub-app: what they share, for each event loop that serves it."""
+    """The streams of one sub-app: one `_Feed` for each event loop that serves it."""
 
     def __init__(self, monitor: MetricsMonitor) -> None:
         self._monitor = monitor
@@ -120,7 +121,7 @@ class Streams:
         write: Write,
         leaving: asyncio.Future[None],
         wake: asyncio.Event,
-        told: int,
+        last_step: int,
     ) -> None:
         await write(b"retry: %d\n\n" % RETRY_MILLISECONDS)
         loop = asyncio.get_running_loop()
@@ -128,7 +129,7 @@ class Streams:
         fresh = True
         while not leaving.done() and not feed.ending and loop.time() < end:
             if feed.number:
-                body, told = feed.event(told, fresh)
+                body, last_step = feed.event(last_step, fresh)
                 fresh = False
                 wake.clear()
                 await write(body)
@@ -136,7 +137,7 @@ class Streams:
 
 
 class _Feed:
-    """What the listeners of one event loop share: the latest update, and the task that makes it."""
+    """The latest update for the listeners of one event loop, and the task that makes it."""
 
     def __init__(self, monitor: MetricsMonitor) -> None:
         self.number = 0  # of the latest update
@@ -150,17 +151,17 @@ class _Feed:
         self._tables: Tables = {}
         self._read_at = self._reset_at = 0.0
         self._shared = HEARTBEAT  # the latest update, for those who got the one before
-        self._shared_from = self._shared_to = 0  # the steps they were told before, and are now
+        self._shared_from = self._shared_to = 0  # the last steps of that one, and of the latest
 
     @property
     def lifetime(self) -> float:
         """For how many seconds a stream may go on."""
-        told = self._server is not None and self._server.can_tell
-        return LIFETIME_SECONDS if told else min(UNTOLD_LIFETIME_SECONDS, LIFETIME_SECONDS)
+        known = self._server is not None and self._server.can_tell
+        return LIFETIME_SECONDS if known else min(UNTOLD_LIFETIME_SECONDS, LIFETIME_SECONDS)
 
     @contextmanager
     def listening(self) -> Iterator[asyncio.Event]:
-        """Count as a listener; the event is set whenever there is something to look at."""
+        """Count as a listener; the event is set at each update and at the end."""
         wake = asyncio.Event()
         self._listeners.add(wake)
         if self._task is None:
@@ -175,20 +176,20 @@ class _Feed:
                 self._task.cancel()
                 self._task = None
 
-    def event(self, told: int, fresh: bool) -> tuple[bytes, int]:
+    def event(self, last_step: int, fresh: bool) -> tuple[bytes, int]:
         """Return the latest update for a client, and the number of the last step in it.
 
         Args:
-            told: The number of the last step that the client has; steps count from 1.
+            last_step: The number of the last step that the client has; steps count from 1.
             fresh: The client has got nothing of this feed yet.
         """
         if self._update is None:
-            return HEARTBEAT, told
-        if not fresh and told == self._shared_from:
+            return HEARTBEAT, last_step
+        if not fresh and last_step == self._shared_from:
             return self._shared, self._shared_to
         last = self._shared_to
         # A number from before a reboot may be beyond what there is.
-        steps = [row for row in self._steps if row["step"] > told or told > last]
+        steps = [row for row in self._steps if row["step"] > last_step or last_step > last]
         update = {**self._update, "series": steps, **(self._tables if fresh else {})}
         return _event(cast("Update", update), last), last
 
@@ -239,21 +240,21 @@ class _Feed:
         self.number += 1
 
     def _take(self, reading: _FeedReading) -> None:
-        """Make an update of what was read."""
-        told = reading.told
+        """Make an update of a reading."""
+        series = reading.series
         if reading.anew:
             self._steps = []
         known = self._steps[-1]["step"] if self._steps else 0
-        new = [row for row in told["series"] if row["step"] > known]
+        new = [row for row in series["series"] if row["step"] > known]
         self._steps = [*self._steps, *new][-STEPS_PER_WINDOW:]
         self._reset_at = reading.reset_at
         self._tables = reading.tables or self._tables
         self._update = {
             "metrics": reading.metrics,
             "window_seconds": self._monitor.window_seconds,
-            "step_seconds": told["step_seconds"],
-            "started": told["started"],
-            "reset": told["reset"],
+            "step_seconds": series["step_seconds"],
+            "started": series["started"],
+            "reset": series["reset"],
             "series": new,
             **reading.tables,
         }
@@ -263,10 +264,18 @@ class _Feed:
 
 
 class _FeedReading(NamedTuple):
-    """What was read at once; `anew`: the steps are all there are, and none from before count."""
+    """The parts of one reading.
+
+    Attributes:
+        metrics: The snapshot's fields.
+        series: The steps, new ones only or, with `anew`, all of the window.
+        anew: Steps read before do not count any more.
+        reset_at: Monotonic time of the last reset.
+        tables: Routes and alerts, where they were asked for.
+    """
 
     metrics: dict[str, str | float | int]
-    told: Series
+    series: Series
     anew: bool
     reset_at: float
     tables: Tables
@@ -295,6 +304,6 @@ def _event(update: Update, last: int) -> bytes:
 
 
 def _step_of(last_event_id: str) -> int:
-    """Return the number of a step, 0 for what is none."""
+    """Return the number of the step that a client names; 0 where it names none."""
     short = len(last_event_id) <= 15 and last_event_id.isascii() and last_event_id.isdigit()
     return int(last_event_id) if short else 0

@@ -1,9 +1,9 @@
-"""The route and the user of an answered request, by what its framework left: a table of frameworks.
+"""The route and the user of an answered request: a table of frameworks, in their order.
 
-The resolvers read environ and scope after the response. A framework that leaves its route where it
-can be read (Starlette, FastAPI, Litestar, Bottle) has a row with a key of its own. One that cleans
-up after itself (Flask, Quart) or keeps to itself (Django, Falcon, Pyramid) is made to leave a
-`MatchedRequest` under `FRAMEWORK_KEY`. No framework is imported that the process has not imported.
+The resolvers read environ and scope after the response. Starlette, FastAPI, Litestar and Bottle
+leave their route there: each has a row with a key of its own. Flask and Quart drop it before the
+end, and Django, Falcon and Pyramid never put it there: `install` makes them put a `MatchedRequest`
+under `FRAMEWORK_KEY`. No framework is imported that the process has not imported.
 
 A template is what the app's author wrote, with the prefix the app is mounted under, as a client
 sees it: never a raw path.
@@ -99,9 +99,9 @@ def register(framework: Framework) -> None:
 
 
 def has_registered(interface: str) -> bool:
-    """Tell whether the table has keys for "wsgi" or "asgi" that the middlewares do not look for.
+    """Return whether the table has a key for "wsgi" or "asgi" that the middlewares do not test.
 
-    Not those of frameworks in the table that this process has not imported.
+    Keys of frameworks that this process has not imported do not count.
     """
     return any(
         each.interface == interface
@@ -263,7 +263,7 @@ def _rows_of(interface: str) -> tuple[_Row, ...]:
 
 # The rows that requests are looked up in.
 _rows = {interface: _rows_of(interface) for interface in ("wsgi", "asgi")}
-# The keys that the middlewares look for by themselves, without a call.
+# The keys that the middlewares test themselves, without a call.
 _KEYS = {FRAMEWORK_KEY, "router", "path_template", "bottle.route"}
 # Frameworks with keys of their own, for which the middlewares call the resolvers where they are
 # imported.

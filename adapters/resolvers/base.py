@@ -1,4 +1,4 @@
-"""What the resolvers of all frameworks share: keys in environ and scope, and sessions.
+"""The base of all resolvers: keys in environ and scope, `MatchedRequest`, sessions.
 
 A resolver module imports this one and its own framework, nothing else of the adapters but paths and
 types.
@@ -77,14 +77,14 @@ class Framework:
     """One row of the table of frameworks.
 
     Attributes:
-        name: The module whose import tells that this process uses the framework.
+        name: The framework's module; a process that has imported it uses the framework.
         interface: "wsgi" or "asgi".
         key: The key in environ or scope that marks an answered request as the framework's.
         template: Returns the route's template of such a request, with the prefix that the app is
             mounted under, or None where no route matched. None: the `MatchedRequest` at `key` does.
         user: Returns the user of such a request, or None. None: the `MatchedRequest` at `key` does,
             or else the user that the session in scope or REMOTE_USER names.
-        install: Makes every app of the framework in this process leave what is read here. Called
+        install: Makes every app of the framework in this process leave its route and user. Called
             for each middleware that is made: must be idempotent. None: nothing need be done.
     """
 

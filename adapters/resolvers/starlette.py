@@ -64,7 +64,7 @@ def mount_of(scope: Carrier) -> str | None:
 class _Templates:
     """The templates that lead to each endpoint below one router.
 
-    Routers and routes compare by value and cannot be hashed, so endpoints are told apart by id();
+    Routers and routes compare by value and cannot be hashed, so endpoints are compared by id();
     the tables hold them, so that no id is used twice. `only`: the template of an endpoint that has
     but one, None for a mounted router itself, whose routes did not match. `top`: how many routes
     the router had when its tree was walked.
@@ -125,7 +125,7 @@ class _Way(NamedTuple):
 
 
 def _chosen(ways: list[_Way], path: str, method: str) -> _Way | None:
-    """Return the way that the router took, told by its pattern and method."""
+    """Return the way that the router took, found by its pattern and method."""
     partial = None
     for way in ways:
         if way.pattern is not None and way.pattern.fullmatch(path):

@@ -1,4 +1,4 @@
-"""What an alerter saves: where its rules stand, and which alerts still have to be sent.
+"""An alerter's saved state: the states of its rules, and the alerts that still have to be sent.
 
 Both are one note in the server's directory, replaced as a whole: a change and its notifications are
 saved together, and a notification is removed only after its receiver took it. So when the checking
@@ -108,7 +108,7 @@ class AlertOutbox:
         self._lock = threading.RLock()
 
     def read(self) -> AlertState:
-        """Return what was saved last, by whichever worker; not to be changed."""
+        """Return the note that any worker saved last; not to be changed."""
         with self._lock:
             if self._leader.is_leader:
                 term = self._leader.terms

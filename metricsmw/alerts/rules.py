@@ -286,7 +286,7 @@ def advance(
     Args:
         rule: The rule.
         status: Its status before.
-        value: What was found; None: nothing, NaN: it cannot be told.
+        value: The value; None: there is none, NaN: it is not known.
         now: Monotonic time of the check.
         wall: Unix time of the check.
     """

@@ -1,7 +1,7 @@
 """`metricsmw alerts test`: would a rule have fired in a recorded history, when, and how often.
 
-The history is what `/export/json`, `/history` or a scheduled export gave: a snapshot a minute. So
-that is how finely it tells; what a rule of a route needs is not in it.
+The history is what `/export/json`, `/history` or a scheduled export gave: a snapshot a minute,
+without the numbers of single routes.
 """
 
 from __future__ import annotations

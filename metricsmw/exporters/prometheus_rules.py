@@ -1,6 +1,6 @@
 """Alert rules as Prometheus evaluates them: the same number, threshold, wait and hysteresis.
 
-A rule of ours looks at the server's window; in Prometheus it is a rate over as long a time.
+A rule reads the server's window; in Prometheus it is a rate over as long a time.
 ``clear`` has no counterpart there: once an alert fires, its own series `ALERTS` holds it until the
 value is past ``clear``. Every expression is of one scraped server, so that each has alerts of its
 own.

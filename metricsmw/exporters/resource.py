@@ -46,7 +46,7 @@ def resource_attributes(directory: Path | None) -> dict[str, str]:
 
 
 def _instance(directory: Path | None) -> str:
-    """Return what tells this server from all others, in all of its workers the same."""
+    """Return the id of this server: the same in all of its workers, and in no other server."""
     # The directory is named by the server's root process, or by hand.
     place = directory if directory is not None else this_process()
     return str(uuid.uuid5(NAMESPACE, f"{socket.gethostname()} {place}"))
