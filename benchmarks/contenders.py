@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 
 from floors import ASGIHonestFloor, WSGIHonestFloor
 from peers import PATH, Host, django_handler
-from raw import LOGGED_IN_ENVIRON, LOGGED_IN_SCOPE, Requests, drive_asgi, route_of, user_of
+from raw import (
+    LOGGED_IN_ENVIRON,
+    LOGGED_IN_SCOPE,
+    Requests,
+    begin_asgi,
+    drive_asgi,
+    route_of,
+    user_of,
+)
 
 from metricsmw import MetricsMonitor
 from metricsmw.adapters import wrap
@@ -44,7 +52,10 @@ def contenders(host: Host) -> dict[str, Callable[[], App]]:
 
 def drive(host: Host, app: App) -> Requests:
     """Return the driver of requests that have a route and a user."""
-    return host.drive(app, PATH, LOGGED_IN_SCOPE if _is_asgi(host) else LOGGED_IN_ENVIRON)
+    if not _is_asgi(host):
+        return host.drive(app, PATH, LOGGED_IN_ENVIRON)
+    begin_asgi(app, PATH)
+    return host.drive(app, PATH, LOGGED_IN_SCOPE)
 
 
 def _is_asgi(host: Host) -> bool:

@@ -63,7 +63,7 @@ def _in_a_fork(
     child = os.fork()
     if not child:
         try:
-            figures = asyncio.run(_count_once(host, build, profile, draw))
+            figures = _count_once(host, build, profile, draw)
             os.write(writing, json.dumps(figures).encode())
             os._exit(0)
         except BaseException:
@@ -79,21 +79,24 @@ def _in_a_fork(
     return figures
 
 
-async def _count_once(
+def _count_once(
     host: Host, build: Callable[[], App], profile: Path, draw: int
 ) -> dict[str, float] | None:
-    """A coroutine, because some peers ask which loop is running."""
     try:
         app = build()
     except ImportError:
         return None
     _draw_versions(draw)
     requests = drive(host, app)
-    requests(WARM_UP)
-    gc.collect()
-    gc.disable()
-    instructions = Counter(profile).per_call(requests)
-    return {"instructions": instructions, "garbage": garbage_per_request(requests)}
+
+    async def run() -> dict[str, float]:
+        requests(WARM_UP)
+        gc.collect()
+        gc.disable()
+        instructions = Counter(profile).per_call(requests)
+        return {"instructions": instructions, "garbage": garbage_per_request(requests)}
+
+    return asyncio.run(run())  # some peers ask which loop is running
 
 
 def _draw_versions(draw: int) -> None:

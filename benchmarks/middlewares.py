@@ -13,6 +13,7 @@ from peers import PATH, Host, hosts
 from raw import (
     Requests,
     asgi_app,
+    begin_asgi,
     calls_per_request,
     drive_asgi,
     drive_wsgi,
@@ -100,6 +101,8 @@ def peers(report: Report, quick: bool) -> None:
             if app is None:
                 report.missing(name)
             else:
+                if host.drive is drive_asgi:
+                    begin_asgi(app, PATH)
                 contenders[name] = host.drive(app, PATH)
         if BARE in contenders and OURS in contenders:
             _against_peers(report, quick, host.name, contenders)

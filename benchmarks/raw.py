@@ -6,6 +6,7 @@ only: `tests/test_call_counts.py` loads this file too.
 
 from __future__ import annotations
 
+import asyncio
 import cProfile
 import gc
 import io
@@ -170,6 +171,19 @@ def drive_asgi(
             raise RuntimeError("the app waited for something")
 
     return requests
+
+
+def begin_asgi(app: ASGIApp, path: str = "/") -> None:
+    """Sends the app's first request in an event loop: in that one it may have to wait.
+
+    To be called before `drive_asgi` where that then runs inside a loop.
+    """
+    client = Client()
+
+    async def begin() -> None:
+        await app(scope(path), client.receive, client.send)
+
+    asyncio.run(begin())
 
 
 def drive_wsgi(
