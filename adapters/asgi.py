@@ -24,8 +24,10 @@ from .measurement import (
     OPEN,
     Excluded,
     Measurement,
+    NotOpenError,
     is_measured,
     is_measured_in_wsgi,
+    not_open,
 )
 from .paths import excluder, is_below, mount_path, split
 from .resolvers import has_registered, install, route_of_scope, user_of_scope
@@ -105,7 +107,7 @@ class ASGIMetricsMiddleware(Remade):
         self.recorder = self.monitor.recorder
         self.recorder.in_asgi = True
         self._key = self.recorder.key
-        self._begin: Callable[[], float] = _not_open
+        self._begin: Callable[[], float] = not_open
         self._excluded = excluder(exclude)
         self._sub_path = path = None if path is None else mount_path(path)
         # The quick test for paths that may not be measured; None: all are.
@@ -134,7 +136,10 @@ class ASGIMetricsMiddleware(Remade):
         if hint is not None and "path" in scope and hint in scope["path"]:
             bypass = self._bypass(scope)
             if bypass is not None:
-                return await bypass(scope, receive, send)
+                try:
+                    return await bypass(scope, receive, send)
+                finally:
+                    scope.pop(key, None)
         # Looked up before they are called: quicker than as methods, which these are not.
         new, begin, app = self._exchange, self._begin, self.app
         exchange = new()
@@ -255,15 +260,6 @@ class ASGIMetricsMiddleware(Remade):
 # Keys in scope of frameworks that make answers of exceptions with a status, outside of a middleware
 # that stands before a route.
 _ANSWERS = {"litestar_app", "starlette.exception_handlers"}
-
-
-class NotOpenError(Exception):
-    """The worker's segment is not open yet."""
-
-
-def _not_open() -> float:
-    """Stand for the recorder's `begin` until the segment is open."""
-    raise NotOpenError
 
 
 class ASGIMeasurement(Measurement):

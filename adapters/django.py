@@ -41,7 +41,7 @@ from .measurement import (
 from .paths import as_text, excluder, split
 from .resolvers import route_of_environ, route_of_scope, user_of_environ, user_of_scope
 from .resolvers.base import FRAMEWORK_KEY, session_identity
-from .resolvers.django import MATCH_KEY, DjangoRequest, carrier_of, install
+from .resolvers.django import MATCH_KEY, DjangoRequest, carrier_of, install, releasing
 from .servers import loop_server
 from .walks import objects_in
 from .wsgi import WSGIMetricsMiddleware
@@ -122,9 +122,10 @@ class MetricsMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         """Answer a request, measured unless it is excluded or measured already."""
         carrier = carrier_of(request)
-        carrier[FRAMEWORK_KEY] = DjangoRequest(request)
         key = self._recorder.key
         excluded = self._excluded is not None and self._excluded(request.path_info)
+        if not excluded:
+            carrier[FRAMEWORK_KEY] = DjangoRequest(request)
         measurement = None
         if not (excluded or (key in carrier and is_measured(carrier, key))):
             try:
@@ -419,7 +420,7 @@ def instrument(
         path=path,
         auth=auth,
         exclude=exclude,
-        user=user,
+        user=releasing(user),
         route=route,
         handler=handler,
     )

@@ -68,6 +68,7 @@ class Measurement:
         route_of: Returns the route's template of an answered request, given its carrier.
         user_of: Returns the user of an answered request, given its carrier.
         method_key: The key of the request's method in the carrier.
+        is_marker: It stands for a request that is not measured.
     """
 
     __slots__ = ("carrier", "first_byte", "start", "state", "status")
@@ -76,6 +77,7 @@ class Measurement:
     route_of: ClassVar[Callable[[Any], str | None]]
     user_of: ClassVar[Callable[[Any], object]]
     method_key: ClassVar[str] = ""
+    is_marker: ClassVar[bool] = False
 
     carrier: Any  # a WSGIEnvironment or a Scope
     first_byte: float
@@ -197,6 +199,8 @@ class Excluded(Measurement):
 
     __slots__ = ()
 
+    is_marker = True
+
     def __init__(self) -> None:
         self.state = EXCLUDED
         self.carrier = NO_CARRIER
@@ -249,3 +253,16 @@ def exclude_request(carrier: MutableMapping[str, Any]) -> None:
     for key, measurement in list(carrier.items()):
         if key.startswith(MEASUREMENT_PREFIX) and measurement is not None:
             measurement.exclude()
+
+
+class NotOpenError(Exception):
+    """The worker's segment is not open yet."""
+
+
+def not_open() -> float:
+    """Stand for the recorder's `begin` until the segment is open.
+
+    Raises:
+        NotOpenError: Always.
+    """
+    raise NotOpenError

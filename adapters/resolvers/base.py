@@ -101,15 +101,24 @@ def join(prefix: str, route: str) -> str:
     return prefix.rstrip("/") + route if prefix else route
 
 
-def follow_copy(carrier: MutableMapping[str, Any]) -> None:
+def follow_copy(carrier: MutableMapping[str, Any]) -> bool:
     """Have the measurements around a request read what a framework leaves in this carrier.
 
     Dispatchers pass on a copy of environ or scope: the outer middlewares would look in vain into
     the original.
+
+    Returns:
+        Whether anybody may read it: False where all middlewares around exclude the request.
     """
+    excluded = measured = False
     for key, measurement in carrier.items():
         if key.startswith(MEASUREMENT_PREFIX) and hasattr(measurement, "follow_copy"):
             measurement.follow_copy(carrier)
+            if measurement.is_marker:
+                excluded = True
+            else:
+                measured = True
+    return measured or not excluded
 
 
 def session_user(session: object) -> object | None:

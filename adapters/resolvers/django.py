@@ -19,6 +19,8 @@ from django.utils.functional import LazyObject, empty
 from .base import FRAMEWORK_KEY, follow_copy, session_user
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from django.http import HttpRequest
     from django.urls import ResolverMatch
 
@@ -36,8 +38,8 @@ def install() -> None:
     @wraps(resolve)
     def resolve_request(handler: BaseHandler, request: HttpRequest) -> ResolverMatch:
         carrier = carrier_of(request)
-        follow_copy(carrier)
-        carrier[FRAMEWORK_KEY] = DjangoRequest(request)
+        if follow_copy(carrier):
+            carrier[FRAMEWORK_KEY] = DjangoRequest(request)
         match: ResolverMatch | None = carrier.get(MATCH_KEY)
         if match is None:
             found: ResolverMatch = resolve(handler, request)
@@ -81,6 +83,20 @@ class DjangoRequest:
             self._user = user_of(self._request)
             self._request = None
         return self._user
+
+
+def releasing(user: Callable[[Any], object] | None) -> Callable[[Any], object] | None:
+    """Return an app's own resolver of users that releases Django's request, too; None for None."""
+    if user is None:
+        return None
+
+    def resolve(carrier: dict[str, Any]) -> object:
+        matched = carrier.get(FRAMEWORK_KEY)
+        if matched is not None:
+            matched.user()
+        return user(carrier)
+
+    return resolve
 
 
 def user_of(request: HttpRequest) -> object | None:

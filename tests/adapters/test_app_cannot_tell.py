@@ -245,9 +245,12 @@ def test_an_environ_made_by_hand_is_answered_and_counted(
     settled(monitor, 1, 1)
 
 
-def test_a_scope_is_the_server_s_again_when_the_request_is_over(monitor: MetricsMonitor) -> None:
+@pytest.mark.parametrize("exclude", [[], ["/"]])
+def test_a_scope_is_the_server_s_again_when_the_request_is_over(
+    exclude: list[str], monitor: MetricsMonitor
+) -> None:
     scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/", "headers": []}
     before = dict(scope)
-    ask(ASGIMetricsMiddleware(odd, monitor, path="/api/metrics"), scope)
+    ask(ASGIMetricsMiddleware(odd, monitor, path="/api/metrics", exclude=exclude), scope)
     assert scope == before
     json.dumps(scope)

@@ -61,7 +61,6 @@ def werkzeug(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("app", "name"), CASES)
 def test_a_request_leaves_no_more_than_a_bare_one(app: str, name: str) -> None:
     bare, wrapped = (left_by(kind, app, name) for kind in ("bare", "wrapped"))
-    print(app, name, bare, wrapped)
     for path in PATHS:
         more = wrapped[path] - bare[path]
         # An exception that is part of a circle anyhow has the middleware's frame in its traceback.
