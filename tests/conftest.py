@@ -159,7 +159,7 @@ def server_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(metricsmw.monitor, "_singleton", None)
     # What an earlier test has left for the garbage collector would open itself again in every
     # process that this one forks.
-    recorder._recorders.clear()
+    recorder.live_recorders.clear()
     # Not tmp_path, whose teardown fails where a test is interrupted before it has begun.
     with TemporaryDirectory(prefix="metricsmw-test-") as folder:
         monkeypatch.setenv("METRICSMW_DIR", folder)

@@ -201,11 +201,12 @@ def static_file(file: dashboard.File, request: Request, cache: str) -> Response:
 def _sign_in(monitor: MetricsMonitor, request: Request) -> Response:
     if request.token is None:
         return error_response(404, "No token is set that could be signed in with")
-    wait = LOGIN_RATE_LIMIT.wait()
+    now = monitor.clock.monotonic()
+    wait = LOGIN_RATE_LIMIT.wait(now)
     if wait:
         return error_response(429, "Too many failed tries", {"Retry-After": str(wait)})
     if not bears(request, request.token):
-        LOGIN_RATE_LIMIT.failed()
+        LOGIN_RATE_LIMIT.failed(now)
         return error_response(401, "Wrong token")
     cookie = signin.cookie(request.token, request.headers)
     return _json(200, {"success": True, "timestamp": _timestamp()}, {"Set-Cookie": cookie})

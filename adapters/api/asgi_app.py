@@ -54,8 +54,17 @@ def metrics_app(
     monitor = get_metrics_monitor() if monitor is None else monitor
     if health_thresholds is not None:
         monitor.set_health_thresholds(health_thresholds, health_status)
-    handlers = Handlers(monitor, auth, _in_thread)
-    streams = Streams(monitor)
+    return sub_app(Handlers(monitor, auth, in_thread), Streams(monitor), identity)
+
+
+def sub_app(handlers: Handlers, streams: Streams, identity: ScopeIdentity | None = None) -> ASGIApp:
+    """Return the ASGI app that answers by these handlers and serves these streams.
+
+    Args:
+        handlers: What answers a request.
+        streams: What serves an answer that is a stream.
+        identity: As `metrics_app` takes it.
+    """
     user_of = _session_user if identity is None else identity
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,7 +94,7 @@ def metrics_app(
     return Router(default=serve)
 
 
-async def _in_thread(answer: Callable[[], Response]) -> Response:
+async def in_thread(answer: Callable[[], Response]) -> Response:
     """Work out an answer in a thread, of which the app's own work can take none away."""
     try:
         limiter = _threads.get()

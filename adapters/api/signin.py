@@ -12,7 +12,6 @@ import hashlib
 import re
 from collections import deque
 from collections.abc import Mapping
-from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -49,22 +48,23 @@ def is_signed_in(secret: str, headers: Mapping[str, str]) -> bool:
 class LoginRateLimit:
     """Failed tries of this process; too many, and nobody signs in for a while.
 
-    Not by address: behind a proxy all have the same one. Bounded in memory.
+    Not by address: behind a proxy all have the same one. Bounded in memory. `now` is monotonic time
+    in seconds.
     """
 
     def __init__(self) -> None:
         self._failed: deque[float] = deque(maxlen=TRIES)
 
-    def wait(self) -> int:
+    def wait(self, now: float) -> int:
         """Seconds until the next try is allowed, 0 for now."""
         if len(self._failed) < TRIES:
             return 0
-        left = self._failed[0] + TRIES_SECONDS - monotonic()
+        left = self._failed[0] + TRIES_SECONDS - now
         return int(left) + 1 if left > 0 else 0
 
-    def failed(self) -> None:
+    def failed(self, now: float) -> None:
         """Count a failed try."""
-        self._failed.append(monotonic())
+        self._failed.append(now)
 
     def clear(self) -> None:
         """Forget the failed tries."""

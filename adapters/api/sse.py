@@ -6,9 +6,9 @@ has all steps of the window or, after a reconnect, those after `Last-Event-ID`, 
 last step that the client has. A slow listener skips the events in between, so that none pile up for
 it.
 
-A stream ends with the server, and after `LIFETIME_SECONDS` in any case: no server waits for it in
+A stream ends with the server, and after `Pace.lifetime` in any case: no server waits for it in
 vain, and the client, which reconnects by itself, is checked again. Where the server does not say
-that it is about to end, the stream ends after `UNTOLD_LIFETIME_SECONDS`, which is less than any
+that it is about to end, the stream ends after `Pace.untold_lifetime`, which is less than any
 server waits for.
 
 Format: WHATWG HTML, "Server-sent events".
@@ -39,13 +39,8 @@ from .messages import Response
 if TYPE_CHECKING:
     from ..types import Receive, Scope, Send
 
-EVERY_SECONDS = 1.0
 TABLES_EVERY = 5  # updates
 RETRY_MILLISECONDS = 1000
-LIFETIME_SECONDS = 60.0
-UNTOLD_LIFETIME_SECONDS = 5.0
-# How often the server is asked whether it is about to end.
-LOOK_SECONDS = 0.25
 
 HEARTBEAT = b": nothing new\n\n"
 
@@ -70,11 +65,31 @@ class Update(Tables):
     series: list[SeriesStep]
 
 
+class Pace(NamedTuple):
+    """How often streams do what they do, and for how long.
+
+    Attributes:
+        every: Seconds from one update to the next.
+        look_every: Seconds after which the server is asked again whether it is about to end.
+        lifetime: Seconds after which a stream ends.
+        untold_lifetime: The same where the server does not say that it is about to end.
+    """
+
+    every: float = 1.0
+    look_every: float = 0.25
+    lifetime: float = 60.0
+    untold_lifetime: float = 5.0
+
+
+PACE = Pace()
+
+
 class Streams:
     """The streams of one sub-app: one `_Feed` for each event loop that serves it."""
 
-    def __init__(self, monitor: MetricsMonitor) -> None:
+    def __init__(self, monitor: MetricsMonitor, pace: Pace = PACE) -> None:
         self._monitor = monitor
+        self._pace = pace
         self._feeds: WeakKeyDictionary[asyncio.AbstractEventLoop, _Feed] = WeakKeyDictionary()
 
     async def answer(self, response: Response, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,7 +119,7 @@ class Streams:
         loop = asyncio.get_running_loop()
         feed = self._feeds.get(loop)
         if feed is None:
-            feed = self._feeds[loop] = _Feed(self._monitor)
+            feed = self._feeds[loop] = _Feed(self._monitor, self._pace)
         leaving = asyncio.ensure_future(gone)
         try:
             with feed.listening() as wake:
@@ -139,9 +154,10 @@ class Streams:
 class _Feed:
     """The latest update for the listeners of one event loop, and the task that makes it."""
 
-    def __init__(self, monitor: MetricsMonitor) -> None:
+    def __init__(self, monitor: MetricsMonitor, pace: Pace) -> None:
         self.number = 0  # of the latest update
         self.ending = False
+        self._pace = pace
         self._server: LoopServer | None = loop_server()
         self._monitor = monitor
         self._listeners: set[asyncio.Event] = set()
@@ -157,7 +173,7 @@ class _Feed:
     def lifetime(self) -> float:
         """For how many seconds a stream may go on."""
         known = self._server is not None and self._server.can_tell
-        return LIFETIME_SECONDS if known else min(UNTOLD_LIFETIME_SECONDS, LIFETIME_SECONDS)
+        return self._pace.lifetime if known else self._pace.untold_lifetime
 
     @contextmanager
     def listening(self) -> Iterator[asyncio.Event]:
@@ -213,9 +229,9 @@ class _Feed:
     async def _pause(self) -> None:
         """Wait for the time of the next update, or until the server is about to end."""
         loop = asyncio.get_running_loop()
-        due = loop.time() + EVERY_SECONDS
+        due = loop.time() + self._pace.every
         while not self.ending and (left := due - loop.time()) > 0:
-            await asyncio.sleep(min(left, LOOK_SECONDS))
+            await asyncio.sleep(min(left, self._pace.look_every))
             self.ending = self._server is not None and self._server.is_ending()
 
     def _wake_all(self) -> None:
@@ -230,7 +246,7 @@ class _Feed:
         loop = asyncio.get_running_loop()
         try:
             reading = await loop.run_in_executor(
-                pool, _read, self._monitor, since, self._reset_at, with_tables
+                pool, read_feed, self._monitor, since, self._reset_at, with_tables
             )
             self._read_at = now
             self._take(reading)
@@ -239,7 +255,7 @@ class _Feed:
             self._shared, self._shared_from = HEARTBEAT, self._shared_to
         self.number += 1
 
-    def _take(self, reading: _FeedReading) -> None:
+    def _take(self, reading: FeedReading) -> None:
         """Make an update of a reading."""
         series = reading.series
         if reading.anew:
@@ -263,7 +279,7 @@ class _Feed:
         self._shared = _event(self._update, self._shared_to)
 
 
-class _FeedReading(NamedTuple):
+class FeedReading(NamedTuple):
     """The parts of one reading.
 
     Attributes:
@@ -281,16 +297,16 @@ class _FeedReading(NamedTuple):
     tables: Tables
 
 
-def _read(
+def read_feed(
     monitor: MetricsMonitor, since: int | None, reset_at: float, with_tables: bool
-) -> _FeedReading:
+) -> FeedReading:
     """Read the numbers and the steps of the last `since` seconds, or of all the window."""
     reading = monitor.read(routes=with_tables)
     anew = since is None or reading.reset_at != reset_at
     tables: Tables = {}
     if with_tables:
         tables = {"routes": reading.routes, "alerts": get_alerts(monitor)[0]}
-    return _FeedReading(
+    return FeedReading(
         reading.snapshot.to_dict(),
         reading.series(None if anew else since),
         anew,

@@ -179,11 +179,11 @@ def _live(server: MetricsClient, snapshot: ServerAnswers, view: View) -> None:
                     view.problem = str(error)
                 asked = None
             # A resize may have changed the size; and a key may have come.
-            screen.update(_fitting(console, snapshot, view), refresh=True)
+            screen.update(fitting(console, snapshot, view), refresh=True)
             view.press(pressed())
 
 
-def _fitting(console: Console, snapshot: ServerAnswers, view: View) -> RenderableType:
+def fitting(console: Console, snapshot: ServerAnswers, view: View) -> RenderableType:
     """Return the picture, with as many rows of the table as the terminal has room for."""
     rest = console.render_lines(render(snapshot, view, console.width, rows=0))
     rows = max(console.height - len(rest), 1)

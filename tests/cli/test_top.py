@@ -337,7 +337,7 @@ def test_alerts_and_scrolling() -> None:
         view.press(keys)
         console = Console(width=80, height=24, color_system=None)
         with console.capture() as caught:
-            console.print(top._fitting(console, snapshot, view))
+            console.print(top.fitting(console, snapshot, view))
         lines = caught.get().splitlines()
         assert len(lines) == 24
         assert [line for line in lines if "SLOW" in line] == [

@@ -232,11 +232,22 @@ def test_a_protocol_that_is_none_is_named(export: Make, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("text", ["no", "0", "-5", "nan", "1e99"])
 def test_a_broken_interval_of_the_environment_is_left_out(
-    export: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, text: str
+    monitor: MetricsMonitor,
+    clock: ManualClock,
+    export: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    text: str,
 ) -> None:
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", text)
-    assert export()._interval == 60
+    pushed = export()
     assert text in caplog.text
+    monitor.record_request(10.0)
+    assert not pushed.check()
+    clock.advance(59 - clock.time() % 60)
+    assert not pushed.check()
+    clock.advance(1)
+    assert pushed.check()  # an interval is a minute
 
 
 # --- several workers ------------------------------------------------------------------------------

@@ -8,13 +8,16 @@ import threading
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import psutil
 import pytest
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
+from metricsmw.engine.workers import membership
 from metricsmw.engine.workers.group import Group
+from metricsmw.engine.workers.shared import SharedGroup
 
 
 def test_close_may_be_called_again(clock: ManualClock) -> None:
@@ -218,16 +221,15 @@ def test_two_threads_open_one_segment(monkeypatch: pytest.MonkeyPatch) -> None:
     with MetricsMonitor(shared=True) as monitor:
         opened = 0
         both = threading.Barrier(2)
-        real = monitor.membership._open_group
 
-        def open_group() -> Group:
+        def open_group(*args: Any) -> Group:
             nonlocal opened
             opened += 1
             with suppress(threading.BrokenBarrierError):
                 both.wait(0.2)
-            return real()
+            return SharedGroup(*args)
 
-        monkeypatch.setattr(monitor.membership, "_open_group", open_group)
+        monkeypatch.setattr(membership, "SharedGroup", open_group)
         monkeypatch.setattr(monitor.membership, "is_worker", lambda: True)
         threads = [
             threading.Thread(target=monitor.recorder.register_worker),

@@ -58,7 +58,7 @@ LOCKED = (
 )
 
 _numbers = count(1)
-_recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
+live_recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
 
 
 def check_latency(latency_ms: float) -> float:
@@ -179,7 +179,7 @@ class Recorder:
         if needs_lock():
             for name in LOCKED:
                 setattr(self, name, self._locked(getattr(self, name)))
-        _recorders.add(self)
+        live_recorders.add(self)
 
     def _locked(self, function: Callable[P, R]) -> Callable[P, R]:
         def locked(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -511,7 +511,7 @@ class Recorder:
         self.record_request = record_request
         self.observe, self.observe_route = observe, observe_route
         self.user, self.websocket = user, websocket
-        self._take_checkpoint, self._release, self.start_over = take_checkpoint, release, start_over
+        self._take_checkpoint, self.release, self.start_over = take_checkpoint, release, start_over
 
     # --- not hot ---------------------------------------------------------------------------------
 
@@ -558,7 +558,7 @@ class Recorder:
     def close(self) -> None:
         """Leave the server: gauges are zeroed, counts stay."""
         with self._lock:
-            self._release()
+            self.release()
             self._membership.close()
 
     def websocket_opened(self) -> None:
@@ -572,14 +572,14 @@ class Recorder:
     def after_fork(self) -> None:
         """Release the segment in a forked child, as it is the parent's."""
         self._lock = threading.RLock()
-        self._release()
+        self.release()
         # A child of a worker, or a helper process of the program, is no worker until it records.
         if not self._membership.after_fork() and self._registered and is_forked_by_server():
             self._open_worker()
 
 
 def _after_fork() -> None:
-    for recorder in list(_recorders):
+    for recorder in list(live_recorders):
         recorder.after_fork()
 
 

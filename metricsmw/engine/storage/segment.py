@@ -42,7 +42,7 @@ class Table:
 
     def __init__(self, view: memoryview, shape: Shape, fresh: bool) -> None:
         self.shape = shape
-        self._view = view
+        self.view = view
         self.current = view[shape.current : shape.current + shape.stride]
         self._labels = view[: shape.since].cast("d")
         self._since = view[shape.since : shape.peaks].cast("d")
@@ -72,7 +72,7 @@ class Table:
         slot = step % self.shape.slots
         offset = self.shape.checkpoint(slot)
         self._labels[slot] = 0.0
-        self._view[offset : offset + self.shape.stride] = self.current
+        self.view[offset : offset + self.shape.stride] = self.current
         self.step = step
         self.restart_peaks(since)
         self._labels[slot] = float(step)

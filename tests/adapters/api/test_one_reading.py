@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from metricsmw import MetricsMonitor
-from metricsmw.adapters.api import sse
 from metricsmw.adapters.api.answers import ROUTES
 from metricsmw.adapters.api.handlers import Handlers
 from metricsmw.adapters.api.messages import Request
+from metricsmw.adapters.api.sse import read_feed
 from metricsmw.adapters.auth import public
 from metricsmw.engine.reading.server import ServerReader, ServerReading
 from metricsmw.engine.storage.reader import Period
@@ -65,7 +65,7 @@ def test_a_route(monitor: MetricsMonitor, readings: list[ServerReading], path: s
 def test_a_tick_of_the_stream(
     monitor: MetricsMonitor, readings: list[ServerReading], with_tables: bool
 ) -> None:
-    read = sse._read(monitor, None, 0.0, with_tables)
+    read = read_feed(monitor, None, 0.0, with_tables)
     assert len(readings) == 1
     assert read.metrics["total_requests"] == 1
     assert ("routes" in read.tables) is with_tables

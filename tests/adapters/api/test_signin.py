@@ -18,14 +18,15 @@ from metricsmw.adapters.api import signin
 from metricsmw.adapters.api.handlers import Handlers
 from metricsmw.adapters.api.messages import Request, Response
 from metricsmw.adapters.auth import Policy, basic, public, session, token
+from metricsmw.clock import ManualClock
 
 WRONG = {"authorization": "Bearer wrong"}
 RIGHT = {"authorization": "Bearer secret"}
 
 
 @pytest.fixture
-def monitor() -> Iterator[MetricsMonitor]:
-    with MetricsMonitor() as monitor:
+def monitor(clock: ManualClock) -> Iterator[MetricsMonitor]:
+    with MetricsMonitor(clock=clock) as monitor:
         yield monitor
 
 
@@ -154,21 +155,19 @@ def test_who_is_not_signed_in_learns_nothing_from_signing_out(
     assert "Set-Cookie" not in dict(response.headers)
 
 
-def test_failed_tries_are_limited(handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 1000.0
-    monkeypatch.setattr(signin, "monotonic", lambda: now)
+def test_failed_tries_are_limited(handlers: Handlers, clock: ManualClock) -> None:
     for _ in range(signin.TRIES):
         assert sign_in(handlers, WRONG).status == 401
-        now += 1.0
+        clock.advance(1.0)
     refused = sign_in(handlers)
     assert refused.status == 429
     assert dict(refused.headers)["Retry-After"] == "51"
     # Who has the token needs no sign-in.
     assert ask(handlers, "/current", RIGHT).status == 200
-    now += 50.5
+    clock.advance(50.5)
     assert sign_in(handlers, WRONG).status == 401
     assert sign_in(handlers).status == 429
-    now += 1.0
+    clock.advance(1.0)
     assert sign_in(handlers).status == 200
 
 

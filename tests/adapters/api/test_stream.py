@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from metricsmw import MetricsMonitor
-from metricsmw.adapters.api import sse
+from metricsmw.adapters.api.asgi_app import in_thread, sub_app
 from metricsmw.adapters.api.handlers import Handlers
 from metricsmw.adapters.api.messages import Request
-from metricsmw.adapters.asgi import metrics_app
-from metricsmw.adapters.auth import public, token
+from metricsmw.adapters.api.sse import HEARTBEAT, Pace, Streams
+from metricsmw.adapters.auth import Policy, public, token
 from metricsmw.adapters.servers import SERVERS, Server
 from metricsmw.alerts import MetricsAlerter
 from metricsmw.engine.reading.moment import Reading
@@ -51,10 +51,12 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Toy:
     return toy
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "EVERY_SECONDS", 0.05)
-    monkeypatch.setattr(sse, "LOOK_SECONDS", 0.02)
+QUICK = Pace(every=0.05, look_every=0.02)
+
+
+def quick_app(monitor: MetricsMonitor, policy: Policy, pace: Pace = QUICK) -> Any:
+    """Return the sub-app as `metrics_app` makes it, but with quicker streams."""
+    return sub_app(Handlers(monitor, policy, in_thread), Streams(monitor, pace))
 
 
 class Client:
@@ -123,7 +125,7 @@ def test_what_a_listener_gets(monitor: MetricsMonitor) -> None:
         monitor.record_request(5.0, route="/a", method="GET", status=200)
         alerter = MetricsAlerter(monitor, rules=["total_requests > 0"], start=False)
         alerter.check()
-        client = Client(metrics_app(monitor, public()))
+        client = Client(quick_app(monitor, public()))
         await client.until(lambda: len(client.events) >= 12)
         assert client.status == 200
         assert client.headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -147,7 +149,7 @@ def test_what_a_listener_gets(monitor: MetricsMonitor) -> None:
 
 def test_each_step_comes_once(monitor: MetricsMonitor) -> None:
     async def test() -> None:
-        client = Client(metrics_app(monitor, public()))
+        client = Client(quick_app(monitor, public()))
         for _ in range(40):
             monitor.record_request(1.0)
             await asyncio.sleep(0.02)
@@ -179,7 +181,7 @@ def test_a_hundred_listeners_read_the_metrics_as_often_as_one(
             return read(**asked)
 
         monkeypatch.setattr(monitor, "read", counted)
-        app = metrics_app(monitor, public())
+        app = quick_app(monitor, public())
         clients = [Client(app) for _ in range(100)]
         for client in clients:
             await client.until(lambda: len(client.events) >= 10)  # noqa: B023
@@ -205,7 +207,7 @@ def test_a_hundred_listeners_read_the_metrics_as_often_as_one(
 
 def test_a_client_that_comes_back_gets_the_steps_since(monitor: MetricsMonitor) -> None:
     async def test() -> None:
-        app = metrics_app(monitor, public())
+        app = quick_app(monitor, public())
         monitor.record_request(1.0)
         first = Client(app)
         await first.until(lambda: int(first.events[-1]["id"]) > 0 if first.events else False)
@@ -231,7 +233,7 @@ def test_a_client_that_comes_back_gets_the_steps_since(monitor: MetricsMonitor) 
 
 def test_after_a_reset_the_listeners_are_told_so(monitor: MetricsMonitor) -> None:
     async def test() -> None:
-        client = Client(metrics_app(monitor, public()))
+        client = Client(quick_app(monitor, public()))
         monitor.record_request(1.0)
         await client.until(lambda: client.updates and client.updates[-1]["series"])
         assert client.updates[-1]["reset"] is None
@@ -248,7 +250,7 @@ def test_after_a_reset_the_listeners_are_told_so(monitor: MetricsMonitor) -> Non
 
 def test_a_listener_that_is_slow_skips(monitor: MetricsMonitor) -> None:
     async def test() -> None:
-        app = metrics_app(monitor, public())
+        app = quick_app(monitor, public())
         quick = Client(app)
         # Else the first event has no steps yet, and none could be missing after it.
         await quick.until(lambda: sum(len(u["series"]) for u in quick.updates) >= 2)
@@ -282,7 +284,7 @@ def test_a_fault_is_a_heartbeat_and_passes(
     monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def test() -> None:
-        client = Client(metrics_app(monitor, public()))
+        client = Client(quick_app(monitor, public()))
         await client.until(lambda: client.events)
 
         def broken(**asked: bool) -> Any:
@@ -290,7 +292,7 @@ def test_a_fault_is_a_heartbeat_and_passes(
 
         with monkeypatch.context() as patch:
             patch.setattr(monitor, "read", broken)
-            await client.until(lambda: sse.HEARTBEAT in client.body)
+            await client.until(lambda: HEARTBEAT in client.body)
         events = len(client.events)
         await client.until(lambda: len(client.events) > events)
         await client.leave()
@@ -300,7 +302,7 @@ def test_a_fault_is_a_heartbeat_and_passes(
 
 def test_it_ends_with_the_server(monitor: MetricsMonitor, toy: Toy) -> None:
     async def test() -> None:
-        clients = [Client(metrics_app(monitor, public())) for _ in range(3)]
+        clients = [Client(quick_app(monitor, public())) for _ in range(3)]
         for client in clients:
             await client.until(lambda: client.events)  # noqa: B023
         assert not any(client.complete for client in clients)
@@ -316,8 +318,7 @@ def test_it_ends_soon_where_the_server_does_not_tell_of_its_end(
     monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SERVERS, "toy", replace(SERVERS["toy"], is_ending=None))
-    monkeypatch.setattr(sse, "UNTOLD_LIFETIME_SECONDS", 0.1)
-    run(partial(ends_by_itself, monitor))
+    run(partial(ends_by_itself, monitor, QUICK._replace(untold_lifetime=0.1)))
 
 
 def test_a_loop_that_no_known_server_runs_is_offered_no_stream(
@@ -326,30 +327,27 @@ def test_a_loop_that_no_known_server_runs_is_offered_no_stream(
     monkeypatch.delitem(SERVERS, "toy")
 
     async def test() -> None:
-        client = Client(metrics_app(monitor, public()))
+        client = Client(quick_app(monitor, public()))
         await asyncio.wait_for(client.task, WAIT)
         assert client.status == 406
 
     run(test)
 
 
-async def ends_by_itself(monitor: MetricsMonitor) -> None:
-    client = Client(metrics_app(monitor, public()))
+async def ends_by_itself(monitor: MetricsMonitor, pace: Pace) -> None:
+    client = Client(quick_app(monitor, public(), pace))
     await asyncio.wait_for(client.task, WAIT)
     assert client.complete
     assert client.status == 200
 
 
-def test_it_ends_when_its_time_is_up(
-    monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sse, "LIFETIME_SECONDS", 0.1)
-    run(partial(ends_by_itself, monitor))
+def test_it_ends_when_its_time_is_up(monitor: MetricsMonitor) -> None:
+    run(partial(ends_by_itself, monitor, QUICK._replace(lifetime=0.1)))
 
 
 def test_cancelling_leaves_nothing_behind(monitor: MetricsMonitor) -> None:
     async def test() -> None:
-        client = Client(metrics_app(monitor, public()))
+        client = Client(quick_app(monitor, public()))
         await client.until(lambda: client.events)
         client.task.cancel()
         await asyncio.wait({client.task})
@@ -362,7 +360,7 @@ def test_cancelling_leaves_nothing_behind(monitor: MetricsMonitor) -> None:
 
 def test_only_for_those_who_are_let_in(monitor: MetricsMonitor) -> None:
     async def test() -> None:
-        client = Client(metrics_app(monitor, token("secret")))
+        client = Client(quick_app(monitor, token("secret")))
         await asyncio.wait_for(client.task, WAIT)
         assert client.status == 401
         assert client.complete

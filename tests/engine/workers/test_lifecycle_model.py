@@ -105,7 +105,7 @@ class Server(RuleBasedStateMachine):
     def die(self, number: int) -> None:
         """As far as others can tell by SIGKILL: its lock goes, and nothing else is done."""
         monitor = self.member(number).monitor
-        monitor.recorder._release()
+        monitor.recorder.release()
         monitor.membership.abandon()
         self.members.remove(self.member(number))
 

@@ -263,7 +263,7 @@ def test_a_checkpoint_in_the_making_is_not_used(steps: int, latency_ms: float) -
         for _ in range(7):
             writer.record_request(latency_ms)
         clock.advance(steps)
-        table._view = Halting(table._view, look)  # type: ignore[assignment]
+        table.view = Halting(table.view, look)  # type: ignore[assignment]
         writer.record_request(latency_ms)
         assert seen == [(14, 14.0 if steps == 1 else 0.0, 0)]
         look()
