@@ -117,7 +117,7 @@ class DescribedWSGI:
 
 
 def instrument_flask(app: Flask, monitor: DescribedMonitor) -> None:
-    """The described middleware for Flask: before and after each request."""
+    """Install the described middleware for Flask: before and after each request."""
     from flask import g, session
 
     def before() -> None:

@@ -80,7 +80,7 @@ def record(report: Report, quick: bool) -> None:
 
 
 def readers(report: Report, quick: bool) -> None:
-    """The tail of one record while snapshots are read, and without."""
+    """Return the tail of one record while snapshots are read, and without."""
     report.section(f"p99 of one record on {THREADS} threads, a snapshot read every 0.1 s")
     for name, monitor in (("ours", MetricsMonitor()), (DESCRIBED, DescribedMonitor())):
         rounds = []
@@ -174,7 +174,7 @@ def scrape(report: Report, quick: bool) -> None:
 
 
 def memory(report: Report, quick: bool) -> None:
-    """The memory of one worker after a whole window in which every step had requests."""
+    """Return one worker's memory after a window in which every step had requests."""
     report.section("memory of one worker, every step of the window touched")
     for routes, limit in ((0, 1.5), (50, 6), (200, 16)):
         private = _child("footprint.py", "private", routes)
@@ -189,7 +189,7 @@ def memory(report: Report, quick: bool) -> None:
 
 
 def imports(report: Report, quick: bool) -> None:
-    """What an import takes in a fresh interpreter, its start not counted."""
+    """Return the time of an import in a fresh interpreter, its start not counted."""
     report.section("import, in a fresh interpreter")
     modules = ["metricsmw", "prometheus_client", "psutil"]
     for module in list(modules):
@@ -211,7 +211,7 @@ def imports(report: Report, quick: bool) -> None:
 
 
 def _on_threads(batch: Batch) -> None:
-    """A burst, shared out to threads."""
+    """Record a burst, shared out to threads."""
     threads = [threading.Thread(target=batch, args=(BURST // THREADS,)) for _ in range(THREADS)]
     for thread in threads:
         thread.start()
@@ -246,7 +246,7 @@ def _p99(record: Record, read: Callable[[], object]) -> float:
 
 
 def _child(script: str, *arguments: object, **environment: str) -> Any:
-    """The JSON document that a script of this folder prints."""
+    """Return the JSON document that a script of this folder prints."""
     answer = subprocess.run(
         [sys.executable, str(HERE / script), *map(str, arguments)],
         env={**os.environ, **environment},

@@ -113,7 +113,7 @@ def _ours_on(host: Host) -> App:
 
 
 def _built(build: Callable[[], App]) -> App | None:
-    """The app, or None where what it needs is not installed."""
+    """Return the app, or None where a package that it needs is not installed."""
     try:
         return build()
     except ImportError:
@@ -176,7 +176,7 @@ def _against_floors(
 
 
 def _in_a_loop(function: Callable[[], Race]) -> Race:
-    """Runs `function` inside an event loop: some peers ask which loop is running."""
+    """Run `function` inside an event loop: some peers ask which loop is running."""
 
     async def run() -> Race:
         return function()

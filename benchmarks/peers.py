@@ -205,7 +205,7 @@ def _described_flask() -> App:
 
 
 def django_handler(*middleware: str) -> App:
-    """A Django handler of its own: it reads the list of middlewares when it is made."""
+    """Return a Django handler of its own: it reads the list of middlewares when it is made."""
     from django.conf import settings
     from django.core.handlers.wsgi import WSGIHandler
     from django.http import HttpRequest, HttpResponse
@@ -286,7 +286,7 @@ def _opentelemetry_django() -> App:
 
 @contextmanager
 def _instrumented(instrumentor: Any) -> Iterator[list[str]]:
-    """The middlewares that OpenTelemetry adds to Django's settings, which are then put back."""
+    """Return OpenTelemetry's middlewares in Django's settings, which are then put back."""
     django_handler()  # settings must be there
     from django.conf import settings
 

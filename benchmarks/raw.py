@@ -74,7 +74,7 @@ def wsgi_generator_app(environ: WSGIEnvironment, start_response: StartResponse) 
 
 
 def scope(path: str = "/") -> dict[str, object]:
-    """The HTTP scope of a GET of `path`, as uvicorn would send it."""
+    """Return the HTTP scope of a GET of `path`, as uvicorn would send it."""
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -95,7 +95,7 @@ def scope(path: str = "/") -> dict[str, object]:
 
 
 def environ(path: str = "/") -> dict[str, object]:
-    """The environ of a GET of `path`."""
+    """Return the environ of a GET of `path`."""
     return {
         "REQUEST_METHOD": "GET",
         "SCRIPT_NAME": "",
@@ -119,13 +119,13 @@ def environ(path: str = "/") -> dict[str, object]:
 
 
 def user_of(request: Scope) -> str:
-    """The user resolver: of a scope or an environ."""
+    """Return the user of a scope or an environ."""
     user: str = request[USER_KEY]
     return user
 
 
 def route_of(request: Scope) -> str:
-    """The route resolver: of a scope or an environ."""
+    """Return the route of a scope or an environ."""
     route: str = request[ROUTE_KEY]
     return route
 
@@ -156,7 +156,7 @@ def start_response(status: str, headers: list[tuple[str, str]], exc_info: object
 def drive_asgi(
     app: ASGIApp, path: str = "/", more: Mapping[str, object] = MappingProxyType({})
 ) -> Requests:
-    """Runs the app's coroutine to its end without an event loop (it never has to wait)."""
+    """Run the app's coroutine to its end without an event loop (it never has to wait)."""
     fresh = {**scope(path), **more}.copy
     client = Client()
     receive, send = client.receive, client.send
@@ -189,7 +189,7 @@ def begin_asgi(app: ASGIApp, path: str = "/") -> None:
 def drive_wsgi(
     app: WSGIApplication, path: str = "/", more: Mapping[str, object] = MappingProxyType({})
 ) -> Requests:
-    """Calls, iterates and closes."""
+    """Call the app, iterate the body and close it."""
     fresh = {**environ(path), **more}.copy
 
     def requests(n: int) -> None:
@@ -208,7 +208,7 @@ def drive_wsgi(
 
 
 def calls_per_request(requests: Requests) -> float:
-    """Calls of Python and C functions a request, counted by cProfile."""
+    """Return the calls of Python and C functions a request, counted by cProfile."""
     n = 200
     requests(n)
     # The least of three: in the others a step of the window, or a minute, may have begun.

@@ -49,7 +49,7 @@ def work(routes: int, requests: int) -> MetricsMonitor:
 
 
 def client() -> bytes:
-    """What the known client answers to a scrape."""
+    """Return the known client's answer to a scrape."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry)
     return generate_latest(registry)

@@ -33,7 +33,7 @@ LISTEN = (
 
 
 def streams(report: Report, quick: bool) -> None:
-    """The cost of a request and of a stream, with 200 streams open on one worker."""
+    """Return the cost of a request and of a stream, with 200 streams open on one worker."""
     report.section(f"{STREAMS} open streams on one uvicorn worker, {RATE} requests a second")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

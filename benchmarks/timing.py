@@ -71,12 +71,12 @@ class Race:
         return estimate([(value,) for value in self._above(name, base)], median)
 
     def ratio(self, name: str, other: str, base: str) -> Estimate:
-        """What `name` adds to `base`, as a multiple of what `other` adds to it."""
+        """Return the cost that `name` adds to `base`, as a multiple of `other`'s."""
         rounds = list(zip(self._above(name, base), self._above(other, base), strict=True))
         return estimate(rounds, lambda ours, theirs: median(ours) / median(theirs))
 
     def multiple(self, name: str, other: str) -> Estimate:
-        """What `name` costs, as a multiple of what `other` costs."""
+        """Return the cost of `name`, as a multiple of `other`'s."""
         rounds = list(zip(self._seconds[name], self._seconds[other], strict=True))
         return estimate(rounds, lambda one, two: median(one) / median(two))
 
@@ -86,7 +86,7 @@ class Race:
 
 
 def race(contenders: Mapping[str, Batch], rounds: int, batch_seconds: float) -> Race:
-    """Times every contender in batches of about that long; keeps the `rounds` quietest rounds."""
+    """Time every contender in batches of about that long; keep the `rounds` quietest rounds."""
     sizes = {name: _batch_size(batch, batch_seconds) for name, batch in contenders.items()}
     batches = {name: partial(batch, sizes[name]) for name, batch in contenders.items()}
     return race_once(batches, rounds, sizes)
@@ -117,7 +117,7 @@ def race_once(
 
 
 def calls(function: Callable[..., object], *args: object, **kwargs: object) -> Batch:
-    """A batch that calls `function` with these arguments."""
+    """Return a batch that calls `function` with these arguments."""
 
     def bare(n: int) -> None:
         for _ in repeat(None, n):
@@ -135,7 +135,7 @@ def calls(function: Callable[..., object], *args: object, **kwargs: object) -> B
 
 
 def empty_loop(n: int) -> None:
-    """The batch that does nothing: what the loop itself costs."""
+    """Do nothing: the cost of the loop itself."""
     for _ in repeat(None, n):
         pass
 

@@ -28,7 +28,7 @@ def latency_ms(number: int) -> float:
 
 
 def work(requests: int) -> MetricsMonitor:
-    """A worker's monitor at the end of a window with that many requests."""
+    """Return a worker's monitor at the end of a window with that many requests."""
     clock = ManualClock()
     monitor = MetricsMonitor(shared=True, clock=clock)
     for step in range(STEPS):

@@ -1,7 +1,7 @@
 """`MetricsAlerter`: compares a monitor's numbers with rules, and sends an alert for each change.
 
-One worker of the server checks (`ServerJob`). What it found and what it still has to send is saved
-at once (`AlertOutbox`), and another worker goes on from there.
+One worker of the server checks (`ServerJob`). It saves the rules' states and the alerts that still
+have to be sent at once (`AlertOutbox`), so that another worker can go on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Alert rules: what they watch, and the states they go through. Pure: no clock, thread or file.
+"""Alert rules: their values and their states. Pure: no clock, thread or file.
 
     inactive --beyond--> pending --beyond for so long--> firing --past `clear`--> resolved
     pending --no longer beyond--> inactive               resolved --beyond--> pending
@@ -75,7 +75,7 @@ GRAMMAR = re.compile(
 
 
 class RuleInput(Protocol):
-    """Where rules read: one moment of the server, and what came before it."""
+    """The numbers that rules read: one moment of the server, and the minutes before it."""
 
     @property
     def snapshot(self) -> Mapping[str, str | float | int]:
@@ -91,7 +91,7 @@ class RuleInput(Protocol):
 
 @dataclass(frozen=True)
 class RuleStatus:
-    """Where a rule stands.
+    """The state of a rule.
 
     Attributes:
         state: The state.

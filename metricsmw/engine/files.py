@@ -1,10 +1,10 @@
-"""Files: an open one that is closed when nobody uses it any more, and one replaced as a whole.
+"""Files: `FileHandle`, closed when its last user drops it, and `replace_file`.
 
-A thread may be about to read or write while another one leaves the group. With the number of a
-file that has been closed it would meet whatever the host opened next.
+A thread may be about to read or write while another one leaves the group. If the file were closed
+then, its descriptor's number could already be a file that the host has opened since.
 
-A forked child has no such threads, and is to keep none of them open: a lock would then outlive its
-owner. So it closes all of its parent's, those included that another thread was just opening.
+A forked child closes all file handles of its parent, those included that another thread was just
+opening: a lock would else outlive its owner.
 """
 
 from __future__ import annotations
@@ -89,8 +89,9 @@ def replace_file(path: str | os.PathLike[str], text: str) -> None:
         raise
 
 
-# File systems, by their number in statfs(2), where rewriting what is on the disk needs room that no
-# allocation promises: a full disk ends whoever writes to mapped memory. btrfs can do without.
+# File systems, by their number in statfs(2), where an allocation does not reserve room for later
+# writes, because each write is a copy: on a full disk a write to mapped memory ends the process.
+# btrfs is not one of them, because `forbid_copy_on_write` works there.
 COPYING = {0x2FC12FC1: "ZFS", 0xCA451A4E: "bcachefs"}
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
 FS_NOCOW_FL = 0x00800000

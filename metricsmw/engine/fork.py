@@ -1,7 +1,7 @@
-"""What has to happen in a child that is forked from a process of the server, in one order.
+"""One ordered list of hooks that run in each forked child.
 
-A forked child has only the thread that forked; what its other threads held or were about to do
-stays so for ever. So everything that has locks, files or threads makes itself anew there.
+A forked child has only the thread that forked: a lock that another thread held stays locked for
+ever. So each object with locks, files or threads renews them in the child.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _is_installed = False
 
 
 class Stage(IntEnum):
-    """When a hook runs among the others; those of one stage run in the order of their making."""
+    """The order of the hooks; hooks of one stage run in the order of their registration."""
 
     FILES = 0  # the parent's descriptors are closed: no lock outlives its owner
-    LOCKS = 1  # what other threads of the parent may have held is made anew
-    MEMBER = 2  # the parent's segment is forgotten; the child may become a worker
+    LOCKS = 1  # locks that other threads of the parent may have held are made anew
+    MEMBER = 2  # the parent's segment is released; the child may become a worker
     JOBS = 3  # threads are started, in which all of the above is used
 
 

@@ -128,11 +128,11 @@ class Recorder:
     - ``record_request(…)``: `MetricsMonitor.record_request`.
     - ``observe(seconds, is_error)``: a latency without a route.
     - ``streamed(start, first, end, route, method)``: it ended at ``end``, by one of these two; its
-      first byte had been handed over at ``first``.
+      first byte had been sent at ``first``.
     - ``cancel()``: one request in flight less, and nothing counted.
     - ``user(user_id, at=None)``: the user was active at that time, or now.
 
-    ``clock`` tells monotonic seconds.
+    ``clock`` returns monotonic seconds.
 
     ``route`` is the host's template, or None where nothing matched. ``key`` marks an environ or
     a scope as being measured by this recorder; ``in_asgi``: whether some scope is.

@@ -1,17 +1,17 @@
 """Where the servers of a user have their directories, and when one of these may be cleared.
 
     /dev/shm/metricsmw-<user id>/        the temporary folder where there is no /dev/shm
-        lock                             held shared by whoever makes, exclusively by who clears
+        lock                             shared to make a directory, exclusive to clear one
         <boot>-<pid namespace>/          servers whose processes have ids of the same kind
             <process id>-<start>/        a server, named after its root
 
 With `METRICSMW_DIR` the one directory of all processes is ``<METRICSMW_DIR>/metricsmw-<user id>``.
 
-A server lives while a worker of it holds the flock of its segment, in whatever namespace, or while
-one of the processes runs that keep it alive between workers. These are only seen from their own
-namespace. A directory of another one is cleared when all that is in it is long unused, and one of
-another boot at once; so is one with times that are yet to come, as another boot has written them.
-The lock is never removed: a start that clears does not meet one that makes its directory.
+A server lives while one of its workers holds the flock of its segment, in whatever namespace, or
+while a process runs that keeps it alive between workers. Such a process is visible in its own
+namespace only, so a directory of another namespace is cleared when all its files are long unused. A
+directory of another boot is cleared at once; so is one with times in the future, which another boot
+has written. The lock file is never removed, so that clearing and making exclude each other.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How a worker that had to stay private takes its place among the others, with all it has counted.
+"""Joining late: a private worker becomes one of the server's, and keeps its counts.
 
 Its segment is copied, byte for byte, to a file, and adopted from there as a dead worker's would be.
-Threads that are in the middle of a record go on counting in the old one for a moment: what it has
-more than the copy is added later, at each step.
+Threads that are in the middle of a record go on counting in the old segment for a moment. Its
+counts beyond the copy are added later, at each step.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def take_along(
 ) -> tuple[SharedGroup, Remainder]:
     """Return a group with the counts of a private one, and what will bring the rest of them.
 
-    To be called where nobody opens tables of the private one meanwhile. Raises OSError where there
-    is still no place; the private one is then untouched.
+    The caller sees to it that no table of the private group is opened meanwhile. Raises OSError
+    where joining fails again; the private group is then unchanged.
     """
     savings = private.savings()
     group = SharedGroup(settings, clock, savings)
@@ -37,7 +37,7 @@ class Remainder:
         self._tables = list(_tables(old, new, copied))
 
     def settle(self) -> None:
-        """Add to the copy what the old segment has counted since this was called last."""
+        """Add to the copy the counts of the old segment since the last call."""
         for number, (old, new, shape, known) in enumerate(self._tables):
             state = bytes(old.current)
             if state == known:

@@ -1,7 +1,7 @@
 """A job's note: the state that its leader saves for its successors and for all readers.
 
-A note is a small JSON file, replaced as a whole. It may have been damaged or written by somebody
-else, so that one validator stands before all readers: a note is an object, at most 4 MiB and 12
+A note is a small JSON file, replaced as a whole. It may be damaged, or written by another
+program, so one validator checks it for all readers: a note is an object, at most 4 MiB and 12
 levels deep, whose texts are valid Unicode, whose numbers are finite and whose whole numbers are
 below 2^63.
 """
@@ -84,7 +84,7 @@ def read_note(path: Path) -> Note:
     """Return the note in a file; an empty one where there is no file.
 
     Raises:
-        CorruptNoteError: What is there is no note, or cannot be read.
+        CorruptNoteError: The file is no note, or cannot be read.
     """
     try:
         file = open_own(path, os.O_RDONLY)

@@ -2,14 +2,13 @@
 
 A process belongs to its parent where it is a fork of it (gunicorn, uWSGI), or where
 multiprocessing started it (uvicorn, hypercorn, granian): its command line is then that module's
-bootstrap, run by the same executable. The root is the topmost process reached so. Whoever merely
-starts a program, a shell or a supervisor, is no root of it, whatever its own command line is; nor
-is a parent that a daemon has left, which began a session of its own.
+bootstrap, run by the same executable. The root is the topmost process reached so. A shell or a
+supervisor that merely starts a program is no root of it, whatever its own command line is. Nor is
+the parent of a daemon, which has begun a session of its own.
 
-The root names the server, and is looked for as the first monitor is made. A fork inherits the
-answer, so that all processes of a server have the same one, even if the root has ended meanwhile,
-as that of a daemon has. Who keeps the server alive is another question, asked whenever a segment is
-opened: `find_root`.
+The root names the server. It is looked up as the first monitor is made, and forks inherit it: so
+all processes of a server have the same root, even if that has ended meanwhile. Which process keeps
+the server alive is looked up again whenever a segment is opened (`find_root`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The file of a server's last reset: what each table had counted by then.
+"""The file of a server's last reset: the state of each table at that moment.
 
 Compressed, with a checksum: its time in monotonic seconds and the number of states, and for each
 the segment's nonce, the table's offset, its size and the state. Replaced as a whole. Its time of

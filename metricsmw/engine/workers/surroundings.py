@@ -1,8 +1,7 @@
 """The system's facts about this process: its boot, its namespaces, its processes.
 
-Every fact is optional, as containers and service managers show less of /proc than there is
-(``hidepid``, ``ProcSubset=pid``, no /proc at all). What is not shown is None, or 0 for a number,
-and never an exception.
+Every fact is optional, as containers and service managers hide parts of /proc (``hidepid``,
+``ProcSubset=pid``, no /proc at all). A hidden fact is None, or 0 for a number, never an exception.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A worker measures its own CPU and memory, for readers that cannot see its process.
 
-Where workers of several containers share a directory, a process id says nothing to the others. So
-each worker writes what it uses into the header of its segment, when it is asked for something.
+Where workers of several containers share a directory, they cannot see each other's processes. So
+each worker writes its CPU and memory into the header of its segment, with records and reads.
 """
 
 from __future__ import annotations
