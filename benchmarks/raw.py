@@ -174,7 +174,7 @@ def drive_asgi(
 
 
 def begin_asgi(app: ASGIApp, path: str = "/") -> None:
-    """Sends the app's first request in an event loop: in that one it may have to wait.
+    """Send the app's first request in an event loop: in that one it may have to wait.
 
     To be called before `drive_asgi` where that then runs inside a loop.
     """
