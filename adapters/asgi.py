@@ -124,7 +124,11 @@ class ASGIMetricsMiddleware(Remade):
         Returns:
             What the app returns: a server that finds fault with it is to see it.
         """
-        if "type" not in scope or scope["type"] != "http":
+        try:
+            kind, path = scope["type"], scope["path"]
+        except KeyError:  # made by hand, or of a kind that has no path
+            kind, path = scope.get("type"), ""
+        if kind != "http":
             return await self._other(scope, receive, send)
         key = self._key
         if (key in scope and is_measured(scope, key, self._excludes)) or (
@@ -133,7 +137,7 @@ class ASGIMetricsMiddleware(Remade):
             inside = self._serve if self._is_own(scope) else self.app
             return await inside(scope, receive, send)
         hint = self._bypass_hint
-        if hint is not None and "path" in scope and hint in scope["path"]:
+        if hint is not None and hint in path:
             bypass = self._bypass(scope)
             if bypass is not None:
                 try:
@@ -165,7 +169,7 @@ class ASGIMetricsMiddleware(Remade):
                 receive = exchange.receive
             exchange.start = begin()
         except NotOpenError:
-            exchange.start = await self._begin_first(exchange)
+            await self._begin_first(exchange)
         except Exception:
             exchange.state = EXCLUDED
             exchange.server = None
@@ -197,15 +201,18 @@ class ASGIMetricsMiddleware(Remade):
             self.recorder.faults.report("opening the worker's segment")
         self._begin = self.recorder.begin
 
-    async def _begin_first(self, exchange: ASGIMeasurement) -> float:
+    async def _begin_first(self, exchange: ASGIMeasurement) -> None:
         """Begin a request that came before the segment was open."""
         try:
             await self._open()
-        except BaseException:  # cancelled
-            exchange.exclude()
-            exchange.take_out()
-            raise
-        return self.recorder.begin()
+            exchange.start = self.recorder.begin()
+        except BaseException as error:
+            exchange.state = EXCLUDED
+            exchange.server = None
+            if not isinstance(error, Exception):  # cancelled
+                exchange.take_out()
+                raise
+            self.recorder.faults.report("recording a request")
 
     def _is_own(self, scope: Scope) -> bool:
         """Return whether the request is one of the sub-app's."""
