@@ -189,17 +189,21 @@ class ASGIMetricsMiddleware(Remade):
         return returned
 
     async def _open(self) -> None:
-        """Open the worker's segment away from the event loop, as files are made for it; once."""
+        """Open the worker's segment, once: where it has files, away from the event loop."""
+        recorder = self.recorder
         try:
-            try:
-                loop = asyncio.get_running_loop()
-            except RuntimeError:  # Trio's
-                self.recorder.open()
+            if recorder.segment is None and self.monitor.settings.shared is not False:
+                try:
+                    loop = asyncio.get_running_loop()
+                except RuntimeError:  # Trio's
+                    recorder.open()
+                else:
+                    await loop.run_in_executor(None, recorder.open)
             else:
-                await loop.run_in_executor(None, self.recorder.open)
+                recorder.open()
         except Exception:
-            self.recorder.faults.report("opening the worker's segment")
-        self._begin = self.recorder.begin
+            recorder.faults.report("opening the worker's segment")
+        self._begin = recorder.begin
 
     async def _begin_first(self, exchange: ASGIMeasurement) -> None:
         """Begin a request that came before the segment was open."""
