@@ -7,7 +7,6 @@ here, because the latency ends when the server has taken it.
 
 from __future__ import annotations
 
-import asyncio
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Iterable
 from types import MethodType
@@ -24,14 +23,13 @@ from .measurement import (
     OPEN,
     Excluded,
     Measurement,
-    NotOpenError,
     is_measured,
     is_measured_in_wsgi,
-    not_open,
 )
+from .opening import NotOpenError, not_open, open_segment
 from .paths import excluder, is_below, mount_path, split
 from .resolvers import has_registered, install, route_of_scope, user_of_scope
-from .resolvers.base import FRAMEWORK_KEY
+from .resolvers.base import FRAMEWORK_KEY, measured_by
 from .servers import BY_TYPE, Server, find
 from .websockets import Socket
 
@@ -116,6 +114,7 @@ class ASGIMetricsMiddleware(Remade):
         self._excludes = Excluded()
         self._exchange = _exchange_class(self.recorder, route, user)
         install()
+        measured_by(self.recorder)
         self.recorder.register_worker()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
@@ -156,11 +155,11 @@ class ASGIMetricsMiddleware(Remade):
         scope[key] = exchange
         try:
             if type(send) is MethodType:
-                exchange.owner = owner = send.__self__
+                owner = type(send.__self__)
                 try:
-                    server = BY_TYPE[type(owner)]
+                    server = BY_TYPE[owner]
                 except KeyError:
-                    server = find(type(owner))
+                    server = find(owner)
             else:
                 server = None
             exchange.server = server
@@ -189,21 +188,8 @@ class ASGIMetricsMiddleware(Remade):
         return returned
 
     async def _open(self) -> None:
-        """Open the worker's segment, once: where it has files, away from the event loop."""
-        recorder = self.recorder
-        try:
-            if recorder.segment is None and self.monitor.settings.shared is not False:
-                try:
-                    loop = asyncio.get_running_loop()
-                except RuntimeError:  # Trio's
-                    recorder.open()
-                else:
-                    await loop.run_in_executor(None, recorder.open)
-            else:
-                recorder.open()
-        except Exception:
-            recorder.faults.report("opening the worker's segment")
-        self._begin = recorder.begin
+        await open_segment(self.monitor)
+        self._begin = self.recorder.begin
 
     async def _begin_first(self, exchange: ASGIMeasurement) -> None:
         """Begin a request that came before the segment was open."""
@@ -230,7 +216,7 @@ class ASGIMetricsMiddleware(Remade):
         """Return the app that answers a request without measuring it; None: measure it."""
         if self._is_own(scope):
             return self._serve  # which excludes it from all outer middlewares
-        _, below = split(scope["path"], scope.get("root_path", ""))
+        _, below = split(scope.get("path", ""), scope.get("root_path", ""))
         if self._excluded is not None and self._excluded(below):
             scope[self._key] = self._excludes  # nor may an inner middleware count it
             return self.app
@@ -280,19 +266,17 @@ class ASGIMeasurement(Measurement):
         inner_receive: The server's `receive`.
         inner: The server's `send`.
         server: The server's entry in the table; None: it has none.
-        owner: The server's object that `send` is a method of, where the server is known.
         plain: The response has started, and no trailers are to follow.
         gone: The client has gone, by `receive` or `send`.
     """
 
-    __slots__ = ("gone", "inner", "inner_receive", "owner", "plain", "server")
+    __slots__ = ("gone", "inner", "inner_receive", "plain", "server")
 
     method_key = "method"
 
     inner_receive: Receive
     inner: Send
     server: Server | None
-    owner: object
     status: int | None
     plain: bool
     gone: bool
@@ -311,7 +295,8 @@ class ASGIMeasurement(Measurement):
     def client_gone(self) -> bool:
         """Return whether the client has gone, by the server; False where it does not say."""
         try:
-            return self.server is not None and bool(self.server.client_gone(self.owner))
+            owner = getattr(self.inner, "__self__", None)
+            return self.server is not None and bool(self.server.client_gone(owner))
         except Exception:
             self.recorder.faults.report("asking the server for its client")
             return False
@@ -429,11 +414,14 @@ def _exchange_class(
             if server is not None and not gone:
                 client_gone = server.client_gone
                 try:
-                    gone = client_gone(self.owner)
+                    gone = client_gone(inner.__self__)  # type: ignore[attr-defined]
                 except Exception:
                     fault("asking the server for its client")
             try:
-                method = scope["method"] if "method" in scope else ""  # noqa: SIM401 (a call)
+                method = scope["method"]
+            except KeyError:  # made by hand
+                method = ""
+            try:
                 if gone and method != "HEAD":  # which has all with the start
                     self.state = DISCONNECTED
                     now = abandon(status, template, method)

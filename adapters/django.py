@@ -40,7 +40,7 @@ from .measurement import (
 )
 from .paths import as_text, excluder, split
 from .resolvers import route_of_environ, route_of_scope, user_of_environ, user_of_scope
-from .resolvers.base import FRAMEWORK_KEY, session_identity
+from .resolvers.base import FRAMEWORK_KEY, measured_by, session_identity
 from .resolvers.django import MATCH_KEY, DjangoRequest, carrier_of, install, releasing
 from .servers import loop_server
 from .walks import objects_in
@@ -106,6 +106,7 @@ class MetricsMiddleware:
             (DjangoMeasurement,),
             {"__slots__": (), "recorder": self._recorder, "route_of": staticmethod(_route_of)},
         )
+        measured_by(self._recorder)
         self._recorder.register_worker()
         install()
         self._excluded = excluder(self.exclude)

@@ -253,16 +253,3 @@ def exclude_request(carrier: MutableMapping[str, Any]) -> None:
     for key, measurement in list(carrier.items()):
         if key.startswith(MEASUREMENT_PREFIX) and measurement is not None:
             measurement.exclude()
-
-
-class NotOpenError(Exception):
-    """The worker's segment is not open yet."""
-
-
-def not_open() -> float:
-    """Stand for the recorder's `begin` until the segment is open.
-
-    Raises:
-        NotOpenError: Always.
-    """
-    raise NotOpenError

@@ -30,7 +30,7 @@ from .measurement import (
 )
 from .paths import as_text, as_wsgi, excluder, is_below, mount_path
 from .resolvers import has_registered, install, route_of_environ, user_of_environ
-from .resolvers.base import FRAMEWORK_KEY, ON_START_RESPONSE
+from .resolvers.base import FRAMEWORK_KEY, ON_START_RESPONSE, measured_by
 from .resolvers.bridge import copying_to, scope_of
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ class WSGIMetricsMiddleware(Remade):
         self._exchange = _exchange_class(self.recorder, route, user)
         self._body = body_class(self.recorder)
         install()
+        measured_by(self.recorder)
         self.recorder.register_worker()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -344,11 +345,14 @@ def _exchange_class(
                 except Exception:
                     fault("the route resolver")
             try:
+                method = environ["REQUEST_METHOD"]
+            except KeyError:  # made by hand
+                method = ""
+            try:
                 try:
                     code = codes[line]
                 except KeyError:
                     code = _code_of(line)
-                method = environ["REQUEST_METHOD"] if "REQUEST_METHOD" in environ else ""  # noqa: SIM401
                 now = end(self.start, code, template, method)
             except Exception:
                 self.give_up()

@@ -23,7 +23,7 @@ adapters.django adapters.fastapi adapters.flask adapters.prometheus adapters.sta
 adapters.asgi adapters.auth adapters.wsgi
 adapters.api
 adapters.bodies
-adapters.measurement adapters.websockets
+adapters.measurement adapters.opening adapters.websockets
 adapters.resolvers adapters.servers
 adapters.dashboard adapters.interpose adapters.kinds adapters.paths adapters.types adapters.walks
 alerts exporters exporting

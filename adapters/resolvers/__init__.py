@@ -49,7 +49,7 @@ def route_of_environ(environ: WSGIEnvironment) -> str | None:
     matched: MatchedRequest | None = environ.get(FRAMEWORK_KEY)
     if type(matched) is ForwardedRequest:
         return matched.route()
-    for key, template, _ in _rows["wsgi"]:
+    for key, template in _environ_templates:
         if key in environ:
             return template(environ)
     return None
@@ -60,7 +60,7 @@ def route_of_scope(scope: Carrier) -> str | None:
     matched: MatchedRequest | None = scope.get(FRAMEWORK_KEY)
     if type(matched) is ForwardedRequest:
         return matched.route()
-    for key, template, _ in _rows["asgi"]:
+    for key, template in _scope_templates:
         if key in scope:
             return template(scope)
     return None
@@ -68,18 +68,21 @@ def route_of_scope(scope: Carrier) -> str | None:
 
 def user_of_environ(environ: WSGIEnvironment) -> object | None:
     """Return the user of a WSGI request that was answered: of its session, else REMOTE_USER."""
-    for key, _, user in _rows["wsgi"]:
+    for key, user in _environ_users:
         if key in environ:
             return user(environ)
-    return environ.get("REMOTE_USER") or None
+    return _user_in_environ(environ)
 
 
 def user_of_scope(scope: Carrier) -> object | None:
     """Return the session's user of an ASGI request that was answered, or None."""
-    for key, _, user in _rows["asgi"]:
+    for key, user in _scope_users:
         if key in scope:
             return user(scope)
-    return session_user(scope.get("session"))
+    if FRAMEWORK_KEY in scope:
+        matched: MatchedRequest = scope[FRAMEWORK_KEY]
+        return matched.user()
+    return session_user(scope["session"]) if "session" in scope else None
 
 
 def install() -> None:
@@ -95,7 +98,7 @@ def register(framework: Framework) -> None:
     Only apps that are wrapped later are read by it.
     """
     FRAMEWORKS.insert(0, framework)
-    _rows[framework.interface] = _rows_of(framework.interface)
+    _make_rows()
 
 
 def has_registered(interface: str) -> bool:
@@ -192,11 +195,6 @@ def _user_in_environ(environ: WSGIEnvironment) -> object | None:
     return user or environ.get("REMOTE_USER") or None
 
 
-def _user_in_scope(scope: Carrier) -> object | None:
-    matched: MatchedRequest | None = scope.get(FRAMEWORK_KEY)
-    return matched.user() if matched is not None else session_user(scope.get("session"))
-
-
 def _install_flask() -> None:
     from .flask import install
 
@@ -245,24 +243,44 @@ FRAMEWORKS: list[Framework] = [
     Framework("bottle", "wsgi", "bottle.route", bottle.template_of),
 ]
 
-# A key, and what resolves the template and the user of a request that has it.
-_Row = tuple[str, Callable[[Any], "str | None"], Callable[[Any], "object | None"]]
+# A key, and what resolves the template, or the user, of a request that has it.
+_TemplateRow = tuple[str, Callable[[Any], "str | None"]]
+_UserRow = tuple[str, Callable[[Any], "object | None"]]
 
 
-def _rows_of(interface: str) -> tuple[_Row, ...]:
-    """Return the rows of the table for "wsgi" or "asgi", the first one for each key."""
-    template = _matched_in_environ if interface == "wsgi" else _matched_in_scope
-    user = _user_in_environ if interface == "wsgi" else _user_in_scope
-    rows: dict[str, _Row] = {}
+def _template_rows_of(interface: str) -> tuple[_TemplateRow, ...]:
+    """Return what resolves templates for "wsgi" or "asgi", the first row for each key."""
+    default = _matched_in_environ if interface == "wsgi" else _matched_in_scope
+    rows: dict[str, Callable[[Any], str | None]] = {}
     for each in FRAMEWORKS:
         if each.interface == interface:
-            row = (each.key, each.template or template, each.user or user)
-            rows.setdefault(each.key, row)
-    return tuple(rows.values())
+            rows.setdefault(each.key, each.template or default)
+    return tuple(rows.items())
+
+
+def _user_rows_of(interface: str) -> tuple[_UserRow, ...]:
+    """Return what resolves users for "wsgi" or "asgi": of frameworks with a way of their own."""
+    return tuple(
+        (each.key, each.user)
+        for each in FRAMEWORKS
+        if each.interface == interface and each.user is not None
+    )
 
 
 # The rows that requests are looked up in.
-_rows = {interface: _rows_of(interface) for interface in ("wsgi", "asgi")}
+_environ_templates: tuple[_TemplateRow, ...] = ()
+_scope_templates: tuple[_TemplateRow, ...] = ()
+_environ_users: tuple[_UserRow, ...] = ()
+_scope_users: tuple[_UserRow, ...] = ()
+
+
+def _make_rows() -> None:
+    global _environ_templates, _scope_templates, _environ_users, _scope_users
+    _environ_templates, _scope_templates = _template_rows_of("wsgi"), _template_rows_of("asgi")
+    _environ_users, _scope_users = _user_rows_of("wsgi"), _user_rows_of("asgi")
+
+
+_make_rows()
 # The keys that the middlewares test themselves, without a call.
 _KEYS = {FRAMEWORK_KEY, "router", "path_template", "bottle.route"}
 # Frameworks with keys of their own, for which the middlewares call the resolvers where they are

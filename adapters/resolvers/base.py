@@ -6,12 +6,15 @@ types.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
+
+    from metricsmw.engine.recording.recorder import Recorder
 
 # The key of a recorder's measurement in environ or scope is this prefix and the recorder's number.
 MEASUREMENT_PREFIX = "metricsmw."
@@ -101,6 +104,17 @@ def join(prefix: str, route: str) -> str:
     return prefix.rstrip("/") + route if prefix else route
 
 
+# The keys of all recorders that some middleware of this process measures with.
+_MEASUREMENT_KEYS: list[str] = []
+
+
+def measured_by(recorder: Recorder) -> None:
+    """Have `follow_copy` look for this recorder's measurements, as long as the recorder lives."""
+    if recorder.key not in _MEASUREMENT_KEYS:
+        _MEASUREMENT_KEYS.append(recorder.key)
+        weakref.finalize(recorder, _MEASUREMENT_KEYS.remove, recorder.key).atexit = False
+
+
 def follow_copy(carrier: MutableMapping[str, Any]) -> bool:
     """Have the measurements around a request read what a framework leaves in this carrier.
 
@@ -111,8 +125,9 @@ def follow_copy(carrier: MutableMapping[str, Any]) -> bool:
         Whether anybody may read it: False where all middlewares around exclude the request.
     """
     excluded = measured = False
-    for key, measurement in carrier.items():
-        if key.startswith(MEASUREMENT_PREFIX) and hasattr(measurement, "follow_copy"):
+    for key in _MEASUREMENT_KEYS:
+        measurement = carrier.get(key)
+        if measurement is not None:
             measurement.follow_copy(carrier)
             if measurement.is_marker:
                 excluded = True
@@ -125,15 +140,22 @@ def session_user(session: object) -> object | None:
     """Return the user that a session names, or None; does not mark the session as accessed."""
     # By its real type, and past its own methods: a lazy session would load itself for
     # isinstance(), and a tracking one would add "Vary: Cookie" to the app's response for get().
-    if not issubclass(type(session), dict) or not dict.__len__(session):  # type: ignore[arg-type]
+    kind = type(session)
+    if kind is not dict and not issubclass(kind, dict):
         return None
     for key in SESSION_KEYS:
-        value = dict.get(session, key)  # type: ignore[call-overload]
-        if value is not None and isinstance(value, Mapping):
-            value = next((value[name] for name in _NAMES if value.get(name)), None)
-        if value:
-            return value  # type: ignore[no-any-return]
+        if _has(session, key):
+            value = _get(session, key)
+            if type(value) is not str and isinstance(value, Mapping):
+                value = next((value[name] for name in _NAMES if value.get(name)), None)
+            if value:
+                found: object = value
+                return found
     return None
+
+
+_has: Callable[[Any, str], bool] = dict.__contains__
+_get: Callable[[Any, str], Any] = dict.__getitem__
 
 
 def session_identity(session: object) -> str | None:

@@ -1,0 +1,39 @@
+"""Opening a worker's segment before its first request, away from the event loop.
+
+Files are made for the segment of a worker that shares its numbers. An event loop that waits for a
+file holds up every request in it, so a thread does that, and the first request waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from metricsmw import MetricsMonitor
+
+
+class NotOpenError(Exception):
+    """The worker's segment is not open yet."""
+
+
+def not_open() -> float:
+    """Stand for the recorder's `begin` until the segment is open."""
+    raise NotOpenError
+
+
+async def open_segment(monitor: MetricsMonitor) -> None:
+    """Open the segment of this process, unless it is open; what fails is reported."""
+    recorder = monitor.recorder
+    try:
+        if recorder.segment is None and monitor.settings.shared is not False:
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:  # Trio's
+                recorder.open()
+            else:
+                await loop.run_in_executor(None, recorder.open)
+        else:
+            recorder.open()
+    except Exception:
+        recorder.faults.report("opening the worker's segment")
