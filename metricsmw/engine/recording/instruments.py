@@ -185,8 +185,9 @@ class HistogramSeries(BoundSeries):
             if value.__class__ is not float or not floor <= value <= ceiling:
                 observe_checked(value)
                 return
+            units = value * factor  # not between the load and the store
             lanes[ceil(log2(value) * scale + lowest)] += 1.0
-            lanes[SUM] += value * factor
+            lanes[SUM] += units
 
         def observe_checked(value: float) -> None:
             if not finite("value", value) >= 0:
