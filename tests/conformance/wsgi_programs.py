@@ -18,7 +18,7 @@ from wsgiref.util import FileWrapper, setup_testing_defaults
 
 from hypothesis import strategies as st
 
-from metricsmw.adapters import measurement, wsgi
+from metricsmw.adapters import bodies, measurement, wsgi
 from metricsmw.clock import ManualClock
 
 from .outcomes import Outcome, complete, failed, gone
@@ -211,7 +211,7 @@ class Run:
         places = [
             (frame.name, frame.lineno)
             for frame in traceback.extract_tb(error.__traceback__)
-            if frame.filename not in (wsgi.__file__, measurement.__file__)
+            if frame.filename not in (wsgi.__file__, bodies.__file__, measurement.__file__)
         ]
         return which, places, self.describe(error.__context__), self.describe(error.__cause__)
 

@@ -9,11 +9,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypedDict
 
 LimitSource = Literal["cgroup v1", "cgroup v2", "machine", "none", "unknown"]
 
 VERSIONS: dict[int, LimitSource] = {1: "cgroup v1", 2: "cgroup v2"}
+
+
+class LimitFields(TypedDict):
+    """The limits as `/statistics` shows them."""
+
+    memory_limit_mb: float | None
+    memory_limit: str
+    cpu_limit_cores: float | None
+    cpu_limit: str
 
 
 class Limits(NamedTuple):
@@ -31,7 +40,7 @@ class Limits(NamedTuple):
     cpu_cores: float
     cpu_source: LimitSource
 
-    def describe(self) -> dict[str, float | str | None]:
+    def describe(self) -> LimitFields:
         """Return them as `/statistics` shows them; None for what is not limited or not known."""
         return {
             "memory_limit_mb": round(self.memory_bytes / 2**20, 2) or None,

@@ -12,6 +12,7 @@ from metricsmw.config import Settings
 from metricsmw.engine.reading.counts import percentiles_ms
 from metricsmw.engine.reading.health import OPERATIONAL, ServerHealth
 from metricsmw.engine.reading.lazy import lazy
+from metricsmw.engine.reading.limits import LimitFields
 from metricsmw.engine.reading.minutes import MINUTE, LongHistory, MinuteHistory, before
 from metricsmw.engine.reading.routes import RouteRow
 from metricsmw.engine.reading.series import (
@@ -44,12 +45,20 @@ class Totals(TypedDict):
     total_error_rate_pct: float
 
 
+class Configuration(LimitFields):
+    """The settings in force, and the limits that percentages of CPU and memory are of."""
+
+    window_seconds: int
+    user_timeout_seconds: int
+    max_history_minutes: int
+
+
 class Statistics(TypedDict):
     """What `MetricsMonitor.get_statistics` returns."""
 
     current: SnapshotDict
     totals: Totals
-    configuration: dict[str, int | float | str | None]
+    configuration: Configuration
 
 
 class Member(ServerMember, Protocol):
