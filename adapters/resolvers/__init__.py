@@ -71,7 +71,12 @@ def user_of_environ(environ: WSGIEnvironment) -> object | None:
     for key, user in _environ_users:
         if key in environ:
             return user(environ)
-    return _user_in_environ(environ)
+    if FRAMEWORK_KEY in environ:
+        matched: MatchedRequest = environ[FRAMEWORK_KEY]
+        found = matched.user()
+        if found:
+            return found
+    return environ.get("REMOTE_USER") or None
 
 
 def user_of_scope(scope: Carrier) -> object | None:
@@ -187,12 +192,6 @@ def _fastapi_resolver() -> Callable[[Carrier], str | None]:
     from .fastapi import template_of
 
     return template_of
-
-
-def _user_in_environ(environ: WSGIEnvironment) -> object | None:
-    matched: MatchedRequest | None = environ.get(FRAMEWORK_KEY)
-    user = matched.user() if matched is not None else None
-    return user or environ.get("REMOTE_USER") or None
 
 
 def _install_flask() -> None:

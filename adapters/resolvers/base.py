@@ -141,7 +141,10 @@ def session_user(session: object) -> object | None:
     # By its real type, and past its own methods: a lazy session would load itself for
     # isinstance(), and a tracking one would add "Vary: Cookie" to the app's response for get().
     kind = type(session)
-    if kind is not dict and not issubclass(kind, dict):
+    if kind is dict:
+        if not session:
+            return None
+    elif not issubclass(kind, dict) or not _length(session):
         return None
     for key in SESSION_KEYS:
         if _has(session, key):
@@ -154,6 +157,7 @@ def session_user(session: object) -> object | None:
     return None
 
 
+_length: Callable[[Any], int] = dict.__len__
 _has: Callable[[Any, str], bool] = dict.__contains__
 _get: Callable[[Any, str], Any] = dict.__getitem__
 

@@ -116,8 +116,8 @@ def until(page: Page, probe: Callable[[], object], what: str) -> None:
     raise AssertionError(f"waited 20 s for {what}")
 
 
-def alive(page: Page) -> None:
-    page.wait_for_selector("[data-state=live], [data-state=polling]")
+def alive(page: Page, seconds: float = 20.0) -> None:
+    page.wait_for_selector("[data-state=live], [data-state=polling]", timeout=seconds * 1000)
 
 
 def points(page: Page) -> list[int]:

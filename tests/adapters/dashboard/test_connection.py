@@ -77,6 +77,9 @@ def test_a_clock_that_jumps_is_no_restart(site: Server, window: Window) -> None:
         )
         route.fulfill(body=jumped, content_type="application/json")
 
+    servers.wait_until(
+        lambda: current(site)["workers"] == len(site.worker_pids()), "all of the site's workers"
+    )
     page = window.open(site)
     alive(page)
     until(page, lambda: min(points(page)) >= 1, "a point")
@@ -219,7 +222,7 @@ def test_signing_in_and_out(site: Server, window: Window, axe: str) -> None:
     expect(page.get_by_text("Or sign in to the application itself")).to_be_visible()
     method, path = PATHS[site.name].login
     page.context.request.fetch(f"{site.url}{path}", method=method)
-    alive(page)
+    alive(page, seconds=60)
     expect(form).to_be_hidden()
 
 
