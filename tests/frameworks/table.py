@@ -11,6 +11,7 @@ is asked in a process of its own, since frameworks change what they share.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import importlib.util
 import json
 import logging
@@ -18,6 +19,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -28,6 +30,7 @@ DOCUMENT = TESTS.parent / "docs" / "frameworks.md"
 START, END = "<!-- table: tests/frameworks/table.py -->", "<!-- end of the table -->"
 HEAD = "| framework | in one line | template | user | WebSockets | first byte of a stream |"
 PATIENCE = 120.0  # seconds for one site, its imports included
+SOCKET_PATIENCE = 20.0  # seconds
 NONE = "\N{EN DASH}"
 MISSING = "not installed here"
 
@@ -67,8 +70,8 @@ def ask(site: Site) -> list[str]:
             user = "its session's" if monitor.get_active_user_ids() == ["ada"] else user
         sockets = ""
         if "ws" in site.has:
-            with app_socket(app):
-                sockets = "counted" if monitor.get_websocket_connections() == 1 else NONE
+            counted = asyncio.run(_while_open(app, monitor.get_websocket_connections))
+            sockets = "counted" if counted == 1 else NONE
             assert monitor.get_websocket_connections() == 0
         first = ""
         if "stream" in site.has:
@@ -100,11 +103,45 @@ def _client(site: Site, app: Any) -> tuple[Any, Any]:
     return get, nullcontext()
 
 
-def app_socket(app: Any) -> Any:
-    """Return an open WebSocket at /ws, as a context manager."""
-    from starlette.testclient import TestClient
+async def _while_open(app: Any, count: Callable[[], int]) -> int:
+    """Return the count while a WebSocket at /ws is open.
 
-    return TestClient(app).websocket_connect("/ws")
+    The messages of ASGI themselves: a client that is cancelled when it closes would race with the
+    tasks that Quart cancels then.
+
+    Raises:
+        TimeoutError: the app does not accept it, or does not end once the client has gone.
+    """
+    scope = {
+        "type": "websocket",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "scheme": "ws",
+        "path": "/ws",
+        "raw_path": b"/ws",
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"host", b"test")],
+        "client": ("127.0.0.1", 50000),
+        "server": ("test", 80),
+        "subprotocols": [],
+        "state": {},
+        "extensions": {},
+    }
+    client: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    accepted = asyncio.Event()
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "websocket.accept":
+            accepted.set()
+
+    client.put_nowait({"type": "websocket.connect"})
+    serving = asyncio.ensure_future(app(scope, client.get, send))
+    await asyncio.wait_for(accepted.wait(), SOCKET_PATIENCE)
+    counted = count()
+    client.put_nowait({"type": "websocket.disconnect", "code": 1000})
+    await asyncio.wait_for(serving, SOCKET_PATIENCE)
+    return counted
 
 
 def row(site: Site) -> str:
