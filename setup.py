@@ -1,4 +1,4 @@
-"""The build's two steps of its own: the page's charts, and links for type checkers.
+"""The build's three steps of its own: the charts, links for type checkers, the long description.
 
 All else is in pyproject.toml. A build brings the charts into the package where npm can; without
 npm, or without a registry, it goes on and says so; the page then shows numbers and tables.
@@ -12,6 +12,7 @@ seen at once; one directly in `metricsmw` is found by the hook, and seen after t
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -112,4 +113,21 @@ def make_links() -> None:
             (package / entry.name).symlink_to(entry, target_is_directory=entry.is_dir())
 
 
-setup(cmdclass={"build_py": BuildWithCharts, "editable_wheel": EditableWithLinks})
+def long_description() -> str:
+    """Return README.md for readers elsewhere: its links and pictures lead to the repository."""
+    project = (ROOT / "pyproject.toml").read_text()
+    source = re.search(r'^Source = "(.+)"$', project, re.MULTILINE)
+    version = re.search(r'^version = "(.+)"$', project, re.MULTILINE)
+    assert source
+    assert version
+    base = f"{source[1]}/%s/v{version[1]}/"
+    text = (ROOT / "README.md").read_text()
+    text = re.sub(r"(!\[[^]]*\]\()(?!\w+:)", rf"\g<1>{base % 'raw'}", text)
+    return re.sub(r"((?<!!)\[[^]]*\]\()(?!\w+:|#)", rf"\g<1>{base % 'tree'}", text)
+
+
+setup(
+    cmdclass={"build_py": BuildWithCharts, "editable_wheel": EditableWithLinks},
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
+)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from fnmatch import fnmatch
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +133,19 @@ def test_the_lock_file_names_no_registry() -> None:
         assert "://" not in (ROOT / name).read_text()
     lock = json.loads((ROOT / "package-lock.json").read_text())["packages"]
     assert all("integrity" in package for path, package in lock.items() if path)
+
+
+def test_the_long_description_leads_somewhere_wherever_it_is_read() -> None:
+    text = str(metadata("metricsmw")["Description"] or metadata("metricsmw").get_payload())
+    targets = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(targets) > 20
+    assert all(target.startswith(("https://", "#")) for target in targets)
+    assert "/raw/v1.0.0/docs/images/dashboard-light.png" in text
+    labels = [url.partition(",")[0] for url in metadata("metricsmw").get_all("Project-URL") or ()]
+    assert {"Documentation", "Source", "Issues", "Changelog"} <= set(labels)
+
+
+def test_every_document_is_in_the_sites_contents() -> None:
+    contents = (ROOT / "mkdocs.yml").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"- {page.name}\n" in contents, page.name
