@@ -264,9 +264,10 @@ class MetricsMonitor:
 
     def get_custom(self) -> list[dict[str, object]]:
         """Return a row for each series of the app's own numbers, over all workers."""
+        from metricsmw.engine.reading.instruments import as_rows
+
         self.instruments.show()
-        series = self.read().server.instruments()
-        return [one.as_row(self.instruments.help_of(one.name)) for one in series]
+        return as_rows(self.read().server.instruments(), self.instruments.help_of)
 
     def get_statistics(self) -> Statistics:
         """Return the current snapshot, the totals, and the settings in force.

@@ -1,7 +1,7 @@
 """The sub-app's routes: one table of methods and answers, and the answers themselves.
 
-An answer is a function of the monitor and the request. Every error is JSON and says nothing of the
-inside.
+An answer is a function of the monitor and the request, and where it tells the server's numbers also
+of a reading that it shares (`Shared`). Every error is JSON and says nothing of the inside.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import reprlib
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import parse_qs, quote
 
 import orjson
 
 from metricsmw import MetricsMonitor, __version__
 from metricsmw.alerts import get_alerts
-from metricsmw.engine.reading.health import check_health
+from metricsmw.engine.reading.health import ServerHealth, check_health
+from metricsmw.engine.reading.instruments import as_rows
+from metricsmw.engine.reading.moment import Reading
 from metricsmw.exporters import negotiation
 from metricsmw.exporters.server import exposition
 from metricsmw.formats import csv_text, export_document
@@ -29,7 +31,14 @@ from .messages import Request, Response
 from .policies import bears
 from .signin import LOGIN_RATE_LIMIT
 
-Answer: TypeAlias = Callable[[MetricsMonitor, Request], Response]
+
+class Shared(NamedTuple):
+    """An answer that asks for the server's numbers: all who ask at once share one reading."""
+
+    answer: Callable[[MetricsMonitor, Reading, Request], Response]
+
+
+Answer: TypeAlias = Callable[[MetricsMonitor, Request], Response] | Shared
 
 DEFAULT_MINUTES = 60
 
@@ -38,8 +47,8 @@ class BadRequestError(Exception):
     """A parameter of the request is invalid; the message says why."""
 
 
-def _current(monitor: MetricsMonitor, request: Request) -> Response:
-    return _success({"metrics": monitor.get_current_snapshot().to_dict()})
+def _current(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
+    return _success({"metrics": reading.snapshot.to_dict()})
 
 
 def _history(monitor: MetricsMonitor, request: Request) -> Response:
@@ -56,15 +65,15 @@ def _history(monitor: MetricsMonitor, request: Request) -> Response:
     )
 
 
-def _series(monitor: MetricsMonitor, request: Request) -> Response:
+def _series(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
     window = monitor.window_seconds
     seconds = _whole(request.query, "seconds", window)
     method, route = (_parameter(request.query, name) for name in ("method", "route"))
     if method is None and route is None:
-        return _success({**monitor.get_series(seconds)})
+        return _success({**reading.series(seconds)})
     if method is None or route is None:
         raise BadRequestError("a route's series needs both method and route")
-    return _success({**monitor.get_route_series(method, route, seconds)})
+    return _success({**reading.route_series(method, route, seconds)})
 
 
 def _stream(monitor: MetricsMonitor, request: Request) -> Response:
@@ -81,16 +90,16 @@ def _stream(monitor: MetricsMonitor, request: Request) -> Response:
     return Response(200, headers, b"", stream=True)
 
 
-def _statistics(monitor: MetricsMonitor, request: Request) -> Response:
-    return _success({"statistics": monitor.get_statistics()})
+def _statistics(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
+    return _success({"statistics": reading.statistics})
 
 
-def _routes(monitor: MetricsMonitor, request: Request) -> Response:
-    return _success({"routes": monitor.get_routes()})
+def _routes(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
+    return _success({"routes": reading.routes})
 
 
-def _custom(monitor: MetricsMonitor, request: Request) -> Response:
-    return _success({"custom": monitor.get_custom()})
+def _custom(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
+    return _success({"custom": as_rows(reading.server.instruments(), monitor.instruments.help_of)})
 
 
 def _alerts(monitor: MetricsMonitor, request: Request) -> Response:
@@ -103,8 +112,7 @@ def _reset(monitor: MetricsMonitor, request: Request) -> Response:
     return _success({"message": "Metrics statistics reset successfully"})
 
 
-def _export_json(monitor: MetricsMonitor, request: Request) -> Response:
-    reading = monitor.read()
+def _export_json(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
     history = reading.history(monitor.settings.max_history_minutes)
     document = export_document(reading.statistics, history)
     body = orjson.dumps(document, option=orjson.OPT_INDENT_2)
@@ -117,9 +125,9 @@ def _export_csv(monitor: MetricsMonitor, request: Request) -> Response:
     return _attachment("metrics_history", "csv", "text/csv; charset=utf-8", body)
 
 
-def _prometheus(monitor: MetricsMonitor, request: Request) -> Response:
+def _prometheus(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
     answer = negotiation.answer(
-        exposition(monitor),
+        exposition(monitor, reading),
         request.headers.get("accept"),
         request.headers.get("accept-encoding"),
         classic=_parameter(request.query, "classic") in ("1", "true"),
@@ -130,9 +138,8 @@ def _prometheus(monitor: MetricsMonitor, request: Request) -> Response:
     return _response(200, answer.content_type, answer.body, headers)
 
 
-def _health(monitor: MetricsMonitor, request: Request) -> Response:
-    reading = monitor.read()
-    health = reading.health
+def _health(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
+    health: ServerHealth = {**reading.health}
     if request.unmeasured:
         tracking = f"requests are not measured: {request.unmeasured}"
         components = {**health["components"], "request_tracking": tracking}
@@ -236,18 +243,18 @@ _PAGE_HEADERS: Final = {
 ROUTES: Final[Mapping[str, Mapping[str, Answer]]] = {
     "": {"GET": page_response},
     "/": {"GET": page_response},
-    "/current": {"GET": _current},
+    "/current": {"GET": Shared(_current)},
     "/history": {"GET": _history},
-    "/series": {"GET": _series},
+    "/series": {"GET": Shared(_series)},
     "/stream": {"GET": _stream},
-    "/statistics": {"GET": _statistics},
+    "/statistics": {"GET": Shared(_statistics)},
     "/reset": {"POST": _reset},
-    "/export/json": {"GET": _export_json},
+    "/export/json": {"GET": Shared(_export_json)},
     "/export/csv": {"GET": _export_csv},
-    "/prometheus": {"GET": _prometheus},
-    "/health": {"GET": _health},
-    "/routes": {"GET": _routes},
-    "/custom": {"GET": _custom},
+    "/prometheus": {"GET": Shared(_prometheus)},
+    "/health": {"GET": Shared(_health)},
+    "/routes": {"GET": Shared(_routes)},
+    "/custom": {"GET": Shared(_custom)},
     "/alerts": {"GET": _alerts},
     "/signin": {"POST": _sign_in},
     "/signout": {"POST": _sign_out},

@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from anyio import CapacityLimiter, to_thread
-from anyio.lowlevel import RunVar
 from starlette.datastructures import Headers
 from starlette.responses import Response as StarletteResponse
 from starlette.routing import Router
@@ -19,18 +17,13 @@ from ..paths import split
 from ..resolvers.base import session_identity
 from ..servers import loop_server
 from .handlers import Handlers
-from .messages import Request, Response
+from .messages import Request
+from .off_loop import OFF_LOOP
 from .policies import Policy
 from .sse import Streams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ..types import ASGIApp, Receive, Scope, ScopeIdentity, Send, Thresholds
-
-# Threads of an event loop that read the metrics.
-MAX_THREADS = 4
-_threads: RunVar[CapacityLimiter] = RunVar("metricsmw")
 
 
 def metrics_app(
@@ -54,7 +47,7 @@ def metrics_app(
     monitor = get_metrics_monitor() if monitor is None else monitor
     if health_thresholds is not None:
         monitor.set_health_thresholds(health_thresholds, health_status)
-    return sub_app(Handlers(monitor, auth, in_thread), Streams(monitor), identity)
+    return sub_app(Handlers(monitor, auth, OFF_LOOP), Streams(monitor), identity)
 
 
 def sub_app(handlers: Handlers, streams: Streams, identity: ScopeIdentity | None = None) -> ASGIApp:
@@ -92,16 +85,6 @@ def sub_app(handlers: Handlers, streams: Streams, identity: ScopeIdentity | None
 
     # The router knows how to answer lifespan events, for a sub-app that is served by itself.
     return Router(default=serve)
-
-
-async def in_thread(answer: Callable[[], Response]) -> Response:
-    """Work out an answer in a thread, of which the app's own work can take none away."""
-    try:
-        limiter = _threads.get()
-    except LookupError:
-        limiter = CapacityLimiter(MAX_THREADS)
-        _threads.set(limiter)
-    return await to_thread.run_sync(answer, limiter=limiter)
 
 
 def _session_user(scope: Scope) -> str | None:

@@ -7,11 +7,9 @@ another site asks for (403), and the answer. Every error is JSON and says nothin
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from inspect import isawaitable
-from typing import TypeAlias
 
 from metricsmw import MetricsMonitor
 
@@ -19,7 +17,9 @@ from .. import dashboard
 from .answers import (
     OPEN,
     ROUTES,
+    Answer,
     BadRequestError,
+    Shared,
     error_response,
     is_page,
     page_response,
@@ -35,9 +35,7 @@ from .policies import (
     is_cross_site,
     token_of,
 )
-
-# Runs a function outside the event loop, and returns its answer.
-Offload: TypeAlias = Callable[[Callable[[], Response]], Awaitable[Response]]
+from .readings import IN_THIS_THREAD, Work
 
 
 class Handlers:
@@ -46,15 +44,14 @@ class Handlers:
     Args:
         monitor: Its metrics are served.
         auth: Who may read; None means the default policy.
-        offload: Calls an answer outside the event loop, which must not be held up: answers read
-            files. None: there is no event loop.
+        work: Where answers are worked out, as they read files: for ASGI outside the event loop.
     """
 
     def __init__(
-        self, monitor: MetricsMonitor, auth: Policy | None = None, offload: Offload | None = None
+        self, monitor: MetricsMonitor, auth: Policy | None = None, work: Work = IN_THIS_THREAD
     ) -> None:
         self._monitor = monitor
-        self._offload = offload
+        self._work = work
         self._policy = as_policy(auth)
         self._asks_identity = asks_identity(self._policy)
 
@@ -84,11 +81,8 @@ class Handlers:
             request.by_session = self._asks_identity
             grant = await self._grant(request)
             doing = f"answer to {request.path}" if request.path in ROUTES else "unknown path"
-            answer = partial(self._answer, request, grant)
-            if self._offload and grant is not None and request.path in ROUTES:
-                response = await self._offload(answer)
-            else:  # which reads nothing
-                response = answer()
+            found = self._find(request, grant)
+            response = found if isinstance(found, Response) else await self._answer(found, request)
         except Exception:
             self._monitor.recorder.faults.report(doing)
             response = error_response(500, "Internal error")
@@ -112,7 +106,8 @@ class Handlers:
         verdict = self._policy(request)
         return Grant.of(await verdict if isawaitable(verdict) else verdict)
 
-    def _answer(self, request: Request, grant: Grant | None) -> Response:
+    def _find(self, request: Request, grant: Grant | None) -> Answer | Response:
+        """Return what answers a request, or the error that it is answered with; reads nothing."""
         if grant is None:
             challenge = challenge_of(self._policy)
             headers = {} if challenge is None else {"WWW-Authenticate": challenge}
@@ -131,7 +126,16 @@ class Handlers:
             return error_response(405, "Method not allowed", {"Allow": allowed})
         if not safe and grant is Grant.AMBIENT and is_cross_site(request.headers):
             return error_response(403, "Cross-site request refused")
+        return answer
+
+    async def _answer(self, answer: Answer, request: Request) -> Response:
+        monitor = self._monitor
         try:
-            return answer(self._monitor, request)
+            if isinstance(answer, Shared):
+                shared = answer.answer
+                return await self._work.read(
+                    monitor, lambda reading: shared(monitor, reading, request)
+                )
+            return await self._work.run(partial(answer, monitor, request))
         except BadRequestError as error:
             return error_response(400, str(error))

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from math import ceil
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, TypedDict, cast
@@ -29,12 +29,14 @@ import orjson
 
 from metricsmw import MetricsMonitor
 from metricsmw.alerts import AlertRow, get_alerts
+from metricsmw.engine.reading.moment import Reading
 from metricsmw.engine.reading.routes import RouteRow
 from metricsmw.engine.reading.series import Series, SeriesStep
 from metricsmw.engine.storage.layout import STEPS_PER_WINDOW
 
 from ..servers import LoopServer, loop_server
 from .messages import Response
+from .off_loop import OFF_LOOP
 
 if TYPE_CHECKING:
     from ..types import Receive, Scope, Send
@@ -211,16 +213,12 @@ class _Feed:
 
     async def _run(self) -> None:
         me = asyncio.current_task()
-        # A thread of its own: reading hundreds of routes takes milliseconds, in which the loop
-        # has requests to answer; and the loop's own threads may all be at work for the app.
-        pool = ThreadPoolExecutor(1, thread_name_prefix="metricsmw-stream")
         try:
             while not self.ending:
-                await self._refresh(pool)
+                await self._refresh()
                 self._wake_all()
                 await self._pause()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
             # Not where the last listener left, and maybe the next one has come already.
             if self._task is me:
                 self.ending, self._task = True, None
@@ -238,16 +236,16 @@ class _Feed:
         for wake in self._listeners:
             wake.set()
 
-    async def _refresh(self, pool: ThreadPoolExecutor) -> None:
+    async def _refresh(self) -> None:
         """Read the metrics; where that fails, the listeners get a heartbeat."""
         before, now = self._update, monotonic()
         since = before and ceil(now - self._read_at + before["step_seconds"])
         with_tables = self.number % TABLES_EVERY == 0
-        loop = asyncio.get_running_loop()
+        work = partial(
+            read_feed, self._monitor, since=since, reset_at=self._reset_at, with_tables=with_tables
+        )
         try:
-            reading = await loop.run_in_executor(
-                pool, read_feed, self._monitor, since, self._reset_at, with_tables
-            )
+            reading = await OFF_LOOP.read(self._monitor, work, routes=with_tables)
             self._read_at = now
             self._take(reading)
         except Exception:
@@ -298,10 +296,14 @@ class FeedReading(NamedTuple):
 
 
 def read_feed(
-    monitor: MetricsMonitor, since: int | None, reset_at: float, with_tables: bool
+    monitor: MetricsMonitor,
+    reading: Reading,
+    *,
+    since: int | None,
+    reset_at: float,
+    with_tables: bool,
 ) -> FeedReading:
-    """Read the numbers and the steps of the last `since` seconds, or of all the window."""
-    reading = monitor.read(routes=with_tables)
+    """Return a reading's numbers and its steps of the last `since` seconds, or of the window."""
     anew = since is None or reading.reset_at != reset_at
     tables: Tables = {}
     if with_tables:

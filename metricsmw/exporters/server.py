@@ -49,6 +49,7 @@ from metricsmw.exporters.resource import resource_attributes
 from metricsmw.exporters.started import unix_time
 
 if TYPE_CHECKING:
+    from metricsmw.engine.reading.moment import Reading
     from metricsmw.monitor import MetricsMonitor
 
 OVERFLOW = "otel.metric.overflow"
@@ -62,10 +63,17 @@ VALUES = {
 }
 
 
-def exposition(monitor: MetricsMonitor) -> Exposition:
-    """Return all that is exported of the monitor's server, as it is now."""
-    monitor.instruments.show()
-    reading = monitor.read().server
+def exposition(monitor: MetricsMonitor, of: Reading | None = None) -> Exposition:
+    """Return all that is exported of the monitor's server.
+
+    Args:
+        monitor: The server's.
+        of: A reading of it; None: as it is now.
+    """
+    if of is None:
+        monitor.instruments.show()
+        of = monitor.read()
+    reading = of.server
     directory = monitor.directory
     wall = monitor.clock.time()
     started = unix_time(directory, reading.started, reading.period.now, wall)

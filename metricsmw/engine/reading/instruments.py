@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from metricsmw.engine.storage.histogram import (
@@ -78,6 +78,13 @@ def join(rows: Iterable[tuple[Kind, str, int]]) -> list[InstrumentSeries]:
             series[0].value = _joined(series[1], values)
             found.append(series[0])
     return sorted(found, key=lambda series: (series.name, sorted(series.labels.items())))
+
+
+def as_rows(
+    series: Iterable[InstrumentSeries], help_of: Callable[[str], str]
+) -> list[dict[str, object]]:
+    """Return series as `GET /custom` shows them; `help_of` returns the help of a name."""
+    return [one.as_row(help_of(one.name)) for one in series]
 
 
 def _named(kind: Kind, packed: str) -> tuple[InstrumentSeries, str] | None:

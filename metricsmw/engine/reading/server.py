@@ -245,13 +245,21 @@ class ServerReading:
 
     def instruments(self) -> list[InstrumentSeries]:
         """Return the app's own numbers, over all workers, since the start or the last reset."""
+        return self._instruments
+
+    @lazy
+    def _instruments(self) -> list[InstrumentSeries]:
         return join(self._gather(SegmentReading.instruments))
 
-    def route_totals(self) -> dict[Name, int]:
+    def route_totals(self) -> Mapping[Name, int]:
         """Return the lanes of every row since the reset, over all workers; each only grows.
 
         No row is ever joined to ``<other>`` here, so that there may be more than ``max_routes``.
         """
+        return self._route_totals
+
+    @lazy
+    def _route_totals(self) -> dict[Name, int]:
         totals: dict[Name, int] = {}
         for name, lanes in self._gather(SegmentReading.route_totals):
             totals[name] = totals.get(name, 0) + lanes

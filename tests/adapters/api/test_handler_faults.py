@@ -20,6 +20,7 @@ from metricsmw import MetricsMonitor
 from metricsmw.adapters.api.handlers import Handlers
 from metricsmw.adapters.api.messages import Identity, Request
 from metricsmw.adapters.auth import Policy, public, session, token
+from metricsmw.engine.reading.server import ServerReading
 
 
 class TestFaults:
@@ -36,7 +37,7 @@ class TestFaults:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         monitor.record_request(1.0)
-        monkeypatch.setattr(MetricsMonitor, "get_routes", self.break_)
+        monkeypatch.setattr(ServerReading, "routes", self.break_)
         with caplog.at_level(logging.DEBUG):
             for _ in range(3):
                 assert_error(ask(handlers, "/routes"), 500, "Internal error")

@@ -65,7 +65,13 @@ def test_a_route(monitor: MetricsMonitor, readings: list[ServerReading], path: s
 def test_a_tick_of_the_stream(
     monitor: MetricsMonitor, readings: list[ServerReading], with_tables: bool
 ) -> None:
-    read = read_feed(monitor, None, 0.0, with_tables)
+    read = read_feed(
+        monitor,
+        monitor.read(routes=with_tables),
+        since=None,
+        reset_at=0.0,
+        with_tables=with_tables,
+    )
     assert len(readings) == 1
     assert read.metrics["total_requests"] == 1
     assert ("routes" in read.tables) is with_tables

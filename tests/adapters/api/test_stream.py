@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from metricsmw import MetricsMonitor
-from metricsmw.adapters.api.asgi_app import in_thread, sub_app
+from metricsmw.adapters.api.asgi_app import sub_app
 from metricsmw.adapters.api.handlers import Handlers
 from metricsmw.adapters.api.messages import Request
+from metricsmw.adapters.api.off_loop import OFF_LOOP
 from metricsmw.adapters.api.sse import HEARTBEAT, Pace, Streams
 from metricsmw.adapters.auth import Policy, public, token
 from metricsmw.adapters.servers import SERVERS, Server
@@ -56,7 +57,7 @@ QUICK = Pace(every=0.05, look_every=0.02)
 
 def quick_app(monitor: MetricsMonitor, policy: Policy, pace: Pace = QUICK) -> Any:
     """Return the sub-app as `metrics_app` makes it, but with quicker streams."""
-    return sub_app(Handlers(monitor, policy, in_thread), Streams(monitor, pace))
+    return sub_app(Handlers(monitor, policy, OFF_LOOP), Streams(monitor, pace))
 
 
 class Client:
