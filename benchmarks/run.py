@@ -11,6 +11,7 @@ from pathlib import Path
 
 import engine
 import middlewares
+import polled
 import streams
 from report import Report
 
@@ -27,6 +28,7 @@ BENCHMARKS = {
     "memory": engine.memory,
     "imports": engine.imports,
     "streams": streams.streams,
+    "polled": polled.polled,
 }
 
 

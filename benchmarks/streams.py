@@ -21,7 +21,7 @@ import psutil
 from report import Report
 from timing import estimate
 
-from metricsmw.adapters.api.sse import LIFETIME_SECONDS
+from metricsmw.adapters.api.sse import PACE
 
 TOKEN = "benchmark"
 STREAMS = 200
@@ -115,7 +115,7 @@ async def _cost(worker: psutil.Process, port: int, seconds: float = 4.0) -> floa
 
 async def _listen(port: int) -> None:
     """Listen as a browser does, which comes back each minute; all do at different moments."""
-    lifetime = random.uniform(0, LIFETIME_SECONDS)
+    lifetime = random.uniform(0, PACE.lifetime)
     while True:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
@@ -124,7 +124,7 @@ async def _listen(port: int) -> None:
                 await asyncio.wait_for(_read(reader), lifetime)
         finally:
             writer.close()
-        lifetime = LIFETIME_SECONDS
+        lifetime = PACE.lifetime
 
 
 async def _read(reader: asyncio.StreamReader) -> None:
