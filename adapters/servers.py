@@ -36,6 +36,10 @@ def not_known(_: object) -> bool:
     return False
 
 
+def no_transport(_: object) -> None:
+    """Return None: the server does not show its connection."""
+
+
 def _self(variables: Mapping[str, Any]) -> object:
     """Return the object whose method has these local variables."""
     return variables.get("self")
@@ -62,6 +66,8 @@ class Server:
             function of those modules that is at work in it, or None.
         is_ending: Returns whether the server, given that object, is about to end, and waits for
             open responses; None: it does not say.
+        transport: ASGI: returns the connection of a request over HTTP/1, given the object that
+            `send` is a method of, or None.
     """
 
     name: str
@@ -73,6 +79,7 @@ class Server:
     loop_modules: frozenset[str] = frozenset()
     loop_owner: Callable[[Mapping[str, Any]], object] = _self
     is_ending: Callable[[Any], bool] | None = None
+    transport: Callable[[Any], asyncio.WriteTransport | None] = no_transport
 
 
 class LoopServer(NamedTuple):
@@ -125,6 +132,15 @@ def loop_server() -> LoopServer | None:
         if loop not in _by_loop:
             _by_loop[loop] = _find_loop_server()
         return _by_loop[loop]
+    return None
+
+
+def transport_of(send: object) -> asyncio.WriteTransport | None:
+    """Return the connection of a request over HTTP/1, given its `send`; None: it is not known."""
+    owner = getattr(send, "__self__", None)
+    server = next((each for each in SERVERS.values() if _is_of(owner, each)), None)
+    with suppress(AttributeError):  # another release of the server
+        return None if server is None else server.transport(owner)
     return None
 
 
@@ -237,6 +253,7 @@ SERVERS: dict[str, Server] = {
             client_gone=attrgetter("disconnected"),
             loop_modules=frozenset({"uvicorn.server"}),
             is_ending=_uvicorn_is_ending,
+            transport=attrgetter("transport"),
         ),
         Server(
             "hypercorn",
@@ -246,6 +263,8 @@ SERVERS: dict[str, Server] = {
             loop_modules=frozenset({"hypercorn.asyncio.run"}),
             loop_owner=lambda variables: variables.get("context"),
             is_ending=lambda context: context.terminated.is_set(),
+            # From the stream to its protocol, and from there to the connection.
+            transport=lambda stream: stream.send.__self__.send.__self__.writer.transport,
         ),
         Server(
             "gunicorn",

@@ -9,7 +9,8 @@ it.
 A stream ends with the server, and after `Pace.lifetime` in any case: no server waits for it in
 vain, and the client, which reconnects by itself, is checked again. Where the server does not say
 that it is about to end, the stream ends after `Pace.untold_lifetime`, which is less than any
-server waits for.
+server waits for. A client that does not read for `Pace.patience` seconds is given up: its stream
+ends, and where the server shows its connection, that is dropped with what lies there unread.
 
 Format: WHATWG HTML, "Server-sent events".
 """
@@ -17,7 +18,7 @@ Format: WHATWG HTML, "Server-sent events".
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from math import ceil
@@ -34,19 +35,17 @@ from metricsmw.engine.reading.routes import RouteRow
 from metricsmw.engine.reading.series import Series, SeriesStep
 from metricsmw.engine.storage.layout import STEPS_PER_WINDOW
 
-from ..servers import LoopServer, loop_server
+from ..servers import LoopServer, loop_server, transport_of
 from .messages import Response
 from .off_loop import OFF_LOOP
 
 if TYPE_CHECKING:
-    from ..types import Receive, Scope, Send
+    from ..types import Message, Receive, Scope, Send
 
 TABLES_EVERY = 5  # updates
 RETRY_MILLISECONDS = 1000
 
 HEARTBEAT = b": nothing new\n\n"
-
-Write = Callable[[bytes], Awaitable[None]]
 
 
 class Tables(TypedDict, total=False):
@@ -75,15 +74,22 @@ class Pace(NamedTuple):
         look_every: Seconds after which the server is asked again whether it is about to end.
         lifetime: Seconds after which a stream ends.
         untold_lifetime: The same where the server does not say that it is about to end.
+        patience: Seconds that a client may take to read what was written; at the end of the server
+            at most `every`.
     """
 
     every: float = 1.0
     look_every: float = 0.25
     lifetime: float = 60.0
     untold_lifetime: float = 5.0
+    patience: float = 10.0
 
 
 PACE = Pace()
+
+
+class StalledClientError(OSError):
+    """The client has not read for too long."""
 
 
 class Streams:
@@ -94,6 +100,11 @@ class Streams:
         self._pace = pace
         self._feeds: WeakKeyDictionary[asyncio.AbstractEventLoop, _Feed] = WeakKeyDictionary()
 
+    @property
+    def open(self) -> int:
+        """How many streams are open."""
+        return sum(feed.listeners for feed in self._feeds.values())
+
     async def answer(self, response: Response, scope: Scope, receive: Receive, send: Send) -> None:
         """Send a response with `stream`, as an ASGI app, until it ends or the client has gone."""
 
@@ -101,46 +112,50 @@ class Streams:
             while (await receive())["type"] != "http.disconnect":
                 pass
 
-        async def write(body: bytes) -> None:
-            await send({"type": "http.response.body", "body": body, "more_body": True})
-
         headers = [
             (name.lower().encode(), text.encode("latin-1")) for name, text in response.headers
         ]
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
         received = dict(scope["headers"])
-        await self.serve(write, gone(), received.get(b"last-event-id", b"").decode("latin-1"))
-        with suppress(OSError):  # the client has gone
-            await send({"type": "http.response.body", "body": b""})
-
-    async def serve(self, write: Write, gone: Awaitable[None], last_event_id: str) -> None:
-        """Write events until `gone` is done, the server ends, or the time is up.
-
-        `last_event_id`: what the client says was the last event it got, or "".
-        """
-        loop = asyncio.get_running_loop()
-        feed = self._feeds.get(loop)
-        if feed is None:
-            feed = self._feeds[loop] = _Feed(self._monitor, self._pace)
-        leaving = asyncio.ensure_future(gone)
+        last_step = _step_of(received.get(b"last-event-id", b"").decode("latin-1"))
+        feed = self._feed()
+        # A connection of HTTP/2 carries other requests, too.
+        is_alone = str(scope.get("http_version", "")).startswith("1")
+        client = _Client(send, transport_of(send) if is_alone else None, feed)
+        leaving = asyncio.ensure_future(gone())
         try:
             with feed.listening() as wake:
                 leaving.add_done_callback(lambda _: wake.set())
                 # A client that is gone may be one that cannot be written to.
                 with suppress(OSError):
-                    await self._write(feed, write, leaving, wake, _step_of(last_event_id))
+                    await client.send(
+                        {
+                            "type": "http.response.start",
+                            "status": response.status,
+                            "headers": headers,
+                        }
+                    )
+                    await self._write(feed, client, leaving, wake, last_step)
+                    await client.end()
         finally:
             leaving.cancel()
+
+    def _feed(self) -> _Feed:
+        loop = asyncio.get_running_loop()
+        feed = self._feeds.get(loop)
+        if feed is None:
+            feed = self._feeds[loop] = _Feed(self._monitor, self._pace)
+        return feed
 
     async def _write(
         self,
         feed: _Feed,
-        write: Write,
+        client: _Client,
         leaving: asyncio.Future[None],
         wake: asyncio.Event,
         last_step: int,
     ) -> None:
-        await write(b"retry: %d\n\n" % RETRY_MILLISECONDS)
+        """Write events until `leaving` is done, the server ends, or the time is up."""
+        await client.write(b"retry: %d\n\n" % RETRY_MILLISECONDS)
         loop = asyncio.get_running_loop()
         end = loop.time() + feed.lifetime
         fresh = True
@@ -149,8 +164,56 @@ class Streams:
                 body, last_step = feed.event(last_step, fresh)
                 fresh = False
                 wake.clear()
-                await write(body)
+                await client.write(body)
             await wake.wait()
+
+
+class _Client:
+    """Writes to one client; one that does not read in time is dropped (`StalledClientError`)."""
+
+    def __init__(self, send: Send, transport: asyncio.WriteTransport | None, feed: _Feed) -> None:
+        self._send = send
+        self._transport = transport
+        self._feed = feed
+
+    async def write(self, body: bytes) -> None:
+        """Write a part of the body."""
+        await self.send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def end(self) -> None:
+        """End the body, and wait until the server has written all of it."""
+        await self.send({"type": "http.response.body", "body": b""})
+        if self._transport is not None:
+            await self._in_time(self._written(self._transport))
+
+    async def send(self, message: Message) -> None:
+        """Send a message."""
+        await self._in_time(self._send(message))
+
+    async def _written(self, transport: asyncio.WriteTransport) -> None:
+        while transport.get_write_buffer_size():
+            await asyncio.sleep(self._feed.look_every)
+
+    async def _in_time(self, work: Awaitable[None]) -> None:
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        task = asyncio.ensure_future(work)
+        try:
+            # The server may begin to end meanwhile, and the patience with it.
+            while not task.done():
+                left = begun + self._feed.patience - loop.time()
+                if left <= 0:
+                    await self._drop()
+                    raise StalledClientError
+                await asyncio.wait({task}, timeout=min(left, self._feed.look_every))
+            task.result()
+        finally:
+            task.cancel()
+
+    async def _drop(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+            await asyncio.sleep(0)  # in which the server is told
 
 
 class _Feed:
@@ -176,6 +239,22 @@ class _Feed:
         """For how many seconds a stream may go on."""
         known = self._server is not None and self._server.can_tell
         return self._pace.lifetime if known else self._pace.untold_lifetime
+
+    @property
+    def patience(self) -> float:
+        """Seconds that a client may take to read."""
+        most = self._pace.every if self.ending else self.lifetime
+        return min(self._pace.patience, most)
+
+    @property
+    def look_every(self) -> float:
+        """See `Pace`."""
+        return self._pace.look_every
+
+    @property
+    def listeners(self) -> int:
+        """How many streams take part."""
+        return len(self._listeners)
 
     @contextmanager
     def listening(self) -> Iterator[asyncio.Event]:

@@ -346,6 +346,81 @@ def test_it_ends_when_its_time_is_up(monitor: MetricsMonitor) -> None:
     run(partial(ends_by_itself, monitor, QUICK._replace(lifetime=0.1)))
 
 
+class Connection:
+    """A connection with bytes that the client has not read."""
+
+    def __init__(self, unread: int) -> None:
+        self.unread = unread
+        self.dropped = asyncio.Event()
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
+
+    def abort(self) -> None:
+        self.unread = 0
+        self.dropped.set()
+
+
+class StuckClient(Client):
+    """One that takes so many messages, and then reads no more."""
+
+    def __init__(self, app: Any, takes: float, unread: int = 0) -> None:
+        self.connection = Connection(unread)
+        self.takes = takes
+        super().__init__(app)
+        self.scope["http_version"] = "1.1"
+
+    async def send(self, message: Any) -> None:
+        if not self.takes:
+            await asyncio.Event().wait()
+        self.takes -= 1
+        await super().send(message)
+
+
+@pytest.mark.parametrize("takes", [0, 1, 2, 4])
+def test_a_client_that_does_not_read_is_given_up(
+    monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch, takes: int
+) -> None:
+    with_transport = replace(SERVERS["toy"], transport=lambda client: client.connection)
+    monkeypatch.setitem(SERVERS, "toy", with_transport)
+
+    async def test() -> None:
+        streams = Streams(monitor, QUICK._replace(patience=0.1))
+        app = sub_app(Handlers(monitor, public(), OFF_LOOP), streams)
+        others = Client(app)
+        stuck = StuckClient(app, takes)
+        await asyncio.wait_for(stuck.task, WAIT)
+        assert stuck.connection.dropped.is_set()
+        assert streams.open == 1
+        assert not others.complete
+        await others.leave()
+        assert streams.open == 0
+
+    run(test)
+
+
+def test_what_a_client_leaves_unread_at_the_end_holds_up_no_server(
+    monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch, toy: Toy
+) -> None:
+    with_transport = replace(SERVERS["toy"], transport=lambda client: client.connection)
+    monkeypatch.setitem(SERVERS, "toy", with_transport)
+
+    async def test() -> None:
+        streams = Streams(monitor, QUICK._replace(patience=0.1))
+        app = sub_app(Handlers(monitor, public(), OFF_LOOP), streams)
+        clients = [StuckClient(app, float("inf"), unread) for unread in (0, 1)]
+        for client in clients:
+            await client.until(lambda: client.events)  # noqa: B023
+        toy.is_ending = True
+        for client in clients:
+            await asyncio.wait_for(client.task, WAIT)
+            assert client.complete
+        assert [client.connection.dropped.is_set() for client in clients] == [False, True]
+        assert streams.open == 0
+
+    run(test)
+
+
 def test_cancelling_leaves_nothing_behind(monitor: MetricsMonitor) -> None:
     async def test() -> None:
         client = Client(quick_app(monitor, public()))
