@@ -100,6 +100,21 @@ class SawUser(Protocol):
         """Note that the user was active at monotonic ``now``, or now."""
 
 
+class End(Protocol):
+    """`Recorder.end`."""
+
+    def __call__(
+        self,
+        start: float,
+        status: int,
+        route: str | None,
+        method: str,
+        user_id: object = None,
+        now: float | None = None,
+    ) -> float:
+        """Record a response that was complete at monotonic ``now``, or is now; return when."""
+
+
 class RecordRequest(Protocol):
     """`Recorder.record_request`."""
 
@@ -122,7 +137,8 @@ class Recorder:
     The methods that a request passes through are attributes made by `_build`:
 
     - ``begin() -> float``: one more request in flight; its start.
-    - ``end(start, status, route, method) -> float``: its response is complete; when that was.
+    - ``end(start, status, route, method, user_id=None, now=None) -> float``: its response is
+      complete; when that was. ``user_id``: nothing where it is empty.
     - ``fail(start, status, route, method) -> float``: it failed, whatever the status that was sent.
     - ``abandon(status, route, method)``: its client went away: in the totals only.
     - ``record_request(…)``: `MetricsMonitor.record_request`.
@@ -141,7 +157,7 @@ class Recorder:
     in_asgi: bool = False
 
     begin: Callable[[], float]
-    end: Callable[[float, int, str | None, str], float]
+    end: End
     fail: Callable[[float, int, str | None, str], float]
     abandon: Callable[[int, str | None, str], float]
     record_request: RecordRequest
@@ -198,12 +214,13 @@ class Recorder:
         # No status by hand, or one outside 100 … 599, which some app did send.
         unclassed = int(RouteLane.STATUS)
         classes: dict[int | None, int] = {s: unclassed + s // 100 for s in range(100, 600)}
-        floor = FLOOR_SECONDS
         # The first bucket of scale 5, -768, has lane 0; two of them make one of a route's row.
         halves = [lane + 1 >> 1 for lane in range(BUCKETS)]
 
         # Until the segment is open gauges go here; opening it adds them up.
         gauges: memoryview[float] | list[float] = [0.0, 0.0]
+        # What `gauges[0]` is: it is stored there, and never read back.
+        in_flight = 0.0
         lanes = NO_LANES
         routes: RouteTables | None = None
         users: UserTable | None = None
@@ -215,26 +232,42 @@ class Recorder:
         step_max = 0.0
 
         def begin() -> float:
-            gauges[0] += 1.0
+            nonlocal in_flight
+            in_flight += 1.0
+            gauges[0] = in_flight
             return clock()
 
         def cancel() -> None:
-            gauges[0] -= 1.0
+            nonlocal in_flight
+            in_flight -= 1.0
+            gauges[0] = in_flight
 
-        def end(start: float, status: int, route: str | None, method: str) -> float:
-            now = clock()
+        def end(
+            start: float,
+            status: int,
+            route: str | None,
+            method: str,
+            user_id: object = None,
+            now: float | None = None,
+        ) -> float:
+            nonlocal in_flight
+            if now is None:
+                now = clock()
             seconds = now - start
             if now >= deadline:
                 take_checkpoint(now)
-            if not floor <= seconds <= step_max:
-                seconds = edge(seconds)
-            lane = ceil(log2(seconds) * 32.0 + 768.0)
             try:
                 row = rows[route][method]
             except KeyError:
                 row = find(route, method)
-            if seconds > row.step_max:
-                row_edge(row, seconds)
+            if seconds > row.limit:
+                seconds = edge(seconds, row)
+            try:
+                lane = ceil(log2(seconds) * 32.0 + 768.0)
+            except ValueError:  # 0.0
+                lane = 0
+            if lane < 0:
+                lane = 0
             route_lanes = row.lanes
             lanes[lane] += 1.0
             route_lanes[halves[lane]] += 1.0
@@ -244,10 +277,18 @@ class Recorder:
                 if status >= 400:
                     lanes[errors] += 1.0
                     route_lanes[route_errors] += 1.0
-            gauges[0] -= 1.0
+            in_flight -= 1.0
+            gauges[0] = in_flight
+            if user_id:
+                try:
+                    seen, place = known[user_id]  # type: ignore[index]
+                    seen[place] = now
+                except (KeyError, TypeError):
+                    see(user_id, now)
             return now
 
         def abandon(status: int, route: str | None, method: str) -> float:
+            nonlocal in_flight
             now = clock()
             if now >= deadline:
                 take_checkpoint(now)
@@ -258,15 +299,18 @@ class Recorder:
             route_lanes = row.lanes
             lanes[abandoned] += 1.0
             route_lanes[route_abandoned] += 1.0
-            gauges[0] -= 1.0
+            in_flight -= 1.0
+            gauges[0] = in_flight
             return now
 
         def fail(start: float, status: int, route: str | None, method: str) -> float:
+            nonlocal in_flight
             now = clock()
             if now >= deadline:
                 take_checkpoint(now)
             observe_route(now - start, True, route, method, status)
-            gauges[0] -= 1.0
+            in_flight -= 1.0
+            gauges[0] = in_flight
             return now
 
         def streamed(
@@ -309,7 +353,7 @@ class Recorder:
             now = clock()
             if now >= deadline:
                 take_checkpoint(now)
-            if not floor <= seconds <= step_max:
+            if not FLOOR_SECONDS <= seconds <= step_max:
                 seconds = edge(check_latency(latency_ms))
             lanes[ceil(log2(seconds) * 32.0 + 768.0)] += 1.0
             if is_error:
@@ -339,7 +383,7 @@ class Recorder:
             now = clock()
             if now >= deadline:
                 take_checkpoint(now)
-            if not floor <= seconds <= step_max:
+            if not FLOOR_SECONDS <= seconds <= step_max:
                 seconds = edge(seconds)
             lanes[ceil(log2(seconds) * 32.0 + 768.0)] += 1.0
             if is_error:
@@ -354,8 +398,8 @@ class Recorder:
             except KeyError:
                 row = find(route, method)
             seconds = min(max(seconds, FLOOR_SECONDS), CEILING_SECONDS)
-            if seconds > row.step_max:
-                row_edge(row, seconds)
+            if seconds > row.limit:
+                edge(seconds, row)
             route_lanes = row.lanes
             route_lanes[halves[ceil(log2(seconds) * 32.0 + 768.0)]] += 1.0
             if status is None or not 200 <= status < 300:
@@ -386,7 +430,7 @@ class Recorder:
 
         # --- the slow path -------------------------------------------------------------------
 
-        def edge(seconds: float) -> float:
+        def edge(seconds: float, row: Row | None = None) -> float:
             """Take a new maximum of the step, or a value beyond the ends (NaN included)."""
             nonlocal step_max
             if not seconds >= FLOOR_SECONDS:
@@ -397,13 +441,17 @@ class Recorder:
                 if segment is not None and seconds > step_max:
                     step_max = seconds
                     segment.table.set_peak(0, seconds)
+                if row is not None:
+                    row.raise_peak(seconds)
+                    row.limit = min(row.step_max, step_max)
             return seconds
 
-        def row_edge(row: Row, seconds: float) -> None:
-            with self._lock:
-                if seconds > row.step_max:
-                    row.step_max = seconds
-                    row.table.set_peak(row.number, seconds)
+        def see(user_id: object, now: float) -> None:
+            """Note a user who is not known yet, or whose id is no str."""
+            try:
+                user(user_id, now)
+            except Exception:
+                self.faults.report("the user resolver")
 
         def find(route: str | None, method: str) -> Row:
             with self._lock:
@@ -428,15 +476,14 @@ class Recorder:
                 now: monotonic seconds.
                 records: whether a record is about to be made, and not a read.
             """
-            nonlocal gauges, deadline, minute, step_max
+            nonlocal gauges, in_flight, deadline, minute, step_max
             with self._lock:
                 self.is_serving = self.is_serving or records
                 if self.segment is not None and not self.segment.is_whole:
                     # Truncated, removed or overwritten: the next store could be a SIGBUS.
                     # Other threads record there until the new one is open, and wait here then.
-                    gauges = [0.0, 0.0]
-                    in_flight, websockets = self.segment.saved_gauges()
-                    gauges[0] += in_flight
+                    gauges = [in_flight, 0.0]
+                    _, websockets = self.segment.saved_gauges()
                     gauges[1] += websockets
                     self.segment = None
                     self.on_release()
@@ -451,8 +498,8 @@ class Recorder:
                     minute = self._do_minute(now)
                 assert self.segment is not None
                 assert routes is not None
-                if gauges[0] < 0.0:
-                    gauges[0] = 0.0  # requests have ended that began in a segment that is lost
+                if in_flight < 0.0:
+                    in_flight = gauges[0] = 0.0  # requests have ended that began before a release
                 number = step_number(now, step)
                 if self.segment.table.take_checkpoint(
                     number, max((number - 1) * step, self._restarted)
@@ -468,8 +515,8 @@ class Recorder:
             lanes = segment.table.lanes
             # Swapped before they are added up: a request that begins in between is not lost.
             pending, gauges = gauges, segment.gauges
-            in_flight, websockets = pending
-            gauges[0] += in_flight
+            _, websockets = pending
+            gauges[0] = in_flight
             gauges[1] += websockets
             step_max = segment.table.peak(0)
             for rows_of_another in (rows, streams, known):
@@ -494,13 +541,13 @@ class Recorder:
 
         def release() -> None:
             """Go back to the state before the first record."""
-            nonlocal gauges, lanes, routes, users, deadline, minute, step_max
+            nonlocal gauges, in_flight, lanes, routes, users, deadline, minute, step_max
             self.segment = None
             self.on_release()
             self.is_serving = False
             self.faults.count_into(None)
             deadline = minute = -inf
-            gauges, lanes, step_max = [0.0, 0.0], NO_LANES, 0.0
+            gauges, in_flight, lanes, step_max = [0.0, 0.0], 0.0, NO_LANES, 0.0
             rows.clear()
             streams.clear()
             known.clear()

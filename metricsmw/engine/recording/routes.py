@@ -50,15 +50,25 @@ FIRST_ROWS = len(LAST_RESORT) + 1
 
 
 class Row:
-    """One (method, template): where its lanes are, and the step's peak in seconds so far."""
+    """One (method, template): where its lanes are, and the step's peak in seconds so far.
 
-    __slots__ = ("lanes", "number", "step_max", "table")
+    ``limit``: a latency up to this is no new peak, neither of the row nor of the server.
+    """
+
+    __slots__ = ("lanes", "limit", "number", "step_max", "table")
 
     def __init__(self, table: Table, number: int) -> None:
         self.lanes = table.lanes[number * ROUTE_LANES : (number + 1) * ROUTE_LANES]
         self.number = number
         self.table = table
         self.step_max = table.peak(number)
+        self.limit = 0.0
+
+    def raise_peak(self, seconds: float) -> None:
+        """Set the step's peak where this one is higher."""
+        if seconds > self.step_max:
+            self.step_max = seconds
+            self.table.set_peak(self.number, seconds)
 
 
 class RouteTables:
@@ -184,6 +194,9 @@ class RouteTables:
         taken = [table.take_checkpoint(*self._step_now) for table in self._tables]
         if any(taken):
             self._restart_maxima()
+        else:
+            for row in self._by_name.values():
+                row.limit = 0.0  # as the server's step is a new one
 
     def restart_peaks(self, now: float) -> None:
         """Start the peaks anew at monotonic ``now``."""
@@ -194,4 +207,4 @@ class RouteTables:
 
     def _restart_maxima(self) -> None:
         for row in self._by_name.values():
-            row.step_max = 0.0
+            row.step_max = row.limit = 0.0

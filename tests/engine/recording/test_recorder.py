@@ -80,6 +80,66 @@ def test_a_request_counts_when_it_ends(
     assert snapshot.latency_max_ms == min(idle, 3600) * 1000
 
 
+def test_both_maxima_are_new_in_each_step(monitor: MetricsMonitor, clock: ManualClock) -> None:
+    recorder = monitor.recorder
+    start = recorder.begin()
+    clock.advance(8.0)
+    recorder.end(start, 200, "/", "GET")
+    for seconds in (1.0, 2.0, 0.5):
+        clock.advance(100.0)  # a new step of the server; some are of the routes, too
+        start = recorder.begin()
+        clock.advance(seconds)
+        recorder.end(start, 200, "/", "GET")
+    clock.advance(100.0)
+    assert monitor.get_current_snapshot().latency_max_ms == 2000.0
+    (row,) = monitor.get_routes()
+    assert row["latency_max_ms"] == 2000.0
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, 1e-300, 1e-9, float("nan")])
+def test_a_latency_below_all_buckets_is_in_the_first(
+    monitor: MetricsMonitor, seconds: float
+) -> None:
+    recorder = monitor.recorder
+    recorder.end(recorder.begin(), 200, "/", "GET")
+    recorder.begin()
+    recorder.end(0.0, 200, "/", "GET", now=seconds)
+    assert monitor.total_requests == 2
+    (row,) = monitor.get_routes()
+    assert (row["requests"], row["latency_p50_ms"]) == (2, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("user_id", "found"),
+    [
+        ("ada", ["ada"]),
+        (17, ["17"]),
+        (("a", 1), ["('a', 1)"]),
+        ([1], ["[1]"]),
+        ("", []),
+        (None, []),
+    ],
+)
+def test_the_user_of_a_request(monitor: MetricsMonitor, user_id: object, found: list[str]) -> None:
+    recorder = monitor.recorder
+    for _ in range(2):
+        recorder.end(recorder.begin(), 200, "/", "GET", user_id)
+    assert monitor.get_active_user_ids() == found
+    assert monitor.get_current_snapshot().requests_in_flight == 0
+
+
+def test_a_user_whose_id_has_no_text(monitor: MetricsMonitor) -> None:
+    class Nameless:
+        def __str__(self) -> str:
+            raise LookupError("no name")
+
+    recorder = monitor.recorder
+    recorder.end(recorder.begin(), 200, "/", "GET", Nameless())
+    assert monitor.total_requests == 1
+    assert monitor.get_current_snapshot().requests_in_flight == 0
+    assert monitor.get_active_user_ids() == []
+
+
 def numbers(monitor: MetricsMonitor) -> dict[str, float]:
     """Every number of the snapshot and of the route table, but for the process's own use."""
     found = {
