@@ -17,7 +17,7 @@ FOLDERS = {"metricsmw": ROOT / "metricsmw", "metricsmw.adapters": ROOT / "adapte
 # From the top down. A name stands for its module or package and all that is in it, but for what
 # another line names more closely. Modules of one line may import one another, in no circle.
 ORDER = """
-cli
+cli __main__
 adapters
 adapters.django adapters.fastapi adapters.flask adapters.prometheus adapters.starlette
 adapters.asgi adapters.auth adapters.wsgi

@@ -9,8 +9,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 MOUNT = "/api/metrics"
@@ -31,12 +31,31 @@ class TopError(Exception):
 
 @dataclass
 class ServerAnswers:
-    """What the server said at one moment."""
+    """What the server said at one moment; the last three are of an attached one only."""
 
     metrics: Fields
     routes: Sequence[Fields]
     series: Sequence[Fields]
     alerts: Sequence[Fields] = ()
+    workers: Sequence[Fields] = ()
+    custom: Sequence[Fields] = ()
+    health: Fields = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """Where `top` has its numbers from.
+
+    Attributes:
+        base: What to call it: the address of the metrics, or the server's process.
+    """
+
+    base: str
+
+    def fetch(self) -> ServerAnswers:
+        """Return everything, as it is now. Raises `TopError`."""
+
+    def fetch_aside(self) -> Future[ServerAnswers]:
+        """Return the same later, without holding up the caller."""
 
 
 class MetricsClient:

@@ -114,13 +114,33 @@ def _generate_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _whose_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--user", help="the servers of this user, a name or a number")
+    parser.add_argument(
+        "--dir", metavar="FOLDER", help="also the servers that have this METRICSMW_DIR"
+    )
+
+
+def _ls_arguments(parser: argparse.ArgumentParser) -> None:
+    _whose_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print them as JSON")
+
+
 def _top_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("url", metavar="URL", help="the site, or its metrics at another path")
+    parser.add_argument(
+        "target",
+        nargs="?",
+        metavar="URL|PID|NAME",
+        help="the site, or its metrics at another path; or a server of this machine, by a process "
+        "of it or a part of its command line (default: the only one)",
+    )
+    _whose_arguments(parser)
     parser.add_argument("--token", help="bearer token (default: that in METRICSMW_TOKEN)")
     parser.add_argument("--once", action="store_true", help="print the numbers once")
     parser.add_argument("--json", action="store_true", help="print them once, as JSON")
     parser.epilog = (
-        "In the table, n r e 5 p 9 s sort by column and q quits. Exit codes: 0 done, "
+        "A server of this machine is read from its shared memory; it is not asked, and needs no "
+        "token. In the table, n r e 5 p 9 s sort by column and q quits. Exit codes: 0 done, "
         "1 no answer, 2 wrong usage, 3 not let in, 130 interrupted."
     )
 
@@ -149,6 +169,14 @@ COMMANDS = (
         needs=(),
         arguments=_generate_arguments,
         run="metricsmw.cli.generate:run",
+    ),
+    Command(
+        name="ls",
+        help="list the servers of this user on this machine",
+        extra="",
+        needs=(),
+        arguments=_ls_arguments,
+        run="metricsmw.cli.servers:run",
     ),
     Command(
         name="top",

@@ -1,7 +1,8 @@
-"""`metricsmw top URL`: the live page in a terminal, or once, or as JSON for scripts.
+"""`metricsmw top`: the live page in a terminal, or once, or as JSON for scripts.
 
-Everything shown is read from the server's own routes, as any client would read it. What comes from
-there is written as plain text: no route's name can move the cursor or change colours.
+Everything shown is read from the server's own routes, as any client would read it, or from the
+shared memory of a server on this machine. What comes from there is written as plain text: no
+route's name can move the cursor or change colours.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from metricsmw.cli.client import REFUSED, Fields, MetricsClient, ServerAnswers, TopError
+from metricsmw.cli.attach import source_of
+from metricsmw.cli.client import REFUSED, Fields, ServerAnswers, Source, TopError
+from metricsmw.cli.panels import custom_panel, health_lines, workers_panel
+from metricsmw.cli.text import number, plain, sparkline
 
 try:
     import termios
@@ -39,7 +43,6 @@ EVERY_SECONDS = 1.0
 KEY_SECONDS = 0.1
 PIPE_WIDTH = 120
 
-BARS = "▁▂▃▄▅▆▇█"
 BESIDE_BARS = 36  # columns of a sparkline's line that its labels take
 WIDE = 100  # columns, from which on the table's heads are in full
 # Arrows and the like send more than one character, of which none is a key by itself.
@@ -98,11 +101,15 @@ KEYS = (
     "q quit   ↑ ↓ scroll   sort by n route · r requests · e errors · 5 P50 · p P95 · 9 P99 · "
     "s slowest; again to reverse"
 )
+PANEL_KEYS = {"w": "w workers", "c": "c the app's own numbers"}
 
 
 @dataclass
 class View:
-    """How the table is sorted, which row is its first, and what to say of the connection."""
+    """How the table is sorted, which row is its first, and what to say of the connection.
+
+    ``panels``: the keys of the tables that are shown beside that of the routes.
+    """
 
     address: str
     key: str = "r"
@@ -110,6 +117,7 @@ class View:
     top: int = 0
     problem: str = ""
     quit: bool = field(default=False)
+    panels: set[str] = field(default_factory=set)
 
     def press(self, keys: str) -> None:
         """React to what was typed."""
@@ -119,6 +127,8 @@ class View:
             elif key in COLUMNS:
                 self.up = not self.up if key == self.key else key == "n"
                 self.key = key
+            elif key in PANEL_KEYS:
+                self.panels ^= {key}
             elif key in SCROLL:
                 self.top = max(self.top + SCROLL[key], 0)
 
@@ -131,22 +141,26 @@ class View:
 def run(options: argparse.Namespace) -> int:
     """Run the command; 0 done, 1 no answer, 2 wrong usage, 3 not let in."""
     try:
-        token = options.token or os.environ.get("METRICSMW_TOKEN", "").strip()
-        server = MetricsClient(options.url, token)
+        server = source_of(options)
         snapshot = server.fetch()
         view = View(server.base)
         if options.json:
-            told = {
+            told: dict[str, object] = {
                 "metrics": snapshot.metrics,
                 "routes": snapshot.routes,
                 "alerts": snapshot.alerts,
             }
+            if snapshot.health:
+                told["workers"] = snapshot.workers
+                told["custom"] = snapshot.custom
+                told["health"] = snapshot.health
             json.dump(told, sys.stdout, indent=2)
             print()
         elif options.once or not sys.stdout.isatty():
             # A file or a pipe has no width of its own.
             width = None if sys.stdout.isatty() else PIPE_WIDTH
             console = Console(highlight=False, width=width)
+            view.panels = {"w", "c"}
             console.print(render(snapshot, view, console.width))
         else:
             _live(server, snapshot, view)
@@ -156,7 +170,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _live(server: MetricsClient, snapshot: ServerAnswers, view: View) -> None:
+def _live(server: Source, snapshot: ServerAnswers, view: View) -> None:
     """Show it until q. Raises `TopError` where the server lets nobody in any more."""
     console = Console(highlight=False)
     with (
@@ -241,18 +255,24 @@ def render(
     """Everything as one picture, with at most so many rows of the table (None: all)."""
     parts: list[RenderableType] = [
         _head(snapshot, view),
+        *health_lines(snapshot.health),
         *_alerts(snapshot.alerts),
         _tiles(snapshot.metrics),
     ]
     if snapshot.series:
         parts.append(_sparks(snapshot.series, max(width - BESIDE_BARS, 10)))
+    if "w" in view.panels and snapshot.workers:
+        parts.append(workers_panel(snapshot.workers))
+    if "c" in view.panels and snapshot.custom:
+        parts.append(custom_panel(snapshot.custom))
     routes = view.sorted(snapshot.routes)
     shown = routes if rows is None else routes[view.top : view.top + rows]
     parts.append(_table(shown, view, width))
     if rows is not None:
         hidden = len(routes) - len(shown)
         more = f"{hidden} more routes   " if hidden else ""
-        parts.append(Text(more + KEYS, style="dim"))
+        keys = " · ".join([KEYS, *(PANEL_KEYS.values() if snapshot.health else ())])
+        parts.append(Text(more + keys, style="dim"))
     return Group(*parts)
 
 
@@ -330,30 +350,3 @@ def _table(routes: Sequence[Fields], view: View, width: int) -> Table:
             cells.append(Text(number(row[name]), style="bold red" if failing else ""))
         table.add_row(*cells)
     return table
-
-
-def number(value: object) -> str:
-    """Return a number as people read it, to its last decimal."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return "-"
-    text = f"{value:,.2f}"
-    return text.rstrip("0").rstrip(".")
-
-
-def sparkline(values: Sequence[object], width: int = 60) -> str:
-    """Return the last values as bars from 0 to their highest; a blank where there is none."""
-    last = values[-width:]
-    high = max((value for value in last if isinstance(value, (int, float))), default=0)
-    return "".join(
-        " "
-        if not isinstance(value, (int, float))
-        else BARS[min(int(value / high * len(BARS)), len(BARS) - 1)]
-        if high > 0
-        else BARS[0]
-        for value in last
-    )
-
-
-def plain(text: str) -> str:
-    """Text without anything that a terminal would obey, and without what turns its direction."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

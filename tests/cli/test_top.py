@@ -280,7 +280,7 @@ def test_exit_codes(server: Server) -> None:
         (("ftp://example.org",), 2, "URL must be like"),
         (("http://", "--once"), 2, "URL must be like"),
         (("http://a:b:c",), 2, "URL must be like"),
-        ((), 2, "required: URL"),
+        (("http://h", "x"), 2, "unrecognized arguments: x"),
     ):
         done = run(*arguments)
         assert done.returncode == code, done

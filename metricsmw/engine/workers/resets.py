@@ -54,7 +54,7 @@ class ResetFile:
         if now != seen:
             data = self._read_file()
             if zlib.crc32(data) != checksum:  # else it was only renewed
-                checksum, known = zlib.crc32(data), _unpack(data)
+                checksum, known = zlib.crc32(data), unpack_reset(data)
             self._known = now, checksum, known
         return known
 
@@ -86,7 +86,8 @@ class ResetFile:
             os.utime(self._path, follow_symlinks=False)
 
 
-def _unpack(compressed: bytes) -> Reset:
+def unpack_reset(compressed: bytes) -> Reset:
+    """Return the reset that a file's bytes hold. Raises OSError where they are damaged."""
     try:
         data = zlib.decompress(compressed)
     except zlib.error as error:  # somebody else wrote there

@@ -113,6 +113,13 @@ class Surroundings:
         except (IndexError, ValueError):
             return None
 
+    def state(self, pid: int) -> str:
+        """Return the state of a process as the kernel's letter, such as "T"; empty: not shown."""
+        if sys.platform != "linux" or not self._shows_ids:
+            return ""
+        after_name = self.read(f"{pid}/stat").rpartition(b") ")[2]
+        return after_name[:1].decode("ascii", "replace")
+
     def resident_bytes(self) -> int:
         """Return the resident memory of this process; 0: not known."""
         pages = self.read("self/statm").split()

@@ -1,0 +1,34 @@
+"""Numbers, bars and the text of others, as a terminal shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def number(value: object) -> str:
+    """Return a number as people read it, to its last decimal."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "-"
+    text = f"{value:,.2f}"
+    return text.rstrip("0").rstrip(".")
+
+
+def sparkline(values: Sequence[object], width: int = 60) -> str:
+    """Return the last values as bars from 0 to their highest; a blank where there is none."""
+    last = values[-width:]
+    high = max((value for value in last if isinstance(value, (int, float))), default=0)
+    return "".join(
+        " "
+        if not isinstance(value, (int, float))
+        else BARS[min(int(value / high * len(BARS)), len(BARS) - 1)]
+        if high > 0
+        else BARS[0]
+        for value in last
+    )
+
+
+def plain(text: str) -> str:
+    """Text without anything that a terminal would obey, and without what turns its direction."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

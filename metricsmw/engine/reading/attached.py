@@ -1,0 +1,205 @@
+"""`AttachedServer`: a server's numbers, read from its shared memory by a process that is no worker.
+
+It builds the same `Reading` that a worker builds, over a group in which nothing can be changed: no
+segment is opened for writing, no minute is written, no lock is taken, no file is renewed. So a
+reading is possible while every worker hangs, and leaves no trace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import TypedDict
+
+from metricsmw.clock import SYSTEM_CLOCK, Clock
+from metricsmw.config import RANGES, Settings
+from metricsmw.engine.faults import FaultLog
+from metricsmw.engine.reading.counts import Counts
+from metricsmw.engine.reading.health import OPERATIONAL, ServerHealth
+from metricsmw.engine.reading.moment import Reader, Reading
+from metricsmw.engine.storage.layout import HEADER_BYTES, LAYOUT, MAGIC, Field
+from metricsmw.engine.storage.reader import SegmentReading
+from metricsmw.engine.workers.catalog import FoundServer
+from metricsmw.engine.workers.group import Group
+from metricsmw.engine.workers.membership import Membership
+from metricsmw.engine.workers.outside import CopiedJobs, OutsideGroup, OutsideSegment
+from metricsmw.engine.workers.surroundings import HERE, Surroundings
+from metricsmw.snapshot import iso_timestamp
+
+# The kernel's letters for a process that does not go on by itself.
+STATES = {
+    "T": "stopped",
+    "t": "traced",
+    "D": "waits for a disk",
+    "Z": "ended",
+    "X": "ended",
+    "R": "running",
+    "S": "running",
+    "I": "running",
+}
+STOPPED = ("stopped", "traced")
+
+
+class UnreadableServerError(Exception):
+    """A server whose segments cannot be read; the message says why."""
+
+
+class WorkerRow(TypedDict):
+    """One living worker.
+
+    ``state``: "running", "stopped" (SIGSTOP), "traced" (a debugger holds it), "waits for a disk",
+    "ended", or "unknown". ``seen_seconds``: since it last said what it uses, which it does with
+    requests and reads; None: it has not yet. CPU, in percent of one core, and memory are as it
+    said then.
+    """
+
+    pid: int
+    state: str
+    since: str
+    requests: int
+    error_rate_pct: float
+    request_rate_rpm: float
+    latency_p95_ms: float
+    requests_in_flight: int
+    websocket_connections: int
+    cpu_pct: float
+    memory_mb: float
+    seen_seconds: float | None
+
+
+class AttachedServer:
+    """A server that this process is no worker of: what a `Reader` takes in a monitor's place.
+
+    Args:
+        found: The server.
+        clock: The clock of the times in its segments.
+        here: The system's facts about this process.
+    """
+
+    directory = None  # what the server keeps in files is copied, see `CopiedJobs`
+    shared_directory = None
+    lasting = None
+    is_open = True
+    is_serving = False
+    is_closed = False
+
+    def __init__(
+        self, found: FoundServer, clock: Clock = SYSTEM_CLOCK, here: Surroundings = HERE
+    ) -> None:
+        self.found = found
+        self.faults = FaultLog()
+        self.jobs = CopiedJobs()
+        self._clock = clock
+        self._here = here
+        self._group: OutsideGroup | None = None
+        self._reader: Reader | None = None
+
+    def opened(self) -> Group:
+        """Return the group of the last reading."""
+        assert self._group is not None
+        return self._group
+
+    def read(self) -> Reading:
+        """Return a reading of this moment, the table of routes included.
+
+        Raises:
+            OSError: The directory cannot be read, or is gone as the server has ended.
+            UnreadableServerError: No segment can be read.
+        """
+        now = self._clock.monotonic()
+        with contextlib.closing(self.found.open()) as folder:
+            group = self._group = OutsideGroup(folder, now, self.found.reason, self._here)
+            self.jobs.copy(folder, group.flocks, now)
+        settings = self._settings(group)
+        if self._reader is None or self._reader.settings != settings:
+            never = Membership(settings, self._clock, self.faults, lambda: None)
+            self._reader = Reader(settings, self._clock, never, self)
+        reading = self._reader.read(routes=True)
+        server = reading.server
+        if server.damaged and not any(segment.alive for segment in server.segments):
+            reasons = sorted(set(server.damaged.values()))
+            raise UnreadableServerError(
+                f"none of its {len(server.damaged)} segments can be read: {'; '.join(reasons)}"
+            )
+        return reading
+
+    @staticmethod
+    def _settings(group: OutsideGroup) -> Settings:
+        """Return the server's settings, as far as its files tell them."""
+        living = [segment for segment in group.segments.values() if segment.alive]
+        newest = sorted(living or group.segments.values(), key=lambda segment: segment.created)
+        for segment in reversed(newest):
+            window = _window(segment)
+            if window:
+                break
+        else:
+            window = Settings.window_seconds
+        return Settings(window_seconds=window, max_history_minutes=group.minutes)
+
+    # --- what a worker cannot say of itself ------------------------------------------------------
+
+    def workers(self, reading: Reading) -> list[WorkerRow]:
+        """Return the living workers of a reading, by their process ids."""
+        server = reading.server
+        assert self._reader is not None
+        covered = server.covered(self._reader.settings.window_seconds)
+        rows = [
+            self._row(segment, reading, covered) for segment in server.segments if segment.alive
+        ]
+        return sorted(rows, key=lambda row: row["pid"])
+
+    def _row(self, segment: SegmentReading, reading: Reading, covered: float) -> WorkerRow:
+        usage = segment.usage()
+        window = Counts.of_server(segment.table.window, segment.table.peaks[0])
+        now, wall = reading.server.period.now, self._clock.time()
+        is_here = usage.pid_namespace == self._here.pid_namespace
+        state = STATES.get(self._here.state(usage.pid), "unknown") if is_here else "unknown"
+        return {
+            "pid": usage.pid,
+            "state": state,
+            "since": iso_timestamp(wall - (now - segment.created)),
+            "requests": Counts.of_server(segment.table.total).requests,
+            "error_rate_pct": window.error_rate_pct,
+            "request_rate_rpm": window.rate_rpm(covered),
+            "latency_p95_ms": window.percentiles_ms[1],
+            "requests_in_flight": segment.gauge(Field.IN_FLIGHT),
+            "websocket_connections": segment.gauge(Field.WEBSOCKETS),
+            "cpu_pct": round(usage.cpu_pct, 2),
+            "memory_mb": round(usage.memory_bytes / 2**20, 2),
+            "seen_seconds": round(usage.age, 1) if usage.age < float("inf") else None,
+        }
+
+    def health(self, reading: Reading, workers: Sequence[WorkerRow]) -> ServerHealth:
+        """Return the state of the measuring, and of the workers, as seen from outside."""
+        health = reading.health
+        state = _state_of(workers)
+        status = health["status"] if state == OPERATIONAL else "degraded"
+        return {
+            **health,
+            "status": status,
+            "components": {**health["components"], "workers": state},
+        }
+
+
+def _state_of(workers: Sequence[WorkerRow]) -> str:
+    """Return whether workers can work, as one component of health."""
+    if not workers:
+        return "no worker lives"
+    stopped = sum(row["state"] in STOPPED for row in workers)
+    if stopped == len(workers):
+        return "the worker looks stopped" if stopped == 1 else f"all {stopped} workers look stopped"
+    if stopped:
+        return f"{stopped} of {len(workers)} workers look stopped"
+    return OPERATIONAL
+
+
+def _window(segment: OutsideSegment) -> int:
+    """Return a segment's window in seconds; 0 where its header is another's or damaged."""
+    page = segment.read(0, HEADER_BYTES)
+    if len(page) < HEADER_BYTES or not page.startswith(MAGIC):
+        return 0
+    numbers = memoryview(page).cast("d")
+    window = numbers[Field.WINDOW]
+    lowest, highest = RANGES["window_seconds"]
+    is_one = lowest <= window <= highest and window == int(window)
+    return int(window) if is_one and numbers[Field.LAYOUT] == LAYOUT else 0
