@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from metricsmw import MetricsMonitor
 
-    from .api.policies import Policy
+    from .api.policies import Policy, ResetRule
     from .types import Exclude
 
 __all__ = ["prometheus_app", "wrap"]
@@ -43,6 +43,7 @@ def wrap(
     kind: Kind | None = None,
     health_thresholds: Mapping[str, float] | None = None,
     health_status: int = 503,
+    reset: ResetRule = True,
 ) -> _App:
     """Measure `app` and serve the metrics at and below `path`; wrapping twice counts once.
 
@@ -53,7 +54,7 @@ def wrap(
         monitor: Default: the one that all workers of the server share (`get_metrics_monitor()`).
         path: Where the metrics are served; starts with a slash and is more than that.
         auth: Who may read, a policy of `metricsmw.adapters.auth`. Default: whoever is logged in to
-            the app's own session, or has the token in METRICSMW_TOKEN.
+            the app (under Django: its staff), or has the token in METRICSMW_TOKEN.
         exclude: Paths left out of the numbers, each a prefix or a compiled pattern.
         user: Returns the user of an answered request, given its environ or scope, or None.
             Default: the user of the app's session, else REMOTE_USER.
@@ -63,6 +64,8 @@ def wrap(
         health_thresholds: Snapshot fields that have to stay below these numbers; while one does
             not, `/health` answers `degraded`.
         health_status: The HTTP status of that answer, 503 or 200.
+        reset: Who may reset: True for whoever may read, "token" for whoever has the token, False
+            for nobody.
 
     Returns:
         `app` itself where it is measured in place, else what is to be called in its place.
@@ -82,7 +85,7 @@ def wrap(
     elif _is(itself, "starlette.applications", "Starlette"):
         from . import starlette as host
     if host is not None:
-        host.instrument(itself, monitor, path, auth, exclude, user, route)
+        host.instrument(itself, monitor, path, auth, exclude, user, route, reset)
         return app
 
     asgi = is_asgi(app, kind)
@@ -91,7 +94,7 @@ def wrap(
 
         if django.handler_in(app, asgi=asgi) is not None:
             return django.instrument(  # type: ignore[return-value]
-                cast("Any", app), monitor, path, auth, exclude, user, route
+                cast("Any", app), monitor, path, auth, exclude, user, route, reset
             )
     if _is(itself, "falcon.app", "App"):
         from .resolvers import falcon
@@ -99,7 +102,7 @@ def wrap(
         falcon.install_in(itself)
     make: Any = ASGIMetricsMiddleware if asgi else WSGIMetricsMiddleware
     return make(  # type: ignore[no-any-return]
-        app, monitor, path=path, auth=auth, exclude=exclude, user=user, route=route
+        app, monitor, path=path, auth=auth, exclude=exclude, user=user, route=route, reset=reset
     )
 
 

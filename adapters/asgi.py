@@ -36,7 +36,7 @@ from .websockets import Socket
 if TYPE_CHECKING:
     from metricsmw.engine.recording.recorder import Recorder
 
-    from .api.policies import Policy
+    from .api.policies import Policy, ResetRule
     from .types import (
         ASGIApp,
         Exclude,
@@ -63,11 +63,12 @@ def metrics_app(
     identity: ScopeIdentity | None = None,
     health_thresholds: Thresholds | None = None,
     health_status: int = 503,
+    reset: ResetRule = True,
 ) -> ASGIApp:
     """Return the mountable sub-app, on Starlette; needs the extra ``metricsmw[asgi]``."""
     from .api.asgi_app import metrics_app as make
 
-    return make(monitor, auth, identity, health_thresholds, health_status)
+    return make(monitor, auth, identity, health_thresholds, health_status, reset)
 
 
 class ASGIMetricsMiddleware(Remade):
@@ -83,6 +84,7 @@ class ASGIMetricsMiddleware(Remade):
         route: Returns the route's template of an answered request, given its scope, or None.
             Default for both: by what the framework left there.
         identity: Returns the app's logged-in user, given the scope, for the sub-app.
+        reset: Who may reset: True (whoever may read), "token" (whoever has it) or False.
 
     Raises:
         ValueError: `path` does not start with a slash, or is nothing but slashes.
@@ -99,6 +101,7 @@ class ASGIMetricsMiddleware(Remade):
         user: ScopeUser | None = None,
         route: ScopeRoute | None = None,
         identity: ScopeIdentity | None = None,
+        reset: ResetRule = True,
     ) -> None:
         self.app = app
         self.monitor = get_metrics_monitor() if monitor is None else monitor
@@ -110,7 +113,9 @@ class ASGIMetricsMiddleware(Remade):
         self._sub_path = path = None if path is None else mount_path(path)
         # The quick test for paths that may not be measured; None: all are.
         self._bypass_hint = "" if self._excluded else path
-        self._sub_app = metrics_app(self.monitor, auth, identity=identity) if path else None
+        self._sub_app = (
+            metrics_app(self.monitor, auth, identity=identity, reset=reset) if path else None
+        )
         self._excludes = Excluded()
         self._exchange = _exchange_class(self.recorder, route, user)
         install()

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from .api.accounts import HostUser
 from .api.messages import Request
-from .api.policies import Grant, Policy, basic, public, session, token
+from .api.policies import Grant, Policy, basic, public, session, staff, token
 
-__all__ = ["Grant", "Policy", "Request", "basic", "public", "session", "token"]
+__all__ = [
+    "Grant",
+    "HostUser",
+    "Policy",
+    "Request",
+    "basic",
+    "public",
+    "session",
+    "staff",
+    "token",
+]

@@ -22,9 +22,10 @@ from django.urls import ResolverMatch, re_path
 
 from metricsmw import get_metrics_monitor
 
+from .api.accounts import HostUser, lacks_second_factor, logged_in
 from .api.handlers import Handlers
-from .api.messages import Request, Response
-from .api.policies import as_policy
+from .api.messages import Request, Response, nobody
+from .api.policies import as_policy, as_reset_rule
 from .api.sse import Streams
 from .asgi import ASGIMetricsMiddleware
 from .kinds import is_asgi
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
 
     from metricsmw import MetricsMonitor
 
-    from .api.policies import Policy
+    from .api.policies import Policy, ResetRule
     from .types import (
         EnvironRoute,
         EnvironUser,
@@ -287,37 +288,44 @@ def _is_ending(error: BaseException | None) -> bool:
     return not isinstance(error, (Exception, GeneratorExit, asyncio.CancelledError, type(None)))
 
 
-def _identity(request: HttpRequest) -> str | None:
-    """Return the user of the session, for the sub-app, which may ask the stores."""
-    user = getattr(request, "user", None)
-    if user is not None and user.is_authenticated:
-        return str(user.pk)
+def _identity(request: HttpRequest) -> HostUser | str | None:
+    """Return the logged-in user, for the sub-app, which may ask the stores.
+
+    By Django's own verdict where it has users, else as the session names.
+    """
+    if hasattr(request, "user"):
+        user = request.user
+        found = logged_in(user, getattr(user, "pk", None))
+        return None if found is None or lacks_second_factor(user) else found
     session = getattr(request, "session", {})
     return session_identity({key: session.get(key) for key in ("user", "user_id")})
 
 
 def metrics_view(
-    monitor: MetricsMonitor | None = None, auth: Policy | None = None
+    monitor: MetricsMonitor | None = None, auth: Policy | None = None, reset: ResetRule = True
 ) -> Callable[..., HttpResponse]:
     """Return the view of the sub-app; it takes the rest of the path below the mount as `below`."""
-    policy = as_policy(auth)
+    as_policy(auth), as_reset_rule(reset)  # refused where they are given
 
     def view(request: HttpRequest, below: str) -> HttpResponse:
         exclude_request(carrier_of(request))
         # The slash before it may be the end of the pattern that includes ours.
         if request.path.endswith("/" + below):
             below = "/" + below
+        has_login = hasattr(request, "user") or hasattr(request, "session")
         carrier = carrier_of(request)
         streams: list[Response] | None = carrier.get(STREAM_KEY)
-        answer = Handlers(get_metrics_monitor() if monitor is None else monitor, policy).handle(
+        answering = get_metrics_monitor() if monitor is None else monitor
+        answer = Handlers(answering, auth, reset=reset).handle(
             Request(
                 request.method,
                 below,
                 request.META.get("QUERY_STRING", ""),
                 {name.lower(): value for name, value in request.headers.items()},
-                lambda: _identity(request),
+                (lambda: _identity(request)) if has_login else nobody,
                 mount=request.path.removesuffix(below),
                 streams=streams is not None,
+                staff_only=hasattr(request, "user"),
             )
         )
         if streams is not None and answer.stream:
@@ -330,9 +338,11 @@ def metrics_view(
     return metrics  # type: ignore[no-any-return]
 
 
-def urls(monitor: MetricsMonitor | None = None, auth: Policy | None = None) -> list[URLPattern]:
+def urls(
+    monitor: MetricsMonitor | None = None, auth: Policy | None = None, reset: ResetRule = True
+) -> list[URLPattern]:
     """Return what to `include` at a path, for a monitor (default: the server's) and a policy."""
-    return [re_path(r"^(?P<below>.*)$", metrics_view(monitor, auth))]
+    return [re_path(r"^(?P<below>.*)$", metrics_view(monitor, auth, reset))]
 
 
 urlpatterns = urls()
@@ -349,7 +359,7 @@ class _Outside(WSGIMetricsMiddleware):
     ) -> None:
         super().__init__(app, monitor, **settings)
         self._handler = handler
-        self._view = metrics_view(self.monitor, settings.get("auth"))
+        self._view = metrics_view(self.monitor, settings.get("auth"), settings.get("reset", True))
 
     def _hand_out(self, exchange: WSGIMeasurement, body: Iterable[bytes]) -> Iterable[bytes]:
         if issubclass(type(body), HttpResponse):
@@ -376,7 +386,7 @@ class _OutsideASGI(ASGIMetricsMiddleware):
     ) -> None:
         super().__init__(app, monitor, **settings)
         self._handler = handler
-        self._view = metrics_view(self.monitor, settings.get("auth"))
+        self._view = metrics_view(self.monitor, settings.get("auth"), settings.get("reset", True))
         self._streams = Streams(self.monitor)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -406,6 +416,7 @@ def instrument(
     exclude: Iterable[Exclude] = (),
     user: EnvironUser | ScopeUser | None = None,
     route: EnvironRoute | ScopeRoute | None = None,
+    reset: ResetRule = True,
 ) -> WSGIMetricsMiddleware | ASGIMetricsMiddleware:
     """Return an app measured, with the metrics served at `path` inside Django's middleware.
 
@@ -423,6 +434,7 @@ def instrument(
         exclude=exclude,
         user=releasing(user),
         route=route,
+        reset=reset,
         handler=handler,
     )
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from metricsmw import MetricsMonitor
 
-    from .api.policies import Policy
+    from .api.policies import Policy, ResetRule
     from .types import Exclude, ScopeRoute, ScopeUser
 
 _App = TypeVar("_App", bound=FastAPI)
@@ -27,9 +27,10 @@ def instrument(
     exclude: Iterable[Exclude] = (),
     user: ScopeUser | None = None,
     route: ScopeRoute | None = None,
+    reset: ResetRule = True,
 ) -> _App:
     """Measure `app`, serve the metrics at `path`, and return `app` itself; arguments as for `wrap`.
 
     The schema stays as it is: the sub-app is no path operation.
     """
-    return starlette.instrument(app, monitor, path, auth, exclude, user, route)
+    return starlette.instrument(app, monitor, path, auth, exclude, user, route, reset)

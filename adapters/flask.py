@@ -15,9 +15,10 @@ from werkzeug.wsgi import ClosingIterator
 
 from metricsmw import get_metrics_monitor
 
+from .api.accounts import HostUser, logged_in
 from .api.handlers import Handlers
-from .api.messages import Request
-from .api.policies import as_policy
+from .api.messages import Request, nobody
+from .api.policies import as_policy, as_reset_rule
 from .interpose import own_class
 from .measurement import exclude_request
 from .paths import as_exclusions, mount_path
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from metricsmw import MetricsMonitor
 
-    from .api.policies import Policy
+    from .api.policies import Policy, ResetRule
     from .types import EnvironRoute, EnvironUser, Exclude
     from .wsgi import WSGIMeasurement
 
@@ -61,13 +62,14 @@ def instrument(
     exclude: Iterable[Exclude] = (),
     user: EnvironUser | None = None,
     route: EnvironRoute | None = None,
+    reset: ResetRule = True,
 ) -> flask.Flask:
     """Measure `app`, serve the metrics at `path`, and return `app` itself; arguments as for `wrap`.
 
     A monitor that already measures the app is not added twice, nor is a path.
     """
     monitor = get_metrics_monitor() if monitor is None else monitor
-    blueprint = metrics_blueprint(monitor, auth, path)
+    blueprint = metrics_blueprint(monitor, auth, path, reset=reset)
     MetricsMiddleware(app, monitor, exclude=exclude, user=user, route=route)
     if blueprint.name not in app.blueprints:
         app.register_blueprint(blueprint)
@@ -176,13 +178,14 @@ def metrics_blueprint(
     path: str = "/api/metrics",
     *,
     name: str | None = None,
+    reset: ResetRule = True,
 ) -> flask.Blueprint:
     """Return a blueprint that serves the metrics at `path`.
 
     Without a monitor it answers with that of the app it is asked under, else the server's.
     """
     path = mount_path(path)
-    policy = as_policy(auth)
+    as_policy(auth), as_reset_rule(reset)  # refused where they are given
     blueprint = flask.Blueprint(name or "metricsmw" + re.sub(r"\W", "_", path), __name__)
 
     def view(below: str = "", **_: str) -> flask.Response:
@@ -194,13 +197,13 @@ def metrics_blueprint(
         exclude_request(request.environ)
         if below or request.path.endswith("/"):
             below = "/" + below
-        answer = Handlers(asked, policy).handle(
+        answer = Handlers(asked, auth, reset=reset).handle(
             Request(
                 request.method,
                 below,
                 request.query_string.decode("latin-1"),
                 {name.lower(): value for name, value in request.headers},
-                _identity,
+                _identity if _has_login() else nobody,
                 mount=request.root_path + request.path.removesuffix(below),
                 unmeasured="" if measured else _UNMEASURED,
             )
@@ -229,7 +232,24 @@ def _monitor_of(app: flask.Flask) -> MetricsMonitor:
     return monitors[-1] if monitors else get_metrics_monitor()
 
 
-def _identity() -> str | None:
+def _has_login() -> bool:
+    """Return whether the app can have users who are logged in: it has Flask-Login, or sessions."""
+    session = flask.session._get_current_object()  # type: ignore[attr-defined]
+    interface = flask.current_app.session_interface
+    return _has_flask_login() or not interface.is_null_session(session)
+
+
+def _has_flask_login() -> bool:
+    return hasattr(flask.current_app, "login_manager") and "flask_login" in sys.modules
+
+
+def _identity() -> HostUser | str | None:
+    """Return the logged-in user: by Flask-Login where the app has it, else as the session names."""
+    if _has_flask_login():
+        from flask_login import current_user  # type: ignore[import-untyped]
+
+        account = current_user._get_current_object()
+        return logged_in(account, account.get_id())
     return session_identity(flask.session._get_current_object())  # type: ignore[attr-defined]
 
 

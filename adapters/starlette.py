@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from metricsmw import MetricsMonitor
 
-    from .api.policies import Policy
+    from .api.policies import Policy, ResetRule
     from .types import ASGIApp, Exclude, Receive, Scope, ScopeRoute, ScopeUser, Send
 
 _App = TypeVar("_App", bound=Starlette)
@@ -49,6 +49,7 @@ def instrument(
     exclude: Iterable[Exclude] = (),
     user: ScopeUser | None = None,
     route: ScopeRoute | None = None,
+    reset: ResetRule = True,
 ) -> _App:
     """Measure `app`, serve the metrics at `path`, and return `app` itself; arguments as for `wrap`.
 
@@ -58,7 +59,7 @@ def instrument(
     if monitor is None:
         monitor = get_metrics_monitor()
     exclude = as_exclusions(exclude)
-    metrics = metrics_app(monitor, auth)
+    metrics = metrics_app(monitor, auth, reset=reset)
     fields = vars(app)
     monitors: list[MetricsMonitor] = fields.setdefault(_MONITORS, [])
     paths: list[str] = fields.setdefault(_PATHS, [])
@@ -78,6 +79,7 @@ def instrument(
         exclude=exclude,
         user=user,
         route=route,
+        reset=reset,
     )
     fields.setdefault(REDO, []).append(redo)
     return app

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from metricsmw.engine.recording.recorder import Recorder
 
-    from .api.policies import Policy
+    from .api.policies import Policy, ResetRule
     from .types import EnvironIdentity, EnvironRoute, EnvironUser, Exclude, Headers, Thresholds
 
 MAX_STATUS_LINES = 1000  # that are remembered; an app that makes them up is parsed each time
@@ -53,11 +53,12 @@ def metrics_app(
     identity: EnvironIdentity | None = None,
     health_thresholds: Thresholds | None = None,
     health_status: int = 503,
+    reset: ResetRule = True,
 ) -> WSGIApplication:
     """Return the mountable sub-app, on Werkzeug; needs the extra ``metricsmw[wsgi]``."""
     from .api.wsgi_app import metrics_app as make
 
-    return make(monitor, auth, identity, health_thresholds, health_status)
+    return make(monitor, auth, identity, health_thresholds, health_status, reset)
 
 
 class WSGIMetricsMiddleware(Remade):
@@ -73,6 +74,7 @@ class WSGIMetricsMiddleware(Remade):
         route: Returns the route's template of an answered request, given its environ, or None.
             Default for both: by what the framework left there.
         identity: Returns the app's logged-in user, given the environ, for the sub-app.
+        reset: Who may reset: True (whoever may read), "token" (whoever has it) or False.
 
     Raises:
         ValueError: `path` does not start with a slash, or is nothing but slashes.
@@ -89,6 +91,7 @@ class WSGIMetricsMiddleware(Remade):
         user: EnvironUser | None = None,
         route: EnvironRoute | None = None,
         identity: EnvironIdentity | None = None,
+        reset: ResetRule = True,
     ) -> None:
         self.app = app
         self.monitor = get_metrics_monitor() if monitor is None else monitor
@@ -99,7 +102,9 @@ class WSGIMetricsMiddleware(Remade):
         self._sub_path = path = None if path is None else as_wsgi(mount_path(path))
         # The quick test for paths that may not be measured; None: all are.
         self._bypass_hint = "" if self._excluded else path
-        self._sub_app = metrics_app(self.monitor, auth, identity=identity) if path else None
+        self._sub_app = (
+            metrics_app(self.monitor, auth, identity=identity, reset=reset) if path else None
+        )
         self._excludes = Excluded()
         self._exchange = _exchange_class(self.recorder, route, user)
         self._body = body_class(self.recorder)

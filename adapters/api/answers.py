@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import reprlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import parse_qs, quote
@@ -17,7 +17,7 @@ import orjson
 
 from metricsmw import MetricsMonitor, __version__
 from metricsmw.alerts import get_alerts
-from metricsmw.engine.reading.health import ServerHealth, check_health
+from metricsmw.engine.reading.health import OPERATIONAL, ServerHealth, check_health
 from metricsmw.engine.reading.instruments import as_rows
 from metricsmw.engine.reading.moment import Reading
 from metricsmw.exporters import negotiation
@@ -29,7 +29,6 @@ from .. import dashboard
 from . import signin
 from .messages import Request, Response
 from .policies import bears
-from .signin import LOGIN_RATE_LIMIT
 
 
 class Shared(NamedTuple):
@@ -41,6 +40,8 @@ class Shared(NamedTuple):
 Answer: TypeAlias = Callable[[MetricsMonitor, Request], Response] | Shared
 
 DEFAULT_MINUTES = 60
+# The parts of `/health` that a stranger is told of.
+_COMPONENTS = ("metrics_monitor", "request_tracking", "resource_monitoring", "websocket_tracking")
 
 
 class BadRequestError(Exception):
@@ -158,18 +159,25 @@ def _health(monitor: MetricsMonitor, reading: Reading, request: Request) -> Resp
     except Exception:  # what is broken shows among the components
         monitor.recorder.faults.report("reading the request rate")
         rate = None
+    details: Mapping[str, object] = {**health, **checked}
+    if not request.is_known:
+        states = health["components"]
+        details = {"components": {name: _without_reason(states[name]) for name in _COMPONENTS}}
     return _json(
         status,
         {
             "success": status == 200,
             "status": health["status"],
             "version": __version__,
-            **health,
-            **checked,
+            **details,
             "current_rpm": rate,
             "timestamp": _timestamp(),
         },
     )
+
+
+def _without_reason(state: str) -> str:
+    return state if state in (OPERATIONAL, "unavailable") else "degraded"
 
 
 def is_page(request: Request) -> bool:
@@ -208,12 +216,7 @@ def static_file(file: dashboard.File, request: Request, cache: str) -> Response:
 def _sign_in(monitor: MetricsMonitor, request: Request) -> Response:
     if request.token is None:
         return error_response(404, "No token is set that could be signed in with")
-    now = monitor.clock.monotonic()
-    wait = LOGIN_RATE_LIMIT.wait(now)
-    if wait:
-        return error_response(429, "Too many failed tries", {"Retry-After": str(wait)})
     if not bears(request, request.token):
-        LOGIN_RATE_LIMIT.failed(now)
         return error_response(401, "Wrong token")
     cookie = signin.cookie(request.token, request.headers)
     return _json(200, {"success": True, "timestamp": _timestamp()}, {"Set-Cookie": cookie})
@@ -292,9 +295,23 @@ def _success(content: dict[str, object]) -> Response:
     return _json(200, {"success": True, **content, "timestamp": _timestamp()})
 
 
-def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Return an error as JSON."""
-    return _json(status, {"error": message}, headers)
+def error_response(
+    status: int,
+    message: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    ways: Sequence[str] = (),
+) -> Response:
+    """Return an error as JSON.
+
+    Args:
+        status: The HTTP status.
+        message: What went wrong.
+        headers: Further headers.
+        ways: What would let in, one sentence each.
+    """
+    content = {"error": message, "ways_in": list(ways)} if ways else {"error": message}
+    return _json(status, content, headers)
 
 
 def _json(status: int, content: object, headers: Mapping[str, str] | None = None) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+import anyio
 from starlette.datastructures import Headers
 from starlette.responses import Response as StarletteResponse
 from starlette.routing import Router
@@ -16,10 +17,11 @@ from ..measurement import UNMEASURED, exclude_request
 from ..paths import split
 from ..resolvers.base import session_identity
 from ..servers import loop_server
+from .accounts import is_django_account, logged_in
 from .handlers import Handlers
-from .messages import Request
+from .messages import Identity, Request, nobody
 from .off_loop import OFF_LOOP
-from .policies import Policy
+from .policies import Policy, ResetRule
 from .sse import Streams
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ def metrics_app(
     identity: ScopeIdentity | None = None,
     health_thresholds: Thresholds | None = None,
     health_status: int = 503,
+    reset: ResetRule = True,
 ) -> ASGIApp:
     """Return the sub-app, to be mounted at any path.
 
@@ -43,11 +46,14 @@ def metrics_app(
         health_thresholds: Snapshot fields that have to stay below these numbers; while one does
             not, `/health` answers `degraded`.
         health_status: The HTTP status of that answer, 503 or 200.
+        reset: Who may reset: True for whoever may read, "token" for whoever has the token, False
+            for nobody.
     """
     monitor = get_metrics_monitor() if monitor is None else monitor
     if health_thresholds is not None:
         monitor.set_health_thresholds(health_thresholds, health_status)
-    return sub_app(Handlers(monitor, auth, OFF_LOOP), Streams(monitor), identity)
+    handlers = Handlers(monitor, auth, OFF_LOOP, reset=reset, pause=anyio.sleep)
+    return sub_app(handlers, Streams(monitor), identity)
 
 
 def sub_app(handlers: Handlers, streams: Streams, identity: ScopeIdentity | None = None) -> ASGIApp:
@@ -58,7 +64,6 @@ def sub_app(handlers: Handlers, streams: Streams, identity: ScopeIdentity | None
         streams: What serves an answer that is a stream.
         identity: As `metrics_app` takes it.
     """
-    user_of = _session_user if identity is None else identity
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -71,10 +76,11 @@ def sub_app(handlers: Handlers, streams: Streams, identity: ScopeIdentity | None
                 _below(scope),
                 scope.get("query_string", b"").decode("latin-1"),
                 _headers(scope),
-                partial(user_of, scope),
+                _identity_of(scope) if identity is None else partial(identity, scope),
                 mount=scope.get("root_path", ""),
                 streams=loop_server() is not None,
                 unmeasured=scope.get(UNMEASURED, ""),
+                staff_only=is_django_account(scope.get("user")),
             )
         )
         if answer.stream:
@@ -87,8 +93,12 @@ def sub_app(handlers: Handlers, streams: Streams, identity: ScopeIdentity | None
     return Router(default=serve)
 
 
-def _session_user(scope: Scope) -> str | None:
-    return session_identity(scope.get("session"))
+def _identity_of(scope: Scope) -> Identity:
+    """Return what finds the host's user, where it has put any or a session into the scope."""
+    account = scope.get("user")
+    if hasattr(account, "is_authenticated"):  # by a middleware that authenticates
+        return partial(logged_in, account)
+    return partial(session_identity, scope["session"]) if "session" in scope else nobody
 
 
 def _below(scope: Scope) -> str:

@@ -1,19 +1,19 @@
 """The routes of the sub-app, free of any framework: `Handlers.handle(Request) -> Response`.
 
-The routes are one table in `answers`. A request is authorised first, so that nobody else learns
-which routes exist; then come, in this order, unknown path (404), wrong method (405), a change that
-another site asks for (403), and the answer. Every error is JSON and says nothing of the inside.
+The routes are one table in `answers`. A request is authorised first (`admission`), so that nobody
+else learns which routes exist; then come, in this order, unknown path (404), wrong method (405), a
+change that is not allowed (403), and the answer. Every error is JSON, without internals.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from inspect import isawaitable
 
 from metricsmw import MetricsMonitor
 
 from .. import dashboard
+from .admission import RESET, Admission, Pause
 from .answers import (
     OPEN,
     ROUTES,
@@ -21,20 +21,10 @@ from .answers import (
     BadRequestError,
     Shared,
     error_response,
-    is_page,
-    page_response,
     static_file,
 )
 from .messages import Request, Response
-from .policies import (
-    Grant,
-    Policy,
-    as_policy,
-    asks_identity,
-    challenge_of,
-    is_cross_site,
-    token_of,
-)
+from .policies import Grant, Policy, ResetRule
 from .readings import IN_THIS_THREAD, Work
 
 
@@ -45,15 +35,23 @@ class Handlers:
         monitor: Its metrics are served.
         auth: Who may read; None means the default policy.
         work: Where answers are worked out, as they read files: for ASGI outside the event loop.
+        reset: Who may reset: True for whoever may read, "token" for whoever has the token, False
+            for nobody.
+        pause: Waits in the event loop; None: there is none.
     """
 
     def __init__(
-        self, monitor: MetricsMonitor, auth: Policy | None = None, work: Work = IN_THIS_THREAD
+        self,
+        monitor: MetricsMonitor,
+        auth: Policy | None = None,
+        work: Work = IN_THIS_THREAD,
+        *,
+        reset: ResetRule = True,
+        pause: Pause | None = None,
     ) -> None:
         self._monitor = monitor
         self._work = work
-        self._policy = as_policy(auth)
-        self._asks_identity = asks_identity(self._policy)
+        self._admission = Admission(monitor, auth, reset, pause)
 
     def handle(self, request: Request) -> Response:
         """Answer a request; never raises.
@@ -77,12 +75,12 @@ class Handlers:
             static = self._static_file(request)
             if static is not None:
                 return static
-            request.token = token_of(self._policy)
-            request.by_session = self._asks_identity
-            grant = await self._grant(request)
+            grant = await self._admission.admit(request)
             doing = f"answer to {request.path}" if request.path in ROUTES else "unknown path"
-            found = self._find(request, grant)
+            found = grant if isinstance(grant, Response) else self._find(request, grant)
             response = found if isinstance(found, Response) else await self._answer(found, request)
+            if request.path == RESET and response.status == 200 and isinstance(grant, Grant):
+                self._admission.tell_reset(request, grant)
         except Exception:
             self._monitor.recorder.faults.report(doing)
             response = error_response(500, "Internal error")
@@ -98,24 +96,10 @@ class Handlers:
         response = static_file(file, request, "public, max-age=31536000, immutable")
         return replace(response, body=b"") if request.method == "HEAD" else response
 
-    async def _grant(self, request: Request) -> Grant | None:
-        if request.path in OPEN:
-            return Grant.AMBIENT
-        if self._asks_identity:
-            await request.settle()
-        verdict = self._policy(request)
-        return Grant.of(await verdict if isawaitable(verdict) else verdict)
-
     def _find(self, request: Request, grant: Grant | None) -> Answer | Response:
         """Return what answers a request, or the error that it is answered with; reads nothing."""
-        if grant is None:
-            challenge = challenge_of(self._policy)
-            headers = {} if challenge is None else {"WWW-Authenticate": challenge}
-            if is_page(request) and "text/html" in request.headers.get("accept", ""):
-                # A browser gets the page all the same, which holds no data: people sign in there.
-                page = page_response(self._monitor, request)
-                return replace(page, status=401, headers=[*page.headers, *headers.items()])
-            return error_response(401, "Authentication required", headers)
+        if grant is None and request.path not in OPEN:
+            return self._admission.refused(request)
         methods = ROUTES.get(request.path)
         if methods is None:
             return error_response(404, "Not found")
@@ -124,9 +108,8 @@ class Handlers:
         if answer is None:
             allowed = "GET, HEAD" if "GET" in methods else ", ".join(methods)
             return error_response(405, "Method not allowed", {"Allow": allowed})
-        if not safe and grant is Grant.AMBIENT and is_cross_site(request.headers):
-            return error_response(403, "Cross-site request refused")
-        return answer
+        forbidden = None if safe else self._admission.forbidden(request, grant)
+        return answer if forbidden is None else error_response(403, forbidden)
 
     async def _answer(self, answer: Answer, request: Request) -> Response:
         monitor = self._monitor

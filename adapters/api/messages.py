@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ..kinds import is_async
+from .accounts import HostUser
 
-# Returns the app's logged-in session user, or None; only under ASGI may it be an awaitable.
-Identity: TypeAlias = Callable[[], str | Awaitable[str | None] | None]
+# Returns the app's logged-in user, or None; only under ASGI may it be an awaitable.
+_Found: TypeAlias = HostUser | str | None
+Identity: TypeAlias = Callable[[], _Found | Awaitable[_Found]]
 
 
 def nobody() -> None:
@@ -51,8 +53,12 @@ class Request:
         streams: Whether the server can send a body that goes on without end.
         unmeasured: Why the server, which promised to, has not measured this request; "" where it
             has, or has promised nothing.
+        staff_only: Whether the default policy lets in only those whom the host counts among its
+            staff.
         token: The token that signing in from a browser asks for, or None; set by the handlers.
         by_session: Whether the app's session may let in; set by the handlers.
+        is_known: Whether it has proved who asks; set by the handlers.
+        ways: What lets in, as a refusal names it; set by the handlers.
     """
 
     __slots__ = (
@@ -61,13 +67,16 @@ class Request:
         "_user",
         "by_session",
         "headers",
+        "is_known",
         "method",
         "mount",
         "path",
         "query",
+        "staff_only",
         "streams",
         "token",
         "unmeasured",
+        "ways",
     )
 
     def __init__(
@@ -81,6 +90,7 @@ class Request:
         mount: str = "",
         streams: bool = False,
         unmeasured: str = "",
+        staff_only: bool = False,
     ) -> None:
         self.method = method
         self.path = path
@@ -89,31 +99,49 @@ class Request:
         self.mount = mount
         self.streams = streams
         self.unmeasured = unmeasured
+        self.staff_only = staff_only
         self.token: str | None = None
         self.by_session = False
+        self.is_known = False
+        self.ways: list[str] = []
         self._identity = identity
         self._asked = False
-        self._user: str | None = None
+        self._user: HostUser | None = None
+
+    @property
+    def has_login(self) -> bool:
+        """Whether the app has users who could be logged in, as far as the host knows."""
+        return self._identity is not nobody
 
     def identity(self) -> str | None:
-        """Return the app's logged-in session user, or None; the app is asked at most once.
+        """Return the name of the app's logged-in user, or None; the app is asked at most once.
 
         Raises:
             TypeError: The identity would have to be awaited. Other exceptions are the app's.
         """
+        user = self.user()
+        return None if user is None else user.name
+
+    def user(self) -> HostUser | None:
+        """Return the app's logged-in user, or None; raises as `identity` does."""
         if not self._asked:
             user = self._identity()
             if isinstance(user, Awaitable):
                 if inspect.iscoroutine(user):
                     user.close()
                 raise TypeError("the identity is asynchronous, and nothing here can await it")
-            self._user = user
-            self._asked = True
+            self._know(user)
         return self._user
 
     async def settle(self) -> None:
         """Await an asynchronous identity now, so that `identity()` need not wait."""
         if not self._asked and is_async(self._identity):
             user = self._identity()
-            self._user = await user if isinstance(user, Awaitable) else user
-            self._asked = True
+            self._know(await user if isinstance(user, Awaitable) else user)
+
+    def _know(self, user: _Found) -> None:
+        if isinstance(user, HostUser):
+            self._user = user
+        elif user:
+            self._user = HostUser(str(user), user)
+        self._asked = True

@@ -1,31 +1,49 @@
-"""Who may read the metrics: the policies for `auth=`, and the rule against cross-site requests.
+"""Who may read the metrics, and who may reset them: the policies for `auth=`, and `reset=`.
 
 A policy is any callable that receives the `Request` and returns a `Grant`, or anything true for
 yes and anything false for no. Under ASGI it may be `async def`. One that raises, or returns
 an answer that is not there yet, lets nobody in.
 
 Browsers send cookies and Basic credentials along with requests that other sites make them send.
-So a yes also says whether the proof was of that kind (`Grant.AMBIENT`, and the meaning of any other
-true answer), in which case nothing is changed for a request that comes from another site.
+So a yes also says whether the proof was of that kind (`Grant.AMBIENT`, `Grant.SIGNED_IN`, and the
+meaning of any other true answer), in which case nothing is changed for a request that comes from
+another site.
+
+Credentials that were sent and are wrong are a no, whatever cookie came along. Only those of a
+scheme by which browsers answer a proxy (`Basic`, say) say nothing to a policy that takes a token.
 """
 
 from __future__ import annotations
 
 import base64
 import hmac
+import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import ClassVar, TypeAlias
-from urllib.parse import SplitResult, urlsplit
+from inspect import isawaitable
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from .messages import Request
-from .signin import is_signed_in
+from .signin import COOKIE, guess_in, is_signed_in
+
+logger = logging.getLogger("metricsmw")
 
 Policy: TypeAlias = Callable[[Request], object]
 
+# Who may reset: whoever may read, only whoever has the token, or nobody.
+ResetRule: TypeAlias = Literal["token"] | bool
+
 TOKEN_VARIABLE = "METRICSMW_TOKEN"
+SHORT_TOKEN = 16  # characters; a shorter one can be guessed
+
+# What surrounds a secret that was read from a file; no header can begin or end with it.
+_SPACE = " \t\r\n\v\f"
+# The schemes by which a browser answers a proxy in front of the app, each time by itself.
+_OF_PROXIES = ("", "basic", "digest", "negotiate", "ntlm")
+# Where a short token was found and logged.
+_short: set[str] = set()
 
 _BEARER = 'Bearer realm="metrics"'
 _BASIC = 'Basic realm="metrics", charset="UTF-8"'
@@ -35,6 +53,7 @@ class Grant(Enum):
     """A yes, by what the request proved itself with."""
 
     AMBIENT = "what a browser sends by itself: a cookie, Basic credentials, nothing at all"
+    SIGNED_IN = "a browser's cookie that was given for the token"
     EXPLICIT = "what the client's own code put there: a bearer token"
 
     @classmethod
@@ -50,14 +69,31 @@ class Grant(Enum):
         return cls.AMBIENT if verdict else None
 
 
-def session() -> Policy:
-    """Let in users who are logged in to the host's own session."""
-    return _Session()
+def session(allow: Callable[[Any], object] | None = None) -> Policy:
+    """Let in users who are logged in to the host.
+
+    Args:
+        allow: Of those, let in the ones that it says a true answer of. It is given the host's own
+            object of the user (Django's and Starlette's `request.user`, Flask-Login's
+            `current_user`), or what the session names where the host has none. Under ASGI it may
+            be `async def`.
+    """
+    return _Session(allow)
+
+
+def staff() -> Policy:
+    """Let in users whose object the host marks as `is_staff`, as Django does."""
+    return _Staff()
 
 
 def token(secret: str) -> Policy:
-    """Let in `Authorization: Bearer <secret>`. An empty secret is a `ValueError`."""
-    return _Token(_secret("secret", secret))
+    """Let in `Authorization: Bearer <secret>`.
+
+    White space around the secret is none of it. An empty secret is a `ValueError`.
+    """
+    secret = _secret("secret", _secret("secret", secret).strip(_SPACE))
+    _warn_if_short("auth.token", secret)
+    return _Token(secret)
 
 
 def basic(user: str, password: str) -> Policy:
@@ -67,20 +103,36 @@ def basic(user: str, password: str) -> Policy:
     return _Basic(_utf8(f"{user}:{_secret('password', password)}"))
 
 
-def public() -> Policy:
-    """Let everybody in."""
-    return _Public()
+def public(hosts: Iterable[str] = ()) -> Policy:
+    """Let everybody in, to read and to reset.
+
+    What changes something is asked for by a name of the server's own, because another site may have
+    a name of its own point at this server.
+
+    Args:
+        hosts: The server's names, without port. An address, a name without a dot, and one below
+            `.localhost`, `.local` or `.internal` need not be among them.
+    """
+    if isinstance(hosts, str):
+        hosts = (hosts,)
+    return _Public(frozenset(host.lower().rstrip(".") for host in hosts))
 
 
-def as_policy(auth: Policy | None) -> Policy:
+def as_policy(auth: Policy | None, own_token: Callable[[], str | None] = lambda: None) -> Policy:
     """Return the policy that an `auth=` argument means; anything but a policy is a `TypeError`.
 
-    None: the host's session, or the bearer token in the environment variable METRICSMW_TOKEN,
-    which is read at each request; empty, it counts as not set.
+    None: the host's session (under Django of its staff), or the bearer token in the environment
+    variable METRICSMW_TOKEN, which is read at each request; empty, it counts as not set.
+
+    Args:
+        auth: The argument.
+        own_token: Returns the token that the server has made for itself, which counts where
+            METRICSMW_TOKEN is not set.
     """
     if auth is None:
-        return _Default()
-    factories: tuple[object, ...] = (session, token, basic, public)
+        token_variable()  # which warns of a short one
+        return _Default(own_token)
+    factories: tuple[object, ...] = (session, staff, token, basic, public)
     if auth in factories:
         raise TypeError("auth must be a policy: session, token, … make one when they are called")
     if not callable(auth):
@@ -89,6 +141,13 @@ def as_policy(auth: Policy | None) -> Policy:
             f"auth must be None or a policy such as token(secret), got {type(auth).__name__}"
         )
     return auth
+
+
+def as_reset_rule(reset: object) -> ResetRule:
+    """Return a `reset=` argument; anything but True, "token" or False is a `ValueError`."""
+    if reset is True or reset is False or reset == "token":
+        return reset
+    raise ValueError(f'reset must be True, "token" or False, got {reset!r}')
 
 
 def challenge_of(policy: Policy) -> str | None:
@@ -113,10 +172,73 @@ def asks_identity(policy: Policy) -> bool:
     return getattr(policy, "asks_identity", True)
 
 
+def ways_of(policy: Policy, request: Request) -> list[str]:
+    """Return what lets in by a policy, one sentence each, as a refusal names it.
+
+    A policy of one's own may have it as its attribute `ways`.
+    """
+    ways: Callable[[Request], Iterable[str]] | Iterable[str] = getattr(policy, "ways", _OWN_WAY)
+    return list(ways(request) if callable(ways) else ways)
+
+
+def hosts_of(policy: Policy) -> Collection[str] | None:
+    """Return the names that a change may be asked for by; None: by any."""
+    hosts: Collection[str] | None = getattr(policy, "hosts", None)
+    return hosts
+
+
+def asker(policy: Policy, grant: Grant, request: Request) -> str:
+    """Return who was let in, for the log."""
+    if grant is Grant.EXPLICIT:
+        return "whoever has the token"
+    if grant is Grant.SIGNED_IN:
+        return "a browser that has signed in with the token"
+    told: str | None = getattr(policy, "asker", None)
+    if told is None:
+        user = request.user()
+        # As ASCII: a name must not write lines of its own into the log.
+        told = f"user {user.name[:100]!a}" if user else "whom the application's policy let in"
+    return told
+
+
+_OWN_WAY = ("What the application's own policy asks for.",)
+_SESSION_WAY = "Log in to the application."
+_STAFF_WAY = "Log in to the application as a member of its staff."
+_TOKEN_WAY = "Send `Authorization: Bearer <token>`, or sign in on the page, with {}"
+_NO_LOGIN = "Nothing: this policy asks for a login, and the application has none that is known."
+
+
 @dataclass(frozen=True)
 class _Session:
+    allow: Callable[[Any], object] | None
+
+    def ways(self, request: Request) -> list[str]:
+        if not request.has_login:
+            return [_NO_LOGIN]
+        return [_SESSION_WAY if self.allow is None else f"{_SESSION_WAY[:-1]}, as one who may."]
+
+    def __call__(self, request: Request) -> object:
+        user = request.user()
+        if user is None:
+            return None
+        if self.allow is None:
+            return Grant.AMBIENT
+        allowed = self.allow(user.account)
+        return _settled(allowed) if isawaitable(allowed) else Grant.of(allowed)
+
+
+async def _settled(allowed: Awaitable[object]) -> object:
+    return await allowed
+
+
+@dataclass(frozen=True)
+class _Staff:
+    def ways(self, request: Request) -> list[str]:
+        return [_STAFF_WAY if request.has_login else _NO_LOGIN]
+
     def __call__(self, request: Request) -> Grant | None:
-        return Grant.AMBIENT if request.identity() else None
+        user = request.user()
+        return Grant.AMBIENT if user is not None and user.is_staff else None
 
 
 @dataclass(frozen=True)
@@ -124,13 +246,14 @@ class _Token:
     secret: str = field(repr=False)
     challenge: ClassVar[str] = _BEARER
     asks_identity: ClassVar[bool] = False
+    ways: ClassVar[tuple[str, ...]] = (_TOKEN_WAY.format("the token that the app was given."),)
 
     @property
     def token(self) -> str:
         return self.secret
 
     def __call__(self, request: Request) -> Grant | None:
-        return _by_token(request, self.secret)
+        return by_token(request, self.secret)
 
 
 @dataclass(frozen=True)
@@ -138,6 +261,11 @@ class _Basic:
     credentials: bytes = field(repr=False)
     challenge: ClassVar[str] = _BASIC
     asks_identity: ClassVar[bool] = False
+    ways: ClassVar[tuple[str, ...]] = ("Send the user name and the password, by HTTP Basic.",)
+
+    @property
+    def asker(self) -> str:
+        return f"user {self.credentials.partition(b':')[0].decode(errors='replace')!a}"
 
     def __call__(self, request: Request) -> Grant | None:
         try:
@@ -149,32 +277,67 @@ class _Basic:
 
 @dataclass(frozen=True)
 class _Public:
+    hosts: frozenset[str]
     asks_identity: ClassVar[bool] = False
+    asker: ClassVar[str] = "somebody, as all are let in"
 
     def __call__(self, request: Request) -> Grant:
         return Grant.AMBIENT
 
 
+@dataclass(frozen=True)
 class _Default:
-    @property
-    def challenge(self) -> str | None:
-        return _BEARER if _token_variable() else None
+    own_token: Callable[[], str | None] = field(repr=False)
+    challenge: ClassVar[str] = _BEARER
 
     @property
-    def token(self) -> str:
-        return _token_variable()
+    def token(self) -> str | None:
+        return token_variable() or self.own_token()
+
+    def ways(self, request: Request) -> list[str]:
+        ways = []
+        if request.has_login:
+            ways.append(_STAFF_WAY if request.staff_only else _SESSION_WAY)
+        which = f"the token in {TOKEN_VARIABLE}."
+        if not token_variable():
+            which = (
+                "the token that this server has made for itself and prints where it runs in a"
+                f" terminal or in debug mode; {TOKEN_VARIABLE} sets another one."
+            )
+        return [
+            *ways,
+            f"Send `Authorization: Bearer <token>`, or sign in on the page, with {which}",
+        ]
 
     def __call__(self, request: Request) -> Grant | None:
-        secret = _token_variable()
-        grant = _by_token(request, secret) if secret else None
-        if grant is not None:
-            return grant
-        return Grant.AMBIENT if request.identity() else None
+        if is_bearing(request):
+            secret = self.token
+            grant = by_token(request, secret) if secret else None
+            if grant is not None or _scheme(request) not in _OF_PROXIES:
+                return grant
+        user = request.user()
+        if user is None or (request.staff_only and not user.is_staff):
+            return None
+        return Grant.AMBIENT
 
 
-def _token_variable() -> str:
-    # A secret that was read from a file often has a newline at its end; no header can.
-    return os.environ.get(TOKEN_VARIABLE, "").strip()
+def token_variable() -> str:
+    """Return the token that METRICSMW_TOKEN holds; empty where there is none."""
+    secret = os.environ.get(TOKEN_VARIABLE, "").strip(_SPACE)
+    if secret:
+        _warn_if_short(TOKEN_VARIABLE, secret)
+    return secret
+
+
+def _warn_if_short(where: str, secret: str) -> None:
+    if len(secret) < SHORT_TOKEN and where not in _short:
+        _short.add(where)
+        logger.warning(
+            "metricsmw: the token of %s has fewer than %d characters, and can be guessed; one that"
+            ' cannot: python -c "import secrets; print(secrets.token_urlsafe())"',
+            where,
+            SHORT_TOKEN,
+        )
 
 
 def _secret(name: str, value: object) -> str:
@@ -183,16 +346,44 @@ def _secret(name: str, value: object) -> str:
     return value
 
 
+def _scheme(request: Request) -> str:
+    return request.headers.get("authorization", "").strip(_SPACE).partition(" ")[0].lower()
+
+
 def _credentials(request: Request, scheme: str) -> str:
     """Return what the Authorization header says, or "" where it is of another scheme."""
     given, _, rest = request.headers.get("authorization", "").partition(" ")
     return rest.strip(" \t") if given.lower() == scheme else ""
 
 
-def _by_token(request: Request, secret: str) -> Grant | None:
+def guess_of(policy: Policy, request: Request, secret: str | None) -> bytes | None:
+    """Return a digest of the wrong credentials that a refused request carries; None: it has none.
+
+    Args:
+        policy: What refused it.
+        request: The request.
+        secret: The token that the policy takes, or None.
+    """
+    challenge = (challenge_of(policy) or "").lower()
+    if not challenge and secret is None:
+        return None  # there is no secret that could be guessed
+    of_proxy = _scheme(request) in _OF_PROXIES and not challenge.startswith("basic")
+    sent = "" if of_proxy else request.headers.get("authorization", "").strip(_SPACE)
+    return guess_in(secret, sent, request.headers)
+
+
+def is_bearing(request: Request) -> bool:
+    """Return whether a request carries anything that could prove that a token is known."""
+    return _scheme(request) not in _OF_PROXIES or COOKIE in request.headers.get("cookie", "")
+
+
+def by_token(request: Request, secret: str) -> Grant | None:
+    """Return what a request proves by a token: a bearer's, else that of the cookie given for it."""
     if bears(request, secret):
         return Grant.EXPLICIT
-    return Grant.AMBIENT if is_signed_in(secret, request.headers) else None
+    if _scheme(request) not in _OF_PROXIES:
+        return None
+    return Grant.SIGNED_IN if is_signed_in(secret, request.headers) else None
 
 
 def bears(request: Request, secret: str) -> bool:
@@ -206,40 +397,3 @@ def bears(request: Request, secret: str) -> bool:
 
 def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
-
-
-def is_cross_site(headers: Mapping[str, str]) -> bool:
-    """Return whether a browser says that another site made it send this request.
-
-    By Sec-Fetch-Site, and where a browser does not send it by an Origin that does not name the
-    Host; an Origin of `null` is another site in any case. A client that sends neither is no browser
-    of today, and nobody made it send anything.
-    """
-    site, origin = headers.get("sec-fetch-site", "none"), headers.get("origin")
-    if origin == "null" or site not in ("same-origin", "none"):
-        return True
-    # "same-origin" is the browser's own comparison, with the address that it used: a proxy may
-    # have told the app another Host.
-    if origin is None or site == "same-origin":
-        return False
-    return not _names_host(origin, headers.get("host", ""))
-
-
-def _names_host(origin: str, host: str) -> bool:
-    try:
-        theirs = urlsplit(origin)
-        # Behind a proxy the app does not know the scheme that the client used: the Origin does.
-        ours = urlsplit(f"{theirs.scheme}://{host}")
-        return (
-            theirs.scheme in ("http", "https")
-            and bool(theirs.hostname)
-            and (theirs.hostname, _port(theirs)) == (ours.hostname, _port(ours))
-        )
-    except ValueError:
-        return False
-
-
-def _port(url: SplitResult) -> int:
-    if url.port is None:
-        return 443 if url.scheme == "https" else 80
-    return url.port

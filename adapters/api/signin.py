@@ -1,5 +1,7 @@
 """Signing in from a browser: the bearer token, once, for a cookie that proves it was known.
 
+Also the limit on wrong tokens, which is one for all ways in.
+
 The cookie is signed with the token and with its time, so every worker can check it, it ends by
 itself after `LIFETIME_SECONDS`, and a new token ends all cookies of the old one. It holds nothing
 else. It has no `Path`: browsers then send it for the folder that it came from, which is the mount
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 LIFETIME_SECONDS = 12 * 3600
 TRIES = 10
 TRIES_SECONDS = 60
+COOKIE = "metricsmw_"  # how the names of our cookies begin
 
 _SIGNED = b"in"
 
@@ -45,33 +49,74 @@ def is_signed_in(secret: str, headers: Mapping[str, str]) -> bool:
     return False
 
 
-class LoginRateLimit:
-    """Failed tries of this process; too many, and nobody signs in for a while.
+def guess_in(secret: str | None, sent: str, headers: Mapping[str, str]) -> bytes | None:
+    """Return a digest of the credentials that were sent, which are wrong; None: there are none.
 
-    Not by address: behind a proxy all have the same one. Bounded in memory. `now` is monotonic time
-    in seconds.
+    A cookie of the secret whose time is over is no guess.
+
+    Args:
+        secret: The token that is asked for, None where it is something else.
+        sent: What the Authorization header says, empty where it is somebody else's.
+        headers: The request's.
+    """
+    own = f"{_name(secret)}=" if secret else "="
+    cookies = [each.strip() for each in re.split("[;,]", headers.get("cookie", ""))]
+    guesses = [
+        each
+        for each in cookies
+        if each.startswith(COOKIE) and not (each.startswith(own) and _is_over(secret, each))
+    ]
+    if not sent and not guesses:
+        return None
+    return hashlib.sha256("\0".join([sent, *guesses]).encode("utf-8", "surrogatepass")).digest()
+
+
+class LoginRateLimit:
+    """Wrong credentials of this process, whatever door they came to.
+
+    What was wrong before is no new guess: a client that comes again with an old token stays out
+    without using up the guesses of others. Not by address: behind a proxy all have the same one.
+    Bounded in memory. `now` is monotonic time in seconds.
     """
 
     def __init__(self) -> None:
-        self._failed: deque[float] = deque(maxlen=TRIES)
+        self._lock = threading.Lock()
+        self._failed: deque[tuple[float, bytes]] = deque(maxlen=TRIES)
 
-    def wait(self, now: float) -> int:
-        """Seconds until the next try is allowed, 0 for now."""
-        if len(self._failed) < TRIES:
+    def failed(self, guess: bytes, now: float) -> int:
+        """Count a wrong guess.
+
+        Returns:
+            Seconds after which it may be tried again; 0: it was one of the guesses that are free.
+        """
+        with self._lock:
+            fresh = [each for at, each in self._failed if now - at < TRIES_SECONDS]
+            if guess in fresh:
+                return 0
+            if len(fresh) >= TRIES:
+                return int(self._failed[0][0] + TRIES_SECONDS - now) + 1
+            self._failed.append((now, guess))
             return 0
-        left = self._failed[0] + TRIES_SECONDS - now
-        return int(left) + 1 if left > 0 else 0
-
-    def failed(self, now: float) -> None:
-        """Count a failed try."""
-        self._failed.append(now)
 
     def clear(self) -> None:
-        """Forget the failed tries."""
+        """Forget the wrong guesses."""
         self._failed.clear()
 
 
 LOGIN_RATE_LIMIT = LoginRateLimit()
+
+
+def _is_over(secret: str | None, cookie: str) -> bool:
+    """Return whether a cookie of the secret, as "name=value", was right once."""
+    from itsdangerous import BadData
+
+    try:
+        if secret:
+            signed = _signer(secret).unsign(cookie.partition("=")[2])
+            return signed == _SIGNED
+    except (BadData, UnicodeError):
+        pass
+    return False
 
 
 def _is_valid(secret: str, value: str) -> bool:
@@ -98,7 +143,7 @@ def _signer(secret: str) -> TimestampSigner:
 def _name(secret: str) -> str:
     # Browsers keep one jar for all ports of a host: servers side by side have names of their own.
     known = hashlib.sha256(b"metricsmw.cookie" + secret.encode("utf-8", "surrogatepass"))
-    return f"metricsmw_{known.hexdigest()[:8]}"
+    return f"{COOKIE}{known.hexdigest()[:8]}"
 
 
 def _set_cookie(secret: str, value: str, age: int, headers: Mapping[str, str]) -> str:

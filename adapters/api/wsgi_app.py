@@ -13,8 +13,8 @@ from metricsmw import MetricsMonitor, get_metrics_monitor
 
 from ..measurement import exclude_request
 from .handlers import Handlers
-from .messages import Request
-from .policies import Policy
+from .messages import Request, nobody
+from .policies import Policy, ResetRule
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -28,6 +28,7 @@ def metrics_app(
     identity: EnvironIdentity | None = None,
     health_thresholds: Thresholds | None = None,
     health_status: int = 503,
+    reset: ResetRule = True,
 ) -> WSGIApplication:
     """Return the sub-app, to be mounted at any path.
 
@@ -39,12 +40,13 @@ def metrics_app(
         health_thresholds: Snapshot fields that have to stay below these numbers; while one does
             not, `/health` answers `degraded`.
         health_status: The HTTP status of that answer, 503 or 200.
+        reset: Who may reset: True for whoever may read, "token" for whoever has the token, False
+            for nobody.
     """
     monitor = get_metrics_monitor() if monitor is None else monitor
     if health_thresholds is not None:
         monitor.set_health_thresholds(health_thresholds, health_status)
-    handlers = Handlers(monitor, auth)
-    user_of = _nobody if identity is None else identity
+    handlers = Handlers(monitor, auth, reset=reset)
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         exclude_request(environ)
@@ -55,7 +57,7 @@ def metrics_app(
                 _text(environ.get("PATH_INFO", "")),
                 received.query_string.decode("latin-1"),
                 {name.lower(): value for name, value in received.headers},
-                partial(user_of, environ),
+                nobody if identity is None else partial(identity, environ),
                 mount=_text(environ.get("SCRIPT_NAME", "")),
             )
         )
@@ -64,10 +66,6 @@ def metrics_app(
         return response(environ, start_response)
 
     return app
-
-
-def _nobody(environ: WSGIEnvironment) -> None:
-    return None
 
 
 def _text(path: str) -> str:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from starlette.applications import Starlette
+from starlette.authentication import AuthCredentials, AuthenticationBackend, SimpleUser
 from starlette.endpoints import HTTPEndpoint
 from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.sessions import SessionMiddleware
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
 from starlette.staticfiles import StaticFiles
@@ -23,6 +25,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocket
 
 from metricsmw import MetricsMonitor, get_metrics_monitor
+from metricsmw.adapters import auth
 from metricsmw.adapters.asgi import ASGIMetricsMiddleware
 from metricsmw.adapters.auth import public, token
 from metricsmw.adapters.starlette import instrument
@@ -388,6 +391,34 @@ def test_a_path_that_is_served_keeps_its_policy(monitor: MetricsMonitor) -> None
 def login(request: Request) -> Response:
     request.session.update(request.query_params)
     return PlainTextResponse("in")
+
+
+class Backend(AuthenticationBackend):
+    """Knows users by a header, one of whom is blocked."""
+
+    async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, SimpleUser] | None:
+        name = conn.headers.get("x-user")
+        if name is None:
+            return None
+        user = SimpleUser(name)
+        user.is_active = name != "blocked"  # type: ignore[attr-defined]
+        return AuthCredentials(["authenticated"]), user
+
+
+@pytest.mark.parametrize(
+    ("user", "status"), [({}, 401), ({"x-user": "ann"}, 200), ({"x-user": "blocked"}, 401)]
+)
+@pytest.mark.parametrize("policy", [None, auth.session(lambda user: user.display_name == "ann")])
+def test_who_is_logged_in_is_the_verdict_of_the_authentication(
+    monitor: MetricsMonitor, user: dict[str, str], status: int, policy: auth.Policy | None
+) -> None:
+    app = instrument(Starlette(routes=[Route("/login", login)]), monitor, auth=policy)
+    app.add_middleware(AuthenticationMiddleware, backend=Backend())
+    app.add_middleware(SessionMiddleware, secret_key="only for tests")
+    client = TestClient(app)
+    client.get("/login?user=ann")  # which counts no more
+    assert client.get("/api/metrics/current", headers=user).status_code == status
+    assert client.post("/api/metrics/reset", headers=user).status_code == status
 
 
 def test_session_opens_the_sub_app(monitor: MetricsMonitor) -> None:

@@ -13,12 +13,13 @@ from metricsmw import MetricsMonitor
 from metricsmw.adapters import asgi, wrap, wsgi
 from metricsmw.adapters.api.handlers import Handlers
 from metricsmw.adapters.api.messages import Request
+from metricsmw.adapters.auth import public
 
 THRESHOLDS = {"error_rate_pct": 5.0, "latency_p99_ms": 1000}
 
 
 def health(monitor: MetricsMonitor) -> tuple[int, Any]:
-    answer = Handlers(monitor).handle(Request("GET", "/health", "", {}))
+    answer = Handlers(monitor, public()).handle(Request("GET", "/health", "", {}))
     return answer.status, json.loads(answer.body)
 
 
@@ -67,7 +68,11 @@ async def bare_asgi(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-OPTIONS: dict[str, Any] = {"health_thresholds": THRESHOLDS, "health_status": 200}
+OPTIONS: dict[str, Any] = {
+    "auth": public(),
+    "health_thresholds": THRESHOLDS,
+    "health_status": 200,
+}
 
 
 @pytest.mark.parametrize(

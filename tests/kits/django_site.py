@@ -209,10 +209,11 @@ class Measured(glue.MetricsMiddleware):
 
 @contextmanager
 def database() -> Iterator[None]:
-    """The site's database, with one user, for the time of the block."""
+    """The site's database, with ann of the staff and eve, for the time of the block."""
     connection.ensure_connection()  # the database lives as long as one connection to it
     call_command("migrate", run_syncdb=True, verbosity=0)
-    User.objects.create_user("ann", password="secret")
+    User.objects.create_user("ann", password="secret", is_staff=True)
+    User.objects.create_user("eve", password="secret")
     yield
     connection.close()
 

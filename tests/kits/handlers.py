@@ -112,6 +112,14 @@ def assert_error(response: Response, status: int, message: str) -> None:
     assert body_of(response) == {"error": message}
 
 
+def assert_refused(response: Response) -> None:
+    assert response.status == 401
+    body = body_of(response)
+    assert body.pop("error") == "Authentication required"
+    assert all(isinstance(way, str) for way in body.pop("ways_in"))
+    assert not body
+
+
 def assert_utc(timestamp: object) -> None:
     assert isinstance(timestamp, str)
     assert datetime.fromisoformat(timestamp).utcoffset() == timedelta(0)

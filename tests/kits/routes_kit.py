@@ -198,7 +198,7 @@ def check_error(answer: Answer, status: int, message: str | None = None) -> None
     """A JSON error that says something and nothing of the inside."""
     assert answer.status == status
     body = answer.json()
-    assert list(body) == ["error"]
+    assert list(body) == (["error", "ways_in"] if status == 401 else ["error"])
     assert body["error"]
     assert message in (None, body["error"])
     assert not re.search(r"Traceback|File \"|\.py|0x[0-9a-f]+", body["error"])
@@ -288,6 +288,16 @@ class RoutesSmoke:
         )
         assert type(body["current_rpm"]) is float
         assert is_utc(body["timestamp"])
+        assert list(body) == [
+            "success",
+            "status",
+            "version",
+            "components",
+            "current_rpm",
+            "timestamp",
+        ]
+        assert list(body["components"]) == COMPONENTS
+        assert api.get("/health").json()["mode_reason"]  # which strangers are not told
 
     def test_routes(self, api: Api, server: Server) -> None:
         server.get("/hello")

@@ -198,7 +198,7 @@ class TestWaiting:
 
         assert status(settled_twice, "/current") == 200
         assert len(asks) == 2
-        assert status(twice, "/health") == 200
+        assert status(public(), "/health") == 200
         assert status(public(), "/current") == 200
         assert status(token("secret"), "/current") == 401
         assert len(asks) == 2

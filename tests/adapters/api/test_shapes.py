@@ -208,7 +208,12 @@ def test_health_of_a_degraded_monitor(
         "mode_reason": reason,
     }
     monkeypatch.setattr(Reading, "health", degraded)
-    response = ask(Handlers(monitor, token("secret")), "/health")
+    handlers = Handlers(monitor, token("secret"))
+    stranger = ask(handlers, "/health")
+    assert stranger.status == 503
+    assert reason not in str(stranger.body)
+    assert body_of(stranger)["components"]["metrics_monitor"] == "degraded"
+    response = ask(handlers, "/health", authorization="Bearer secret")
     body = body_of(response)
     assert response.status == 503
     assert body["success"] is False

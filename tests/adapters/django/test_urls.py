@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
+from types import ModuleType
 from typing import Any
 from urllib.parse import urljoin
 
 import django
 import pytest
+from django.contrib.auth.backends import ModelBackend as Model
 from django.contrib.auth.models import User
 from django.core.handlers.base import BaseHandler
 from django.db import connection
@@ -15,12 +18,15 @@ from django.test import AsyncClient, Client, RequestFactory
 from django.test.utils import override_settings
 from kits.django_site import (
     SESSIONS,
+    Wrapped,
     answer_of,
     both,
     in_flight,
+    logged_in,
 )
 
 from metricsmw import MetricsMonitor
+from metricsmw.adapters import auth
 from metricsmw.adapters import django as glue
 
 
@@ -75,10 +81,77 @@ def test_health_stays_open_where_login_is_required() -> None:
 
 
 @pytest.mark.parametrize(("key", "status"), [("user", 200), ("user_id", 200), ("cart", 401)])
-def test_session_without_a_user_model_opens(bare: None, key: str, status: int) -> None:
+def test_session_without_a_user_model_opens(key: str, status: int) -> None:
+    client = Client()
+    with override_settings(MIDDLEWARE=SESSIONS[:1]):
+        client.get(f"/keep?{key}=ann")
+        assert client.get("/api/metrics/current").status_code == status
+
+
+@pytest.mark.parametrize("key", ["user", "user_id"])
+def test_what_a_session_names_does_not_count_beside_a_user_model(bare: None, key: str) -> None:
     client = Client()
     client.get(f"/keep?{key}=ann")
+    assert client.get("/api/metrics/current").status_code == 401
+
+
+@both
+@pytest.mark.parametrize(
+    ("policy", "name", "changes", "status"),
+    [
+        (None, "ann", {}, 200),
+        (None, "ann", {"is_active": False}, 401),
+        (None, "ann", {"is_staff": False}, 401),
+        (None, "eve", {}, 401),
+        (None, "eve", {"is_staff": True}, 200),
+        (auth.session(), "eve", {}, 200),
+        (auth.session(), "eve", {"is_active": False}, 401),
+        (auth.session(lambda user: user.username == "eve"), "eve", {}, 200),
+        (auth.session(lambda user: user.username == "eve"), "ann", {}, 401),
+        (auth.staff(), "eve", {}, 401),
+        (auth.staff(), "ann", {}, 200),
+        (auth.staff(), "ann", {"is_active": False}, 401),
+    ],
+)
+def test_who_may_read_and_reset(
+    monkeypatch: pytest.MonkeyPatch,
+    asynchronous: bool,
+    policy: auth.Policy | None,
+    name: str,
+    changes: dict[str, bool],
+    status: int,
+) -> None:
+    with override_settings(MIDDLEWARE=SESSIONS):
+        site = Wrapped(asynchronous).wrap(MetricsMonitor(), auth=policy, path="/numbers-of-this")
+        # A user who is blocked, or leaves the staff, after logging in.
+        cookie = logged_in(name)
+        monkeypatch.setattr(Model, "get_user", lambda self, key: changed(key, changes))
+        assert site.get("/numbers-of-this/current", cookie)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("verified", "has_device", "status"),
+    [(False, True, 401), (True, True, 200), (False, False, 200)],
+)
+def test_a_pending_second_factor_reads_nothing(
+    bare: None, monkeypatch: pytest.MonkeyPatch, verified: bool, has_device: bool, status: int
+) -> None:
+    """As django-otp marks users: its middleware sets these two on each."""
+    otp = ModuleType("django_otp")
+    vars(otp)["user_has_device"] = lambda user: has_device
+    monkeypatch.setitem(sys.modules, "django_otp", otp)
+    marks = {"otp_device": object() if verified else None, "is_verified": lambda: verified}
+    client = Client()
+    client.force_login(User.objects.get(username="ann"))
+    monkeypatch.setattr(Model, "get_user", lambda self, key: changed(key, marks))
     assert client.get("/api/metrics/current").status_code == status
+    assert client.post("/api/metrics/reset").status_code == status
+
+
+def changed(key: object, changes: dict[str, Any]) -> User | None:
+    user = User.objects.get(pk=key)
+    vars(user).update(changes)
+    return user if user.is_active else None
 
 
 def test_the_sub_app_needs_no_transaction(monkeypatch: pytest.MonkeyPatch) -> None:

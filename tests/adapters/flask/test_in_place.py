@@ -200,7 +200,7 @@ def test_auth(app: Flask, monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("METRICSMW_TOKEN", "secret")
     client = instrument(app, monitor).test_client()
     answer = client.get("/api/metrics/current")
-    assert (answer.status_code, answer.json) == (401, {"error": "Authentication required"})
+    assert (answer.status_code, answer.json["error"]) == (401, "Authentication required")
     bearer = {"Authorization": "Bearer secret"}
     assert client.get("/api/metrics/current", headers=bearer).status_code == 200
     remote = client.get("/api/metrics/current", environ_overrides={"REMOTE_USER": "ann"})

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from kits.routes_kit import Api
+from kits.routes_kit import BEARER, Api
 from kits.servers import serve, wait_until
 from kits.workers import (
     ENV,
@@ -79,7 +79,7 @@ def test_no_request_fails(damage: Callable[[Path], None]) -> None:
             load.read_on(5)
             damage(files[1])
             load.read_on(5)
-            health = server.get("/api/metrics/health")
+            health = server.get("/api/metrics/health", BEARER)
             assert health.status == 503
             assert health.json()["status"] == "degraded"
             assert "left out" in health.json()["components"]["request_tracking"]
@@ -106,7 +106,7 @@ def test_a_place_where_no_segment_can_be(options: str, tmp_path: Path) -> None:
             shown = read_often(server, 6)
             assert {workers for _, workers, _ in shown} == {1}
             assert all(0 < total <= requests + 10 for total, *_ in shown)
-            health = server.get("/api/metrics/health").json()
+            health = server.get("/api/metrics/health", BEARER).json()
             assert (health["status"], health["mode"]) == ("degraded", "private")
             assert health["mode_reason"]
             assert str(tmp_path) not in health["mode_reason"]
@@ -141,7 +141,7 @@ def test_files_that_are_no_segments() -> None:
         assert load.completed <= now["total_requests"] <= load.completed + load.broken
         assert now["workers"] == 4
         load.assert_nothing_went_back()
-        health = server.get("/api/metrics/health").json()
+        health = server.get("/api/metrics/health", BEARER).json()
         assert f"{len(FOREIGN)} damaged" in health["components"]["request_tracking"]
 
 

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from kits.routes_kit import Api
+from kits.routes_kit import BEARER, Api
 from kits.servers import APPS_ROOT, Server, serve, wait_until
 from kits.workers import (
     ENV,
@@ -129,7 +129,9 @@ def test_a_directory_by_hand_groups(tmp_path: Path) -> None:
         for server in (one, other):
             Api(server).settled(7)
             assert read_often(server, 12) == {(7, 4, 0)}
-            assert server.get("/api/metrics/health").json()["mode_reason"] == "METRICSMW_DIR"
+            assert (
+                server.get("/api/metrics/health", BEARER).json()["mode_reason"] == "METRICSMW_DIR"
+            )
 
 
 def test_sharing_turned_off_separates() -> None:
@@ -147,7 +149,7 @@ def test_sharing_turned_off_separates() -> None:
         wait_until(both, "the numbers of both")
         assert sum(total for total, *_ in shown) == requests
         assert {workers for _, workers, _ in shown} == {1}
-        health = server.get("/api/metrics/health").json()
+        health = server.get("/api/metrics/health", BEARER).json()
         assert (health["mode"], health["mode_reason"]) == ("private", "METRICSMW_SHARED is off")
         assert list(base_directory().glob(f"{server.pid}-*")) == []
 

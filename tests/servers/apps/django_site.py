@@ -21,6 +21,7 @@ class User:
     """As much of a user as `request.user` needs."""
 
     is_authenticated = True
+    is_staff = True
     is_active = True
     pk = 1
 
