@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from metricsmw.engine.files import DRAFT, open_own, replace_file
+from metricsmw.engine.files import DRAFT, EXPORT_FOLDER_MODE, make_folders, open_own, replace_file
 from metricsmw.engine.workers.job import ServerJob
 from metricsmw.exporters.push import OTLPExport as OTLPExport
 from metricsmw.formats import csv_text, export_document, json_text
@@ -90,7 +90,7 @@ class ScheduledExport:
             monitor, name, self._export_if_due, [], interval=check_interval, expected=(OSError,)
         )
         self.directory = Path(directory).absolute()
-        self.directory.mkdir(parents=True, exist_ok=True)
+        make_folders(self.directory, EXPORT_FOLDER_MODE)
         if start is not False:
             self._job.start(everywhere=bool(start))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from metricsmw.clock import SYSTEM_CLOCK, Clock
 from metricsmw.config import Settings, Shared
+from metricsmw.engine.directory import Directory
 from metricsmw.engine.faults import FaultLog
 from metricsmw.engine.files import replace_file
 from metricsmw.engine.fork import Stage, on_fork
@@ -121,7 +122,13 @@ class MetricsMonitor:
     @property
     def directory(self) -> Path | None:
         """The directory of the server's workers; None where this monitor is private."""
-        return getattr(self.opened(), "directory", None)
+        found = self.shared_directory
+        return None if found is None else found.path
+
+    @property
+    def shared_directory(self) -> Directory | None:
+        """The same, by its descriptor: where files of the server are read and written."""
+        return self.opened().directory
 
     def opened(self) -> Group:
         """Return the group of this process, joined if need be."""

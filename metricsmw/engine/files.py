@@ -13,7 +13,6 @@ import errno
 import os
 import stat
 import sys
-import threading
 import weakref
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +20,9 @@ from pathlib import Path
 from metricsmw.engine.fork import Stage, on_fork
 
 # The names of drafts, as a pattern, around that of their file's name.
-DRAFT = r"\.{}\.\d+-\d+"
+DRAFT = r"\.{}\.[0-9a-f]{{16}}"
+# Whether others may read an export is the user's choice, by the umask; they never may write.
+EXPORT_MODE, EXPORT_FOLDER_MODE = 0o664, 0o775
 
 _all: weakref.WeakSet[FileHandle] = weakref.WeakSet()
 
@@ -48,18 +49,22 @@ class FileHandle:
     __del__ = close
 
 
-def open_own(path: str | os.PathLike[str], flags: int) -> FileHandle:
+def open_own(
+    path: str | os.PathLike[str], flags: int, *, dir_fd: int | None = None, mode: int = 0o600
+) -> FileHandle:
     """Open a regular file of this user; links, FIFOs and devices are refused, never waited for.
 
     Args:
         path: The file.
-        flags: Those of `os.open`; a file that is made is for its owner only.
+        flags: Those of `os.open`.
+        dir_fd: The directory that a relative path begins in; None: the working directory.
+        mode: The mode of a file that is made: for its owner only.
 
     Raises:
         OSError: It cannot be opened, or is no regular file of this user.
     """
     flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    file = FileHandle(os.open(path, flags, 0o600))
+    file = FileHandle(os.open(path, flags, mode, dir_fd=dir_fd))
     status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
         file.close()
@@ -67,26 +72,57 @@ def open_own(path: str | os.PathLike[str], flags: int) -> FileHandle:
     return file
 
 
+def make_folders(path: Path, mode: int) -> None:
+    """Make a folder and those on the way to it, where they are missing. Raises OSError."""
+    for folder in (*reversed(path.parents), path):
+        if not folder.is_dir():
+            try:
+                folder.mkdir(mode)
+            except FileExistsError:
+                if not folder.is_dir():  # not made by another process meanwhile
+                    raise
+
+
+def draft_name(name: str) -> str:
+    """Return a name for a draft of a file, which nobody can guess."""
+    return f".{name}.{os.urandom(8).hex()}"
+
+
 def replace_file(path: str | os.PathLike[str], text: str) -> None:
     """Replace the file as a whole: a reader sees the old one or the new one.
 
+    A file that is there keeps its mode; a new one is for all to read, as far as the umask lets it.
     Raises OSError where that cannot be; the old file is then untouched.
     """
     target = os.path.abspath(os.fspath(path))
     folder, name = os.path.split(target)
-    draft = os.path.join(folder, f".{name}.{os.getpid()}-{threading.get_ident()}")
+    draft = os.path.join(folder, draft_name(name))
+    mode = _mode_of(target)
+    # A link or a file that waits under the draft's name is not written to.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    for name_of_flag in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, name_of_flag, 0)
     try:
-        with open(draft, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with open(os.open(draft, flags, EXPORT_MODE if mode is None else mode), "wb") as file:
+            if mode is not None:  # whatever the umask is
+                os.chmod(file.fileno() if os.chmod in os.supports_fd else draft, mode)
+            file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
-        with suppress(FileNotFoundError):
-            os.chmod(draft, os.stat(target).st_mode & 0o777)
         os.replace(draft, target)
     except BaseException:
         with suppress(OSError):
             os.unlink(draft)
         raise
+
+
+def _mode_of(path: str) -> int | None:
+    """Return the permissions of a regular file; None where there is none."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return stat.S_IMODE(status.st_mode) & 0o777 if stat.S_ISREG(status.st_mode) else None
 
 
 # File systems, by their number in statfs(2), where an allocation does not reserve room for later

@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
+from math import isfinite
 
 from metricsmw.exporters.model import (
     Attributes,
@@ -20,6 +21,10 @@ from metricsmw.exporters.model import (
     HistogramPoint,
     NumberPoint,
 )
+
+# More than an export has: a file with other numbers is damaged.
+MAX_VALUE = 1e300
+MAX_BUCKETS = 10_000
 
 
 def _key(name: str, attributes: Attributes) -> str:
@@ -58,15 +63,31 @@ class Sent:
         try:
             at, numbers, histograms = json.loads(text)
             return cls(
-                float(at),
-                {str(key): value + 0 for key, value in numbers.items()},
+                _checked(float(at)),
+                {str(key): _checked(value + 0) for key, value in numbers.items()},
                 {
-                    str(key): (int(first), [int(count) for count in counts], float(total))
+                    str(key): _checked_histogram(int(first), counts, float(total))
                     for key, (first, counts, total) in histograms.items()
                 },
             )
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
+
+
+def _checked(value: float) -> float:
+    """Return a number that a counter can have. Raises ValueError for another."""
+    if not 0 <= value < MAX_VALUE:
+        raise ValueError("no value of a counter")
+    return value
+
+
+def _checked_histogram(
+    first: int, counts: Sequence[int], total: float
+) -> tuple[int, list[int], float]:
+    """Return first bucket, counts and sum. Raises ValueError where no histogram has such."""
+    if abs(first) > MAX_BUCKETS or len(counts) > MAX_BUCKETS or not isfinite(total):
+        raise ValueError("no histogram")
+    return first, [int(_checked(count)) for count in counts], total
 
 
 def since(now: Exposition, sent: Sent) -> Exposition:

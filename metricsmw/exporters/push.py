@@ -14,10 +14,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metricsmw.engine.files import replace_file
 from metricsmw.engine.workers.job import PROBLEM, ServerJob
 from metricsmw.engine.workers.notes import CorruptNoteError
 from metricsmw.exporters.deltas import Sent, since
@@ -39,6 +37,8 @@ DEFAULT_TIMEOUT = 10.0
 PATIENCE_SECONDS = 15.0
 # Keys of the job's note, beside that of its problem.
 INTERVAL, FAILURES = "interval", "failures"
+# Of the file of the last export; a larger one is damaged.
+MAX_SENT_BYTES = 64 << 20
 
 
 class OTLPExport:
@@ -197,25 +197,24 @@ class OTLPExport:
             return 0
 
     @property
-    def _sent_path(self) -> Path | None:
-        directory = self._monitor.directory
-        return None if directory is None else directory / f"sent-{self._name}.json"
+    def _sent_name(self) -> str:
+        return f"sent-{self._name}.json"
 
     def _read_sent(self) -> Sent | None:
-        path = self._sent_path
-        if path is None:
+        directory = self._monitor.shared_directory
+        if directory is None:
             return self._sent
         try:
-            return Sent.from_json(path.read_text(encoding="utf-8"))
+            return Sent.from_json(directory.read(self._sent_name, MAX_SENT_BYTES).decode())
         except (OSError, UnicodeDecodeError):
             return None
 
     def _write_sent(self, sent: Sent | None) -> None:
-        path = self._sent_path
-        if path is None:
+        directory = self._monitor.shared_directory
+        if directory is None:
             self._sent = sent
         else:
-            replace_file(path, "" if sent is None else sent.to_json())
+            directory.replace(self._sent_name, b"" if sent is None else sent.to_json().encode())
 
 
 def _count(note: Mapping[str, object]) -> int:

@@ -74,11 +74,11 @@ def exposition(monitor: MetricsMonitor, of: Reading | None = None) -> Exposition
         monitor.instruments.show()
         of = monitor.read()
     reading = of.server
-    directory = monitor.directory
+    directory = monitor.shared_directory
     wall = monitor.clock.time()
     started = unix_time(directory, reading.started, reading.period.now, wall)
     return Exposition(
-        resource_attributes(directory),
+        resource_attributes(None if directory is None else directory.path),
         [
             *_server(reading, started),
             *_routes(reading.route_totals(), started),

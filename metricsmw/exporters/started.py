@@ -7,17 +7,18 @@ directory, in a file named by the monotonic time, and all exports say what stand
 
 from __future__ import annotations
 
-import os
-import threading
 from contextlib import suppress
-from pathlib import Path
+
+from metricsmw.engine.directory import Directory
 
 PREFIX = "started-"
+MAX_BYTES = 64
+MAX_TIME = 253_402_300_800.0  # the year 10000
 
-_known: dict[tuple[Path | None, str], float] = {}
+_known: dict[tuple[tuple[int, int] | None, str], float] = {}
 
 
-def unix_time(directory: Path | None, moment: float, now: float, wall: float) -> float:
+def unix_time(directory: Directory | None, moment: float, now: float, wall: float) -> float:
     """Return the Unix time of a monotonic ``moment``, the same in all workers.
 
     Args:
@@ -27,32 +28,40 @@ def unix_time(directory: Path | None, moment: float, now: float, wall: float) ->
         wall: The Unix time of this moment.
     """
     name = f"{PREFIX}{moment:.9f}"
-    key = directory, name
+    place = None if directory is None else directory.identity
+    key = place, name
     if key not in _known:
         worked_out = wall - (now - moment)
         found = worked_out if directory is None else _agree(directory, name, worked_out)
         # Of a directory the last one counts: another one begins with a reset.
-        for other in [other for other in _known if other[0] == directory]:
+        for other in [other for other in _known if other[0] == place]:
             del _known[other]
         _known[key] = found
     return _known[key]
 
 
-def _agree(directory: Path, name: str, worked_out: float) -> float:
+def _agree(directory: Directory, name: str, worked_out: float) -> float:
     """Return what stands in the file, having written it unless another worker has."""
-    path = directory / name
-    draft = directory / f"new-{name}-{os.getpid()}-{threading.get_ident()}"
     with suppress(OSError, ValueError):
-        if not path.exists():
-            try:
-                draft.write_text(repr(worked_out), encoding="ascii")
-                # Not a replacement: the file appears as a whole, and of two the first stays.
-                with suppress(FileExistsError):
-                    os.link(draft, path)
-            finally:
-                draft.unlink(missing_ok=True)
-            for old in directory.glob(f"{PREFIX}*"):
-                if old != path:
-                    old.unlink(missing_ok=True)
-        return float(path.read_text(encoding="ascii"))
+        with suppress(FileNotFoundError):
+            return _parse(directory.read(name, MAX_BYTES))
+        draft = directory.write_draft(name, repr(worked_out).encode())
+        try:
+            # Not a replacement: the file appears as a whole, and of two the first stays.
+            with suppress(FileExistsError):
+                directory.link(draft, name)
+        finally:
+            directory.remove(draft)
+        for old in directory.files(PREFIX):
+            if old != name:
+                directory.remove(old)
+        return _parse(directory.read(name, MAX_BYTES))
     return worked_out
+
+
+def _parse(text: bytes) -> float:
+    """Return a Unix time. Raises ValueError for what cannot be one."""
+    time = float(text)
+    if not 0 <= time < MAX_TIME:
+        raise ValueError("no Unix time")
+    return time

@@ -49,7 +49,7 @@ def segment_path(monitor: MetricsMonitor) -> str:
     """In a worker: its file."""
     group = monitor.membership.group
     assert isinstance(group, metricsmw.engine.workers.shared.SharedGroup)
-    return str(group.directory / group.name)
+    return str(group.directory.path / group.name)
 
 
 def expected(**counts: int) -> Numbers:
@@ -107,5 +107,5 @@ def ones(size: int) -> bytes:
 def left_out(worker: Worker) -> int:
     """How many segments that worker says it leaves out."""
     health = worker.do(MetricsMonitor.get_health)
-    assert (health["status"] == "degraded") == (health["segments_left_out"] > 0)
+    assert (health["status"] == "degraded") == (health["segments_left_out"] > 0), health
     return health["segments_left_out"]

@@ -55,7 +55,9 @@ def test_no_room_at_first_and_some_later(stage: Stage, tmp_path: Path) -> None:
     with file_system(folder, "size=4m,mode=1777"):
         filler = folder / "filler"
         filler.write_bytes(bytes(3 * MB + MB // 2))
-        master = stage.start(within=container(shm=folder), settings={"window_seconds": 10})
+        master = stage.start(
+            within=container(shm=folder), settings={"window_seconds": 10}, TMPDIR="/dev/shm"
+        )
         workers = [master.fork() for _ in range(2)]
         for worker in workers:
             worker.do("record", 3)
@@ -81,6 +83,26 @@ def test_no_room_at_first_and_some_later(stage: Stage, tmp_path: Path) -> None:
         assert row["requests"] == 2
         assert workers[1].do("read")["active_users"] == 1
         assert workers[0].do("health")["status"] == "healthy"
+
+
+def test_no_room_at_first_and_a_second_place(stage: Stage, tmp_path: Path) -> None:
+    """The temporary folder is used then, by those, too, that come when there is room."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    with file_system(folder, "size=4m,mode=1777"):
+        filler = folder / "filler"
+        filler.write_bytes(bytes(3 * MB + MB // 2))
+        master = stage.start(within=container(shm=folder), TMPDIR=str(tmp_path))
+        first = master.fork()
+        first.do("record", 3)
+        filler.unlink()
+        second = master.fork()
+        second.do("record", 2)
+        for worker in (first, second):
+            assert worker.requests == 5
+            health = worker.do("health")
+            assert (health["status"], health["mode"]) == ("healthy", "shared")
+            assert "second place" in health["mode_reason"]
 
 
 def test_nothing_is_left_by_programs_that_end(stage: Stage, small: Path) -> None:

@@ -7,6 +7,7 @@ import mmap
 import os
 from typing import Protocol
 
+from metricsmw.engine.directory import Directory
 from metricsmw.engine.files import FileHandle
 
 # The part of a file system that is left to other programs, whose shared memory is there, too: a
@@ -72,10 +73,16 @@ class AnonymousMemory:
 
 
 class FileMemory:
-    """A mapped file."""
+    """A mapped file.
 
-    def __init__(self, file: FileHandle) -> None:
+    Args:
+        file: The file.
+        directory: Where other workers look for it.
+    """
+
+    def __init__(self, file: FileHandle, directory: Directory) -> None:
         self._file = file
+        self._directory = directory
         self._end = 0
 
     def map(self, offset: int, size: int) -> memoryview:
@@ -108,7 +115,7 @@ class FileMemory:
             status = os.fstat(self._file.fileno())
         except OSError:  # somebody has closed all files of the process
             return False
-        return status.st_size >= self._end and status.st_nlink > 0
+        return status.st_size >= self._end and status.st_nlink > 0 and self._directory.is_in_place
 
 
 def check_room(fd: int, size: int, share: int) -> None:

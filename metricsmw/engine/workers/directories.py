@@ -17,7 +17,6 @@ has written. The lock file is never removed, so that clearing and making exclude
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import stat
@@ -28,7 +27,8 @@ from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
-from metricsmw.engine.files import FileHandle, open_own
+from metricsmw.engine.directory import Directory, make_directory, open_directory
+from metricsmw.engine.files import FileHandle
 from metricsmw.engine.storage.layout import (
     BIAS,
     HEADER_BYTES,
@@ -54,6 +54,9 @@ except ImportError:  # Windows
 
 SEGMENT = "worker-"
 LOCK = "lock"
+# All that workers write into the directory of a server; nothing else is ever removed from it.
+_NAME = r"(worker-\d+|history-\d+|reset|lock|(once|sent)-\w+\.(lock|turn|json)|started-[\d.e+-]+)"
+OUR_NAMES = re.compile(rf"{_NAME}|\.{_NAME}\.[0-9a-f]{{16}}|new-(worker|reset|once-\w+\.lock)")
 # A worker renews its files each minute in which it is asked for something.
 LONG_UNUSED_SECONDS = 3600.0
 # Clocks of processes on several cores agree to far less.
@@ -73,21 +76,26 @@ def folder_by_hand() -> Path | None:
     return _by_hand[name]
 
 
-def user_directory() -> Path:
-    """Return the folder of all servers of this user."""
+def user_directory(base: Path | None = None) -> Path:
+    """Return the folder of all servers of this user in a base; in the first one by default."""
+    return (base or next(iter(bases()), Path("/tmp"))) / f"metricsmw-{os.geteuid()}"
+
+
+def bases() -> list[Path]:
+    """Return the folders that may hold those of the users, the best one first."""
     shm = Path("/dev/shm")
-    if shm.is_dir() and os.access(shm, os.W_OK):
-        base = shm
-    else:
-        from tempfile import gettempdir  # here, as it loads a random generator
+    found = [shm] if shm.is_dir() and os.access(shm, os.W_OK) else []
+    # As `tempfile` chooses it, which loads a random generator.
+    for name in (*map(os.environ.get, ("TMPDIR", "TEMP", "TMP")), "/tmp", "/var/tmp"):
+        if name and os.path.isdir(name) and os.access(name, os.W_OK | os.X_OK):
+            folder = Path(name).absolute()
+            return found if folder in found else [*found, folder]
+    return found
 
-        base = Path(gettempdir())
-    return base / f"metricsmw-{os.geteuid()}"
 
-
-def base_directory(here: Surroundings = HERE) -> Path:
+def base_directory(here: Surroundings = HERE, base: Path | None = None) -> Path:
     """Return the folder of this user's servers that this process can judge."""
-    return user_directory() / f"{here.boot:012x}-{here.pid_namespace}"
+    return user_directory(base) / f"{here.boot:012x}-{here.pid_namespace}"
 
 
 class Place(NamedTuple):
@@ -106,39 +114,50 @@ class Place(NamedTuple):
     by_hand: bool
 
 
-def choose_place(root: Root | None = None, here: Surroundings = HERE) -> Place:
-    """Return the directory of this process's server, which may not be there yet."""
+def choose_places(root: Root | None = None, here: Surroundings = HERE) -> list[Place]:
+    """Return where this process's server may have its directory, the best place first.
+
+    None of the directories may be there yet. `METRICSMW_DIR` leaves one place.
+    """
     if (folder := folder_by_hand()) is not None:
-        return Place(folder / f"metricsmw-{os.geteuid()}", "METRICSMW_DIR", "", True)
+        return [Place(folder / f"metricsmw-{os.geteuid()}", "METRICSMW_DIR", "", True)]
     root = root or server_root()
     name = f"{root.process.pid}-{root.process.start}"
     if part := site():
         name += f"-{zlib.crc32(part.encode()):08x}"
-    return Place(base_directory(here) / name, "workers of one server", root.problem, False)
+    return [
+        Place(base_directory(here, base) / name, "workers of one server", root.problem, False)
+        for base in bases() or [Path("/tmp")]
+    ]
 
 
 @contextlib.contextmanager
-def making(place: Place, here: Surroundings = HERE) -> Iterator[None]:
+def making(place: Place, here: Surroundings = HERE) -> Iterator[Directory]:
     """Make a place and use it in the block, in which no start can clear it.
 
     Clears first what dead servers have left, unless another process makes or clears just now.
     Raises OSError where the place cannot be made, or belongs to somebody else.
     """
     if place.by_hand:
-        place.directory.parent.mkdir(parents=True, exist_ok=True)
-        make_private_directory(place.directory)
-        yield
+        yield make_directory(place.directory)
         return
-    base = place.directory.parent
-    make_private_directory(base.parent)
-    with contextlib.closing(open_shared(base.parent / LOCK)) as lock:
+    folder = place.directory.parent
+    user = make_directory(folder.parent)
+    with contextlib.closing(open_shared(user, LOCK)) as lock:
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove_dead_servers(base.parent, here)
+            remove_dead_servers(user, here)
         fcntl.flock(lock, fcntl.LOCK_SH)
-        make_private_directory(base)
-        make_private_directory(place.directory)
-        yield
+        yield user.make_directory(folder.name).make_directory(place.directory.name)
+
+
+def is_inhabited(place: Place) -> bool:
+    """Return whether a worker lives there, as far as can be told."""
+    if os.path.lexists(place.directory):
+        with contextlib.suppress(OSError):
+            directory = open_directory(place.directory)
+            return any(is_name_locked(directory, name) for name in segment_names(directory))
+    return False
 
 
 def remove(place: Place) -> None:
@@ -146,23 +165,24 @@ def remove(place: Place) -> None:
 
     The caller knows that it is dead.
     """
-    base = place.directory.parent
-    with contextlib.closing(open_shared(base.parent / LOCK)) as lock:
+    folder = place.directory.parent
+    user = open_directory(folder.parent)
+    with contextlib.closing(open_shared(user, LOCK)) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
-        _remove_tree(str(place.directory))
+        _remove_server(user.open_directory(folder.name), place.directory.name)
         with contextlib.suppress(OSError):  # other servers are in it
-            base.rmdir()
+            user.remove_directory(folder.name)
 
 
 # --- files ----------------------------------------------------------------------------------------
 
 
-def open_shared(path: Path) -> FileHandle:
+def open_shared(directory: Directory, name: str) -> FileHandle:
     """Open a file that all workers use, and make it if need be. Raises OSError."""
-    return open_own(path, os.O_RDWR | os.O_CREAT)
+    return directory.open(name, os.O_RDWR | os.O_CREAT)
 
 
 def is_own(status: os.stat_result) -> bool:
@@ -170,56 +190,28 @@ def is_own(status: os.stat_result) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
 
 
-def segment_names(directory: str | Path) -> list[str]:
+def segment_names(directory: Directory) -> list[str]:
     """Return the names of segments there, the oldest first. Raises OSError."""
-    names = [name for name in os.listdir(directory) if name.startswith(SEGMENT)]
+    names = [name for name in directory.names() if name.startswith(SEGMENT)]
     return sorted(names, key=lambda name: (len(name), name))
 
 
-def segment_files(directory: str | Path) -> dict[str, os.stat_result]:
-    """Return the files in a directory that are named as segments, with their status.
+def clear(directory: Directory, *, keep_lock: bool = True) -> None:
+    """Remove all files of servers that have ended; with the server's lock held.
 
-    Raises OSError where the directory cannot be read.
+    Files of other names, and folders, are somebody else's and stay.
     """
-    found = {}
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.name.startswith(SEGMENT):
-                with contextlib.suppress(FileNotFoundError):
-                    found[entry.name] = entry.stat(follow_symlinks=False)
-    return found
-
-
-def make_private_directory(path: Path) -> None:
-    """Make the directory if need be; raise OSError unless only its owner can enter it."""
-    with contextlib.suppress(FileExistsError):
-        path.mkdir(mode=0o700)
-    status = path.lstat()
-    if (
-        not stat.S_ISDIR(status.st_mode)
-        or status.st_uid != os.geteuid()
-        or stat.S_IMODE(status.st_mode) & 0o077
-    ):
-        what = "must be a directory that only its owner can enter"
-        raise PermissionError(errno.EPERM, what, str(path))
-
-
-def _remove_tree(path: str) -> None:
-    from shutil import rmtree  # here, as it loads the compressors
-
-    rmtree(path, ignore_errors=True)
-
-
-def clear(directory: Path) -> None:
-    """Start clean, as all that is there belongs to servers that have ended; with its lock held."""
-    for entry in os.scandir(directory):
-        if entry.name == LOCK:
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            _remove_tree(entry.path)
-        else:
+    for name in directory.names():
+        if OUR_NAMES.fullmatch(name) and not (keep_lock and name == LOCK):
             with contextlib.suppress(OSError):
-                os.unlink(entry.path)
+                directory.remove(name)
+
+
+def _remove_server(folder: Directory, name: str) -> None:
+    """Remove a dead server's directory; one with other files than ours stays, without ours."""
+    with contextlib.suppress(OSError):
+        clear(folder.open_directory(name), keep_lock=False)
+        folder.remove_directory(name)
 
 
 # --- who lives ------------------------------------------------------------------------------------
@@ -243,24 +235,19 @@ def this_owner(here: Surroundings = HERE) -> Owner:
     )
 
 
-def is_path_locked(path: str) -> bool:
-    """Return the same of a file; False where it cannot be opened.
+def is_name_locked(directory: Directory, name: str) -> bool:
+    """Return the same of a file's name; False where it cannot be opened.
 
     It is quick, as a joining worker asks it of all workers under the server's lock.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        file = directory.open(name, os.O_RDONLY)
     except OSError:
         return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        # Not by closing alone: a child that another thread forks just now has the file open, too.
-        fcntl.flock(fd, fcntl.LOCK_UN)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+    # Unlocked by name, not by closing alone: a child that another thread forks just now has the
+    # file open, too.
+    with contextlib.closing(file):
+        return is_locked(file)
 
 
 class OwnerHeader(NamedTuple):
@@ -312,23 +299,22 @@ def read_header(file: FileHandle) -> OwnerHeader | None:
     return OwnerHeader(Owner(*map(int, found)), created)
 
 
-def _headers(directory: str | Path) -> Iterator[tuple[bool, OwnerHeader | None]]:
+def _headers(directory: Directory) -> Iterator[tuple[bool, OwnerHeader | None]]:
     """Yield for each segment whether its worker lives, and the owner that its header names.
 
     Raises OSError where a segment may be there that cannot be opened now.
     """
     for name in segment_names(directory):
-        path = os.path.join(directory, name)
         try:
-            if not is_own(os.stat(path, follow_symlinks=False)):
+            if not is_own(directory.status(name)):
                 continue
-            file = open_own(path, os.O_RDONLY)
+            file = directory.open(name, os.O_RDONLY)
         except FileNotFoundError:
             continue
         yield is_locked(file), read_header(file)
 
 
-def is_in_use(directory: str | Path, now: float, here: Surroundings = HERE) -> bool:
+def is_in_use(directory: Directory, now: float, here: Surroundings = HERE) -> bool:
     """Return whether a server may live there, also one whose processes cannot be seen from here.
 
     ``now`` is in monotonic seconds. Raises OSError where it cannot be told now.
@@ -342,7 +328,7 @@ def is_in_use(directory: str | Path, now: float, here: Surroundings = HERE) -> b
     return unknown and not _is_long_unused(directory)
 
 
-def is_of_this_clock(directory: str | Path, now: float, here: Surroundings = HERE) -> bool:
+def is_of_this_clock(directory: Directory, now: float, here: Surroundings = HERE) -> bool:
     """Return whether something there can be gone on with: its times can be compared with ``now``.
 
     Raises OSError where it cannot be told now.
@@ -353,33 +339,29 @@ def is_of_this_clock(directory: str | Path, now: float, here: Surroundings = HER
     )
 
 
-def _is_long_unused(directory: str | Path) -> bool:
+def _is_long_unused(directory: Directory) -> bool:
     """Whether nothing in a directory was renewed lately."""
-    times = [os.stat(directory, follow_symlinks=False).st_mtime]
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            with contextlib.suppress(FileNotFoundError):
-                times.append(entry.stat(follow_symlinks=False).st_mtime)
+    times = [os.fstat(directory.fileno()).st_mtime]
+    times += [status.st_mtime for status in directory.files().values()]
     return max(times) < time.time() - LONG_UNUSED_SECONDS
 
 
-def remove_dead_servers(base: Path, here: Surroundings = HERE) -> None:
+def remove_dead_servers(user: Directory, here: Surroundings = HERE) -> None:
     """Remove the directories of servers that have ended; with the user's lock held exclusively."""
     own = base_directory(here).name
-    for folder in _folders(base, "[0-9a-f]{12}-[0-9]+"):
-        boot = int(folder.name[:12], 16)
-        for server in _folders(folder.path, "[0-9]+-[0-9]+(-[0-9a-f]{8})?"):
+    for folder in _folders(user, "[0-9a-f]{12}-[0-9]+"):
+        boot = int(folder.path.name[:12], 16)
+        for server in _folders(folder, "[0-9]+-[0-9]+(-[0-9a-f]{8})?"):
+            name = server.path.name
             with contextlib.suppress(OSError):  # it cannot be told
-                root = None
-                if folder.name == own:
-                    root = Process(*map(int, server.name.split("-")[:2]))
-                if not _is_alive(server.path, root, boot, here):
-                    _remove_tree(server.path)
+                root = Process(*map(int, name.split("-")[:2])) if folder.path.name == own else None
+                if not _is_alive(server, root, boot, here):
+                    _remove_server(folder, name)
         with contextlib.suppress(OSError):  # servers are in it
-            os.rmdir(folder.path)
+            user.remove_directory(folder.path.name)
 
 
-def _is_alive(directory: str, root: Process | None, boot: int, here: Surroundings) -> bool:
+def _is_alive(directory: Directory, root: Process | None, boot: int, here: Surroundings) -> bool:
     """Whether a server may live, whose root this is where its namespace is that of this process."""
     if (root is not None and root.is_running(here)) or is_in_use(directory, time.monotonic(), here):
         return True
@@ -388,11 +370,9 @@ def _is_alive(directory: str, root: Process | None, boot: int, here: Surrounding
     return not _is_long_unused(directory)  # its first worker may be about to come
 
 
-def _folders(base: str | Path, name: str) -> list[os.DirEntry[str]]:
-    """Return the folders in another one whose names match."""
-    with os.scandir(base) as entries:
-        return [
-            entry
-            for entry in entries
-            if re.fullmatch(name, entry.name) and entry.is_dir(follow_symlinks=False)
-        ]
+def _folders(directory: Directory, name: str) -> Iterator[Directory]:
+    """Yield the directories of this user in another one whose names match."""
+    for found in directory.names():
+        if re.fullmatch(name, found):
+            with contextlib.suppress(OSError):  # none of ours, or gone
+                yield directory.open_directory(found)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple, Protocol
 
 from metricsmw.config import Settings
+from metricsmw.engine.directory import Directory
 from metricsmw.engine.storage.layout import Owner
 from metricsmw.engine.storage.memory import AnonymousMemory, Memory
 from metricsmw.engine.storage.minutes import History, MemoryBytes
@@ -55,6 +56,10 @@ class Group(Protocol):
     failed: bool
     history: History
     segment: Segment
+
+    @property
+    def directory(self) -> Directory | None:
+        """The directory of the server's workers; None where there is none."""
 
     @property
     def reset(self) -> Reset:
@@ -115,6 +120,7 @@ class PrivateGroup:
     """A process alone."""
 
     mode: Mode = "private"
+    directory: Directory | None = None
 
     def __init__(
         self, settings: Settings, reason: str, created: float, *, failed: bool = False

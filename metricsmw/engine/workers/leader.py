@@ -23,9 +23,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 
-from metricsmw.engine.files import FileHandle, open_own
+from metricsmw.engine.directory import Directory
+from metricsmw.engine.files import FileHandle
 from metricsmw.engine.workers.membership import ServerMember
 from metricsmw.engine.workers.notes import (
     CorruptNoteError,
@@ -33,7 +33,6 @@ from metricsmw.engine.workers.notes import (
     note_text,
     parse_note,
     read_note,
-    write_draft,
 )
 
 try:
@@ -75,7 +74,7 @@ class LeaderLock:
         self._member = member
         self._monotonic = monotonic
         self._file: FileHandle | None = None
-        self._place: Path | None = None
+        self._place: tuple[int, int] | None = None  # the directory's identity
         self._lock = threading.Lock()
 
     def acquire(self) -> bool:
@@ -87,7 +86,7 @@ class LeaderLock:
         Raises:
             OSError: The server's directory cannot be used.
         """
-        directory = self._member.directory
+        directory = self._member.shared_directory
         with self._lock:
             if self._holds(directory):
                 return True
@@ -102,33 +101,32 @@ class LeaderLock:
                 if file is None:
                     return False
                 os.ftruncate(file.fileno(), 0)
-                self._file, self._place = file, directory
+                self._file, self._place = file, directory.identity
             self.terms += 1
             return True
 
-    def _lock_file(self, directory: Path) -> FileHandle | None:
+    def _lock_file(self, directory: Directory) -> FileHandle | None:
         """Return the lock file, locked; None where another worker leads."""
-        path = directory / f"once-{self.name}.lock"
-        file = open_own(path, os.O_RDWR | os.O_CREAT)
+        name = f"once-{self.name}.lock"
+        file = directory.open(name, os.O_RDWR | os.O_CREAT)
         if _try_lock(file):
             return file if _is_named(file) else None
         if not self._is_late(file):
             return None
         # One worker at a time: the second one finds the first one's lock, which is not late.
-        turn = open_own(directory / f"once-{self.name}.turn", os.O_RDWR | os.O_CREAT)
+        turn = directory.open(f"once-{self.name}.turn", os.O_RDWR | os.O_CREAT)
         if not _try_lock(turn):
             return None
-        file = open_own(path, os.O_RDWR | os.O_CREAT)
+        file = directory.open(name, os.O_RDWR | os.O_CREAT)
         if _try_lock(file):
             return file
         if not self._is_late(file):
             return None
-        draft = directory / f"new-once-{self.name}.lock"
-        with suppress(FileNotFoundError):
-            draft.unlink()
-        file = open_own(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        draft = f"new-{name}"
+        directory.remove(draft)
+        file = directory.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         _try_lock(file)
-        draft.replace(path)
+        directory.rename(draft, name)
         logger.warning("metricsmw: the worker that leads %s hangs; this one takes over", self.name)
         return file
 
@@ -140,14 +138,16 @@ class LeaderLock:
         """Whether this worker leads already."""
         if not self._member.is_open:  # `directory` would open it
             return False
-        directory = self._member.directory
+        directory = self._member.shared_directory
         with self._lock:
             return self._holds(directory)
 
-    def _holds(self, directory: Path | None) -> bool:
+    def _holds(self, directory: Directory | None) -> bool:
         if directory is None:
             return self._member.jobs.leaders.get(self.name) is self
-        return self._file is not None and self._place == directory and _is_named(self._file)
+        return (
+            self._file is not None and self._place == directory.identity and _is_named(self._file)
+        )
 
     def promise(self, seconds: float) -> None:
         """Promise, as the leader, to call this again within so many seconds.
@@ -182,10 +182,10 @@ class LeaderLock:
         Raises:
             CorruptNoteError: The note is damaged.
         """
-        directory = self._member.directory
+        directory = self._member.shared_directory
         if directory is None:
             return parse_note(self._member.jobs.notes.get(self.name, ""))
-        return read_note(directory / f"once-{self.name}.json")
+        return read_note(directory, f"once-{self.name}.json")
 
     def write(self, note: Mapping[str, object]) -> bool:
         """Save a note, as the leader, for all workers and for the next leader.
@@ -196,22 +196,22 @@ class LeaderLock:
         Raises:
             OSError: There is no room; the note before is then untouched.
         """
-        directory = self._member.directory
+        directory = self._member.shared_directory
         if directory is None:
             if is_leader := self._holds(None):
                 self._member.jobs.notes[self.name] = note_text(note)
             return is_leader
-        path = directory / f"once-{self.name}.json"
-        draft = write_draft(path, note)
+        name = f"once-{self.name}.json"
+        draft = directory.write_draft(name, note_text(note).encode())
         try:
             with self._lock:
                 # Checked last, as this worker may have hung until now.
                 if is_leader := self._holds(directory):
-                    draft.replace(path)
+                    directory.rename(draft, name)
             return is_leader
         finally:
             with suppress(OSError):
-                draft.unlink()
+                directory.remove(draft)
 
     def after_fork(self) -> None:
         """Release the lock file in a forked child, as the lead is the parent's."""
@@ -254,20 +254,20 @@ def saved_notes(member: ServerMember) -> Iterator[tuple[str, Note | CorruptNoteE
 
 
 def _read(member: ServerMember, name: str) -> Note:
-    directory = member.directory
+    directory = member.shared_directory
     if directory is None:
         return parse_note(member.jobs.notes.get(name, ""))
-    return read_note(directory / f"once-{name}.json")
+    return read_note(directory, f"once-{name}.json")
 
 
 def _names(
     member: ServerMember, pattern: re.Pattern[str], in_memory: Mapping[str, object]
 ) -> list[str]:
-    directory = member.directory
+    directory = member.shared_directory
     if directory is None:
         return sorted(in_memory)
     try:
-        found = os.listdir(directory)
+        found = directory.names()
     except OSError:  # removed, or no descriptor left; `Group.problems` reports it
         found = []
     return sorted(match[1] for name in found if (match := pattern.fullmatch(name)))
@@ -282,14 +282,14 @@ def led_jobs(
     its note is out of date.
     """
     registry = member.jobs
-    directory = member.directory
+    directory = member.shared_directory
     for name in _names(member, LOCK_FILE, registry.leaders):
         now = monotonic()
         if directory is None:
             deadline = registry.deadlines.get(name, math.inf)
         else:
             try:
-                file = open_own(directory / f"once-{name}.lock", os.O_RDONLY)
+                file = directory.open(f"once-{name}.lock", os.O_RDONLY)
             except OSError:
                 continue  # whether it is locked is not known
             if _try_lock(file, fcntl.LOCK_SH):

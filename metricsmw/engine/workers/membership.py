@@ -11,12 +11,12 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Protocol
 
 from metricsmw.clock import Clock
 from metricsmw.config import Settings
 from metricsmw.engine.aside import do_aside
+from metricsmw.engine.directory import Directory
 from metricsmw.engine.faults import FaultLog
 from metricsmw.engine.workers.group import Group, PrivateGroup
 from metricsmw.engine.workers.joining import Remainder, take_along
@@ -36,7 +36,7 @@ class ServerMember(Protocol):
     """This process as a worker of its server: a monitor, to the jobs that run beside it."""
 
     @property
-    def directory(self) -> Path | None:
+    def shared_directory(self) -> Directory | None:
         """Return the directory of the server's workers; None where the monitor is private.
 
         Opens the member's segment.

@@ -9,12 +9,9 @@ below 2^63.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
 
-from metricsmw.engine.files import open_own
+from metricsmw.engine.directory import Directory
 
 Note = dict[str, object]
 
@@ -80,41 +77,16 @@ def note_text(note: Mapping[str, object]) -> str:
     return json.dumps(note)
 
 
-def read_note(path: Path) -> Note:
+def read_note(directory: Directory, name: str) -> Note:
     """Return the note in a file; an empty one where there is no file.
 
     Raises:
         CorruptNoteError: The file is no note, or cannot be read.
     """
     try:
-        file = open_own(path, os.O_RDONLY)
-        with open(file.fileno(), "rb", closefd=False) as stream:
-            text = stream.read(MAX_BYTES + 1)
-        file.close()
+        text = directory.read(name, MAX_BYTES + 1)
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise CorruptNoteError(f"it cannot be read: {error.strerror}") from error
     return parse_note(text)
-
-
-def write_draft(path: Path, note: Mapping[str, object]) -> Path:
-    """Write a note beside its place; return the draft, which is then to be renamed.
-
-    Raises:
-        OSError: There is no room; nothing is left behind then.
-    """
-    draft = path.with_name(f"new-{path.name}-{os.getpid()}")
-    text = note_text(note).encode()
-    with suppress(FileNotFoundError):
-        draft.unlink()
-    try:
-        file = open_own(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        with open(file.fileno(), "wb", closefd=False) as stream:
-            stream.write(text)
-        file.close()
-    except OSError:
-        with suppress(OSError):
-            draft.unlink()
-        raise
-    return draft

@@ -13,11 +13,13 @@ import os
 import struct
 import time
 import zlib
-from pathlib import Path
 
-from metricsmw.engine.files import open_own
+from metricsmw.engine.directory import Directory, write_all
 from metricsmw.engine.storage.reader import NEVER, Reset
 
+NAME, DRAFT = "reset", "new-reset"
+# A state is at most as large as its table; compressed it is a small part of that.
+MOST_BYTES = 256 << 20
 HEAD = struct.Struct("<dQ")
 ENTRY = struct.Struct("<QQQ")
 
@@ -27,9 +29,8 @@ Seen = tuple[int, int]
 class ResetFile:
     """The last reset of a server, read again when the file has changed."""
 
-    def __init__(self, directory: Path) -> None:
-        self._path = str(directory / "reset")
-        self._draft = directory / "new-reset"
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
         # Replaced as a whole: the file's inode and time, its bytes' checksum, and what it says.
         self._known: tuple[Seen, int | None, Reset] = (0, 0), None, NEVER
 
@@ -45,23 +46,18 @@ class ResetFile:
         """Return what the file says. Raises OSError where it did once and cannot be read now."""
         seen, checksum, known = self._known
         try:
-            status = os.stat(self._path, follow_symlinks=False)
+            status = self._directory.status(NAME)
         except FileNotFoundError:
             if known is NEVER:
                 return NEVER
             raise
         now = status.st_ino, status.st_mtime_ns
         if now != seen:
-            data = self._read_file()
+            data = self._directory.read(NAME, MOST_BYTES)
             if zlib.crc32(data) != checksum:  # else it was only renewed
                 checksum, known = zlib.crc32(data), unpack_reset(data)
             self._known = now, checksum, known
         return known
-
-    def _read_file(self) -> bytes:
-        file = open_own(self._path, os.O_RDONLY)
-        with open(file.fileno(), "rb", closefd=False) as stream:
-            return stream.read()
 
     def write(self, reset: Reset) -> None:
         """Replace it. Raises OSError where there is no room; the file is then as it was."""
@@ -69,21 +65,24 @@ class ResetFile:
         for (nonce, offset), state in reset.states.items():
             raw = state.to_bytes(-(-state.bit_length() // 8), "little")
             data += ENTRY.pack(nonce, offset, len(raw)) + raw
+        self._directory.remove(DRAFT)
         try:
-            self._draft.write_bytes(zlib.compress(data, 1))
-            # Resets follow each other within a tick of the file system's clock, and a file may have
-            # the number of an earlier one: its time, to the nanosecond, tells them apart.
-            os.utime(self._draft, ns=(time.time_ns(),) * 2)
-            self._draft.replace(self._path)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            with contextlib.closing(self._directory.open(DRAFT, flags)) as file:
+                write_all(file, zlib.compress(data, 1))
+                # Resets follow each other within a tick of the file system's clock, and a file may
+                # have the number of an earlier one: its time, to the nanosecond, tells them apart.
+                os.utime(file.fileno(), ns=(time.time_ns(),) * 2)
+            self._directory.rename(DRAFT, NAME)
         except OSError:
             with contextlib.suppress(OSError):
-                self._draft.unlink()
+                self._directory.remove(DRAFT)
             raise
 
     def renew(self) -> None:
         """Let it look used."""
         with contextlib.suppress(OSError):
-            os.utime(self._path, follow_symlinks=False)
+            os.utime(NAME, dir_fd=self._directory.fileno(), follow_symlinks=False)
 
 
 def unpack_reset(compressed: bytes) -> Reset:

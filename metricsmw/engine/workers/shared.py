@@ -32,7 +32,8 @@ from itertools import count
 from typing import NamedTuple
 
 from metricsmw.config import Settings
-from metricsmw.engine.files import FileHandle, copies_on_write, forbid_copy_on_write, open_own
+from metricsmw.engine.directory import Directory, open_directory
+from metricsmw.engine.files import FileHandle, copies_on_write, forbid_copy_on_write
 from metricsmw.engine.fork import on_fork
 from metricsmw.engine.storage.memory import FileMemory
 from metricsmw.engine.storage.minutes import FileBytes, History
@@ -48,18 +49,18 @@ from metricsmw.engine.storage.tables import CorruptSegmentError
 from metricsmw.engine.workers.directories import (
     LOCK,
     SEGMENT,
-    choose_place,
+    Place,
+    choose_places,
     clear,
     is_in_use,
+    is_inhabited,
     is_locked,
+    is_name_locked,
     is_of_this_clock,
-    is_own,
-    is_path_locked,
     making,
     open_shared,
     read_header,
     remove,
-    segment_files,
     segment_names,
     this_owner,
 )
@@ -77,6 +78,8 @@ except ImportError:  # Windows
 
 CAN_SHARE = fcntl is not None
 RENEW_SECONDS = 60.0
+# A segment that is being made, with the server's lock held.
+DRAFT = "new-worker"
 
 
 class _Berth(NamedTuple):
@@ -102,6 +105,7 @@ class SharedGroup:
 
     mode: Mode = "shared"
     failed = False
+    directory: Directory
 
     def __init__(
         self,
@@ -118,26 +122,42 @@ class SharedGroup:
         now = clock()
         # The flock is the process's; this keeps its threads apart.
         self._thread_lock = threading.Lock()
-        self._place = choose_place(here=here)
-        self.reason = self._place.reason
-        self.directory = self._place.directory
         self._renewed = now
-        self._shared: dict[str, FileHandle] = {}
         self._owner = this_owner(here)
         self._usage = OwnUsage(here)
-        with making(self._place, here):
-            if copies_on_write(self.directory):
+        self._places = choose_places(here=here)
+        preferred, why = self._places[0], ""
+        if len(self._places) > 1:  # where a worker of this server lives, the others go, too
+            self._places = sorted(self._places, key=is_inhabited, reverse=True)
+        for place in self._places:
+            try:
+                self._join(place, now, savings)
+            except OSError as error:
+                if place is self._places[-1] or is_inhabited(place):
+                    raise
+                why = f", as of the first: {error.strerror or error}"
+                continue
+            break
+        self.reason = place.reason
+        if place is not preferred:
+            self.reason += f", in the second place{why}"
+        _open_groups.add(self)
+
+    def _join(self, place: Place, now: float, savings: Savings | None) -> None:
+        """Join the workers of a place. Raises OSError."""
+        self._place = place
+        self._shared: dict[str, FileHandle] = {}
+        with making(place, self._here) as self.directory:
+            if copies_on_write(self.directory.path):
                 raise OSError(errno.ENOTSUP, "the file system copies on write")
             # Cleaners such as systemd's pass by a directory that somebody has locked.
-            self._directory_lock = FileHandle(os.open(self.directory, os.O_RDONLY))
             with contextlib.suppress(OSError):
-                fcntl.flock(self._directory_lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                fcntl.flock(self.directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
             self._lock = self._open_shared(LOCK)
             self._resets = ResetFile(self.directory)
-            self._sources = Sources(self.directory, here)
+            self._sources = Sources(self.directory, self._here)
             with self.exclusive(wait=True):
                 self._enter(now, savings)
-        _open_groups.add(self)
 
     def _enter(self, now: float, savings: Savings | None) -> None:
         """Take a place in the directory; with the server's lock held."""
@@ -147,7 +167,7 @@ class SharedGroup:
             clear(self.directory)
         minutes = self._settings.max_history_minutes
         name = f"history-{minutes}"
-        is_new = not os.path.lexists(self.directory / name)
+        is_new = name not in self.directory.files(name)
         file = self._open_shared(name)
         if is_new:
             forbid_copy_on_write(file)
@@ -160,7 +180,7 @@ class SharedGroup:
         self._usage.note(self.segment.header, now)
 
     def _open_shared(self, name: str) -> FileHandle:
-        file = open_shared(self.directory / name)
+        file = open_shared(self.directory, name)
         self._shared[name] = file
         return file
 
@@ -169,18 +189,17 @@ class SharedGroup:
     def _adopt(self, now: float) -> _Berth | None:
         """Take over the segment of a worker that has died."""
         for name in segment_names(self.directory):
-            path = f"{self.directory}/{name}"
-            if is_path_locked(path):
+            if is_name_locked(self.directory, name):
                 continue
             try:
-                life = open_own(path, os.O_RDWR)
+                life = self.directory.open(name, os.O_RDWR)
                 if not self._claim(life):
                     continue
                 header = read_header(life)
                 if header is not None and not header.has_this_clock(now, self._here):
-                    os.unlink(path)  # no worker can go on with it
+                    self.directory.remove(name)  # no worker can go on with it
                     continue
-                memory = FileMemory(open_own(path, os.O_RDWR))
+                memory = FileMemory(self.directory.open(name, os.O_RDWR), self.directory)
                 if not self._is_whole(name, memory, now):
                     continue
                 segment = Segment(
@@ -221,16 +240,15 @@ class SharedGroup:
         return True
 
     def _create(self, now: float, savings: Savings | None) -> _Berth:
-        taken = set(os.listdir(self.directory))
+        directory = self.directory
+        taken = set(directory.names())
         name = next(n for n in map(f"{SEGMENT}{{}}".format, count()) if n not in taken)
-        draft = self.directory / "new-worker"
-        draft.unlink(missing_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        life = FileHandle(os.open(draft, flags, 0o600))
+        directory.remove(DRAFT)
+        life = directory.open(DRAFT, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             forbid_copy_on_write(life)
             fcntl.flock(life, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            memory = FileMemory(open_own(str(draft), os.O_RDWR))
+            memory = FileMemory(directory.open(DRAFT, os.O_RDWR), directory)
             if savings is not None:
                 memory.fill(savings.data)
                 self._keep_resets(savings)
@@ -241,9 +259,9 @@ class SharedGroup:
                 owner=self._owner,
                 fresh=savings is None,
             )
-            draft.rename(self.directory / name)
+            directory.rename(DRAFT, name)
         finally:
-            draft.unlink(missing_ok=True)
+            directory.remove(DRAFT)
         return _Berth(name, life, segment)
 
     def _keep_resets(self, savings: Savings) -> None:
@@ -266,7 +284,7 @@ class SharedGroup:
             return {
                 **self._sources.known,
                 self.name: own,
-                self.directory.name: Unreadable(error),
+                self.directory.path.name: Unreadable(error),
             }
 
     # --- what all share --------------------------------------------------------------------------
@@ -306,15 +324,19 @@ class SharedGroup:
             return
         self._renewed = now
         with contextlib.suppress(OSError):
-            for file in (self._life, self._directory_lock, *self._shared.values()):
+            os.utime(self.directory.fileno())
+            for file in (self._life, *self._shared.values()):
                 os.utime(file.fileno())
             self._resets.renew()
             if not self._place.by_hand:
-                os.utime(self.directory.parent.parent / LOCK)
+                user = open_directory(self._place.directory.parent.parent)
+                os.utime(LOCK, dir_fd=user.fileno(), follow_symlinks=False)
 
     def problems(self) -> list[str]:
         """See `Group`."""
         found = [f"{name} was replaced" for name in self._shared if not self._in_place(name)]
+        if not self.directory.is_found:
+            found.append("the directory is not where joining workers look for it")
         try:
             self._resets.read()
         except OSError:
@@ -323,12 +345,14 @@ class SharedGroup:
             found.append(f"minutes of the history left out: {damaged}")
         if self._place.problem:
             found.append(self._place.problem)
+        if any(place is not self._place and is_inhabited(place) for place in self._places):
+            found.append("other workers of this server have their files in another place")
         return found
 
     def _in_place(self, name: str) -> bool:
         """Return whether a shared file is still the one that joining workers will open."""
         try:
-            status = os.stat(self.directory / name, follow_symlinks=False)
+            status = self.directory.status(name)
         except OSError:
             return False
         return os.path.samestat(status, os.fstat(self._shared[name].fileno()))
@@ -345,7 +369,6 @@ class SharedGroup:
         """See `Group`. The kernel drops the flock, by which others see that the worker has gone."""
         self._sources.close()
         self._life.close()
-        self._directory_lock.close()
         _open_groups.discard(self)
 
     def remove_if_last(self) -> None:
@@ -363,12 +386,8 @@ class SharedGroup:
         guardian = find_root(self._here).process
         if guardian.pid != os.getpid() and guardian.is_running(self._here):
             return True
-        others = (
-            open_own(str(self.directory / name), os.O_RDONLY)
-            for name, status in segment_files(self.directory).items()
-            if name != self.name and is_own(status)
-        )
-        return any(map(is_locked, others))
+        names = segment_names(self.directory)
+        return any(is_name_locked(self.directory, name) for name in names if name != self.name)
 
 
 # The open groups of this process.

@@ -5,15 +5,15 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
-from metricsmw.engine.files import FileHandle, open_own
+from metricsmw.engine.directory import Directory
+from metricsmw.engine.files import FileHandle
 from metricsmw.engine.storage.reader import SegmentSource
 from metricsmw.engine.workers.directories import (
+    SEGMENT,
     is_locked,
     is_own,
     read_header,
-    segment_files,
 )
 from metricsmw.engine.workers.surroundings import Surroundings
 
@@ -26,12 +26,14 @@ class FileSource:
     """Another worker's segment. Read by `pread`: a truncated file is a short read, no SIGBUS.
 
     Args:
-        path: The file.
+        directory: The server's directory.
+        name: The file's name.
         stays_open: Whether its descriptor is kept between reads.
     """
 
-    def __init__(self, path: str, stays_open: bool) -> None:
-        self._path = path
+    def __init__(self, directory: Directory, name: str, stays_open: bool) -> None:
+        self._directory = directory
+        self._name = name
         self._file: FileHandle | None = None
         file = self._open()
         status = os.fstat(file.fileno())
@@ -41,7 +43,7 @@ class FileSource:
             self._file = file
 
     def _open(self) -> FileHandle:
-        return self._file or open_own(self._path, os.O_RDONLY)
+        return self._file or self._directory.open(self._name, os.O_RDONLY)
 
     @property
     def stays_open(self) -> bool:
@@ -77,7 +79,7 @@ class Unreadable:
 class Sources:
     """The segments in a directory; those of other workers are opened as they are found."""
 
-    def __init__(self, directory: Path, here: Surroundings) -> None:
+    def __init__(self, directory: Directory, here: Surroundings) -> None:
         self._directory = directory
         self._here = here
         # By name, of which another file may come to stand for it. Replaced as a whole: threads
@@ -107,14 +109,14 @@ class Sources:
         found: dict[str, SegmentSource] = {}
         opened: dict[str, FileSource] = {}
         number_open = sum(source.stays_open for source in self._known.values())
-        for name, status in segment_files(self._directory).items():
+        for name, status in self._directory.files(SEGMENT).items():
             if (name, status.st_ino) == own:
                 found[name] = own_source
                 continue
             source = self._known.get(name)
             if source is None or source.identity != (status.st_ino, status.st_uid):
                 try:
-                    source = FileSource(str(self._directory / name), number_open < MOST_OPEN)
+                    source = FileSource(self._directory, name, number_open < MOST_OPEN)
                 except FileNotFoundError:
                     continue
                 except OSError as error:  # tried again at the next read

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metricsmw.clock import ManualClock
+from metricsmw.engine.directory import open_directory
 from metricsmw.engine.faults import FaultLog
 from metricsmw.engine.workers.job import job_health
 from metricsmw.engine.workers.leader import LeaderLock
@@ -28,7 +29,7 @@ class Member:
     is_open, is_closed, is_serving = True, False, True
 
     def __init__(self, directory: Path | None) -> None:
-        self.directory = directory
+        self.shared_directory = None if directory is None else open_directory(directory)
         self.faults = FaultLog()
         self.jobs = JobRegistry()
 
@@ -198,10 +199,10 @@ def test_a_leader_puts_its_note_in_their_place(
     one = enter()
     assert one.acquire()
     plant(tmp_path / "once-work.json")
-    plant(tmp_path / f"new-once-work.json-{os.getpid()}")
+    planted = os.listdir(tmp_path)
     assert one.write({"n": 1})
     assert one.read() == {"n": 1}
-    assert not [name for name in os.listdir(tmp_path) if name.startswith("new-")]
+    assert set(os.listdir(tmp_path)) == {"once-work.json", "once-work.lock", *planted}
 
 
 @pytest.mark.parametrize(

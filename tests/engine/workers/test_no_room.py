@@ -25,6 +25,7 @@ from kits.workers import file_system
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
+from metricsmw.engine.workers import directories
 
 
 def use_everything(monitor: MetricsMonitor, clock: ManualClock) -> None:
@@ -144,7 +145,7 @@ def test_a_directory_that_is_read_only(made: str) -> None:
 @pytest.mark.skipif(not ROOT, reason="only root can become somebody else")
 def test_a_directory_that_becomes_read_only() -> None:
     base = Path(os.environ["METRICSMW_DIR"])
-    base.chmod(0o777)
+    base.chmod(0o1777)
     with crew(0) as workers:
         first, second = workers.start(become_nobody), workers.start(become_nobody)
         workers.all(record, "any", 2)
@@ -160,7 +161,7 @@ def test_a_directory_that_becomes_read_only() -> None:
 @pytest.mark.parametrize("mode", [0o000, 0o400, 0o600, 0o300])
 def test_a_directory_that_cannot_be_looked_into(mode: int) -> None:
     base = Path(os.environ["METRICSMW_DIR"])
-    base.chmod(0o777)
+    base.chmod(0o1777)
     with crew(0) as workers:
         first, second = workers.start(become_nobody), workers.start(become_nobody)
         workers.all(record, "any", 2)
@@ -282,20 +283,37 @@ def test_a_directory_that_is_moved_away() -> None:
         second.do(record, "second", 3)
         directory = Path(first.do(segment_path)).parent
         directory.rename(directory.with_name("elsewhere"))
-        assert first.do(numbers) == expected(first=2)
+        # They hold it open, and go on; whoever joins would not find it.
         first.do(record, "first", 1)
-        assert first.do(numbers) == expected(first=3)
-        assert second.do(numbers) == expected(second=3)
-        assert left_out(first) == 1
+        for worker in (first, second):
+            assert worker.do(numbers) == expected(first=3, second=3)
+            assert worker.do(MetricsMonitor.get_health)["status"] == "degraded"
         directory.with_name("elsewhere").rename(directory)
         for worker in (first, second):
             assert worker.do(numbers) == expected(first=3, second=3)
-            assert left_out(worker) == 0
+            assert worker.do(MetricsMonitor.get_health)["status"] == "healthy"
+
+
+def test_a_directory_that_was_made_again() -> None:
+    """As by a cleaner, before another worker came: all go on in the new one."""
+    with crew(2) as workers:
+        first, second = workers.workers
+        workers.all(record, "old", 2)
+        directory = Path(first.do(segment_path)).parent
+        directory.rename(directory.with_name("elsewhere"))
+        joined = workers.start()
+        joined.do(record, "joined", 1)
+        for worker in (first, second):
+            assert worker.do(numbers) == expected(joined=1)
+        workers.all(record, "new", 1)
+        for worker in (first, second, joined):
+            assert worker.do(numbers) == expected(joined=1, new=3)
+            assert worker.do(MetricsMonitor.get_health)["status"] == "healthy"
 
 
 def test_without_dev_shm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hide_dev_shm(monkeypatch)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.delenv("METRICSMW_DIR")
     with crew(2) as workers:
         workers.all(record, "any", 3)
@@ -307,8 +325,8 @@ def test_without_dev_shm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_without_any_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
 ) -> None:
-    hide_dev_shm(monkeypatch)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    monkeypatch.setattr(directories, "bases", lambda: [tmp_path / "a file"])
+    (tmp_path / "a file").touch()
     monkeypatch.delenv("METRICSMW_DIR")
     with MetricsMonitor(shared=True, clock=clock) as monitor:
         use_everything(monitor, clock)
