@@ -122,8 +122,7 @@ class MetricsMonitor:
     @property
     def directory(self) -> Path | None:
         """The directory of the server's workers; None where this monitor is private."""
-        found = self.shared_directory
-        return None if found is None else found.path
+        return getattr(self.shared_directory, "path", None)
 
     @property
     def shared_directory(self) -> Directory | None:
@@ -370,8 +369,7 @@ class MetricsMonitor:
 
     def export_to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the history as CSV, one row a minute; as `export_to_json` does."""
-        rows = self.get_metrics_history(self.settings.max_history_minutes)
-        replace_file(path, csv_text(rows))
+        replace_file(path, csv_text(self.get_metrics_history(self.settings.max_history_minutes)))
 
     def close(self) -> None:
         """Leave the server: gauges are zeroed, counts stay for the others. May be repeated.

@@ -31,7 +31,8 @@ __init__ monitor
 engine.reading engine.recording history
 engine.workers
 engine.storage
-clock config engine.aside engine.faults engine.files engine.fork formats snapshot validation
+clock config engine.aside engine.directory engine.faults engine.files engine.fork
+formats snapshot validation
 """
 # Empty __init__ modules of rooms that only hold others.
 ROOMS = {"metricsmw.engine"}
