@@ -1,19 +1,21 @@
 """`wrap`: one line measures any web app and serves its metrics.
 
 The app's framework is found by the app's classes, among the modules that the process has imported
-already: no framework is imported that the app does not use.
+already: no framework is imported that the app does not use. What reads a framework's insides may
+fail on a release of tomorrow: that is reported, and the app is measured from outside.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from metricsmw import get_metrics_monitor
 
 from .asgi import ASGIMetricsMiddleware
 from .kinds import Kind, is_asgi
-from .paths import mount_path
+from .paths import as_exclusions, mount_path
 from .prometheus import prometheus_app
 from .walks import behind
 from .wsgi import WSGIMetricsMiddleware
@@ -75,35 +77,55 @@ def wrap(
         ValueError: `path` does not start with a slash, or is nothing but slashes.
     """
     path = mount_path(path)
+    monitor = get_metrics_monitor() if monitor is None else monitor
     if health_thresholds is not None:
-        monitor = get_metrics_monitor() if monitor is None else monitor
         monitor.set_health_thresholds(health_thresholds, health_status)
-    host: Any = None
-    itself: Any = behind(app)
+    settings: dict[str, Any] = {
+        "monitor": monitor,
+        "path": path,
+        "auth": auth,
+        "exclude": as_exclusions(exclude),
+        "user": user,
+        "route": route,
+        "reset": reset,
+    }
+    itself = behind(app)
+    host = None
     if _is(itself, "flask.app", "Flask"):
-        from . import flask as host
+        host = "flask"
     elif _is(itself, "starlette.applications", "Starlette"):
-        from . import starlette as host
-    if host is not None:
-        host.instrument(itself, monitor, path, auth, exclude, user, route, reset)
-        return app
+        host = "starlette"
+    asgi = host == "starlette" or (host is None and is_asgi(app, kind))
+    make: Any = ASGIMetricsMiddleware if asgi else WSGIMetricsMiddleware
+    try:
+        if host is not None:
+            import_module(f".{host}", __name__).instrument(itself, **settings)
+            return app
+        measured = _by_framework(app, asgi, settings)
+        if measured is None:
+            measured = make(app, **settings)
+    except Exception:
+        measured = make(app, **settings)  # which raises again where the arguments are wrong
+        monitor.recorder.faults.report("measuring an app by its framework")
+    return measured  # type: ignore[no-any-return]
 
-    asgi = is_asgi(app, kind)
+
+def _by_framework(app: Any, asgi: bool, settings: dict[str, Any]) -> Any:
+    """Return an app measured in the way of its framework; None: as any app.
+
+    Falcon's is made to leave its routes.
+    """
     if "django.core.handlers.base" in sys.modules:
         from . import django
 
         if django.handler_in(app, asgi=asgi) is not None:
-            return django.instrument(  # type: ignore[return-value]
-                cast("Any", app), monitor, path, auth, exclude, user, route, reset
-            )
+            return django.instrument(app, **settings)
+    itself: Any = behind(app)
     if _is(itself, "falcon.app", "App"):
         from .resolvers import falcon
 
         falcon.install_in(itself)
-    make: Any = ASGIMetricsMiddleware if asgi else WSGIMetricsMiddleware
-    return make(  # type: ignore[no-any-return]
-        app, monitor, path=path, auth=auth, exclude=exclude, user=user, route=route, reset=reset
-    )
+    return None
 
 
 def _is(app: object, module: str, name: str) -> bool:

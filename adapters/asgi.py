@@ -118,8 +118,8 @@ class ASGIMetricsMiddleware(Remade):
         )
         self._excludes = Excluded()
         self._exchange = _exchange_class(self.recorder, route, user)
-        install()
         measured_by(self.recorder)
+        install()
         self.recorder.register_worker()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:

@@ -108,8 +108,8 @@ class WSGIMetricsMiddleware(Remade):
         self._excludes = Excluded()
         self._exchange = _exchange_class(self.recorder, route, user)
         self._body = body_class(self.recorder)
-        install()
         measured_by(self.recorder)
+        install()
         self.recorder.register_worker()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

@@ -25,6 +25,7 @@ from .base import (
     Framework,
     MatchedRequest,
     join,
+    report_fault,
     session_user,
 )
 
@@ -91,10 +92,16 @@ def user_of_scope(scope: Carrier) -> object | None:
 
 
 def install() -> None:
-    """Make the frameworks that this process has imported leave their routes; idempotent."""
+    """Make the frameworks that this process has imported leave their routes; idempotent.
+
+    Never raises: a framework that cannot be made to is measured without its routes.
+    """
     for framework in FRAMEWORKS:
         if framework.install is not None and framework.name in sys.modules:
-            framework.install()
+            try:
+                framework.install()
+            except Exception:
+                report_fault(f"the look for routes in {framework.name}")
 
 
 def register(framework: Framework) -> None:
@@ -182,16 +189,26 @@ def _prefix_of(scope: Carrier) -> str | None:
 
 @cache
 def _starlette_resolver() -> Callable[[Carrier], str | None]:
-    from .starlette import template_of
-
+    try:
+        from .starlette import template_of
+    except Exception:  # nor is it tried again
+        report_fault("the look for routes in starlette")
+        return _no_template
     return template_of
 
 
 @cache
 def _fastapi_resolver() -> Callable[[Carrier], str | None]:
-    from .fastapi import template_of
-
+    try:
+        from .fastapi import template_of
+    except Exception:
+        report_fault("the look for routes in fastapi")
+        return _no_template
     return template_of
+
+
+def _no_template(_: Carrier) -> None:
+    return None
 
 
 def _install_flask() -> None:

@@ -1,7 +1,8 @@
 """The base of all resolvers: keys in environ and scope, `MatchedRequest`, sessions.
 
 A resolver module imports this one and its own framework, nothing else of the adapters but paths and
-types.
+types. It reads the insides of a package of others, which may be another release tomorrow: whatever
+of it fails goes through `report_fault`, and the app does not notice.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
+    from metricsmw.engine.faults import FaultLog
     from metricsmw.engine.recording.recorder import Recorder
 
 # The key of a recorder's measurement in environ or scope is this prefix and the recorder's number.
@@ -106,13 +108,33 @@ def join(prefix: str, route: str) -> str:
 
 # The keys of all recorders that some middleware of this process measures with.
 _MEASUREMENT_KEYS: list[str] = []
+# Their fault logs, by the same keys.
+_FAULT_LOGS: dict[str, FaultLog] = {}
 
 
 def measured_by(recorder: Recorder) -> None:
     """Have `follow_copy` look for this recorder's measurements, as long as the recorder lives."""
     if recorder.key not in _MEASUREMENT_KEYS:
         _MEASUREMENT_KEYS.append(recorder.key)
-        weakref.finalize(recorder, _MEASUREMENT_KEYS.remove, recorder.key).atexit = False
+        _FAULT_LOGS[recorder.key] = recorder.faults
+        weakref.finalize(recorder, _forget, recorder.key).atexit = False
+
+
+def _forget(key: str) -> None:
+    _MEASUREMENT_KEYS.remove(key)
+    del _FAULT_LOGS[key]
+
+
+def report_fault(where: str) -> None:
+    """Report the exception being handled to all that measure in this process.
+
+    For what serves all apps of a framework, and so no monitor of its own. Never raises.
+
+    Args:
+        where: What failed, as the log names it.
+    """
+    for faults in list(_FAULT_LOGS.values()):
+        faults.report(where)
 
 
 def follow_copy(carrier: MutableMapping[str, Any]) -> bool:

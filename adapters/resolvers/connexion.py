@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from connexion.middleware.routing import RoutingOperation  # type: ignore[import-untyped]
 
-from .base import FRAMEWORK_KEY, MEASUREMENT_PREFIX, Carrier, ForwardedRequest, session_user
+from .base import (
+    FRAMEWORK_KEY,
+    MEASUREMENT_PREFIX,
+    Carrier,
+    ForwardedRequest,
+    report_fault,
+    session_user,
+)
 from .starlette import template_of
 
 if TYPE_CHECKING:
@@ -28,11 +35,14 @@ def install() -> None:
     async def matched(
         operation: RoutingOperation, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        if operation.operation_id is not None:
-            for key, measurement in scope.items():
-                carrier: Any = getattr(measurement, "carrier", None)
-                if key.startswith(MEASUREMENT_PREFIX) and carrier:
-                    carrier[FRAMEWORK_KEY] = ForwardedRequest(scope, template_of, _user_of)
+        try:
+            if operation.operation_id is not None:
+                for key, measurement in scope.items():
+                    carrier: Any = getattr(measurement, "carrier", None)
+                    if key.startswith(MEASUREMENT_PREFIX) and carrier:
+                        carrier[FRAMEWORK_KEY] = ForwardedRequest(scope, template_of, _user_of)
+        except Exception:
+            report_fault("Connexion's route")
         await call(operation, scope, receive, send)
 
     matched._metricsmw = True  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ from django.contrib.sessions.backends.base import SessionBase
 from django.core.handlers.base import BaseHandler
 from django.utils.functional import LazyObject, empty
 
-from .base import FRAMEWORK_KEY, follow_copy, session_user
+from .base import FRAMEWORK_KEY, follow_copy, report_fault, session_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,10 +37,14 @@ def install() -> None:
 
     @wraps(resolve)
     def resolve_request(handler: BaseHandler, request: HttpRequest) -> ResolverMatch:
-        carrier = carrier_of(request)
-        if follow_copy(carrier):
-            carrier[FRAMEWORK_KEY] = DjangoRequest(request)
-        match: ResolverMatch | None = carrier.get(MATCH_KEY)
+        match: ResolverMatch | None = None
+        try:
+            carrier = carrier_of(request)
+            if follow_copy(carrier):
+                carrier[FRAMEWORK_KEY] = DjangoRequest(request)
+            match = carrier.get(MATCH_KEY)
+        except Exception:
+            report_fault("Django's route")
         if match is None:
             found: ResolverMatch = resolve(handler, request)
             return found

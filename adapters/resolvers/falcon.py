@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .base import FRAMEWORK_KEY, follow_copy
+from .base import FRAMEWORK_KEY, follow_copy, report_fault
 
 if TYPE_CHECKING:
     import falcon
@@ -28,13 +28,19 @@ class _Component:
     def process_response(
         self, req: falcon.Request, resp: object, resource: object, req_succeeded: bool
     ) -> None:
-        req.env[FRAMEWORK_KEY] = _FalconRequest(req.uri_template)
+        try:
+            req.env[FRAMEWORK_KEY] = _FalconRequest(req.uri_template)
+        except Exception:
+            report_fault("Falcon's route")
 
     async def process_response_async(
         self, req: falcon.asgi.Request, resp: object, resource: object, req_succeeded: bool
     ) -> None:
-        follow_copy(req.scope)
-        req.scope[FRAMEWORK_KEY] = _FalconRequest(req.uri_template)
+        try:
+            follow_copy(req.scope)
+            req.scope[FRAMEWORK_KEY] = _FalconRequest(req.uri_template)
+        except Exception:
+            report_fault("Falcon's route")
 
 
 class _FalconRequest:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import flask
 
-from .base import FRAMEWORK_KEY, ON_START_RESPONSE
+from .base import FRAMEWORK_KEY, ON_START_RESPONSE, report_fault
 from .werkzeug import RuleRequest
 
 try:
@@ -51,4 +51,7 @@ def _leave(environ: WSGIEnvironment) -> None:
 
 
 def _failed(_app: flask.Flask, **_: object) -> None:
-    _leave(flask.request.environ)
+    try:
+        _leave(flask.request.environ)
+    except Exception:
+        report_fault("Flask's route")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyramid.router import Router  # type: ignore[import-untyped]
 
-from .base import FRAMEWORK_KEY, session_user
+from .base import FRAMEWORK_KEY, report_fault, session_user
 
 if TYPE_CHECKING:
     from pyramid.request import Request  # type: ignore[import-untyped]
@@ -24,18 +24,25 @@ def install() -> None:
         return
 
     def invoke_request(router: Router, request: Request, *args: Any, **kwargs: Any) -> Any:
-        environ = request.environ
-        # What is mounted in a view is handed a copy of environ, and finds this there.
-        outer = environ.get(FRAMEWORK_KEY)
-        environ[FRAMEWORK_KEY] = own = _PyramidRequest()
+        own = _PyramidRequest()
+        outer: object = None
+        try:
+            # What is mounted in a view is handed a copy of environ, and finds this there.
+            outer = request.environ.get(FRAMEWORK_KEY)
+            request.environ[FRAMEWORK_KEY] = own
+        except Exception:
+            report_fault("Pyramid's route")
         try:
             return invoke(router, request, *args, **kwargs)
         finally:
-            seen = vars(request)
-            own.matched = seen.get("matched_route")
-            own.session = seen.get("session")
-            if isinstance(outer, _PyramidRequest):
-                outer.mounted = own
+            try:
+                seen = vars(request)
+                own.matched = seen.get("matched_route")
+                own.session = seen.get("session")
+                if isinstance(outer, _PyramidRequest):
+                    outer.mounted = own
+            except Exception:
+                report_fault("Pyramid's route")
 
     invoke_request._metricsmw = True  # type: ignore[attr-defined]
     Router.invoke_request = invoke_request

@@ -7,11 +7,17 @@ leaves the rule and the session in the scope, for all the Quart apps of the proc
 
 from __future__ import annotations
 
-import quart
-from quart.globals import request_ctx
+from typing import Any
 
-from .base import FRAMEWORK_KEY, follow_copy
+import quart
+
+from .base import FRAMEWORK_KEY, follow_copy, report_fault
 from .werkzeug import RuleRequest
+
+try:
+    from quart.globals import _cv_request as _context
+except ImportError:  # since 0.23 app and request have one context
+    from quart.globals import _cv_app as _context  # type: ignore[assignment]
 
 
 def install() -> None:
@@ -21,12 +27,18 @@ def install() -> None:
 
 # Not a plain function: Quart would run that in a thread.
 async def _started(_app: quart.Quart, **_: object) -> None:
-    context = request_ctx._get_current_object()  # type: ignore[attr-defined]
-    request = context.request
-    follow_copy(request.scope)  # a dispatcher hands on a copy
-    request.scope[FRAMEWORK_KEY] = RuleRequest(
-        request.url_rule,
-        getattr(request.routing_exception, "valid_methods", None),
-        context.url_adapter,
-        context.session,
-    )
+    try:
+        context: Any = _context.get()
+        request = context.request
+        follow_copy(request.scope)  # a dispatcher hands on a copy
+        # Past the property, which marks the session as accessed ("Vary: Cookie"); before 0.23 the
+        # session itself stands under its name.
+        fields = vars(context)
+        request.scope[FRAMEWORK_KEY] = RuleRequest(
+            request.url_rule,
+            getattr(request.routing_exception, "valid_methods", None),
+            context.url_adapter,
+            fields["_session"] if "_session" in fields else fields.get("session"),
+        )
+    except Exception:
+        report_fault("Quart's route")

@@ -2,9 +2,10 @@
 
 A process belongs to its parent where it is a fork of it (gunicorn, uWSGI), or where
 multiprocessing started it (uvicorn, hypercorn, granian): its command line is then that module's
-bootstrap, run by the same executable. The root is the topmost process reached so. A shell or a
-supervisor that merely starts a program is no root of it, whatever its own command line is. Nor is
-the parent of a daemon, which has begun a session of its own.
+bootstrap, run by the same executable. A release of Python may change that text, so what the module
+says in the calling process is a second witness (`_Words`). The root is the topmost process reached
+so. A shell or a supervisor that merely starts a program is no root of it, whatever its own command
+line is. Nor is the parent of a daemon, which has begun a session of its own.
 
 The root names the server. It is looked up as the first monitor is made, and forks inherit it: so
 all processes of a server have the same root, even if that has ended meanwhile. Which process keeps
@@ -16,6 +17,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterator
 from types import FrameType
 from typing import NamedTuple
 
@@ -24,7 +26,8 @@ from metricsmw.engine.workers.surroundings import HERE, ProcessStatus, Surroundi
 # Whose multiprocessing children serve; those of anybody else are taken for helpers.
 SERVERS = ("uvicorn", "hypercorn", "granian")
 ARBITER = "gunicorn.arbiter"
-BOOTSTRAPS = ("from multiprocessing.", "--multiprocessing-fork")
+BOOTSTRAP = re.compile(r"(import sys; )?from multiprocessing\.")
+MAINS = (("multiprocessing.spawn", "spawn_main"), ("multiprocessing.forkserver", "main"))
 TITLE = re.compile(r"(\S+:|uWSGI) ")  # "gunicorn: worker [app]", "uWSGI worker 1"
 
 UNSEEN = "who started this worker is not shown here, set METRICSMW_DIR to share its numbers"
@@ -85,9 +88,13 @@ def find_root(here: Surroundings = HERE) -> Root:
     if status is None:
         return _root_by_server()
     line = [_process(pid, status)]
+    words = _Words()
     while True:
         parent = os.getppid() if pid == os.getpid() else status.parent
-        if parent <= 0 or not _may_be_worker(pid, status, here):
+        if parent <= 0:
+            break
+        is_told = words.name(parent, status)
+        if not (is_told or _may_be_worker(pid, status, here)):
             break
         above = here.status(parent)
         if above is None:
@@ -95,11 +102,43 @@ def find_root(here: Surroundings = HERE) -> Root:
             if not status.is_fork or _session(parent) == status.session:
                 line.append(_process(parent, None))
             break
-        if not _is_worker_of(pid, status, parent, above, here):
+        if not (is_told or _is_worker_of(pid, status, parent, above, here)):
             break
         line.append(_process(parent, above))
         pid, status = parent, above
     return Root(line[-1], line[min(1, len(line) - 1)])
+
+
+class _Words:
+    """What multiprocessing says in the calling process of who started it, or what it is a fork of.
+
+    Once a child runs its target the module names the parent. Before, as the app is imported, only
+    its bootstrap is on the stack: of the process at the end of the line of forks.
+    """
+
+    def __init__(self) -> None:
+        processes = sys.modules.get("multiprocessing.process")
+        told = processes.parent_process() if processes is not None else None
+        self._parent = told.pid if told is not None else 0
+        self._on_stack = any(
+            frame.f_code.co_name == name and frame.f_globals.get("__name__") == module
+            for frame in _stack()
+            for module, name in MAINS
+        )
+
+    def name(self, parent: int, status: ProcessStatus) -> bool:
+        """Return whether a parent is named, of the process on the way up that has this status."""
+        if self._on_stack and status.is_fork is False:
+            self._on_stack = False
+            return True
+        return parent == self._parent
+
+
+def _stack() -> Iterator[FrameType]:
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 def _session(pid: int) -> int:
@@ -128,7 +167,10 @@ def _may_be_worker(pid: int, status: ProcessStatus, here: Surroundings) -> bool:
 
 def _is_bootstrap(command: list[str]) -> bool:
     """Whether multiprocessing starts a child by it."""
-    return any(word.startswith(BOOTSTRAPS) for word in command)
+    if "--multiprocessing-fork" in command:
+        return True
+    code = command.index("-c") + 1 if "-c" in command else len(command)
+    return any(BOOTSTRAP.match(word) for word in command[code : code + 1])
 
 
 def _is_worker_of(
@@ -211,12 +253,10 @@ def is_forked_by_server() -> bool:
     """
     if "uwsgi" in sys.modules:
         return True
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        if frame.f_code.co_name == "spawn_worker" and frame.f_globals.get("__name__") == ARBITER:
-            return True
-        frame = frame.f_back
-    return False
+    return any(
+        frame.f_code.co_name == "spawn_worker" and frame.f_globals.get("__name__") == ARBITER
+        for frame in _stack()
+    )
 
 
 # As a monitor is made. On other systems psutil would be loaded for it, before anything is recorded.

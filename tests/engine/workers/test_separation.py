@@ -162,6 +162,19 @@ def test_multiprocessing_shares(method: str) -> None:
     assert children == [whole] * 3
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param("from multiprocessing.forkserver import main; import sys; ", id="3.13"),
+        pytest.param("import sys; from multiprocessing.forkserver import main; ", id="3.14"),
+        pytest.param("import sys, multiprocessing.forkserver as f; main = f.main; ", id="another"),
+    ],
+)
+def test_a_fork_server_is_of_the_family_however_it_is_started(command: str) -> None:
+    whole = {"requests": 5 + 3 * 10, "workers": 4}
+    assert run_script("family.py", ["forkserver", command]) == [whole, [whole] * 3]
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver", "os.fork"])
 def test_a_helper_is_no_worker_before_it_records(method: str) -> None:
     """It has inherited or imported the wrapped app, and does not serve it."""
