@@ -201,7 +201,7 @@ def metrics_blueprint(
             Request(
                 request.method,
                 below,
-                request.query_string.decode("latin-1"),
+                request.environ.get("QUERY_STRING", ""),
                 {name.lower(): value for name, value in request.headers},
                 _identity if _has_login() else nobody,
                 mount=request.root_path + request.path.removesuffix(below),

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Final, NamedTuple, TypeAlias
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs, quote, unquote_to_bytes
 
 import orjson
 
@@ -265,6 +265,19 @@ ROUTES: Final[Mapping[str, Mapping[str, Answer]]] = {
 }
 # What the page is made of holds no data.
 OPEN: Final = frozenset({"/health", "/signin", "/signout", "/widget.js"})
+
+
+def is_text(query: str) -> bool:
+    """Return whether a raw query string is UTF-8, once decoded; a lone surrogate is not."""
+    try:
+        raw = query.encode("latin-1")
+    except UnicodeError:  # the host has decoded it already, as Django does under ASGI
+        raw = query.encode("utf-8", "surrogatepass")
+    try:
+        unquote_to_bytes(raw).decode()
+    except UnicodeError:
+        return False
+    return True
 
 
 def _minutes(query: str, maximum: int) -> int:

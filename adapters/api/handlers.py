@@ -21,6 +21,7 @@ from .answers import (
     BadRequestError,
     Shared,
     error_response,
+    is_text,
     static_file,
 )
 from .messages import Request, Response
@@ -109,7 +110,11 @@ class Handlers:
             allowed = "GET, HEAD" if "GET" in methods else ", ".join(methods)
             return error_response(405, "Method not allowed", {"Allow": allowed})
         forbidden = None if safe else self._admission.forbidden(request, grant)
-        return answer if forbidden is None else error_response(403, forbidden)
+        if forbidden is not None:
+            return error_response(403, forbidden)
+        if not is_text(request.query):
+            return error_response(400, "the query is not text in UTF-8")
+        return answer
 
     async def _answer(self, answer: Answer, request: Request) -> Response:
         monitor = self._monitor

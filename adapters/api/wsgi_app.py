@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from werkzeug import Request as WerkzeugRequest
 from werkzeug import Response as WerkzeugResponse
+from werkzeug.datastructures import EnvironHeaders
 
 from metricsmw import MetricsMonitor, get_metrics_monitor
 
@@ -50,13 +50,12 @@ def metrics_app(
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         exclude_request(environ)
-        received = WerkzeugRequest(environ)
         answer = handlers.handle(
             Request(
-                received.method,
+                environ.get("REQUEST_METHOD", "GET").upper(),
                 _text(environ.get("PATH_INFO", "")),
-                received.query_string.decode("latin-1"),
-                {name.lower(): value for name, value in received.headers},
+                environ.get("QUERY_STRING", ""),
+                {name.lower(): value for name, value in EnvironHeaders(environ)},
                 nobody if identity is None else partial(identity, environ),
                 mount=_text(environ.get("SCRIPT_NAME", "")),
             )
@@ -71,4 +70,4 @@ def metrics_app(
 def _text(path: str) -> str:
     # WSGI hands paths over as bytes in the guise of Latin-1. Werkzeug's own `Request.path` cannot
     # tell the mount with a slash from the mount without.
-    return path.encode("latin-1").decode("utf-8", "replace")
+    return path.encode("latin-1", "replace").decode("utf-8", "replace")

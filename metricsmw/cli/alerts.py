@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -16,6 +15,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from metricsmw.alerts.rules import AnyRule, RuleStatus, State, advance, counts_since, parse
+from metricsmw.cli.output import complain, write
 from metricsmw.engine.reading.routes import RouteRow
 
 PastSnapshot = Mapping[str, str | float | int]
@@ -56,11 +56,18 @@ def read_history(path: str) -> list[PastSnapshot]:
         OSError: the file cannot be read.
         ValueError: it is no export.
     """
-    with open(path, encoding="utf-8") as file:
-        document = json.load(file)
+    try:
+        with open(path, encoding="utf-8") as file:
+            document = json.load(file)
+    except RecursionError as error:
+        raise ValueError("no export: it is nested too deeply") from error
     rows = document.get("history") if isinstance(document, dict) else document
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError('no export: it has no list "history"')
+    for row in rows:
+        for name, value in row.items():
+            if not isinstance(value, (str, int, float)):
+                raise ValueError(f"no export: a snapshot's {name!r} is neither number nor text")
     if not rows:
         raise ValueError("its history is empty")
     return rows
@@ -117,12 +124,12 @@ def run(options: argparse.Namespace) -> int:
     try:
         rules = [parse(text) for text in options.rule]
     except ValueError as error:
-        print(f"metricsmw alerts test: {error}", file=sys.stderr)
+        complain("alerts test", error)
         return 2
     try:
         rows = read_history(options.history)
-        print("\n\n".join(report(rule, rows) for rule in rules))
+        write("\n\n".join(report(rule, rows) for rule in rules))
     except (OSError, ValueError) as error:
-        print(f"metricsmw alerts test: {options.history}: {error}", file=sys.stderr)
+        complain("alerts test", f"{options.history}: {error}")
         return 2
     return 0

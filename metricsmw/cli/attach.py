@@ -15,6 +15,7 @@ from metricsmw.cli.client import (
     ServerAnswers,
     Source,
     TopError,
+    read_token,
 )
 from metricsmw.cli.servers import choose, quiet_log, title
 from metricsmw.engine.reading.attached import AttachedServer, UnreadableServerError
@@ -88,5 +89,8 @@ def source_of(options: argparse.Namespace) -> Source:
 
 
 def _client(options: argparse.Namespace, url: str) -> MetricsClient:
-    token = options.token or os.environ.get("METRICSMW_TOKEN", "").strip()
+    if options.token_file is not None:
+        token = read_token(options.token_file)
+    else:
+        token = options.token or os.environ.get("METRICSMW_TOKEN", "").strip()
     return MetricsClient(url, token)

@@ -1,24 +1,85 @@
-"""What `metricsmw top` reads of a server: its own routes, as any client would read them."""
+"""What `metricsmw top` reads of a server: its own routes, as any client would read them.
+
+Nothing is taken on trust: an answer has a limit of size, all answers together have one of time, and
+each is checked to have the numbers and texts that are shown of it.
+"""
 
 from __future__ import annotations
 
 import http.client
 import json
+import math
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from time import monotonic
+from typing import Any, NoReturn, Protocol
 from urllib.parse import urlsplit
 
+from metricsmw.snapshot import NUMERIC_FIELDS
+
 MOUNT = "/api/metrics"
-TIMEOUT_SECONDS = 10.0
+# For all answers together.
+DEADLINE_SECONDS = 10.0
+# Of one answer. 10,000 routes, the most that a server can be told to have, take a quarter of it.
+MAX_BYTES = 16 * 1024 * 1024
+MAX_TOKEN_BYTES = 65_536
 # Exit codes.
 UNREACHABLE, WRONG_USAGE, REFUSED = 1, 2, 3
 
 Fields = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What each row of an answer has, as far as it is shown."""
+
+    texts: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+    texts_or_null: tuple[str, ...] = ()
+    numbers_or_null: tuple[str, ...] = ()
+
+    def check(self, row: object) -> None:
+        """Raise `ValueError` for a row that is not so."""
+        if not isinstance(row, dict):
+            raise ValueError("it has something that is no object")
+        for name in self.texts:
+            if not isinstance(row.get(name), str):
+                raise ValueError(f"{name} is no text")
+        for name in self.texts_or_null:
+            if not isinstance(row.get(name), (str, type(None))):
+                raise ValueError(f"{name} is no text")
+        for name in self.numbers:
+            if not is_number(row.get(name)):
+                raise ValueError(f"{name} is no number")
+        for name in self.numbers_or_null:
+            if row.get(name) is not None and not is_number(row[name]):
+                raise ValueError(f"{name} is no number")
+
+
+METRICS = Shape(texts=("timestamp",), numbers=NUMERIC_FIELDS)
+ROUTES = Shape(
+    texts=("method", "route"),
+    numbers=(
+        "requests",
+        "error_rate_pct",
+        "latency_p50_ms",
+        "latency_p95_ms",
+        "latency_p99_ms",
+        "latency_max_ms",
+    ),
+)
+SERIES = Shape(numbers_or_null=("request_rate_rpm", "error_rate_pct", "latency_p95_ms"))
+ALERTS = Shape(
+    texts=("type", "state", "field", "comparison"),
+    numbers=("threshold",),
+    texts_or_null=("route", "since"),
+    numbers_or_null=("value",),
+)
 
 
 class TopError(Exception):
@@ -42,6 +103,11 @@ class ServerAnswers:
     health: Fields = field(default_factory=dict)
 
 
+def late(base: str, seconds: float) -> TopError:
+    """Return what to say of a server that does not answer in time."""
+    return TopError(f"{base} has not answered in full within {seconds:g} s")
+
+
 class Source(Protocol):
     """Where `top` has its numbers from.
 
@@ -61,22 +127,26 @@ class Source(Protocol):
 class MetricsClient:
     """The server's routes, asked with a token where there is one."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, deadline: float = DEADLINE_SECONDS) -> None:
         self.base = base_of(url)
+        self.has_token = False
+        self._deadline = deadline
         self._headers = {"Accept": "application/json"}
-        if token:
-            # Headers take bytes: a token of any text goes as UTF-8.
-            self._headers["Authorization"] = "Bearer " + token.encode().decode("latin-1")
         self._opener = urllib.request.build_opener(_NoRedirects)
+        if token:
+            self.use(token)
+
+    def use(self, token: str) -> None:
+        """Ask with this token from now on. Raises `TopError` for one that no header can carry."""
+        self._headers["Authorization"] = "Bearer " + _header(token)
+        self.has_token = True
 
     def fetch(self) -> ServerAnswers:
         """Ask for everything. Raises `TopError`."""
-        return ServerAnswers(
-            self._ask("/current", "metrics"),
-            self._ask("/routes", "routes"),
-            self._ask("/series", "series"),
-            self._ask("/alerts", "alerts"),
-        )
+        try:
+            return self.fetch_aside().result(self._deadline)
+        except FutureTimeoutError:
+            raise late(self.base, self._deadline) from None
 
     def fetch_aside(self) -> Future[ServerAnswers]:
         """Ask in a thread that nobody has to wait for, should the server not answer."""
@@ -84,31 +154,79 @@ class MetricsClient:
 
         def ask() -> None:
             try:
-                future.set_result(self.fetch())
+                future.set_result(self._fetch())
             except BaseException as error:
                 future.set_exception(error)
 
         threading.Thread(target=ask, daemon=True).start()
         return future
 
-    def _ask(self, path: str, part: str) -> Any:
+    def _fetch(self) -> ServerAnswers:
+        end = monotonic() + self._deadline
+        metrics = self._ask("/current", "metrics", end)
+        self._check("/current", METRICS, [metrics])
+        return ServerAnswers(
+            metrics,
+            self._rows("/routes", "routes", ROUTES, end),
+            self._rows("/series", "series", SERIES, end),
+            self._rows("/alerts", "alerts", ALERTS, end),
+        )
+
+    def _rows(self, path: str, part: str, shape: Shape, end: float) -> list[Fields]:
+        rows = self._ask(path, part, end)
+        if not isinstance(rows, list):
+            self._refuse(path, f"{part} is no list")
+        self._check(path, shape, rows)
+        return rows
+
+    def _check(self, path: str, shape: Shape, rows: Sequence[object]) -> None:
+        for row in rows:
+            try:
+                shape.check(row)
+            except ValueError as error:
+                self._refuse(path, error)
+
+    def _ask(self, path: str, part: str, end: float) -> Any:
         request = urllib.request.Request(self.base + path, headers=self._headers)
+        left = end - monotonic()
+        if left <= 0:
+            raise late(self.base, self._deadline)
         try:
-            with self._opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
-                return json.load(answer)[part]
+            with self._opener.open(request, timeout=left) as answer:
+                body = self._read(path, answer, end)
         except urllib.error.HTTPError as error:
             error.close()
             if error.code in (401, 403):
                 reason = (
-                    f"{self.base} lets nobody in without the right --token (or METRICSMW_TOKEN)"
+                    f"{self.base} lets nobody in without the right token (--token-file or "
+                    "METRICSMW_TOKEN)"
                 )
                 raise TopError(reason, REFUSED) from error
             raise TopError(f"{self.base}{path} answers with status {error.code}") from error
         except (OSError, http.client.HTTPException) as error:
-            cause = getattr(error, "reason", None) or error
+            cause = " ".join(str(getattr(error, "reason", None) or error).split())[:200]
             raise TopError(f"cannot reach {self.base}: {cause}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise TopError(f"{self.base}{path} does not answer as metrics do") from error
+        try:
+            document = json.loads(body, parse_constant=_no_number)
+        except (ValueError, RecursionError):
+            self._refuse(path, "it is no JSON")
+        if not isinstance(document, dict) or part not in document:
+            self._refuse(path, f"it has no {part}")
+        return document[part]
+
+    def _read(self, path: str, answer: http.client.HTTPResponse, end: float) -> bytes:
+        """Return a body, which may come in drops or have no end."""
+        body = bytearray()
+        while data := answer.read1(65_536):
+            body += data
+            if len(body) > MAX_BYTES:
+                self._refuse(path, f"it has more than {MAX_BYTES >> 20} MB")
+            if monotonic() > end:
+                raise late(self.base, self._deadline)
+        return bytes(body)
+
+    def _refuse(self, path: str, reason: object) -> NoReturn:
+        raise TopError(f"{self.base}{path} does not answer as metrics do: {reason}") from None
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -116,6 +234,43 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *args: Any) -> None:
         return None
+
+
+def is_number(value: object) -> bool:
+    """Return whether something is a finite number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def read_token(path: str) -> str:
+    """Return the token that a file has. Raises `TopError`."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_TOKEN_BYTES + 1)
+    except OSError as error:
+        reason = error.strerror or error
+        raise TopError(f"cannot read the token in {path!r}: {reason}", WRONG_USAGE) from error
+    token = text.decode("utf-8", "surrogateescape").strip()
+    if not token or len(text) > MAX_TOKEN_BYTES:
+        raise TopError(f"{path!r} has no token", WRONG_USAGE)
+    return token
+
+
+def _header(token: str) -> str:
+    """Return a token as a header's value. Raises `TopError` for one that no header can carry."""
+    # Headers take bytes: a token of any text goes as UTF-8.
+    value = token.encode("utf-8", "surrogateescape").decode("latin-1")
+    if any(character < " " or character == "\x7f" for character in value):
+        raise TopError("the token has characters that no header can carry", WRONG_USAGE)
+    return value
 
 
 def base_of(url: str) -> str:
@@ -127,7 +282,7 @@ def base_of(url: str) -> str:
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         usable = False
-    if not usable or parts.query or parts.fragment:
+    if not usable or parts.query or parts.fragment or not url.isprintable():
         raise TopError(
             f"URL must be like http://host:port or http://host{MOUNT}, got {url!r}", WRONG_USAGE
         )

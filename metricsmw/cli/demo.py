@@ -27,6 +27,8 @@ import httpx
 import websockets
 
 import metricsmw
+from metricsmw.cli.output import complain, write
+from metricsmw.cli.text import plain
 
 USERS = ("ada", "brian", "chitra", "dmitri", "esra")
 WEBSOCKETS = 3
@@ -139,7 +141,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         asyncio.run(_demo(options))
     except DemoError as error:
-        print(f"metricsmw demo: {error}", file=sys.stderr)
+        complain("demo", error)
         return error.code
     return 0
 
@@ -205,15 +207,14 @@ async def _started(server: DemoServer, reader: httpx.AsyncClient, stop: asyncio.
 
 def _introduce(address: str, token: str, options: argparse.Namespace) -> None:
     workers = f"{options.workers} worker{'s' if options.workers > 1 else ''}"
-    print(
+    write(
         f"Demo app at http://{address} with {workers}, {options.rate:g} requests a second.\n"
         f"Its live page, with the token {token}:\n\n"
         f"  http://{address}/api/metrics/\n\n"
         "Its numbers, from another terminal:\n\n"
         f'  curl -H "Authorization: Bearer {token}" http://{address}/api/metrics/current\n\n'
         f"or in a browser, logged in to the demo app at http://{address}/login/you\n"
-        f"{'' if options.seconds else 'Ctrl-C ends it.'}",
-        flush=True,
+        f"{'' if options.seconds else 'Ctrl-C ends it.'}"
     )
 
 
@@ -239,7 +240,7 @@ async def _show(
     if terminal:
         print()
     if snapshot is not None:
-        print(f"\n{_table(snapshot)}", flush=True)
+        write(f"\n{_table(snapshot)}")
 
 
 def _print_line(snapshot: CurrentFields, terminal: bool) -> None:
@@ -258,9 +259,11 @@ def _print_line(snapshot: CurrentFields, terminal: bool) -> None:
     )
     if terminal:
         # The last column stays free: a character there would wrap on some terminals.
-        print(f"\r{line[: shutil.get_terminal_size().columns - 1]}\x1b[K", end="", flush=True)
+        print(
+            f"\r{plain(line)[: shutil.get_terminal_size().columns - 1]}\x1b[K", end="", flush=True
+        )
     else:
-        print(line, flush=True)
+        write(line)
 
 
 def _table(snapshot: CurrentFields) -> str:

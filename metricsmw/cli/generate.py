@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 
 from metricsmw.alerts.rules import parse
+from metricsmw.cli.output import complain
 from metricsmw.exporters.grafana import dashboard
 from metricsmw.exporters.prometheus_rules import rules_file
 
@@ -26,7 +26,7 @@ def run_rules(options: argparse.Namespace) -> int:
             raise ValueError("no rules: give some by --rule or --file")
         print(rules_file(rules, options.window), end="")
     except (OSError, ValueError) as error:
-        print(f"metricsmw generate prometheus-rules: {error}", file=sys.stderr)
+        complain("generate prometheus-rules", error)
         return 2
     return 0
 

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TypeVar
 
 from metricsmw import __version__
+from metricsmw.cli.output import complain
 
 Number = TypeVar("Number", int, float)
 
@@ -135,7 +136,17 @@ def _top_arguments(parser: argparse.ArgumentParser) -> None:
         "of it or a part of its command line (default: the only one)",
     )
     _whose_arguments(parser)
-    parser.add_argument("--token", help="bearer token (default: that in METRICSMW_TOKEN)")
+    token = parser.add_mutually_exclusive_group()
+    token.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help="a file with the bearer token (default: METRICSMW_TOKEN; where none is set and the "
+        "server asks for one, so does this command)",
+    )
+    token.add_argument(
+        "--token",
+        help="the bearer token itself; everybody on this machine can see it, in `ps`",
+    )
     parser.add_argument("--once", action="store_true", help="print the numbers once")
     parser.add_argument("--json", action="store_true", help="print them once, as JSON")
     parser.epilog = (
@@ -199,10 +210,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Command = options.command
     missing = [name for name in command.needs if importlib.util.find_spec(name) is None]
     if missing:
-        print(
-            f"metricsmw {command.name}: not installed: {', '.join(missing)}. "
+        complain(
+            command.name,
+            f"not installed: {', '.join(missing)}. "
             f'Install with: pip install "metricsmw[{command.extra}]"',
-            file=sys.stderr,
         )
         return 2
     module, _, function = command.run.partition(":")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from metricsmw.cli.client import REFUSED, UNREACHABLE, WRONG_USAGE, TopError
+from metricsmw.cli.output import complain, write
 from metricsmw.cli.text import number, plain
 from metricsmw.engine.reading.attached import STOPPED, AttachedServer, UnreadableServerError
 from metricsmw.engine.workers.catalog import FoundServer, find_servers, processes_user
@@ -48,15 +49,15 @@ def run(options: argparse.Namespace) -> int:
     try:
         rows = [describe(found) for found in servers(options.user, options.dir)]
     except TopError as error:
-        print(f"metricsmw ls: {error}", file=sys.stderr)
+        complain("ls", error)
         return error.code
     if options.json:
         json.dump({"servers": rows}, sys.stdout, indent=2)
         print()
     elif rows:
-        print(table(rows))
+        write(table(rows))
     else:
-        print(f"metricsmw ls: {nothing(options.user)}", file=sys.stderr)
+        complain("ls", nothing(options.user))
     return 0
 
 

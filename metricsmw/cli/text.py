@@ -22,7 +22,7 @@ def sparkline(values: Sequence[object], width: int = 60) -> str:
     return "".join(
         " "
         if not isinstance(value, (int, float))
-        else BARS[min(int(value / high * len(BARS)), len(BARS) - 1)]
+        else BARS[max(min(int(value / high * len(BARS)), len(BARS) - 1), 0)]
         if high > 0
         else BARS[0]
         for value in last

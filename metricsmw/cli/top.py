@@ -8,6 +8,7 @@ route's name can move the cursor or change colours.
 from __future__ import annotations
 
 import argparse
+import getpass
 import json
 import os
 import re
@@ -29,7 +30,17 @@ from rich.table import Table
 from rich.text import Text
 
 from metricsmw.cli.attach import source_of
-from metricsmw.cli.client import REFUSED, Fields, ServerAnswers, Source, TopError
+from metricsmw.cli.client import (
+    DEADLINE_SECONDS,
+    REFUSED,
+    Fields,
+    MetricsClient,
+    ServerAnswers,
+    Source,
+    TopError,
+    late,
+)
+from metricsmw.cli.output import complain
 from metricsmw.cli.panels import custom_panel, health_lines, workers_panel
 from metricsmw.cli.text import number, plain, sparkline
 
@@ -142,7 +153,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; 0 done, 1 no answer, 2 wrong usage, 3 not let in."""
     try:
         server = source_of(options)
-        snapshot = server.fetch()
+        snapshot = _first(server)
         view = View(server.base)
         if options.json:
             told: dict[str, object] = {
@@ -165,9 +176,28 @@ def run(options: argparse.Namespace) -> int:
         else:
             _live(server, snapshot, view)
     except TopError as error:
-        print(f"metricsmw top: {error}", file=sys.stderr)
+        complain("top", error)
         return error.code
     return 0
+
+
+def _first(server: Source) -> ServerAnswers:
+    """Return what the server says; ask for a token where it wants one and somebody is there."""
+    try:
+        return server.fetch()
+    except TopError as error:
+        there = sys.stdin.isatty() and sys.stderr.isatty()
+        if not isinstance(server, MetricsClient) or server.has_token or not there:
+            raise
+        if error.code != REFUSED:
+            raise
+        refused = error
+    try:
+        token = getpass.getpass(f"Token of {plain(server.base)}: ", sys.stderr).strip()
+    except EOFError:
+        raise refused from None
+    server.use(token)
+    return server.fetch()
 
 
 def _live(server: Source, snapshot: ServerAnswers, view: View) -> None:
@@ -179,11 +209,12 @@ def _live(server: Source, snapshot: ServerAnswers, view: View) -> None:
         Live(console=console, screen=True, auto_refresh=False) as screen,
     ):
         asked: Future[ServerAnswers] | None = None
-        due = 0.0
+        due = patience_ends = 0.0
         while not view.quit:
             if asked is None and time.monotonic() >= due:
                 asked = server.fetch_aside()
                 due = time.monotonic() + EVERY_SECONDS
+                patience_ends = time.monotonic() + DEADLINE_SECONDS
             if asked is not None and asked.done():
                 try:
                     snapshot, view.problem = asked.result(), ""
@@ -192,6 +223,9 @@ def _live(server: Source, snapshot: ServerAnswers, view: View) -> None:
                         raise
                     view.problem = str(error)
                 asked = None
+            elif asked is not None and time.monotonic() >= patience_ends:
+                # Another question would not be answered either, and have a thread of its own.
+                view.problem = str(late(server.base, DEADLINE_SECONDS))
             # A resize may have changed the size; and a key may have come.
             screen.update(fitting(console, snapshot, view), refresh=True)
             view.press(pressed())

@@ -17,8 +17,12 @@ import subprocess
 import sys
 import sysconfig
 import termios
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from kits.servers import APPS_ROOT, Server, serve, wait_until
@@ -26,6 +30,7 @@ from kits.servers import APPS_ROOT, Server, serve, wait_until
 pytest.importorskip("rich")
 
 from metricsmw.cli import client, top
+from metricsmw.snapshot import NUMERIC_FIELDS
 
 TOKEN = "tök€n"
 ENVIRONMENT = {**os.environ, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
@@ -210,6 +215,7 @@ ENDLESS = """
 import sys
 from metricsmw.cli import main as cli
 from metricsmw.cli import client, top
+from metricsmw.snapshot import NUMERIC_FIELDS
 
 client.TIMEOUT_SECONDS = 1000.0
 sys.exit(cli.main(["top", *sys.argv[1:]]))
@@ -319,6 +325,202 @@ def test_names_cannot_write_to_the_terminal() -> None:
     assert "[bold red]x[/]" in caught.get()
 
 
+SNAPSHOT = {"timestamp": "2026-01-25T01:12:00+00:00", **dict.fromkeys(NUMERIC_FIELDS, 1)}
+ROUTE = {"method": "GET", "route": "/a", **dict.fromkeys(client.ROUTES.numbers, 1)}
+ALERT: dict[str, object] = {
+    "type": "SLOW",
+    "state": "firing",
+    "field": "latency_p95_ms",
+    "comparison": ">",
+    "threshold": 1,
+    "route": None,
+    "since": None,
+    "value": None,
+}
+GOOD: dict[str, object] = {
+    "/current": {"metrics": SNAPSHOT},
+    "/routes": {"routes": [ROUTE]},
+    "/series": {"series": [{"request_rate_rpm": 1, "error_rate_pct": 0, "latency_p95_ms": None}]},
+    "/alerts": {"alerts": [ALERT]},
+}
+
+
+class Strange(BaseHTTPRequestHandler):
+    """A server whose answers are those of `bodies`, byte for byte; a function writes its own."""
+
+    bodies: ClassVar[dict[str, bytes | Callable[[Any], None]]] = {}
+
+    def do_GET(self) -> None:
+        body = self.bodies[self.path.removeprefix("/api/metrics")]
+        if callable(body):
+            body(self)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+@pytest.fixture
+def strange() -> Iterator[Callable[..., str]]:
+    """Returns the address of a server with these answers, and good ones elsewhere."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Strange) as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.01], daemon=True)
+        thread.start()
+
+        def answers(path: str = "/current", body: Any = b"") -> str:
+            Strange.bodies = {name: json.dumps(good).encode() for name, good in GOOD.items()}
+            Strange.bodies[path] = body
+            return f"http://127.0.0.1:{server.server_port}"
+
+        yield answers
+        server.shutdown()
+
+
+def problem(url: str, deadline: float = 20.0) -> str:
+    with pytest.raises(client.TopError) as caught:
+        client.MetricsClient(url, "", deadline).fetch()
+    assert caught.value.code == client.UNREACHABLE
+    return str(caught.value)
+
+
+def test_good_answers_are_taken(strange: Callable[..., str]) -> None:
+    url = strange("/current", json.dumps(GOOD["/current"]).encode())
+    assert client.MetricsClient(url, "").fetch().metrics["workers"] == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "reason"),
+    [
+        ("/current", b"", "it is no JSON"),
+        ("/current", b"\xff", "it is no JSON"),
+        ("/current", b'{"metrics": ' + b"[" * 100_000, "it is no JSON"),
+        ("/current", b'{"metrics": NaN}', "it is no JSON"),
+        ("/current", b'{"metrics": 1' + b"0" * 5000 + b"}", "it is no JSON"),
+        ("/current", b"[]", "it has no metrics"),
+        ("/current", b"{}", "it has no metrics"),
+        ("/current", b'{"metrics": []}', "no object"),
+        ("/current", {"metrics": {**SNAPSHOT, "workers": "1"}}, "workers is no number"),
+        ("/current", {"metrics": {**SNAPSHOT, "workers": True}}, "workers is no number"),
+        ("/current", {"metrics": {**SNAPSHOT, "workers": None}}, "workers is no number"),
+        ("/current", {"metrics": {**SNAPSHOT, "timestamp": 1}}, "timestamp is no text"),
+        ("/routes", {"routes": {}}, "routes is no list"),
+        ("/routes", {"routes": [1]}, "no object"),
+        ("/routes", {"routes": [{**ROUTE, "requests": []}]}, "requests is no number"),
+        ("/routes", {"routes": [{**ROUTE, "requests": 10**400}]}, "requests is no number"),
+        ("/routes", {"routes": [{**ROUTE, "route": None}]}, "route is no text"),
+        ("/routes", {"routes": [{"route": "/a"}]}, "method is no text"),
+        ("/series", {"series": [{"latency_p95_ms": "x"}]}, "latency_p95_ms is no number"),
+        ("/alerts", {"alerts": [{**ALERT, "route": 1}]}, "route is no text"),
+        ("/alerts", {"alerts": [{**ALERT, "value": "1"}]}, "value is no number"),
+        ("/alerts", {"alerts": [{"state": "firing"}]}, "type is no text"),
+    ],
+)
+def test_an_answer_of_another_shape_is_one_sentence(
+    strange: Callable[..., str], path: str, body: Any, reason: str
+) -> None:
+    url = strange(path, body if isinstance(body, bytes) else json.dumps(body).encode())
+    assert problem(url) == problem(url)
+    assert problem(url).startswith(f"{url}/api/metrics{path} does not answer as metrics do: ")
+    assert reason in problem(url)
+    assert "\n" not in problem(url)
+
+
+def test_an_answer_without_end_is_left(strange: Callable[..., str]) -> None:
+    def endless(handler: Strange) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream")
+        handler.end_headers()
+        with suppress(OSError):
+            while True:
+                handler.wfile.write(b"data: " + b"x" * 65_536)
+
+    assert "it has more than 16 MB" in problem(strange("/series", endless))
+
+
+def test_an_answer_in_drops_is_left(strange: Callable[..., str]) -> None:
+    left = threading.Event()
+
+    def drops(handler: Strange) -> None:
+        handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n")
+        with suppress(OSError):
+            while not left.wait(0.05):
+                handler.wfile.write(b" ")
+
+    assert "has not answered in full within 0.5 s" in problem(strange("/current", drops), 0.5)
+    left.set()
+
+
+def test_a_head_in_drops_is_left(strange: Callable[..., str]) -> None:
+    left = threading.Event()
+
+    def drops(handler: Strange) -> None:
+        handler.wfile.write(b"HTTP/1.0 200 OK\r\nX: ")
+        with suppress(OSError):
+            while not left.wait(0.05):
+                handler.wfile.write(b"x")
+
+    assert "has not answered in full within 0.5 s" in problem(strange("/current", drops), 0.5)
+    left.set()
+
+
+def test_errors_cannot_write_to_the_terminal(strange: Callable[..., str]) -> None:
+    def status(handler: Strange) -> None:
+        handler.wfile.write("HTTP/\x1b[2J\u202e\x9b31m evil\r\n\r\n".encode())
+
+    done = run(strange("/current", status), "--once")
+    assert done.returncode == 1
+    assert "evil" in done.stderr
+    assert not set(done.stderr) & set("\x1b\x07\r\u202e\x9b")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_token_of_a_file(server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    assert run(server.url, "--once", "--token-file", str(file)).returncode == 0
+    # What is said on the command line goes before the environment.
+    done = run(server.url, "--once", "--token-file", str(file), METRICSMW_TOKEN="wrong")
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "cannot read the token in"),
+        (b" \n", "has no token"),
+        (b"x" * 70_000, "has no token"),
+        (b"a\r\nX-Evil: 1", "characters that no header can carry"),
+    ],
+)
+def test_a_token_that_is_none(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(client.TopError, match=reason) as caught:
+        client.MetricsClient("http://h", client.read_token(str(file)))
+    assert caught.value.code == client.WRONG_USAGE
+
+
+def test_the_help_says_who_sees_a_token() -> None:
+    assert "in `ps`" in " ".join(run("--help").stdout.split())
+
+
+def test_a_token_is_asked_for_where_somebody_is_there(server: Server) -> None:
+    terminal = Terminal(server.url)
+    try:
+        wait_until(lambda: "Token of http://" in terminal.read(), "the question")
+        terminal.press(f"{TOKEN}\n")
+        terminal.until("Requests ↓")
+        assert TOKEN not in terminal.output
+        terminal.press("q")
+        assert terminal.ended() == 0
+    finally:
+        terminal.close()
+
+
 def test_alerts_and_scrolling() -> None:
     from rich.console import Console
 
@@ -357,7 +559,14 @@ def test_alerts_and_scrolling() -> None:
 
 @pytest.mark.parametrize(
     ("values", "bars"),
-    [([], ""), ([0, 0], "▁▁"), ([0, 50, 100], "▁▅█"), ([None, 1], " █"), ([None], " ")],
+    [
+        ([], ""),
+        ([-9e9, 1], "▁█"),
+        ([0, 0], "▁▁"),
+        ([0, 50, 100], "▁▅█"),
+        ([None, 1], " █"),
+        ([None], " "),
+    ],
 )
 def test_sparklines(values: list[float | None], bars: str) -> None:
     assert top.sparkline(values) == bars
