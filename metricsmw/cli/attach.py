@@ -89,8 +89,8 @@ def source_of(options: argparse.Namespace) -> Source:
 
 
 def _client(options: argparse.Namespace, url: str) -> MetricsClient:
-    if options.token_file is not None:
-        token = read_token(options.token_file)
+    if (file := getattr(options, "token_file", None)) is not None:
+        token = read_token(file)
     else:
         token = options.token or os.environ.get("METRICSMW_TOKEN", "").strip()
     return MetricsClient(url, token)
