@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from metricsmw import MetricsMonitor, get_metrics_monitor
 
+from .api.claims import Claim, claim_path
 from .interpose import Remade
 from .measurement import (
     COMPLETE,
@@ -59,11 +60,11 @@ FINAL = {BODY, "http.response.pathsend", "http.response.zerocopysend"}
 def metrics_app(
     monitor: MetricsMonitor | None = None,
     auth: Policy | None = None,
+    reset: ResetRule = True,
     *,
     identity: ScopeIdentity | None = None,
     health_thresholds: Thresholds | None = None,
     health_status: int = 503,
-    reset: ResetRule = True,
 ) -> ASGIApp:
     """Return the mountable sub-app, on Starlette; needs the extra ``metricsmw[asgi]``."""
     from .api.asgi_app import metrics_app as make
@@ -113,9 +114,8 @@ class ASGIMetricsMiddleware(Remade):
         self._sub_path = path = None if path is None else mount_path(path)
         # The quick test for paths that may not be measured; None: all are.
         self._bypass_hint = "" if self._excluded else path
-        self._sub_app = (
-            metrics_app(self.monitor, auth, identity=identity, reset=reset) if path else None
-        )
+        self._claim = claim = claim_path(self, app, path, Claim(auth, reset))
+        self._sub_app = metrics_app(self.monitor, *claim, identity=identity) if path else None
         self._excludes = Excluded()
         self._exchange = _exchange_class(self.recorder, route, user)
         measured_by(self.recorder)

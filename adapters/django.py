@@ -18,14 +18,14 @@ from django.core.handlers.asgi import ASGIHandler, ASGIRequest
 from django.core.handlers.wsgi import WSGIHandler
 from django.db.transaction import non_atomic_requests
 from django.http import HttpResponse
-from django.urls import ResolverMatch, re_path
+from django.urls import ResolverMatch, get_resolver, re_path
 
 from metricsmw import get_metrics_monitor
 
 from .api.accounts import HostUser, lacks_second_factor, logged_in
+from .api.claims import Claim, MountCheck, claim_path, mark, tell_conflict
 from .api.handlers import Handlers
 from .api.messages import Request, Response, nobody
-from .api.policies import as_policy, as_reset_rule
 from .api.sse import Streams
 from .asgi import ASGIMetricsMiddleware
 from .kinds import is_asgi
@@ -305,13 +305,17 @@ def metrics_view(
     monitor: MetricsMonitor | None = None, auth: Policy | None = None, reset: ResetRule = True
 ) -> Callable[..., HttpResponse]:
     """Return the view of the sub-app; it takes the rest of the path below the mount as `below`."""
-    as_policy(auth), as_reset_rule(reset)  # refused where they are given
+    claim = claim_path(None, None, None, Claim(auth, reset))  # a bad one is refused here
+    check = MountCheck(claim)
 
     def view(request: HttpRequest, below: str) -> HttpResponse:
         exclude_request(carrier_of(request))
         # The slash before it may be the end of the pattern that includes ours.
         if request.path.endswith("/" + below):
             below = "/" + below
+        mount = request.path_info.removesuffix(below).rstrip("/")
+        if not check.is_alone(mount, get_resolver()):
+            return HttpResponse(tell_conflict(mount), "application/json", 500)
         has_login = hasattr(request, "user") or hasattr(request, "session")
         carrier = carrier_of(request)
         streams: list[Response] | None = carrier.get(STREAM_KEY)
@@ -333,6 +337,7 @@ def metrics_view(
         return HttpResponse(answer.body, status=answer.status, headers=dict(answer.headers))
 
     metrics: Any = non_atomic_requests(view)  # what needs no database works without one
+    mark(metrics, claim)
     metrics.csrf_exempt = True  # the handlers refuse what another site asks for
     metrics.login_required = False  # `auth` decides, not LoginRequiredMiddleware
     return metrics  # type: ignore[no-any-return]
@@ -359,7 +364,7 @@ class _Outside(WSGIMetricsMiddleware):
     ) -> None:
         super().__init__(app, monitor, **settings)
         self._handler = handler
-        self._view = metrics_view(self.monitor, settings.get("auth"), settings.get("reset", True))
+        self._view = metrics_view(self.monitor, *self._claim)
 
     def _hand_out(self, exchange: WSGIMeasurement, body: Iterable[bytes]) -> Iterable[bytes]:
         if issubclass(type(body), HttpResponse):
@@ -386,7 +391,7 @@ class _OutsideASGI(ASGIMetricsMiddleware):
     ) -> None:
         super().__init__(app, monitor, **settings)
         self._handler = handler
-        self._view = metrics_view(self.monitor, settings.get("auth"), settings.get("reset", True))
+        self._view = metrics_view(self.monitor, *self._claim)
         self._streams = Streams(self.monitor)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:

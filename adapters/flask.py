@@ -16,9 +16,9 @@ from werkzeug.wsgi import ClosingIterator
 from metricsmw import get_metrics_monitor
 
 from .api.accounts import HostUser, logged_in
+from .api.claims import Claim, claim_path
 from .api.handlers import Handlers
 from .api.messages import Request, nobody
-from .api.policies import as_policy, as_reset_rule
 from .interpose import own_class
 from .measurement import exclude_request
 from .paths import as_exclusions, mount_path
@@ -69,7 +69,9 @@ def instrument(
     A monitor that already measures the app is not added twice, nor is a path.
     """
     monitor = get_metrics_monitor() if monitor is None else monitor
-    blueprint = metrics_blueprint(monitor, auth, path, reset=reset)
+    path = mount_path(path)
+    claim = claim_path(app, app, path, Claim(auth, reset))
+    blueprint = metrics_blueprint(monitor, claim.auth, path, reset=claim.reset)
     MetricsMiddleware(app, monitor, exclude=exclude, user=user, route=route)
     if blueprint.name not in app.blueprints:
         app.register_blueprint(blueprint)
@@ -185,7 +187,7 @@ def metrics_blueprint(
     Without a monitor it answers with that of the app it is asked under, else the server's.
     """
     path = mount_path(path)
-    as_policy(auth), as_reset_rule(reset)  # refused where they are given
+    claim_path(None, None, None, Claim(auth, reset))  # a bad one is refused here
     blueprint = flask.Blueprint(name or "metricsmw" + re.sub(r"\W", "_", path), __name__)
 
     def view(below: str = "", **_: str) -> flask.Response:
@@ -211,6 +213,8 @@ def metrics_blueprint(
         return flask.Response([answer.body], answer.status, answer.headers)
 
     def add_rules(state: BlueprintSetupState) -> None:
+        place = f"{state.subdomain or ''}{(state.url_prefix or '').rstrip('/')}{path}"
+        claim_path(state.app, state.app, place, Claim(auth, reset))
         # An app that matches hosts would serve a rule without one nowhere.
         anywhere = {"host": "<metricsmw_host>"} if state.app.url_map.host_matching else {}
         for rule in ("", "/", "/<path:below>"):

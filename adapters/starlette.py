@@ -14,9 +14,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
 
 from metricsmw import get_metrics_monitor
 
+from .api.claims import Claim, agreed, claim_path, mounted_claim, tell_conflict
 from .asgi import ASGIMetricsMiddleware, metrics_app
 from .interpose import REDO, interpose
 from .measurement import OPEN, UNMEASURED, exclude_request
@@ -59,8 +61,12 @@ def instrument(
     if monitor is None:
         monitor = get_metrics_monitor()
     exclude = as_exclusions(exclude)
-    metrics = metrics_app(monitor, auth, reset=reset)
     fields = vars(app)
+    claim = Claim(auth, reset)
+    if path not in fields.get(_PATHS, ()):
+        claim = agreed(path, mounted_claim(app.router.routes, path), claim)
+    claim = claim_path(app, app, path, claim)
+    metrics = metrics_app(monitor, *claim)
     monitors: list[MetricsMonitor] = fields.setdefault(_MONITORS, [])
     paths: list[str] = fields.setdefault(_PATHS, [])
     if monitor not in monitors:
@@ -69,7 +75,8 @@ def instrument(
         monitors.append(monitor)
     if path not in paths:
         key = monitor.recorder.key
-        interpose(app.router, lambda routes: _dispatch(routes, path, metrics, key))
+        served = _Once(app, path, claim, metrics)
+        interpose(app.router, lambda routes: _dispatch(routes, path, served, key))
         paths.append(path)
     redo = partial(
         instrument,
@@ -97,6 +104,28 @@ class _InPlace(ASGIMetricsMiddleware):
         if root:
             scope["root_path"] = root
         return super()._bypass(scope)
+
+
+class _Once:
+    """Serves the sub-app, unless the app mounts another one at its path.
+
+    That is looked for as the first request comes, as an app may mount it at any time before.
+    """
+
+    def __init__(self, app: Starlette, path: str, claim: Claim, metrics: ASGIApp) -> None:
+        self._app = app
+        self._path = path
+        self._claim = claim
+        self._metrics = metrics
+        self._is_checked = False
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if not self._is_checked:
+            self._is_checked = True
+            mounted = mounted_claim(self._app.router.routes, self._path)
+            if mounted is not None and mounted != self._claim:
+                self._metrics = PlainTextResponse(tell_conflict(self._path), 500)
+        return self._metrics(scope, receive, send)
 
 
 def _dispatch(routes: ASGIApp, path: str, metrics: ASGIApp, key: str) -> ASGIApp:

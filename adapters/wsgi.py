@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from metricsmw import MetricsMonitor, get_metrics_monitor
 
+from .api.claims import Claim, claim_path
 from .bodies import body_class
 from .interpose import Remade
 from .measurement import (
@@ -49,11 +50,11 @@ _codes: dict[str, int] = {}
 def metrics_app(
     monitor: MetricsMonitor | None = None,
     auth: Policy | None = None,
+    reset: ResetRule = True,
     *,
     identity: EnvironIdentity | None = None,
     health_thresholds: Thresholds | None = None,
     health_status: int = 503,
-    reset: ResetRule = True,
 ) -> WSGIApplication:
     """Return the mountable sub-app, on Werkzeug; needs the extra ``metricsmw[wsgi]``."""
     from .api.wsgi_app import metrics_app as make
@@ -99,12 +100,12 @@ class WSGIMetricsMiddleware(Remade):
         self._key = self.recorder.key
         self._begin = self.recorder.begin
         self._excluded = excluder(exclude)
-        self._sub_path = path = None if path is None else as_wsgi(mount_path(path))
+        mount = None if path is None else mount_path(path)
+        self._sub_path = path = mount and as_wsgi(mount)
         # The quick test for paths that may not be measured; None: all are.
         self._bypass_hint = "" if self._excluded else path
-        self._sub_app = (
-            metrics_app(self.monitor, auth, identity=identity, reset=reset) if path else None
-        )
+        self._claim = claim = claim_path(self, app, mount, Claim(auth, reset))
+        self._sub_app = metrics_app(self.monitor, *claim, identity=identity) if path else None
         self._excludes = Excluded()
         self._exchange = _exchange_class(self.recorder, route, user)
         self._body = body_class(self.recorder)

@@ -66,7 +66,7 @@ class Admission:
         pause: Waits without holding up anything else; None: nothing here can.
     """
 
-    _slowed = 0
+    slowed = 0  # answers of this process that wait just now
 
     def __init__(
         self,
@@ -132,12 +132,12 @@ class Admission:
         wait = LOGIN_RATE_LIMIT.failed(guess, self._monitor.clock.monotonic())
         if not wait:
             return None
-        if self._pause is not None and Admission._slowed < MAX_SLOWED:
-            Admission._slowed += 1
+        if self._pause is not None and Admission.slowed < MAX_SLOWED:
+            Admission.slowed += 1
             try:
                 await self._pause(SLOW_SECONDS)
             finally:
-                Admission._slowed -= 1
+                Admission.slowed -= 1
         return error_response(429, "Too many wrong credentials", {"Retry-After": str(wait)})
 
     def refused(self, request: Request) -> Response:

@@ -18,6 +18,7 @@ from ..paths import split
 from ..resolvers.base import session_identity
 from ..servers import loop_server
 from .accounts import is_django_account, logged_in
+from .claims import Claim, mark
 from .handlers import Handlers
 from .messages import Identity, Request, nobody
 from .off_loop import OFF_LOOP
@@ -53,7 +54,9 @@ def metrics_app(
     if health_thresholds is not None:
         monitor.set_health_thresholds(health_thresholds, health_status)
     handlers = Handlers(monitor, auth, OFF_LOOP, reset=reset, pause=anyio.sleep)
-    return sub_app(handlers, Streams(monitor), identity)
+    app = sub_app(handlers, Streams(monitor), identity)
+    mark(app, Claim(auth, reset))
+    return app
 
 
 def sub_app(handlers: Handlers, streams: Streams, identity: ScopeIdentity | None = None) -> ASGIApp:

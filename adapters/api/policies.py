@@ -43,7 +43,7 @@ _SPACE = " \t\r\n\v\f"
 # The schemes by which a browser answers a proxy in front of the app, each time by itself.
 _OF_PROXIES = ("", "basic", "digest", "negotiate", "ntlm")
 # Where a short token was found and logged.
-_short: set[str] = set()
+WARNED_OF: set[str] = set()
 
 _BEARER = 'Bearer realm="metrics"'
 _BASIC = 'Basic realm="metrics", charset="UTF-8"'
@@ -330,8 +330,8 @@ def token_variable() -> str:
 
 
 def _warn_if_short(where: str, secret: str) -> None:
-    if len(secret) < SHORT_TOKEN and where not in _short:
-        _short.add(where)
+    if len(secret) < SHORT_TOKEN and where not in WARNED_OF:
+        WARNED_OF.add(where)
         logger.warning(
             "metricsmw: the token of %s has fewer than %d characters, and can be guessed; one that"
             ' cannot: python -c "import secrets; print(secrets.token_urlsafe())"',

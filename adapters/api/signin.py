@@ -98,6 +98,11 @@ class LoginRateLimit:
             self._failed.append((now, guess))
             return 0
 
+    @property
+    def guesses(self) -> int:
+        """How many were counted lately, at most `TRIES`."""
+        return len(self._failed)
+
     def clear(self) -> None:
         """Forget the wrong guesses."""
         self._failed.clear()

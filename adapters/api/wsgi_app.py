@@ -12,6 +12,7 @@ from werkzeug.datastructures import EnvironHeaders
 from metricsmw import MetricsMonitor, get_metrics_monitor
 
 from ..measurement import exclude_request
+from .claims import Claim, mark
 from .handlers import Handlers
 from .messages import Request, nobody
 from .policies import Policy, ResetRule
@@ -64,6 +65,7 @@ def metrics_app(
         response = WerkzeugResponse([answer.body], answer.status, answer.headers)
         return response(environ, start_response)
 
+    mark(app, Claim(auth, reset))
     return app
 
 

@@ -19,7 +19,7 @@ from metricsmw import MetricsMonitor
 from metricsmw.adapters import wrap
 from metricsmw.adapters.asgi import ASGIMetricsMiddleware
 from metricsmw.adapters.asgi import metrics_app as asgi_metrics_app
-from metricsmw.adapters.auth import Request, basic, public, session, token
+from metricsmw.adapters.auth import Request, basic, public, session, staff, token
 from metricsmw.adapters.flask import MetricsMiddleware, metrics_bp
 from metricsmw.adapters.wsgi import WSGIMetricsMiddleware
 from metricsmw.adapters.wsgi import metrics_app as wsgi_metrics_app
@@ -63,6 +63,10 @@ wrap(wsgi_app, auth=of_office, user=user_of, exclude=["/static", re.compile("^/a
 wrap(asgi_app, auth=token("secret"))
 wrap(asgi_app, auth=basic("ada", "secret"))
 wrap(asgi_app, auth=session())
+wrap(asgi_app, auth=session(allow=lambda user: user.is_superuser), reset="token")
+wrap(asgi_app, auth=staff(), reset=False)
+wrap(asgi_app, auth=public(hosts=["app.example"]))
+wrap(asgi_app, reset="never")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 wrap(asgi_app, auth="secret")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 token(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 

@@ -105,7 +105,7 @@ def test_who_sends_nothing_uses_up_no_guess(monitor: MetricsMonitor) -> None:
         assert ask(handlers, "/signin", "POST").status == 401
         assert_refused(ask(handlers, "/current"))
     assert ask(handlers, "/signin", "POST", **RIGHT).status == 200
-    assert len(signin.LOGIN_RATE_LIMIT._failed) == 0
+    assert signin.LOGIN_RATE_LIMIT.guesses == 0
 
 
 def test_an_old_token_that_comes_again_is_one_guess(
@@ -118,7 +118,7 @@ def test_an_old_token_that_comes_again_is_one_guess(
     monkeypatch.setattr(signin, "LIFETIME_SECONDS", -1)  # its time is over
     for _ in range(50):
         assert ask(handlers, "/current", **cookie).status == 401
-    assert len(signin.LOGIN_RATE_LIMIT._failed) == 1
+    assert signin.LOGIN_RATE_LIMIT.guesses == 1
 
 
 def test_passwords_are_slowed_likewise(monitor: MetricsMonitor) -> None:
@@ -157,7 +157,7 @@ def test_under_asgi_one_guess_too_many_waits_and_holds_up_nobody(monitor: Metric
 
     assert asyncio.run(attack()).count(429) == 100 - signin.TRIES
     assert pauses == [admission.SLOW_SECONDS] * admission.MAX_SLOWED
-    assert admission.Admission._slowed == 0
+    assert admission.Admission.slowed == 0
 
 
 # --- tokens -------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ def test_a_short_token_is_warned_of_once(
     secret: str,
     warnings: int,
 ) -> None:
-    monkeypatch.setattr(policies, "_short", set())
+    monkeypatch.setattr(policies, "WARNED_OF", set())
     for _ in range(3):
         if by == "policy":
             token(secret)

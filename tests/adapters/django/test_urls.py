@@ -170,3 +170,21 @@ def test_the_sub_app_needs_no_transaction(monkeypatch: pytest.MonkeyPatch) -> No
 def test_no_sessions_at_all() -> None:
     with override_settings(MIDDLEWARE=[]):
         assert Client().get("/api/metrics/current").status_code == 401
+
+
+@both
+@pytest.mark.parametrize("policy", [None, auth.token("another of sixteen")])
+def test_two_policies_at_one_path_let_nobody_in(
+    asynchronous: bool, policy: auth.Policy | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The URLs serve `/numbers` by a token, and the whole is wrapped with another policy."""
+    with override_settings(MIDDLEWARE=SESSIONS):
+        site = Wrapped(asynchronous).wrap(MetricsMonitor(), auth=policy, path="/numbers")
+        cookie = logged_in("ann")
+        for _ in range(2):
+            assert site.get("/numbers/current", cookie)[0] == 500
+        same = Wrapped(asynchronous).wrap(
+            MetricsMonitor(), auth=auth.token("secret"), path="/numbers"
+        )
+        assert same.get("/numbers/current", cookie)[0] == 401
+    assert "/numbers" in caplog.records[0].getMessage()

@@ -124,7 +124,7 @@ def test_said_twice_counts_once(app: Flask, monitor: MetricsMonitor) -> None:
     MetricsMiddleware(app, monitor)
     MetricsMiddleware(app, monitor)
     app.register_blueprint(metrics_bp)
-    wrap(app, monitor, auth=public())
+    wrap(app, monitor)
     wrap(app, monitor, path="/other", auth=public())
     client = app.test_client()
     client.get("/")
@@ -144,7 +144,7 @@ def test_said_twice_puts_nothing_in_a_request_s_way(app: Flask, monitor: Metrics
 
 def test_a_path_that_is_served_keeps_its_policy(app: Flask, monitor: MetricsMonitor) -> None:
     instrument(app, monitor, auth=token("secret"))
-    instrument(app, monitor, auth=public())
+    instrument(app, monitor)
     assert app.test_client().get("/api/metrics/current").status_code == 401
 
 
