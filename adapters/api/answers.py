@@ -13,8 +13,6 @@ from datetime import datetime, timezone
 from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import parse_qs, quote, unquote_to_bytes
 
-import orjson
-
 from metricsmw import MetricsMonitor, __version__
 from metricsmw.alerts import get_alerts
 from metricsmw.engine.reading.health import OPERATIONAL, ServerHealth, check_health
@@ -27,6 +25,7 @@ from metricsmw.snapshot import iso_timestamp
 
 from .. import dashboard
 from . import signin
+from .encoding import to_indented_json, to_json
 from .messages import Request, Response
 from .policies import bears
 
@@ -116,7 +115,7 @@ def _reset(monitor: MetricsMonitor, request: Request) -> Response:
 def _export_json(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
     history = reading.history(monitor.settings.max_history_minutes)
     document = export_document(reading.statistics, history)
-    body = orjson.dumps(document, option=orjson.OPT_INDENT_2)
+    body = to_indented_json(document)
     return _attachment("metrics", "json", "application/json", body)
 
 
@@ -328,7 +327,7 @@ def error_response(
 
 
 def _json(status: int, content: object, headers: Mapping[str, str] | None = None) -> Response:
-    return _response(status, "application/json", orjson.dumps(content), headers)
+    return _response(status, "application/json", to_json(content), headers)
 
 
 def _attachment(name: str, suffix: str, content_type: str, body: bytes) -> Response:

@@ -26,8 +26,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, TypedDict, cast
 from weakref import WeakKeyDictionary
 
-import orjson
-
 from metricsmw import MetricsMonitor
 from metricsmw.alerts import AlertRow, get_alerts
 from metricsmw.engine.reading.moment import Reading
@@ -36,6 +34,7 @@ from metricsmw.engine.reading.series import Series, SeriesStep
 from metricsmw.engine.storage.layout import STEPS_PER_WINDOW
 
 from ..servers import LoopServer, loop_server, transport_of
+from .encoding import to_json
 from .messages import Response
 from .off_loop import OFF_LOOP
 
@@ -397,7 +396,7 @@ def read_feed(
 
 
 def _event(update: Update, last: int) -> bytes:
-    return b"id: %d\nevent: update\ndata: %b\n\n" % (last, orjson.dumps(update))
+    return b"id: %d\nevent: update\ndata: %b\n\n" % (last, to_json(update))
 
 
 def _step_of(last_event_id: str) -> int:

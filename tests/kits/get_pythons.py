@@ -73,7 +73,7 @@ def _run_in_place(root: Path, version: str) -> None:
     """Make an unpacked Python use the C library and the wheels that were unpacked with it."""
     # Until all is done the interpreter has another name: what is found is complete.
     program = root / "usr" / "bin" / f"python{version}"
-    draft = program.rename(program.with_suffix(".draft"))
+    draft = program.rename(program.with_name(f"{program.name}.draft"))
     loader = _output("patchelf", "--print-interpreter", str(draft))
     (libraries,) = (root / "usr" / "lib").glob("*-linux-gnu*")
     # In this program, also in venvs, and in nothing else that it starts.
@@ -115,7 +115,9 @@ def get_free_threaded() -> None:
             ["nice", "make", "-s", "install"],
         ):
             subprocess.run(command, cwd=work / "source", check=True, stdout=subprocess.DEVNULL)
-    code = "import sys, sysconfig; print(sys._is_gil_enabled())"
+    pip = [free_threaded(), "-m", "pip", "install", "--quiet", "--root-user-action=ignore"]
+    subprocess.run([*pip, "psutil"], check=True)
+    code = "import psutil, sys; print(sys._is_gil_enabled())"
     assert _output(str(free_threaded()), "-c", code) == "False"
 
 

@@ -2,7 +2,7 @@
 
 Nothing here takes a lock on a build with the GIL: ``lane[i] += 1.0`` has no switch point between
 its load and its store, as nothing but constants and arithmetic stands between them (a test reads
-the bytecode). Builds without a GIL, and PyPy, take the same functions behind a lock.
+the bytecode). Builds that can run without one, and PyPy, take the same functions behind a lock.
 
 The functions are closures over their views, so that a request costs look-ups of cells only. The
 first record in a process opens the segment. A forked child releases it, because two processes that
@@ -23,6 +23,7 @@ from typing import ParamSpec, Protocol, TypeVar
 from metricsmw.clock import Clock
 from metricsmw.config import Settings
 from metricsmw.engine.aside import do_aside, runs_event_loop
+from metricsmw.engine.builds import NEEDS_LOCK
 from metricsmw.engine.faults import FaultLog
 from metricsmw.engine.fork import Stage, on_fork
 from metricsmw.engine.recording.routes import RouteTables, Row
@@ -85,12 +86,6 @@ def check_text(name: str, value: str | None) -> None:
     """Raise `TypeError` unless the value is a str or None."""
     if value is not None and not isinstance(value, str):
         raise TypeError(f"{name} must be a str or None, got {value!r}")
-
-
-def needs_lock() -> bool:
-    """Return whether additions to lanes have to take a lock in this interpreter."""
-    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
-    return not gil or sys.implementation.name != "cpython"
 
 
 class SawUser(Protocol):
@@ -192,7 +187,7 @@ class Recorder:
         self.is_serving = False
         """Whether this process has recorded, or an adapter has called `serve`."""
         self._build()
-        if needs_lock():
+        if NEEDS_LOCK:
             for name in LOCKED:
                 setattr(self, name, self._locked(getattr(self, name)))
         live_recorders.add(self)

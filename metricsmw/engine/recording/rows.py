@@ -9,8 +9,9 @@ import weakref
 from collections.abc import Callable
 from typing import ParamSpec, Protocol
 
+from metricsmw.engine.builds import NEEDS_LOCK
 from metricsmw.engine.fork import on_fork
-from metricsmw.engine.recording.recorder import Recorder, needs_lock
+from metricsmw.engine.recording.recorder import Recorder
 from metricsmw.engine.storage.keys import LENGTH_BYTES, unpack_text
 from metricsmw.engine.storage.layout import (
     NAME_BYTES,
@@ -52,7 +53,7 @@ class Rows:
 
     def locked(self, function: Callable[P, None]) -> Callable[P, None]:
         """Return the function, behind the lock where additions to lanes need one."""
-        if not needs_lock():
+        if not NEEDS_LOCK:
             return function
 
         @functools.wraps(function)

@@ -175,7 +175,7 @@ def test_readers_see_only_what_can_be(monitor: MetricsMonitor, clock: ManualCloc
 def test_builds_without_a_gil_take_a_lock(
     monkeypatch: pytest.MonkeyPatch, clock: ManualClock
 ) -> None:
-    monkeypatch.setattr(metricsmw.engine.recording.recorder, "needs_lock", lambda: True)
+    monkeypatch.setattr(metricsmw.engine.recording.recorder, "NEEDS_LOCK", True)
     with MetricsMonitor(clock=clock) as monitor:
         run_together(*[recorder_of(monitor, 20)] * THREADS)
         assert_exact(monitor, THREADS * 20)
