@@ -6,7 +6,7 @@ import re
 import sys
 import threading
 from functools import partial
-from operator import attrgetter
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import flask
@@ -19,16 +19,17 @@ from .api.accounts import HostUser, logged_in
 from .api.claims import Claim, claim_path
 from .api.handlers import Handlers
 from .api.messages import Request, nobody
-from .interpose import own_class
+from .interpose import SHADOWED, own_class
 from .measurement import exclude_request
 from .paths import as_exclusions, mount_path
 from .resolvers.base import session_identity
-from .walks import chain_of
+from .walks import MAX_CHAIN
 from .wsgi import WSGIMetricsMiddleware
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
     from flask.blueprints import BlueprintSetupState
     from flask_socketio import SocketIO
 
@@ -41,9 +42,9 @@ if TYPE_CHECKING:
 # Where an app keeps the monitors that measure it, the last one given being its own.
 _EXTENSION = "metricsmw"
 
-# Where an app keeps what measures a WSGI app, and what `app.wsgi_app` reads as.
+# Where an app keeps what measures a WSGI app, and the class that it had.
 _MEASURE = "_metricsmw_measure"
-_OUTERMOST = "_metricsmw_wsgi_app"
+_PLAIN = "_metricsmw_plain"
 
 # What a response holds that was complete when the view returned it.
 _SEQUENCES = (list, tuple)
@@ -82,21 +83,18 @@ class _Middleware(WSGIMetricsMiddleware):
     """Counts a response of one piece at once, as others do a list: test clients do not close."""
 
     def _hand_out(self, exchange: WSGIMeasurement, body: Iterable[bytes]) -> Iterable[bytes]:
-        if type(body) is ClosingIterator and _is_whole(body):
-            exchange.complete()
-            return body
+        if type(body) is ClosingIterator:
+            try:
+                response = body._callbacks[-1].__self__  # type: ignore[attr-defined]
+            except (AttributeError, IndexError):
+                response = None
+            if isinstance(response, Response):
+                kind = type(response.response)
+                # The page of an HTTPException is made by running it as an application of its own.
+                if kind in _SEQUENCES or (kind is ClosingIterator and response.status_code >= 300):
+                    exchange.complete()
+                    return body
         return super()._hand_out(exchange, body)
-
-
-def _is_whole(body: ClosingIterator) -> bool:
-    """Whether the response that this hands out was complete when the app returned it."""
-    for callback in getattr(body, "_callbacks", ()):
-        response = getattr(callback, "__self__", None)
-        if isinstance(response, Response):
-            kind = type(response.response)
-            # The page of an HTTPException is made by running it as an application of its own.
-            return kind in _SEQUENCES or (kind is ClosingIterator and response.status_code >= 300)
-    return False
 
 
 class MetricsMiddleware:
@@ -129,29 +127,35 @@ class MetricsMiddleware:
         )
         measure = partial(_measured, monitor=self.monitor, make=make)
         own = vars(app).get(_MEASURE)
+        # What the app has been given so far; else its class's.
+        inner: Any = vars(app).get("wsgi_app")
         if own is None:
-            plain: Any = type(app)
-            # What the app has been given so far; else its class's, which others may patch later.
-            inner = vars(app).pop("wsgi_app", None)
+            vars(app)[_PLAIN] = type(app)
+            vars(app)[SHADOWED] = ("wsgi_app",)
             if inner is None:
-                inner = partial(_call_class, plain, app)
+                inner = MethodType(_call_class, app)
             vars(app)[_MEASURE] = own = []
-            own_class(app, wsgi_app=property(attrgetter(_OUTERMOST), _replace))
-        else:
-            inner = vars(app)[_OUTERMOST]
+            own_class(app, wsgi_app=_Replaced())
         own.append(measure)
-        app.wsgi_app = inner  # type: ignore[method-assign]  # `_replace` measures it
+        app.wsgi_app = inner  # type: ignore[method-assign]  # which is measured
 
 
-def _call_class(kind: Any, app: flask.Flask, *args: Any) -> Any:
-    return kind.wsgi_app(app, *args)
+def _call_class(app: Any, environ: WSGIEnvironment, start_response: StartResponse) -> Any:
+    # Looked up for each call: others patch the class, sooner or later.
+    return app._metricsmw_plain.wsgi_app(app, environ, start_response)
 
 
-def _replace(app: flask.Flask, wsgi_app: Any) -> None:
-    """Take what somebody sets as `app.wsgi_app`, and have the monitors measure that."""
-    for measure in vars(app)[_MEASURE]:
-        wsgi_app = measure(wsgi_app)
-    vars(app)[_OUTERMOST] = wsgi_app
+class _Replaced:
+    """Has the monitors measure what somebody sets as `app.wsgi_app`.
+
+    Without a `__get__` the attribute reads as it stands in the app: the outermost middleware's
+    bound method, which is quicker to call than the middleware.
+    """
+
+    def __set__(self, app: flask.Flask, wsgi_app: Any) -> None:
+        for measure in vars(app)[_MEASURE]:
+            wsgi_app = measure(wsgi_app)
+        vars(app)["wsgi_app"] = wsgi_app
 
 
 def _measured(wsgi_app: Any, monitor: MetricsMonitor, make: Callable[[Any], _Middleware]) -> Any:
@@ -166,12 +170,16 @@ def _measured(wsgi_app: Any, monitor: MetricsMonitor, make: Callable[[Any], _Mid
         if inner is not None and inner is not wsgi_app:
             wsgi_app.wsgi_app = _measured(inner, monitor, make)
         return wsgi_app
-    for each in chain_of(wsgi_app):
+    each = wsgi_app
+    for _ in range(MAX_CHAIN):
+        if isinstance(each, MethodType):
+            each = each.__self__
         if not isinstance(each, WSGIMetricsMiddleware):
             break
         if each.monitor is monitor:
             return wsgi_app
-    return make(wsgi_app)
+        each = each.app
+    return make(wsgi_app).__call__
 
 
 def metrics_blueprint(

@@ -20,11 +20,15 @@ from metricsmw import MetricsMonitor, get_metrics_monitor
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from .types import ASGIApp, Receive, Scope, Send
+
 _T = TypeVar("_T")
 
 # Where an object keeps what has to be done again with a copy of it: functions of the copy.
 REDO = "_metricsmw_redo"
-# The attributes that a copy does not keep.
+# Where it keeps the names of attributes that a copy has from its class again.
+SHADOWED = "_metricsmw_shadowed"
+# The attributes that a copy does not keep, nor those that are shadowed.
 _OURS = "_metricsmw"
 
 
@@ -94,7 +98,8 @@ def _load(self: Any, state: Any) -> None:
         for name, value in (slots or {}).items():
             setattr(self, name, value)
     again = vars(self).get(REDO, ())
-    for name in [name for name in vars(self) if name.startswith(_OURS)]:
+    shadowed = vars(self).get(SHADOWED, ())
+    for name in [name for name in vars(self) if name.startswith(_OURS) or name in shadowed]:
         del vars(self)[name]
     for redo in again:
         redo(self)
@@ -129,11 +134,11 @@ def _remake(kind: Callable[..., _T], args: tuple[Any, ...], settings: dict[str, 
     return kind(*args, **settings)
 
 
-def interpose(target: object, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Have each call of an object go to something else.
+def interpose(target: ASGIApp, make: Callable[[ASGIApp], ASGIApp]) -> None:
+    """Have each call of an ASGI app go to something else.
 
     Args:
-        target: The object, which is changed in place.
+        target: The app, which is changed in place.
         make: Given what calls the object as before, returns what is to be called in its place.
     """
     kind = type(target)
@@ -143,8 +148,8 @@ def interpose(target: object, make: Callable[[Callable[..., Any]], Callable[...,
     plain: Any = kind
 
     # Looked up for each call: others patch the class, sooner or later.
-    def inner(*args: Any) -> Any:
-        return plain.__call__(target, *args)
+    def inner(scope: Scope, receive: Receive, send: Send) -> Any:
+        return plain.__call__(target, scope, receive, send)
 
     own_class(target, __call__=_unbound(make(inner)))
 

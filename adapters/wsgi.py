@@ -30,7 +30,13 @@ from .measurement import (
     is_measured,
 )
 from .paths import as_text, as_wsgi, excluder, is_below, mount_path
-from .resolvers import has_registered, install, route_of_environ, user_of_environ
+from .resolvers import (
+    environ_reader,
+    has_registered,
+    install,
+    route_of_environ,
+    user_of_environ,
+)
 from .resolvers.base import FRAMEWORK_KEY, ON_START_RESPONSE, measured_by
 from .resolvers.bridge import copying_to, scope_of
 
@@ -43,6 +49,8 @@ if TYPE_CHECKING:
     from .api.policies import Policy, ResetRule
     from .types import EnvironIdentity, EnvironRoute, EnvironUser, Exclude, Headers, Thresholds
 
+MAX_TYPES = 100  # of complete bodies, that are remembered
+NOWHERE = "\0"  # in no path that a server takes
 MAX_STATUS_LINES = 1000  # that are remembered; an app that makes them up is parsed each time
 _codes: dict[str, int] = {}
 
@@ -98,24 +106,27 @@ class WSGIMetricsMiddleware(Remade):
         self.monitor = get_metrics_monitor() if monitor is None else monitor
         self.recorder = self.monitor.recorder
         self._key = self.recorder.key
-        self._begin = self.recorder.begin
         self._excluded = excluder(exclude)
         mount = None if path is None else mount_path(path)
         self._sub_path = path = mount and as_wsgi(mount)
-        # The quick test for paths that may not be measured; None: all are.
-        self._bypass_hint = "" if self._excluded else path
         self._claim = claim = claim_path(self, app, mount, Claim(auth, reset))
         self._sub_app = metrics_app(self.monitor, *claim, identity=identity) if path else None
         self._excludes = Excluded()
-        self._exchange = _exchange_class(self.recorder, route, user)
+        # The quick test for paths that may not be measured: they hold it.
+        hint = "" if self._excluded else NOWHERE if path is None else path
+        exchange = _exchange_class(self.recorder, route, user)
+        # What each request takes, in one look-up.
+        self._prepared = self._key, hint, exchange, self.recorder.begin
         self._body = body_class(self.recorder)
+        # Types of bodies that are complete when the app returns them, beside list.
+        self._whole: set[type] = {tuple, bytes}  # uWSGI takes bytes as they are
         measured_by(self.recorder)
         install()
         self.recorder.register_worker()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request, measured unless it is excluded or measured already."""
-        key = self._key
+        key, hint, new, begin = self._prepared
         if key in environ and is_measured(environ, key, self._excludes):
             is_own = is_below(environ.get("PATH_INFO", ""), self._sub_path)
             return (self._serve if is_own else self.app)(environ, start_response)
@@ -124,12 +135,15 @@ class WSGIMetricsMiddleware(Remade):
             if key in scope and is_measured(scope, key, self._excludes):
                 start_response = copying_to(scope, environ, start_response, self.recorder.faults)
                 return self.app(environ, start_response)
-        hint = self._bypass_hint
-        if hint is not None and "PATH_INFO" in environ and hint in environ["PATH_INFO"]:
+        try:
+            is_hinted = hint in environ["PATH_INFO"]
+        except KeyError:  # made by hand
+            is_hinted = False
+        if is_hinted:
             bypass = self._bypass(environ)
             if bypass is not None:
                 return bypass(environ, start_response)
-        new, begin, app = self._exchange, self._begin, self.app
+        app = self.app
         exchange = new()
         exchange.carrier = environ
         exchange.inner = start_response
@@ -148,7 +162,7 @@ class WSGIMetricsMiddleware(Remade):
             exchange.failed(error)
             raise
         kind = type(body)
-        if kind is list or kind is tuple:
+        if kind is list or kind in self._whole:
             exchange.complete()
             return body
         if kind is not GeneratorType:
@@ -160,11 +174,9 @@ class WSGIMetricsMiddleware(Remade):
         return measured
 
     def _hand_out(self, exchange: WSGIMeasurement, body: Iterable[bytes]) -> Iterable[bytes]:
-        """Return a body that is neither list, tuple nor generator, as the server is to see it."""
-        # uWSGI takes bytes as they are.
+        """Return a body of any other type, as the server is to see it."""
         if isinstance(body, (list, tuple, bytes)):
-            exchange.complete()
-            return body
+            return self._hand_out_whole(exchange, body)
         wrapper = exchange.carrier.get("wsgi.file_wrapper")
         # uWSGI's is a function that returns the file itself.
         if (
@@ -179,6 +191,13 @@ class WSGIMetricsMiddleware(Remade):
         measured.body = body
         measured.exhausted = True
         return measured
+
+    def _hand_out_whole(self, exchange: WSGIMeasurement, body: Iterable[bytes]) -> Iterable[bytes]:
+        """Report a response that is complete, as are all whose body is of the same type."""
+        if len(self._whole) < MAX_TYPES:
+            self._whole.add(type(body))
+        exchange.complete()
+        return body
 
     def _bypass(self, environ: WSGIEnvironment) -> WSGIApplication | None:
         """Who answers a request that is not to be measured; None: it is to be."""
@@ -231,19 +250,25 @@ class WSGIMeasurement(Measurement):
                 write = inner(status, headers, exc_info)
             finally:
                 exc_info = None  # as PEP 3333 asks: no circle through the traceback
-        if self.state is OPEN:
-            self.status = status
-            if ON_START_RESPONSE:
-                try:
-                    for call in ON_START_RESPONSE:
-                        call(self.carrier)
-                except Exception:
-                    self.recorder.faults.report("the route resolver")
+        self.status = status
+        if ON_START_RESPONSE:
+            try:
+                for call in ON_START_RESPONSE:
+                    call(self.carrier)
+            except Exception:
+                self.recorder.faults.report("the route resolver")
         return write
 
     def complete(self) -> None:
         """Report that the response is whole."""
         raise NotImplementedError
+
+    def complete_uncounted(self) -> None:
+        """Report a response that has ended before, or that has never started."""
+        if self.state is OPEN:
+            self.failed(None)
+        else:
+            self.take_out()
 
     def failed(self, error: BaseException | None) -> None:
         """Report that an exception escaped, or that there was no response."""
@@ -315,13 +340,11 @@ def _exchange_class(
     recorder: Recorder, route: EnvironRoute | None, user: EnvironUser | None
 ) -> type[WSGIMeasurement]:
     """Return the subclass of one middleware: what is the same for each request is in closures."""
-    key, end, saw_user = recorder.key, recorder.end, recorder.user
-    fault = recorder.faults.report
-    resolve_route = route or route_of_environ
-    resolve_user = user or user_of_environ
+    key, end, clock = recorder.key, recorder.end, recorder.clock
+    resolve_route, resolve_user = route or route_of_environ, user or user_of_environ
     # Resolvers are called for every request, not only for those that have a known key.
-    has_keys = has_registered("wsgi")
-    always_route, always_user = route is not None or has_keys, user is not None or has_keys
+    is_asked = route is not None or user is not None or has_registered("wsgi")
+    read = environ_reader(route, user, recorder.faults)
     codes = _codes
 
     class Exchange(WSGIMeasurement):
@@ -330,12 +353,10 @@ def _exchange_class(
         __slots__ = ()
 
         def complete(self) -> None:
-            if self.state is not OPEN:
-                self.take_out()
-                return
+            now = clock()
             line = self.status
-            if line is None:
-                self.failed(None)
+            if line is None or self.state is not OPEN:
+                self.complete_uncounted()
                 return
             self.state = COMPLETE
             environ = self.carrier
@@ -344,12 +365,11 @@ def _exchange_class(
                 del environ[key]
             except KeyError:
                 pass
-            template = None
-            if always_route or FRAMEWORK_KEY in environ or "bottle.route" in environ:
-                try:
-                    template = resolve_route(environ)
-                except Exception:
-                    fault("the route resolver")
+            template = user_id = None
+            if is_asked or FRAMEWORK_KEY in environ or "bottle.route" in environ:
+                template, user_id = read(environ)
+            elif "REMOTE_USER" in environ:
+                user_id = environ["REMOTE_USER"] or None
             try:
                 method = environ["REQUEST_METHOD"]
             except KeyError:  # made by hand
@@ -359,19 +379,12 @@ def _exchange_class(
                     code = codes[line]
                 except KeyError:
                     code = _code_of(line)
-                now = end(self.start, code, template, method)
+                end(self.start, code, template, method, user_id, now)
             except Exception:
                 self.give_up()
                 return
             if self.first_byte:
                 self.count_stream(now, template, method)
-            if always_user or FRAMEWORK_KEY in environ or "REMOTE_USER" in environ:
-                try:
-                    user_id = resolve_user(environ)
-                    if user_id is not None:
-                        saw_user(user_id, now)
-                except Exception:
-                    fault("the user resolver")
 
     Exchange.recorder = recorder
     Exchange.route_of, Exchange.user_of = staticmethod(resolve_route), staticmethod(resolve_user)

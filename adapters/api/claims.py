@@ -21,7 +21,7 @@ logger = logging.getLogger("metricsmw")
 _CLAIMS = "_metricsmw_claims"
 _CLAIM = "_metricsmw_claim"
 # The attributes under which middlewares of others hold the app inside.
-_INSIDE = ("app", "wsgi_app", "_metricsmw_wsgi_app", "asgi_app", "application", "_app")
+_INSIDE = ("app", "wsgi_app", "asgi_app", "application", "_app")
 _MAX_APPS = 100
 _MAX_MOUNTS = 100
 

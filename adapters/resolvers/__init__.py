@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import bottle, litestar
 from .base import (
@@ -32,9 +32,14 @@ from .base import (
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
+    from metricsmw.engine.faults import FaultLog
+
+    from ..types import EnvironRoute, EnvironUser
+
 __all__ = [
     "FRAMEWORKS",
     "Framework",
+    "environ_reader",
     "has_registered",
     "install",
     "register",
@@ -89,6 +94,64 @@ def user_of_scope(scope: Carrier) -> object | None:
         matched: MatchedRequest = scope[FRAMEWORK_KEY]
         return matched.user()
     return session_user(scope["session"]) if "session" in scope else None
+
+
+Reader: TypeAlias = "Callable[[Any], tuple[str | None, object | None]]"
+"""Returns template and user of an answered request, each None where there is none; never raises."""
+
+
+def _reader(
+    route: Callable[[Any], str | None], user: Callable[[Any], object], faults: FaultLog
+) -> Reader:
+    """Return what asks both resolvers, neither of which can spoil the other's answer."""
+
+    def read(carrier: Carrier) -> tuple[str | None, str | None]:
+        template, user_id = None, None
+        try:
+            template = route(carrier)
+        except Exception:
+            faults.report("the route resolver")
+        try:
+            found = user(carrier)
+            if found is not None:
+                user_id = found if type(found) is str else str(found)
+        except Exception:
+            faults.report("the user resolver")
+        return template, user_id
+
+    return read
+
+
+def environ_reader(
+    route: EnvironRoute | None, user: EnvironUser | None, faults: FaultLog
+) -> Reader:
+    """Return the reader of WSGI requests.
+
+    Args:
+        route: The app's own resolver of templates, if any.
+        user: The app's own resolver of users, if any.
+        faults: Where an exception of theirs is reported.
+    """
+    read = _reader(route or route_of_environ, user or user_of_environ, faults)
+    first = _environ_templates[0]
+    if route or user or _environ_users or first != (FRAMEWORK_KEY, _matched_in_environ):
+        return read
+
+    # The same for what most requests have, in fewer calls.
+    def read_matched(environ: WSGIEnvironment) -> tuple[str | None, object]:
+        try:
+            if "bottle.route" in environ:
+                return read(environ)
+            matched: MatchedRequest = environ[FRAMEWORK_KEY]
+            template = matched.route()
+            prefix = environ["SCRIPT_NAME"]
+            if prefix and template is not None and type(matched) is not ForwardedRequest:
+                template = prefix.rstrip("/") + template
+            return template, matched.user() or environ.get("REMOTE_USER") or None
+        except Exception:  # of which resolver, `read` finds out
+            return read(environ)
+
+    return read_matched
 
 
 def install() -> None:

@@ -158,33 +158,38 @@ def follow_copy(carrier: MutableMapping[str, Any]) -> bool:
     return measured or not excluded
 
 
-def session_user(session: object) -> object | None:
+def session_user(session: object) -> str | None:
     """Return the user that a session names, or None; does not mark the session as accessed."""
+    if session is None:
+        return None
     # By its real type, and past its own methods: a lazy session would load itself for
     # isinstance(), and a tracking one would add "Vary: Cookie" to the app's response for get().
-    kind = type(session)
-    if kind is dict:
-        if not session:
+    if type(session) is dict or issubclass(type(session), dict):
+        if not _keys(session):
             return None
-    elif not issubclass(kind, dict) or not _length(session):
-        return None
-    for key in SESSION_KEYS:
-        if _has(session, key):
-            value = _get(session, key)
-            if type(value) is not str and isinstance(value, Mapping):
-                value = next((value[name] for name in _NAMES if value.get(name)), None)
-            if value:
-                found: object = value
-                return found
+        for key in SESSION_KEYS:
+            if _has(session, key):
+                value = _get(session, key)
+                if type(value) is not str:
+                    value = _text_of(value)
+                if value:
+                    found: str = value
+                    return found
     return None
 
 
-_length: Callable[[Any], int] = dict.__len__
+def _text_of(user: object) -> str | None:
+    """Return what tells one user from the others."""
+    if isinstance(user, Mapping):
+        user = next((user[name] for name in _NAMES if user.get(name)), None)
+    return str(user) if user else None
+
+
+_keys: Callable[[Any], Any] = dict.keys
 _has: Callable[[Any, str], bool] = dict.__contains__
 _get: Callable[[Any, str], Any] = dict.__getitem__
 
 
 def session_identity(session: object) -> str | None:
     """Return the name of a session's user, as an identity for the sub-app, or None."""
-    user = session_user(session)
-    return None if user is None else str(user)
+    return session_user(session)

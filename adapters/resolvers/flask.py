@@ -12,15 +12,21 @@ from typing import TYPE_CHECKING, Any
 import flask
 
 from .base import FRAMEWORK_KEY, ON_START_RESPONSE, report_fault
-from .werkzeug import RuleRequest
+from .werkzeug import RuleRequest, rule_of_another_method
 
 try:
+    from flask.ctx import RequestContext as Context
     from flask.globals import _cv_request as _context
 except ImportError:  # later versions have one context for app and request
+    from flask.ctx import AppContext as Context  # type: ignore[assignment]
     from flask.globals import _cv_app as _context  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
+
+
+# Whether the session of a context is a property, which marks it as accessed ("Vary: Cookie").
+_IS_PROPERTY = hasattr(Context, "session")
 
 
 def install() -> None:
@@ -38,16 +44,12 @@ def _leave(environ: WSGIEnvironment) -> None:
     request = context.request
     if request.environ is not environ:
         return  # a request inside another one
-    # Past the property, which marks the session as accessed ("Vary: Cookie"); before Flask 3.1.3
-    # the session itself stands under its name.
-    fields = vars(context)
-    error = request.routing_exception
-    environ[FRAMEWORK_KEY] = RuleRequest(
-        request.url_rule,
-        None if error is None else getattr(error, "valid_methods", None),
-        context.url_adapter,
-        fields["_session"] if "_session" in fields else fields.get("session"),
-    )
+    environ[FRAMEWORK_KEY] = matched = RuleRequest()
+    rule = request.url_rule
+    if rule is None:
+        rule = rule_of_another_method(request.routing_exception, context.url_adapter)
+    matched.rule = rule
+    matched.session = context._session if _IS_PROPERTY else context.session
 
 
 def _failed(_app: flask.Flask, **_: object) -> None:

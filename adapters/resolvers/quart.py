@@ -12,7 +12,7 @@ from typing import Any
 import quart
 
 from .base import FRAMEWORK_KEY, follow_copy, report_fault
-from .werkzeug import RuleRequest
+from .werkzeug import RuleRequest, rule_of_another_method
 
 try:
     from quart.globals import _cv_request as _context
@@ -34,11 +34,10 @@ async def _started(_app: quart.Quart, **_: object) -> None:
         # Past the property, which marks the session as accessed ("Vary: Cookie"); before 0.23 the
         # session itself stands under its name.
         fields = vars(context)
-        request.scope[FRAMEWORK_KEY] = RuleRequest(
-            request.url_rule,
-            getattr(request.routing_exception, "valid_methods", None),
-            context.url_adapter,
-            fields["_session"] if "_session" in fields else fields.get("session"),
+        request.scope[FRAMEWORK_KEY] = matched = RuleRequest()
+        matched.rule = request.url_rule or rule_of_another_method(
+            request.routing_exception, context.url_adapter
         )
+        matched.session = fields["_session"] if "_session" in fields else fields.get("session")
     except Exception:
         report_fault("Quart's route")

@@ -17,37 +17,38 @@ class RuleRequest:
 
     The context itself is not kept: it refers to environ, which would close a reference cycle.
 
-    Args:
-        rule: The rule that matched, or None.
-        methods: Where the request was refused for its method: those that the path has a rule for.
-        adapter: Finds the rule of another method.
+    Attributes:
+        rule: The rule that matched, or would have with another method; None: there is none.
         session: The session.
     """
 
-    __slots__ = ("_adapter", "_methods", "_rule", "_session")
+    __slots__ = ("rule", "session")
 
-    def __init__(
-        self,
-        rule: Rule | None,
-        methods: list[str] | None,
-        adapter: MapAdapter | None,
-        session: object,
-    ) -> None:
-        self._rule = rule
-        self._methods = methods
-        self._adapter = adapter
-        self._session = session
+    rule: Rule | None
+    session: object
 
     def route(self) -> str | None:
-        """Return the rule that matched, or would have with another method, or None."""
-        rule = self._rule
-        if rule is None and self._methods and self._adapter is not None:
-            try:
-                rule, _ = self._adapter.match(method=self._methods[0], return_rule=True)
-            except HTTPException:
-                return None  # with that method the path leads elsewhere: it is no rule's
+        """Return the rule's template, or None."""
+        rule = self.rule
         return None if rule is None else rule.rule
 
-    def user(self) -> object | None:
+    def user(self) -> str | None:
         """Return the user that the session names, or None."""
-        return session_user(self._session)
+        return session_user(self.session)
+
+
+def rule_of_another_method(error: object, adapter: MapAdapter | None) -> Rule | None:
+    """Return the rule that a request would have matched with another method, or None.
+
+    Args:
+        error: What refused the request, or None.
+        adapter: Finds the rule of another method.
+    """
+    methods: list[str] | None = getattr(error, "valid_methods", None)
+    if not methods or adapter is None:
+        return None
+    try:
+        rule, _ = adapter.match(method=methods[0], return_rule=True)
+    except HTTPException:
+        return None  # with that method the path leads elsewhere: it is no rule's
+    return rule

@@ -133,7 +133,7 @@ class Recorder:
 
     - ``begin() -> float``: one more request in flight; its start.
     - ``end(start, status, route, method, user_id=None, now=None) -> float``: its response is
-      complete; when that was. ``user_id``: nothing where it is empty.
+      complete; when that was.
     - ``fail(start, status, route, method) -> float``: it failed, whatever the status that was sent.
     - ``abandon(status, route, method)``: its client went away: in the totals only.
     - ``record_request(…)``: `MetricsMonitor.record_request`.
@@ -274,7 +274,7 @@ class Recorder:
                     route_lanes[route_errors] += 1.0
             in_flight -= 1.0
             gauges[0] = in_flight
-            if user_id:
+            if user_id is not None:
                 try:
                     seen, place = known[user_id]  # type: ignore[index]
                     seen[place] = now

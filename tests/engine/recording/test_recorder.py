@@ -116,7 +116,7 @@ def test_a_latency_below_all_buckets_is_in_the_first(
         (17, ["17"]),
         (("a", 1), ["('a', 1)"]),
         ([1], ["[1]"]),
-        ("", []),
+        ("", [""]),
         (None, []),
     ],
 )
