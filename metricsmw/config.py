@@ -20,6 +20,9 @@ RANGES: dict[str, tuple[int, int]] = {
 }
 
 
+MAX_NAME = 100
+
+
 @dataclass(frozen=True)
 class Settings:
     """Settings of a `MetricsMonitor`; see there for their meaning.
@@ -35,6 +38,7 @@ class Settings:
     max_users: int = 10_000
     shared: Shared = False
     history_days: int = 30
+    name: str = ""
 
     def __post_init__(self) -> None:
         for name, (lowest, highest) in RANGES.items():
@@ -48,6 +52,12 @@ class Settings:
                 if isinstance(value, float):  # a number, but none that is allowed
                     raise ValueError(str(error)) from None
                 raise
+        if not isinstance(self.name, str):
+            raise TypeError(f"name must be a str, got {self.name!r}")
+        if len(self.name) > MAX_NAME or not self.name.isprintable():
+            raise ValueError(
+                f"name must be one line of up to {MAX_NAME} characters, got {self.name!r}"
+            )
         if not (self.shared is True or self.shared is False or self.shared == "auto"):
             raise ValueError(f'shared must be False, True or "auto", got {self.shared!r}')
 

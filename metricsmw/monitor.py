@@ -49,6 +49,7 @@ class MetricsMonitor:
     - ``shared``: False, or True / "auto" for one truth with the other workers of the server.
     - ``history``: an SQLite file, in a folder that exists, which keeps minutes across restarts, see
       `SQLiteHistory`; ``history_days``: for how long, 1 to 3650.
+    - ``name``: the application's name, which alerts say; up to 100 characters.
 
     Raises `ValueError` for a setting out of its range, `TypeError` for one of another type.
     Safe to use from any number of threads.
@@ -65,6 +66,7 @@ class MetricsMonitor:
         shared: Shared = False,
         history: str | os.PathLike[str] | None = None,
         history_days: int = 30,
+        name: str = "",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.settings = Settings(
@@ -75,6 +77,7 @@ class MetricsMonitor:
             max_users=max_users,
             shared=shared,
             history_days=history_days,
+            name=name,
         )
         self.clock = clock
         self.faults = FaultLog()
@@ -411,6 +414,7 @@ def get_metrics_monitor(
     shared: Shared = "auto",
     history: str | os.PathLike[str] | None = None,
     history_days: int = 30,
+    name: str = "",
 ) -> MetricsMonitor:
     """Return the monitor of this process: one per process, one truth per server.
 
@@ -430,6 +434,7 @@ def get_metrics_monitor(
                 shared=shared,
                 history=history,
                 history_days=history_days,
+                name=name,
             )
             return _singleton
     if window_seconds is not None and window_seconds != _singleton.window_seconds:

@@ -38,6 +38,7 @@ class MetricsSnapshot:
     latency_max_ms: float
     requests_in_flight: int
     workers: int
+    cpu_share_pct: float
 
     def to_dict(self) -> SnapshotDict:
         """Return the fields by name, in their documented order."""

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from metricsmw.alerts.rules import Comparison, Severity
+from metricsmw.alerts.rules import SEVERITIES, Comparison, Severity
+
+# What follows a number, by the end of its field's name.
+UNITS = {"_pct": " %", "_ms": " ms", "_rpm": " a minute", "_mb": " MB", "_rate": " times"}
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Alert:
         host: The machine's name.
         link: The address of the dashboard, where it was given.
         rule: The rule as text.
+        app: The application's name.
+        is_repeat: It was told before, and still fires (``repeat every``).
     """
 
     id: str
@@ -44,24 +49,35 @@ class Alert:
     host: str
     link: str | None
     rule: str
+    app: str = ""
+    is_repeat: bool = False
 
     @property
     def title(self) -> str:
         """One line that says what happened, and where."""
-        where = self.host if self.route is None else f"{self.route} on {self.host}"
+        where = f"{self.app} on {self.host}" if self.app else self.host
+        if self.route is not None:
+            where = f"{self.route} of {where}" if self.app else f"{self.route} on {where}"
         mark = "ALERT" if self.state == "firing" else "RESOLVED"
+        if self.is_repeat:
+            mark = "STILL FIRING"
         return f"{mark}: {self.type} ({self.severity}), {where}"
 
     def __str__(self) -> str:
         """Return the message, of several lines."""
-        value = "without data" if self.value is None else f"{self.value:.10g}"
+        unit = next((unit for end, unit in UNITS.items() if self.field.endswith(end)), "")
+        value = "without data" if self.value is None else f"{self.value:.10g}{unit}"
         state = "is firing" if self.state == "firing" else "has recovered"
-        threshold = f"{self.comparison} {self.threshold:.10g}"
+        if self.is_repeat:
+            state = "is still firing"
+        threshold = f"{self.comparison} {self.threshold:.10g}{unit}"
         lines = [
             f"{self.type} {state}: {self.field} is {value}, threshold {threshold}.",
             f"Since: {self.since}",
             f"Noticed: {self.at}",
         ]
+        if self.app:
+            lines.append(f"Application: {self.app}")
         if self.route is not None:
             lines.append(f"Route: {self.route}")
         lines += [f"Severity: {self.severity}", f"Host: {self.host}", f"Rule: {self.rule}"]
@@ -69,7 +85,7 @@ class Alert:
             lines.append(f"Dashboard: {self.link}")
         return "\n".join(lines)
 
-    def to_dict(self) -> dict[str, str | float | None]:
+    def to_dict(self) -> dict[str, str | float | bool | None]:
         """Return the fields by name."""
         return asdict(self)
 
@@ -85,8 +101,10 @@ class Receiver:
         name: What the log says; it shows no secret.
         receive: Sends an alert; raises where it cannot.
         key: Tells the receiver from others of its alerter, also after a reload in another order.
+        severities: Those of the alerts that it gets.
     """
 
     name: str
     receive: Receive
     key: str
+    severities: frozenset[str] = frozenset(SEVERITIES)

@@ -7,36 +7,26 @@ have to be sent at once (`AlertOutbox`), so that another worker can go on.
 from __future__ import annotations
 
 import atexit
-import math
 import socket
-import sys
 import time
-import uuid
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
-from functools import cached_property
+from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from metricsmw.alerts.alert import Alert, Receive
-from metricsmw.alerts.delivery import Retry, Sender, as_receivers
-from metricsmw.alerts.outbox import AlertOutbox, AlertRow, SavedStatus
-from metricsmw.alerts.rules import (
-    AnyRule,
-    BurnRate,
-    Rule,
-    RuleStatus,
-    advance,
-    counts_since,
-    identity,
-    parse,
-)
-from metricsmw.engine.reading.routes import RouteRow
+from metricsmw.alerts.alert import Alert
+from metricsmw.alerts.application import application_name
+from metricsmw.alerts.checking import Origin, RuleChecker
+from metricsmw.alerts.delivery import Notify, Retry, Sender, as_receivers
+from metricsmw.alerts.grammar import parse
+from metricsmw.alerts.outbox import AlertOutbox, AlertRow, PastAlert
+from metricsmw.alerts.rules import SPAN_FIELDS, AnyRule, BurnRate, Rule, identity
+from metricsmw.alerts.silences import read_silences
+from metricsmw.alerts.source import ReadingInput
 from metricsmw.engine.workers.job import PATIENCE_SECONDS, ServerJob
-from metricsmw.snapshot import SnapshotDict, iso_timestamp
 from metricsmw.validation import number
 
 if TYPE_CHECKING:
@@ -47,40 +37,11 @@ THRESHOLDS: Mapping[str, float] = {
     "error_rate_pct": 5.0,
     "latency_p99_ms": 1000.0,
     "memory_usage_pct": 80.0,
-    "cpu_usage_pct": 80.0,
+    "cpu_share_pct": 80.0,
 }
 LEAST_INTERVAL, MOST_INTERVAL = 0.1, 86_400.0
 EXIT_SECONDS = 2.0
-LARGEST = sys.float_info.max
 RETRY = Retry()
-
-
-class ReadingInput:
-    """What the rules read of a monitor at one moment."""
-
-    def __init__(self, monitor: MetricsMonitor) -> None:
-        """Read nothing yet."""
-        self._reading = monitor.read(routes=True)
-        self._kept = monitor.settings.max_history_minutes
-
-    @cached_property
-    def snapshot(self) -> SnapshotDict:
-        """The snapshot's fields."""
-        return self._reading.snapshot.to_dict()
-
-    @property
-    def routes(self) -> Sequence[RouteRow]:
-        """The per-route table."""
-        return self._reading.routes
-
-    def counts(self, minutes: int) -> tuple[int, int]:
-        """Return requests and errors since the last saved minute that is at least so old."""
-        rows = self._reading.recent_history(minutes + 1)
-        young = len(self._reading.recent_history(minutes))
-        if len(rows) > young:
-            return counts_since(rows[-young - 1], self.snapshot)
-        # All minutes since the start are younger; or older ones are not kept.
-        return counts_since(rows[0] if len(rows) >= self._kept else {}, self.snapshot)
 
 
 class MetricsAlerter:
@@ -93,12 +54,18 @@ class MetricsAlerter:
         monitor: Whose numbers.
         check_interval: Seconds between two checks, 0.1 to 86400.
         thresholds: Snapshot field to the number that it may not exceed. Default, where there are no
-            ``rules``: error rate 5 %, p99 latency 1000 ms, memory 80 %, CPU 80 %.
+            ``rules``: error rate 5 %, p99 latency 1000 ms, memory 80 %, CPU 80 % of the cores that
+            the server may use.
         notify: Who gets the alerts: a callable that takes an `Alert`, an Apprise URL (extra
             ``metricsmw[alerts]``), or a list of these; None, or an empty list: the log
-            ``metricsmw.alerts``.
+            ``metricsmw.alerts``. Or a mapping from severities to these, where alerts of a severity
+            that it does not name go to the log.
         rules: `Rule` and `BurnRate` objects, or texts that `parse` takes.
         for_seconds: The thresholds fire only after having been exceeded for so long.
+        at_least: The thresholds of rates and latencies begin to fire only where there were so many
+            requests; None: 20.
+        repeat_seconds: A rule that fires, and does not say it itself, is told again after so long;
+            None: never.
         link: The address of the dashboard, for the messages.
         timeout: Seconds that a receiver may take, above 0, at most 600.
         retry: How an alert that could not be sent is tried again.
@@ -121,10 +88,12 @@ class MetricsAlerter:
         monitor: MetricsMonitor,
         check_interval: float = 30,
         thresholds: Mapping[str, float] | None = None,
-        notify: Receive | str | Iterable[Receive | str] | None = None,
+        notify: Notify = None,
         *,
         rules: Iterable[AnyRule | str] = (),
         for_seconds: float = 0,
+        at_least: int | None = None,
+        repeat_seconds: float | None = None,
         link: str | None = None,
         timeout: float = 10.0,
         retry: Retry = RETRY,
@@ -143,17 +112,34 @@ class MetricsAlerter:
         if thresholds is None:
             thresholds = {} if given else THRESHOLDS
         self.thresholds = MappingProxyType(dict(thresholds))
-        given = [
-            *(Rule(field, limit, for_seconds=for_seconds) for field, limit in thresholds.items()),
-            *given,
+        held = [
+            Rule(
+                field,
+                limit,
+                for_seconds=for_seconds,
+                at_least=at_least if field in SPAN_FIELDS else None,
+            )
+            for field, limit in thresholds.items()
         ]
+        given = [*held, *given]
         for rule in given:
             self._check_rule(rule)
-        self.rules = _by_identity(given)
-        receivers = as_receivers(notify)
-        self._receivers = [receiver.key for receiver in receivers]
-        self._link = link
-        self._host = socket.gethostname()
+        self.rules = _by_identity(
+            [
+                replace(rule, repeat_seconds=repeat_seconds)
+                if rule.repeat_seconds is None
+                else rule
+                for rule in given
+            ]
+        )
+        self._receivers = receivers = as_receivers(notify)
+        self._checker = RuleChecker(
+            self.rules,
+            Origin(application_name(monitor.settings.name), socket.gethostname(), link),
+            self.check_interval,
+            monitor.settings.window_seconds,
+            monitor.faults,
+        )
         self._job: ServerJob[list[Alert]] = ServerJob(
             monitor,
             name,
@@ -180,6 +166,11 @@ class MetricsAlerter:
             raise ValueError(
                 f"long_minutes must be at most max_history_minutes ({kept}), as a burn rate is "
                 f"computed from the history; got {rule.long_minutes}"
+            )
+        window = self.monitor.settings.window_seconds
+        if rule.over_seconds is not None and rule.over_seconds > window:
+            raise ValueError(
+                f"over_seconds must be at most the window ({window}), got {rule.over_seconds!r}"
             )
 
     # --- running ---------------------------------------------------------------------------------
@@ -269,66 +260,24 @@ class MetricsAlerter:
         """Return where every rule stands, as the checking worker last found it."""
         return list(self._outbox.read()["alerts"].values())
 
+    def get_past_alerts(self) -> list[PastAlert]:
+        """Return the alerts that have begun, oldest first, with their ends; the last hundred."""
+        return self._outbox.read()["past"]
+
     # --- checking --------------------------------------------------------------------------------
 
     def _check(self) -> list[Alert]:
-        clock = self.monitor.clock
-        now, wall = clock.monotonic(), clock.time()
-        at = iso_timestamp(wall)
-        moment = ReadingInput(self.monitor)
-        saved = self._outbox.read()
-        changes: list[Alert] = []
-        statuses: dict[str, SavedStatus] = {}
-        rows: dict[str, AlertRow] = {}
-        for key, rule in self.rules.items():
-            before, changed = _status(saved["statuses"].get(key))
-            after = advance(rule, before, self._value(rule, moment), now, wall)
-            if after.state != before.state:
-                changed = wall
-            statuses[key] = cast("SavedStatus", asdict(after) | {"changed": changed})
-            rows[key] = _row(rule, after, changed, at)
-            if after.state != before.state and after.state in ("firing", "resolved"):
-                changes.append(self._alert(rows[key], iso_timestamp(after.beyond_at)))
-        for key, row in saved["alerts"].items():
-            if key not in rows and row["state"] == "firing":  # a reload took the rule away
-                over: AlertRow = {**row, "state": "resolved", "checked": at}
-                changes.append(self._alert(over, row["since"] or at))
-        if not self._outbox.publish(rows, statuses, changes, self._receivers):
+        silences = read_silences(self.monitor, self.monitor.clock.time())
+        found = self._checker.check(
+            self._outbox.read(), lambda: ReadingInput(self.monitor), silences
+        )
+        if not self._outbox.publish(
+            found.alerts, found.statuses, found.past, found.messages, self._receivers
+        ):
             return []
         for sender in self._senders:
             sender.wake()
-        return changes
-
-    def _value(self, rule: AnyRule, moment: ReadingInput) -> float | None:
-        """Return the rule's value; NaN where it cannot be had."""
-        try:
-            value = rule.value(moment)
-        except Exception:
-            self.monitor.faults.report(f"the alert rule {rule}")
-            return math.nan
-        # Infinity is no number in JSON.
-        return value if value is None else min(max(value, -LARGEST), LARGEST)
-
-    def _alert(self, row: AlertRow, since: str) -> Alert:
-        route = row["route"]
-        if route is not None and row["method"] is not None:
-            route = f"{row['method']} {route}"
-        return Alert(
-            id=uuid.uuid4().hex,
-            type=row["type"],
-            state="firing" if row["state"] == "firing" else "resolved",
-            severity=row["severity"],
-            field=row["field"],
-            value=row["value"],
-            comparison=row["comparison"],
-            threshold=row["threshold"],
-            since=since,
-            at=row["checked"],
-            route=route,
-            host=self._host,
-            link=self._link,
-            rule=row["rule"],
-        )
+        return found.changes
 
 
 _started: weakref.WeakSet[MetricsAlerter] = weakref.WeakSet()
@@ -342,33 +291,6 @@ def _at_exit() -> None:
         with suppress(Exception):
             alerter._job.pause(0)
             alerter._finish(EXIT_SECONDS)
-
-
-def _status(saved: SavedStatus | None) -> tuple[RuleStatus, float | None]:
-    """Return a rule's status and the Unix time of its last change."""
-    if saved is None:
-        return RuleStatus(), None
-    status = RuleStatus(saved["state"], saved["since"], saved["beyond_at"], saved["value"])
-    return status, saved["changed"]
-
-
-def _row(rule: AnyRule, status: RuleStatus, changed: float | None, checked: str) -> AlertRow:
-    active = status.state in ("pending", "firing")
-    since = status.beyond_at if active else changed
-    return {
-        "type": rule.name,
-        "state": status.state,
-        "severity": rule.severity,
-        "field": rule.field,
-        "route": rule.route,
-        "method": rule.method,
-        "value": status.value,
-        "comparison": rule.comparison,
-        "threshold": float(rule.threshold),  # a whole number may be larger than JSON's
-        "since": None if since is None else iso_timestamp(since),
-        "checked": checked,
-        "rule": str(rule),
-    }
 
 
 def _by_identity(rules: Sequence[AnyRule]) -> dict[str, AnyRule]:

@@ -15,11 +15,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from metricsmw.alerts.alert import Alert, Receive, Receiver
+from metricsmw.alerts.rules import SEVERITIES
 from metricsmw.engine.faults import FaultLog
 
 logger = logging.getLogger("metricsmw.alerts")
@@ -47,37 +48,71 @@ def to_log(alert: Alert) -> None:
     logger.warning("%s\n%s", alert.title, alert)
 
 
-def as_receivers(notify: Receive | str | Iterable[Receive | str] | None) -> list[Receiver]:
+Target: TypeAlias = Receive | str
+Notify: TypeAlias = Target | Iterable[Target] | Mapping[str, Target | Iterable[Target]] | None
+
+
+def as_receivers(notify: Notify) -> list[Receiver]:
     """Return the receivers that a setting means.
 
     Args:
-        notify: A callable, Apprise URLs, or several of these; without any, the log.
+        notify: A callable, Apprise URLs, or several of these; without any, the log. Or these for
+            each severity: alerts of a severity that is not named go to the log.
 
     Raises:
         ModuleNotFoundError: Apprise is needed and not installed.
-        ValueError: Apprise does not know a URL.
+        ValueError: Apprise does not know a URL, or there is no such severity.
         TypeError: The setting is anything else.
     """
-    if notify is None:
-        notify = ()
-    if isinstance(notify, str) or callable(notify) or not isinstance(notify, Iterable):
-        notify = (notify,)
-    found: list[Receiver] = []
-    for one in list(notify) or [to_log]:
-        if isinstance(one, str):
-            from metricsmw.alerts.apprise import apprise_receivers  # only where a URL is given
-
-            found += apprise_receivers(one)
-        elif callable(one):
-            name = getattr(one, "__qualname__", type(one).__qualname__)
-            found.append(Receiver(name, one, name))
-        else:
-            raise TypeError(f"notify must be a callable or an Apprise URL, got {one!r}")
+    # By target: one that is named for two severities is one receiver.
+    wanted: list[tuple[Target, set[str]]] = []
+    routes: Mapping[str, Target | Iterable[Target]] = (
+        notify if isinstance(notify, Mapping) else dict.fromkeys(SEVERITIES, _targets(notify))
+    )
+    for severity in routes:
+        if severity not in SEVERITIES:
+            raise ValueError(
+                f"notify may name the severities {', '.join(SEVERITIES)}, got {severity!r}"
+            )
+    for severity in SEVERITIES:
+        for target in _targets(routes.get(severity)):
+            known = next((names for one, names in wanted if one is target or one == target), None)
+            if known is None:
+                wanted.append((target, {severity}))
+            else:
+                known.add(severity)
+    found = [
+        replace(receiver, severities=frozenset(severities))
+        for target, severities in wanted
+        for receiver in _receivers(target)
+    ]
     seen: Counter[str] = Counter()
     for place, receiver in enumerate(found):
         seen[receiver.key] += 1
         found[place] = replace(receiver, key=f"{receiver.key} {seen[receiver.key]}")
     return found
+
+
+def _targets(notify: Target | Iterable[Target] | None) -> list[Target]:
+    """Return what a setting names, at least the log."""
+    if notify is None:
+        return [to_log]
+    if isinstance(notify, str) or callable(notify):
+        return [notify]
+    if not isinstance(notify, Iterable):
+        raise TypeError(f"notify must be a callable or an Apprise URL, got {notify!r}")
+    return list(notify) or [to_log]
+
+
+def _receivers(target: Target) -> list[Receiver]:
+    if isinstance(target, str):
+        from metricsmw.alerts.apprise import apprise_receivers  # only where a URL is given
+
+        return apprise_receivers(target)
+    if not callable(target):
+        raise TypeError(f"notify must be a callable or an Apprise URL, got {target!r}")
+    name = getattr(target, "__qualname__", type(target).__qualname__)
+    return [Receiver(name, target, name)]
 
 
 class Outbox(Protocol):

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from math import isfinite
 from typing import TypedDict, TypeGuard, cast
 
-from metricsmw.alerts.alert import Alert
-from metricsmw.alerts.rules import COMPARISONS, SEVERITIES, STATES, Comparison, Severity, State
+from metricsmw.alerts.alert import Alert, Receiver
+from metricsmw.alerts.rules import COMPARISONS, SEVERITIES, Comparison, Severity
+from metricsmw.alerts.states import STATES, State
 from metricsmw.clock import Clock
 from metricsmw.engine.workers.job import PROBLEM
 from metricsmw.engine.workers.leader import LeaderLock, saved_notes
@@ -26,13 +28,16 @@ from metricsmw.engine.workers.notes import CorruptNoteError, Note
 
 # Unix times up to the year 9999, the last one that has a date.
 MAX_TIME = 253_402_300_000.0
+# How many past alerts are kept.
+MAX_PAST = 100
 
 
 class AlertRow(TypedDict):
     """Where a rule stands, as `GET /alerts` lists it. Times are ISO 8601 in UTC.
 
     ``since``: in pending and firing, when the value was first seen beyond; else the last change,
-    None where there was none. ``checked``: when the rule was last looked at.
+    None where there was none. ``checked``: when the rule was last looked at. ``silenced_until``:
+    until when no receiver is told of it, or None.
     """
 
     type: str
@@ -47,6 +52,29 @@ class AlertRow(TypedDict):
     since: str | None
     checked: str
     rule: str
+    silenced_until: str | None
+
+
+class PastAlert(TypedDict):
+    """An alert that began, and may have ended. Times are ISO 8601 in UTC.
+
+    ``key`` names the rule. ``value``: as it began; ``since``: when the value was first seen beyond;
+    ``noticed``: when the rule began to fire; ``ended``: when it was over, None where it still
+    fires.
+    """
+
+    key: str
+    type: str
+    severity: Severity
+    field: str
+    route: str | None
+    value: float | None
+    comparison: Comparison
+    threshold: float
+    since: str
+    noticed: str
+    ended: str | None
+    rule: str
 
 
 class SavedStatus(TypedDict):
@@ -56,22 +84,26 @@ class SavedStatus(TypedDict):
     since: float
     beyond_at: float
     value: float | None
+    step: int
+    told_at: float | None
+    carried: bool
     changed: float | None
 
 
 class PendingNotification(TypedDict):
     """An alert that some receivers (their keys) still have to get, queued at monotonic seconds."""
 
-    alert: dict[str, str | float | None]
+    alert: dict[str, str | float | bool | None]
     receivers: list[str]
     queued: float
 
 
 class AlertState(TypedDict):
-    """All that an alerter saves; ``alerts`` and ``statuses`` by rule."""
+    """All that an alerter saves; ``alerts`` and ``statuses`` by rule, ``past`` oldest first."""
 
     alerts: dict[str, AlertRow]
     statuses: dict[str, SavedStatus]
+    past: list[PastAlert]
     outbox: list[PendingNotification]
     sent: int
     failed_attempts: int
@@ -83,6 +115,7 @@ def no_state() -> AlertState:
     return {
         "alerts": {},
         "statuses": {},
+        "past": [],
         "outbox": [],
         "sent": 0,
         "failed_attempts": 0,
@@ -133,16 +166,18 @@ class AlertOutbox:
         self,
         alerts: dict[str, AlertRow],
         statuses: dict[str, SavedStatus],
-        changes: Sequence[Alert],
-        receivers: Sequence[str],
+        past: list[PastAlert],
+        messages: Sequence[Alert],
+        receivers: Sequence[Receiver],
     ) -> bool:
-        """Save where the rules stand, and queue the alerts of what has changed.
+        """Save where the rules stand, and queue alerts for their receivers.
 
         Args:
             alerts: The rows, by rule.
             statuses: The statuses, by rule.
-            changes: The alerts.
-            receivers: The keys of all receivers; after a reload there may be others than before.
+            past: The past alerts.
+            messages: The alerts to be sent.
+            receivers: All receivers; after a reload there may be others than before.
 
         Returns:
             Whether it was saved; not where another worker has taken the lead.
@@ -153,21 +188,27 @@ class AlertOutbox:
         now = self._clock.monotonic()
         with self._lock:
             before = self.read()
+            keys = {receiver.key for receiver in receivers}
             kept = [
-                {**entry, "receivers": [one for one in entry["receivers"] if one in receivers]}
+                {**entry, "receivers": [one for one in entry["receivers"] if one in keys]}
                 for entry in before["outbox"]
             ]
             new = [
-                {"alert": alert.to_dict(), "receivers": list(receivers), "queued": now}
-                for alert in changes
+                {
+                    "alert": alert.to_dict(),
+                    "receivers": [one.key for one in receivers if alert.severity in one.severities],
+                    "queued": now,
+                }
+                for alert in messages
             ]
-            outbox = cast("list[PendingNotification]", [e for e in kept if e["receivers"]] + new)
+            outbox = cast("list[PendingNotification]", [e for e in kept + new if e["receivers"]])
             surplus = max(len(outbox) - self._max_waiting, 0)
             return self._save(
                 {
                     **before,
                     "alerts": alerts,
                     "statuses": statuses,
+                    "past": past,
                     "outbox": outbox[surplus:],
                     "given_up": before["given_up"] + surplus,
                 }
@@ -247,6 +288,16 @@ def get_alerts(member: ServerMember) -> tuple[list[AlertRow], dict[str, int]]:
     return rows, counts
 
 
+def get_past_alerts(member: ServerMember) -> list[PastAlert]:
+    """Return the alerts that have begun, of every alerter of the server, the newest first."""
+    rows: list[PastAlert] = []
+    for _, note in saved_notes(member):
+        with suppress(CorruptNoteError):
+            if not isinstance(note, CorruptNoteError) and "alerts" in note:
+                rows += as_alert_state(note)["past"]
+    return sorted(rows, key=lambda row: row["noticed"], reverse=True)
+
+
 # --- validation ----------------------------------------------------------------------------------
 
 Check = Callable[[object], bool]
@@ -266,6 +317,10 @@ def _is_text(value: object) -> bool:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
 
 
 def _one_of(*allowed: str) -> Check:
@@ -309,6 +364,14 @@ _ROW = _record(
     method=_or_none(_is_text),
     since=_or_none(_is_text),
     checked=_is_text,
+    silenced_until=_or_none(_is_text),
+)
+_PAST = _record(
+    **_RULE,
+    key=_is_text,
+    since=_is_text,
+    noticed=_is_text,
+    ended=_or_none(_is_text),
 )
 _ALERT = _record(
     **_RULE,
@@ -318,18 +381,24 @@ _ALERT = _record(
     at=_is_text,
     host=_is_text,
     link=_or_none(_is_text),
+    app=_is_text,
+    is_repeat=_is_flag,
 )
 _STATUS = _record(
     state=_one_of(*STATES),
     since=_is_number,
     beyond_at=_is_time,
     value=_or_none(_is_number),
+    step=_is_count,
+    told_at=_or_none(_is_number),
+    carried=_is_flag,
     changed=_or_none(_is_time),
 )
 _PENDING = _record(alert=_ALERT, receivers=_list_of(_is_text), queued=_is_number)
 _STATE: dict[str, Check] = {
     "alerts": _dict_of(_ROW),
     "statuses": _dict_of(_STATUS),
+    "past": _list_of(_PAST),
     "outbox": _list_of(_PENDING),
     "sent": _is_count,
     "failed_attempts": _is_count,

@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Iterator
 
-from metricsmw.alerts.rules import parse
+from metricsmw.alerts.grammar import parse
 from metricsmw.cli.output import complain
 from metricsmw.exporters.grafana import dashboard
 from metricsmw.exporters.prometheus_rules import rules_file

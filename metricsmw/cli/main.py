@@ -78,7 +78,7 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _alerts_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
     test = actions.add_parser(
         "test",
         help="would this rule have fired in a recorded history, when, and how often",
@@ -92,6 +92,9 @@ def _alerts_arguments(parser: argparse.ArgumentParser) -> None:
     )
     test.add_argument(
         "--history", required=True, metavar="FILE", help="an export, as of /export/json"
+    )
+    test.add_argument(
+        "--fail-if-fired", action="store_true", help="exit with 1 where a rule would have fired"
     )
 
 

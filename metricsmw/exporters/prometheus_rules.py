@@ -1,24 +1,30 @@
 """Alert rules as Prometheus evaluates them: the same number, threshold, wait and hysteresis.
 
-A rule reads the server's window; in Prometheus it is a rate over as long a time.
+A rule reads the server's window, or the span that it names (``over``, or half of ``for``); in
+Prometheus it is a rate over as long a time, at least a minute, as Prometheus needs some scrapes.
+``at least`` is a condition on the requests of that time.
 ``clear`` has no counterpart there: once an alert fires, its own series `ALERTS` holds it until the
-value is past ``clear``. Every expression is of one scraped server, so that each has alerts of its
-own.
+value is past ``clear``. Telling again (``repeat every``) is Alertmanager's ``repeat_interval``.
+Every expression is of one scraped server, so that each has alerts of its own.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from metricsmw.alerts.rules import AnyRule, BurnRate, Rule, identity
+from metricsmw.alerts.values import goes_by_steps
 from metricsmw.engine.storage.keys import OTHER, UNMATCHED
 
 GROUP = "metricsmw"
 OVERALL = "metricsmw_request_duration_seconds"
 BY_ROUTE = "http_server_request_duration_seconds"
 SERVER_LABELS = "job, instance"
+# The shortest time that rates are taken over.
+LEAST_SECONDS = 60
 
 
 def _percentile(quantile: str) -> Callable[[str], str]:
@@ -122,6 +128,31 @@ def expression(rule: AnyRule, window: str = "5m") -> str:
     return FIELDS[rule.field](window)
 
 
+def span(rule: AnyRule, window: str) -> str:
+    """Return the time that a rule's rates are over; ``window`` where the rule does not say."""
+    if not isinstance(rule, Rule) or not goes_by_steps(rule):
+        return window
+    if rule.over_seconds is not None:
+        return f"{max(math.ceil(rule.over_seconds), LEAST_SECONDS)}s"
+    half = max(int(rule.for_seconds / 2), LEAST_SECONDS)
+    return f"{half}s" if half < window_seconds(window) else window
+
+
+def _enough(rule: AnyRule, window: str) -> str:
+    """Return the PromQL that is true while there are enough requests; "" where it always is."""
+    if isinstance(rule, BurnRate):
+        # A series that was not there before the long window says nothing of it.
+        window = f"{rule.long_minutes}m"
+        there = f" and on ({SERVER_LABELS}) metricsmw_requests_total offset {window}"
+        return f"increase(metricsmw_requests_total[{window}]) >= {rule.at_least}{there}"
+    if rule.least_requests <= 1:
+        return ""
+    if rule.route is None:
+        return f"increase(metricsmw_requests_total[{window}]) >= {rule.least_requests}"
+    requests = Rule("requests", 0, route=rule.route, method=rule.method)
+    return f"{_route_expression(requests, window)} >= {rule.least_requests}"
+
+
 def condition(rule: AnyRule, window: str = "5m") -> str:
     """Return the PromQL that is true, for a server, while a rule's value is beyond.
 
@@ -129,7 +160,10 @@ def condition(rule: AnyRule, window: str = "5m") -> str:
         ValueError: What the rule watches is not exported, or the window is none.
     """
     window_seconds(window)
+    window = span(rule, window)
     beyond = _compare(rule, rule.threshold, window)
+    if enough := _enough(rule, window):
+        beyond = f"({beyond}) and on ({SERVER_LABELS}) ({enough})"
     if rule.clear is None or rule.clear == rule.threshold:
         return beyond
     # Rules may share a name, as all on a latency do.

@@ -19,7 +19,7 @@ from metricsmw import MetricsMonitor
 from metricsmw.alerts import Alert, MetricsAlerter, Retry, get_alerts
 from metricsmw.snapshot import iso_timestamp
 
-RULE = "error_rate_pct > 5 for 60s"
+RULE = "requests > 0 on /x for 60s"
 ALERTERS: list[MetricsAlerter] = []  # of a worker, in its own process
 
 
@@ -59,7 +59,7 @@ def stop(monitor: MetricsMonitor) -> None:
 
 
 def fail(monitor: MetricsMonitor) -> None:
-    monitor.record_request(1.0, is_error=True)
+    monitor.record_request(1.0, method="GET", route="/x", status=500)
 
 
 def read(letters: Path) -> list[dict[str, Any]]:

@@ -11,18 +11,20 @@ from hypothesis import strategies as st
 
 from metricsmw import MetricsMonitor
 from metricsmw.alerts import MetricsAlerter
-from metricsmw.alerts.rules import parse
+from metricsmw.alerts.grammar import parse
 from metricsmw.cli import main as cli
-from metricsmw.cli.alerts import replay
+from metricsmw.cli.alerts import History, replay
 from metricsmw.clock import ManualClock
 from metricsmw.snapshot import iso_timestamp
 
 RULES = [
-    "error_rate_pct > 20",
-    "error_rate_pct > 20 for 2m clear 10",
-    "latency_p99_ms > 100 for 60s critical",
+    "error_rate_pct > 20 at least 1 requests",
+    "error_rate_pct > 20 at least 4 requests clear 10",
+    "latency_p99_ms > 100 at least 1 requests critical",
     "request_rate_rpm < 2",
-    "burn_rate(90, 10m, 2m) > 2",
+    "total_requests > 30 for 2m",
+    "burn_rate(90, 10m, 2m) > 2 at least 1 requests",
+    "burn_rate(90, 10m, 2m) > 2 at least 20 requests",
 ]
 minutes = st.lists(
     st.tuples(st.integers(0, 5), st.integers(0, 3), st.booleans()), min_size=1, max_size=30
@@ -48,7 +50,7 @@ def test_it_says_what_an_alerter_told(traffic: list[tuple[int, int, bool]]) -> N
     found = [
         (str(rule), change.state, change.at.isoformat(timespec="microseconds"))
         for rule in map(parse, RULES)
-        for change in replay(rule, rows)
+        for change in replay(rule, History(rows, 60))
     ]
     assert sorted(found) == sorted(told)
 
@@ -79,10 +81,10 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 def test_the_command(export: Path, run: Run) -> None:
-    code, out, err = run("--rule", "error_rate_pct > 50 for 2m clear 30", "--history", str(export))
+    code, out, err = run("--rule", "error_rate_pct > 50 clear 30", "--history", str(export))
     assert (code, err) == (0, "")
     assert "35 snapshots" in out
-    assert "would have fired once, 4 minutes in all" in out
+    assert "would have fired once, 6 minutes in all" in out
     assert out.count("firing ") == 1
     assert out.count("resolved") == 1
     code, out, err = run(
@@ -90,6 +92,26 @@ def test_the_command(export: Path, run: Run) -> None:
     )
     assert "would have fired never" in out
     assert "still firing at the end" in out
+
+
+@pytest.mark.parametrize(
+    ("rule", "minutes"),
+    [
+        ("error_rate_pct > 50 for 2m", "3 minutes"),  # of each minute, and not of five
+        ("error_rate_pct > 50 over 1m at least 10", "5 minutes"),
+        ("error_rate_pct > 50 over 2m at least 11", "4 minutes"),
+        ("error_rate_pct > 50 over 1m at least 11", None),
+        ("error_rate_pct > 50", "5 minutes"),
+        ("error_rate_pct > 50 at least 60", None),
+        ("request_rate_rpm < 9 over 1m", None),
+    ],
+)
+def test_spans_are_whole_minutes(export: Path, run: Run, rule: str, minutes: str | None) -> None:
+    code, out, _ = run("--rule", rule, "--history", str(export))
+    assert code == 0
+    assert (f"fired once, {minutes} in all" if minutes else "fired never") in out
+    failing, _, _ = run("--rule", rule, "--history", str(export), "--fail-if-fired")
+    assert failing == bool(minutes)
 
 
 def test_a_burn_rate(export: Path, run: Run) -> None:
@@ -100,7 +122,7 @@ def test_a_burn_rate(export: Path, run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("before", "fires_at"),
-    [((10, 0), 15), ((6, 6), 1)],
+    [((10, 0), 25), ((6, 6), 10)],
     ids=["totals that were higher", "totals that are soon passed"],
 )
 def test_a_burn_rate_over_a_restart_counts_from_the_restart(
@@ -115,7 +137,7 @@ def test_a_burn_rate_over_a_restart_counts_from_the_restart(
                     monitor.record_request(1.0, is_error=number < errors)
                 clock.advance(60)
             rows += monitor.get_metrics_history()
-    (change,) = replay(parse("burn_rate(90, 10m, 2m) >= 4.99"), rows)
+    (change,) = replay(parse("burn_rate(90, 10m, 2m) >= 4.99 at least 1"), History(rows))
     assert change.state == "firing"
     assert iso_timestamp(change.at.timestamp()) == rows[fires_at]["timestamp"]
 
@@ -129,7 +151,7 @@ def test_a_burn_rate_over_a_restart_counts_from_the_restart(
         ("error_rate_pct > 5", "{", "export.json"),
         ("error_rate_pct > 5", "[1]", "no export"),
         ("error_rate_pct > 5", '{"history": []}', "empty"),
-        ("error_rate_pct > 5", '{"history": [{"timestamp": "2026-01-25"}]}', "request_rate_rpm"),
+        ("error_rate_pct > 5", '{"history": [{"timestamp": "2026-01-25"}]}', "error_rate_pct"),
         ("error_rate_pct > 5", '{"history": [{"timestamp": "?"}]}', "?"),
     ],
 )

@@ -10,7 +10,8 @@ import pytest
 from kits.engines import PROMETHEUS_SUITES, prometheus, promtool
 from kits.servers import serve, wait_until
 
-from metricsmw.alerts.rules import RuleStatus, advance, parse
+from metricsmw.alerts.grammar import parse
+from metricsmw.alerts.states import Look, RuleStatus, advance
 from metricsmw.cli.main import main
 from metricsmw.exporters.grafana import dashboard, queries
 from metricsmw.exporters.prometheus_rules import FIELDS, expression, rule_label, rules_file
@@ -26,6 +27,9 @@ RULES = [
     "requests < 1 on POST <other> for 1h clear 2",
     "latency_max_ms >= 1e3 on /é critical",
     "burn_rate(99.9, 60m, 5m) > 14.4 critical",
+    "MINUTE: error_rate_pct > 5 over 90s at least 50 requests critical repeat every 4h",
+    "SLOW: latency_p99_ms > 500 on GET /items/{id} over 2m at least 50 requests",
+    "BUSY: request_rate_rpm > 500 for 10s",
     "SLO: burn_rate(95, 6h, 30m) > 6 for 2m clear 3 info",
 ]
 
@@ -56,7 +60,7 @@ def ours(text: str) -> Iterator[bool]:
     rule = parse(text)
     status = RuleStatus()
     for minute, value in enumerate(VALUES):
-        status = advance(rule, status, float(value), minute * 60.0, minute * 60.0)
+        status = advance(rule, status, Look(minute * 60.0, minute * 60.0, float(value)))
         yield status.state == "firing"
 
 
@@ -142,9 +146,40 @@ def test_the_dashboard_is_whole() -> None:
 
 def test_fields_that_are_not_exported_are_named() -> None:
     missing = set(NUMERIC_FIELDS) - set(FIELDS)
-    assert missing == {"memory_usage_pct"}
+    assert missing == {"memory_usage_pct", "cpu_share_pct"}
     with pytest.raises(ValueError, match="memory_usage_pct is not exported"):
         rules_file([parse("memory_usage_pct > 80")])
+
+
+@pytest.mark.parametrize(
+    ("text", "window", "condition"),
+    [
+        ("workers < 2 for 2m", "5m", ""),
+        ("error_rate_pct > 5", "5m", "increase(metricsmw_requests_total[5m]) >= 20"),
+        ("error_rate_pct > 5 at least 1 requests", "5m", ""),
+        ("error_rate_pct > 5 for 10s", "60s", "increase(metricsmw_requests_total[60s]) >= 20"),
+        ("error_rate_pct > 5 for 4m", "120s", "increase(metricsmw_requests_total[120s]) >= 20"),
+        ("error_rate_pct > 5 for 1h", "5m", "increase(metricsmw_requests_total[5m]) >= 20"),
+        ("p95 > 5 over 90s at least 50", "90s", "increase(metricsmw_requests_total[90s]) >= 50"),
+        (
+            "burn_rate(99, 30m, 5m) > 1",
+            "30m",
+            (
+                "increase(metricsmw_requests_total[30m]) >= 100 "
+                "and on (job, instance) metricsmw_requests_total offset 30m"
+            ),
+        ),
+    ],
+)
+def test_spans_and_least_requests_are_translated(text: str, window: str, condition: str) -> None:
+    (line,) = (line for line in rules_file([parse(text)]).splitlines() if "expr:" in line)
+    expr = json.loads(line.partition("expr: ")[2])
+    assert f"[{window}]" in expr or text.startswith("workers")
+    assert (
+        expr.endswith(f" and on (job, instance) ({condition})")
+        if condition
+        else ("increase" not in expr)
+    )
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ SNAPSHOT = [
     "latency_max_ms",
     "requests_in_flight",
     "workers",
+    "cpu_share_pct",
 ]
 TOTALS = ["total_requests", "total_errors", "total_error_rate_pct"]
 CONFIGURATION = ["window_seconds", "user_timeout_seconds", "max_history_minutes"]

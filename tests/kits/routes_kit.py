@@ -47,6 +47,7 @@ SNAPSHOT = {
     "latency_max_ms": float,
     "requests_in_flight": int,
     "workers": int,
+    "cpu_share_pct": float,
 }
 TTFB = [f"latency_ttfb_p{percent}_ms" for percent in (50, 95, 99)]
 ROUTE_ROW = [

@@ -28,6 +28,7 @@ FIELDS = {
     "latency_max_ms": float,
     "requests_in_flight": int,
     "workers": int,
+    "cpu_share_pct": float,
 }
 
 

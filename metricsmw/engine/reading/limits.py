@@ -74,9 +74,17 @@ def read_limits(machine_memory: int, root: str = "/") -> Limits:
             memory, source = limit, VERSIONS[version]
     for version, folder in _groups(Path(root), "cpu"):
         share = _cores(version, folder)
-        if share and share < (cores or os.cpu_count() or 1):
+        if share and share < (cores or usable_cores()):
             cores, cpu_source = share, VERSIONS[version]
     return Limits(memory, source, cores, cpu_source)
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may run on: those of its set of CPUs, or the machine's."""
+    try:
+        return len(os.sched_getaffinity(0)) or 1
+    except (AttributeError, OSError):  # not on this system
+        return os.cpu_count() or 1
 
 
 def _cores(version: int, folder: Path) -> float:

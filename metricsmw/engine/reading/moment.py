@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict
 
 from metricsmw.clock import Clock
 from metricsmw.config import Settings
-from metricsmw.engine.reading.counts import percentiles_ms
+from metricsmw.engine.reading.counts import Counts, percentiles_ms
 from metricsmw.engine.reading.health import OPERATIONAL, ServerHealth
 from metricsmw.engine.reading.lazy import lazy
 from metricsmw.engine.reading.limits import LimitFields
@@ -25,6 +25,8 @@ from metricsmw.engine.reading.series import (
 )
 from metricsmw.engine.reading.server import ServerReader, ServerReading
 from metricsmw.engine.reading.snapshots import Snapshots
+from metricsmw.engine.reading.spans import StepTable
+from metricsmw.engine.storage.keys import Name
 from metricsmw.engine.storage.layout import STEP_RATIO, Field
 from metricsmw.engine.storage.reader import Period
 from metricsmw.engine.workers.group import Group
@@ -192,6 +194,16 @@ class Reading:
         return self.server.reset.at
 
     @property
+    def now(self) -> float:
+        """Monotonic time of the reading."""
+        return self._moment.now
+
+    @property
+    def wall(self) -> float:
+        """Unix time of the reading."""
+        return self._moment.wall
+
+    @property
     def origin(self) -> float:
         """Monotonic time that the counts, and the history's minutes, began."""
         return self._moment.group.history.origin
@@ -250,6 +262,22 @@ class Reading:
             "route": route,
             "series": route_steps(self.server, steps, method, route),
         }
+
+    @lazy
+    def step_table(self) -> StepTable:
+        """Return the counts of the window's steps, for spans of them."""
+        settings = self._reader.settings
+        steps = Steps(self.server, settings.window_seconds, settings.step, self._moment.wall)
+        lanes = self.server.steps(steps.first)
+        return StepTable(lanes, Counts.of_server, steps.first, steps.last, settings.step)
+
+    def route_step_table(self, method: str, route: str) -> StepTable:
+        """Return the same of one row of the per-route table, in tenths of the window."""
+        settings = self._reader.settings
+        step = settings.step * STEP_RATIO
+        steps = Steps(self.server, settings.window_seconds, step, self._moment.wall)
+        lanes = self.server.route_steps(Name(method, route), steps.first)
+        return StepTable(lanes, Counts.of_route, steps.first, steps.last, step)
 
     def history(self, minutes: int = 60, step_minutes: int = 1) -> list[SnapshotDict]:
         """Return the snapshots of the last ``minutes``, oldest first.

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import psutil
 
-from metricsmw.engine.reading.limits import Limits, read_limits
+from metricsmw.engine.reading.limits import Limits, read_limits, usable_cores
 from metricsmw.engine.storage.reader import WorkerUsage
 from metricsmw.engine.workers.surroundings import HERE, Surroundings
 
@@ -30,12 +30,15 @@ class Usage(NamedTuple):
 
     Attributes:
         cpu_pct: Of the container's CPU; of one core (as in top) where nothing limits it.
+        cpu_share_pct: Of all cores that the server may use: the container's CPU, or the cores that
+            its processes may run on.
         memory_pct: Of the container's memory, or the machine's.
         memory_mb: In MiB.
         unknown: Workers of which nothing is known: the sums are without them.
     """
 
     cpu_pct: float
+    cpu_share_pct: float
     memory_pct: float
     memory_mb: float
     unknown: int = 0
@@ -64,7 +67,7 @@ class ResourceSampler:
         self._known: dict[int, _Sampled] = {}
         self._workers: frozenset[tuple[int, int]] = frozenset()
         self._at = -inf
-        self._usage = Usage(0.0, 0.0, 0.0)
+        self._usage = Usage(0.0, 0.0, 0.0, 0.0)
         self._limits: Limits | None = None
 
     def limits(self) -> Limits:
@@ -115,6 +118,7 @@ class ResourceSampler:
         limits = self.limits()
         return Usage(
             round(cpu / (limits.cpu_cores or 1), 2),
+            round(cpu / (limits.cpu_cores or usable_cores()), 2),
             round(100 * resident / (limits.memory_bytes or 1), 2) if limits.memory_bytes else 0.0,
             round(resident / 2**20, 2),
             unknown,

@@ -69,6 +69,7 @@ class Snapshots:
             latency_max_ms=window.max_ms,
             requests_in_flight=server.gauge(Field.IN_FLIGHT),
             workers=server.workers,
+            cpu_share_pct=usage.cpu_share_pct,
         )
         self.store_gauges(snapshot, group, server.period.now)
         return snapshot

@@ -18,7 +18,7 @@ from metricsmw.adapters.auth import basic, public
 from metricsmw.alerts import MetricsAlerter
 from metricsmw.history import SQLiteHistory
 
-RULES = ["error_rate_pct > 50 critical", "SLOW_FAILURE: requests > 0 on /fail for 1h"]
+RULES = ["error_rate_pct > 50 at least 1 critical", "SLOW_FAILURE: requests > 0 on /fail for 1h"]
 
 
 async def ok(request: Request) -> Response:

@@ -1,0 +1,86 @@
+"""`ReadingInput`: one reading of a monitor, as rules see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from metricsmw.alerts.values import PastCounts
+from metricsmw.engine.reading.routes import RouteRow
+from metricsmw.engine.reading.spans import StepTable
+from metricsmw.snapshot import SnapshotDict
+
+if TYPE_CHECKING:
+    from metricsmw.monitor import MetricsMonitor
+
+MINUTE = 60
+
+
+class ReadingInput:
+    """What the rules read of a monitor at one moment."""
+
+    def __init__(self, monitor: MetricsMonitor) -> None:
+        """Read nothing yet."""
+        self._reading = monitor.read(routes=True)
+        self._kept = monitor.settings.max_history_minutes
+
+    @property
+    def now(self) -> float:
+        """Monotonic time of the moment."""
+        return self._reading.now
+
+    @property
+    def wall(self) -> float:
+        """Unix time of the moment."""
+        return self._reading.wall
+
+    @property
+    def age(self) -> float:
+        """Seconds since the server's start, or since its last reset."""
+        return self.now - self._reading.server.started
+
+    @cached_property
+    def snapshot(self) -> SnapshotDict:
+        """The snapshot's fields."""
+        return self._reading.snapshot.to_dict()
+
+    @property
+    def routes(self) -> Sequence[RouteRow]:
+        """The per-route table."""
+        return self._reading.routes
+
+    @property
+    def window_requests(self) -> int:
+        """How many requests the snapshot's rates and latencies are of."""
+        return self._reading.server.window.requests
+
+    def counts(self, minutes: int) -> PastCounts:
+        """Return what was counted since the last saved minute that is at least so old."""
+        rows = self._reading.recent_history(minutes + 1)
+        young = len(self._reading.recent_history(minutes))
+        is_covered = self.now - self._reading.origin >= MINUTE * minutes
+        if len(rows) > young:
+            return counts_since(rows[-young - 1], self.snapshot, is_covered)
+        # All minutes since the start are younger; or older ones are not kept.
+        begin = rows[0] if len(rows) >= self._kept else {}
+        return counts_since(begin, self.snapshot, is_covered)
+
+    def step_table(self, method: str | None, route: str | None) -> StepTable:
+        """Return the steps of a row of the per-route table; of the server where it is None."""
+        if route is None or method is None:
+            return self._reading.step_table
+        return self._reading.route_step_table(method, route)
+
+
+def counts_since(
+    earlier: Mapping[str, str | float | int],
+    now: Mapping[str, str | float | int],
+    is_covered: bool = True,
+) -> PastCounts:
+    """Return requests and errors between two snapshots; the earlier one may be empty."""
+    requests, errors = (
+        max(int(now[name]) - int(earlier.get(name, 0)), 0)
+        for name in ("total_requests", "total_errors")
+    )
+    return PastCounts(requests, min(errors, requests), is_covered)
