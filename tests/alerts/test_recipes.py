@@ -41,7 +41,7 @@ HOSTS = {
 Make = Callable[..., MetricsAlerter]
 
 
-RULE = "error_rate_pct > 5 on GET /items/<int:id> critical"
+RULE = "error_rate_pct > 5 on GET /items/<int:id> at least 1 critical"
 
 
 def tell(alerter: Make, monitor: MetricsMonitor, url: str) -> None:

@@ -37,6 +37,7 @@ alerter = MetricsAlerter(
     monitor,
     check_interval=0.2,
     thresholds={"error_rate_pct": 50.0},
+    at_least=1,
     notify=os.environ.get("RECEIVERS", "").split() or post,
     for_seconds=float(os.environ.get("FOR_SECONDS", "0")),
     patience=float(os.environ.get("PATIENCE", "15")),
