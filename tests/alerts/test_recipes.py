@@ -139,6 +139,6 @@ def test_mail(
         lines = text_of(mail).splitlines()
         assert "Route: GET /items/<int:id>" in lines
         assert "Dashboard: https://h/m/?a=1&b=2" in lines
-    assert firing["Subject"].startswith("ALERT: ERROR_RATE (critical), GET /items/<int:id> on ")
+    assert firing["Subject"].startswith("ALERT: ERROR_RATE (critical), GET /items/<int:id> of ")
     assert resolved["Subject"].startswith("RESOLVED: ERROR_RATE (critical)")
     assert "error_rate_pct is 100, threshold > 5." in text_of(firing)
