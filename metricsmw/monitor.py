@@ -51,8 +51,8 @@ class MetricsMonitor:
       `SQLiteHistory`; ``history_days``: for how long, 1 to 3650.
     - ``name``: the application's name, which alerts say; up to 100 characters.
 
-    Raises `ValueError` for a setting out of its range, `TypeError` for one of another type.
-    Safe to use from any number of threads.
+    Raises `ValueError` for a setting out of its range, `TypeError` for one of another type. Safe to
+    use from any number of threads.
     """
 
     def __init__(
@@ -355,9 +355,8 @@ class MetricsMonitor:
     def reset_statistics(self) -> None:
         """Start over, for the whole server: counts, window, routes, users, history.
 
-        Gauges stay, because the requests and connections that they count are still open.
-        Raises OSError where there is no room to note the reset, or a segment that cannot be opened
-        now; nothing is then reset.
+        Gauges stay, because what they count is still open. Raises OSError where there is no room
+        to note the reset, or a segment that cannot be opened now; nothing is then reset.
         """
         self.recorder.start_over(self._reader.reset())
 
@@ -446,9 +445,10 @@ def get_metrics_monitor(
         )
     lasting = _singleton.lasting
     if history is not None and (lasting is None or lasting.path != Path(history).absolute()):
+        kept = "none" if lasting is None else "another one"
         warnings.warn(
             f"get_metrics_monitor(history={os.fspath(history)!r}): the monitor of this process is "
-            f"there already and has {'none' if lasting is None else 'another one'}, which stays so",
+            f"there already and has {kept}, which stays so",
             RuntimeWarning,
             stacklevel=2,
         )
