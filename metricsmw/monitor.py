@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from metricsmw.asked import warn_of_others
 from metricsmw.clock import SYSTEM_CLOCK, Clock
 from metricsmw.config import Settings, Shared
 from metricsmw.engine.directory import Directory
@@ -436,20 +436,6 @@ def get_metrics_monitor(
                 name=name,
             )
             return _singleton
-    if window_seconds is not None and window_seconds != _singleton.window_seconds:
-        warnings.warn(
-            f"get_metrics_monitor(window_seconds={window_seconds!r}): the monitor of this process "
-            f"has a window of {_singleton.window_seconds} s already, which stays",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    lasting = _singleton.lasting
-    if history is not None and (lasting is None or lasting.path != Path(history).absolute()):
-        kept = "none" if lasting is None else "another one"
-        warnings.warn(
-            f"get_metrics_monitor(history={os.fspath(history)!r}): the monitor of this process is "
-            f"there already and has {kept}, which stays so",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+    lasting = _singleton.lasting and _singleton.lasting.path
+    warn_of_others(_singleton.window_seconds, window_seconds, lasting, history)
     return _singleton

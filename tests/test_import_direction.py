@@ -31,7 +31,7 @@ __init__ monitor
 engine.reading engine.recording history
 engine.workers
 engine.storage
-clock config engine.aside engine.builds engine.directory engine.faults engine.files engine.fork
+asked clock config engine.aside engine.builds engine.directory engine.faults engine.files engine.fork
 formats snapshot validation
 """
 # Empty __init__ modules of rooms that only hold others.
