@@ -31,8 +31,8 @@ __init__ monitor
 engine.reading engine.recording history
 engine.workers
 engine.storage
-asked clock config engine.aside engine.builds engine.directory engine.faults engine.files engine.fork
-formats snapshot validation
+clock config engine.aside engine.builds engine.directory engine.faults engine.files engine.fork
+asked formats snapshot validation
 """
 # Empty __init__ modules of rooms that only hold others.
 ROOMS = {"metricsmw.engine"}
