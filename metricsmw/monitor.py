@@ -436,6 +436,7 @@ def get_metrics_monitor(
                 name=name,
             )
             return _singleton
-    lasting = _singleton.lasting and _singleton.lasting.path
-    warn_of_others(_singleton.window_seconds, window_seconds, lasting, history)
+    lasting = _singleton.lasting
+    kept = None if lasting is None else lasting.path
+    warn_of_others(_singleton.window_seconds, window_seconds, kept, history)
     return _singleton
