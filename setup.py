@@ -1,7 +1,9 @@
 """The build's three steps of its own: the charts, links for type checkers, the long description.
 
 All else is in pyproject.toml. A build brings the charts into the package where npm can; without
-npm, or without a registry, it goes on and says so; the page then shows numbers and tables.
+npm, or without a registry, it goes on and says so; the page then shows numbers and tables. Files
+that are not those of `FILES`, hash by hash, are in no build: it ends with an error. An sdist has
+the charts in it, so a wheel is built from it without npm.
 
 An editable install finds `metricsmw.adapters`, whose folder lies beside `metricsmw`, by an import
 hook, which type checkers cannot follow. So a tree of links, the package as it is when installed, is
@@ -11,7 +13,7 @@ seen at once; one directly in `metricsmw` is found by the hook, and seen after t
 
 from __future__ import annotations
 
-import json
+import hashlib
 import re
 import shutil
 import subprocess
@@ -23,14 +25,26 @@ from typing import Any
 from setuptools import setup
 from setuptools.command.build_py import build_py
 from setuptools.command.editable_wheel import editable_wheel
+from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).resolve().parent
 LINKS = ROOT / "build" / "editable"
 VENDOR = ROOT / "adapters" / "dashboard" / "vendor"
+# The files of the package uplot: name here, path there, SHA-256. They are those of the version in
+# package-lock.json, and change with it.
 FILES = {
-    "dist/uPlot.iife.min.js": "uPlot.iife.min.js",
-    "dist/uPlot.min.css": "uPlot.min.css",
-    "LICENSE": "uPlot.LICENSE",
+    "uPlot.iife.min.js": (
+        "dist/uPlot.iife.min.js",
+        "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
+    ),
+    "uPlot.min.css": (
+        "dist/uPlot.min.css",
+        "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
+    ),
+    "uPlot.LICENSE": (
+        "LICENSE",
+        "8f989229699b4fe2f1a0432d0e9edc338a8a911e250e2d1b01ecd770a5f5b1bd",
+    ),
 }
 SECONDS = 180
 
@@ -39,21 +53,39 @@ class BuildWithCharts(build_py):
     """`build_py`, after the charts were brought in."""
 
     def run(self) -> None:
-        try:
-            bring_charts()
-        except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
-            print(f"metricsmw: built without charts: {error}", file=sys.stderr)
+        prepare_charts()
         super().run()
+
+
+class SdistWithCharts(sdist):
+    """`sdist`, after the charts were brought in."""
+
+    def run(self) -> None:
+        prepare_charts()
+        super().run()
+
+
+def prepare_charts() -> None:
+    """Bring the charts in, or say that there are none; end where there are others."""
+    try:
+        bring_charts()
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        print(f"metricsmw: built without charts: {error}", file=sys.stderr)
+    strange = [path.name for path in VENDOR.glob("*") if not is_as_known(path, path.name)]
+    if strange:
+        raise SystemExit(f"metricsmw: not the files that {VENDOR} has to have: {strange}")
+
+
+def is_as_known(path: Path, name: str) -> bool:
+    """Return whether a file is the one of FILES with that name."""
+    known = name in FILES and path.is_file()
+    return known and hashlib.sha256(path.read_bytes()).hexdigest() == FILES[name][1]
 
 
 def bring_charts() -> None:
     """Fill VENDOR as package-lock.json says, unless it is so already. Raises where it cannot."""
-    lock = json.loads((ROOT / "package-lock.json").read_text())
-    version = lock["packages"]["node_modules/uplot"]["version"]
-    if all((VENDOR / name).is_file() for name in FILES.values()):
-        head = (VENDOR / "uPlot.iife.min.js").read_text()[:200]
-        if f"(v{version})" in head:
-            return
+    if all(is_as_known(VENDOR / name, name) for name in FILES):
+        return
     npm = shutil.which("npm")
     if npm is None:
         raise FileNotFoundError("npm is not installed")
@@ -66,9 +98,13 @@ def bring_charts() -> None:
         )
         if done.returncode:
             raise OSError(f"npm ci ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+        package = Path(folder, "node_modules", "uplot")
+        for name, (source, _) in FILES.items():
+            if not is_as_known(package / source, name):
+                raise SystemExit(f"metricsmw: npm has brought another {name} than is known")
         VENDOR.mkdir(exist_ok=True)
-        for source, name in FILES.items():
-            shutil.copy(Path(folder, "node_modules", "uplot", source), VENDOR / name)
+        for name, (source, _) in FILES.items():
+            shutil.copy(package / source, VENDOR / name)
 
 
 class EditableWithLinks(editable_wheel):
@@ -127,7 +163,11 @@ def long_description() -> str:
 
 
 setup(
-    cmdclass={"build_py": BuildWithCharts, "editable_wheel": EditableWithLinks},
+    cmdclass={
+        "build_py": BuildWithCharts,
+        "editable_wheel": EditableWithLinks,
+        "sdist": SdistWithCharts,
+    },
     long_description=long_description(),
     long_description_content_type="text/markdown",
 )

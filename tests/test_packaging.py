@@ -9,13 +9,16 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from fnmatch import fnmatch
+from hashlib import sha256
 from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kits.servers import missing
+from packaging.requirements import Requirement
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,6 +27,9 @@ else:
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = {"metricsmw": ROOT / "metricsmw", "metricsmw.adapters": ROOT / "adapters"}
+VENDOR = ROOT / "adapters" / "dashboard" / "vendor"
+# The folders of the repository.
+PARTS = {".ci", ".github", "adapters", "benchmarks", "docs", "metricsmw", "tests"}
 MODULES = sorted(
     path
     for folder in ("metricsmw", "adapters", "benchmarks", "tests")
@@ -81,15 +87,22 @@ def test_a_module_opens_with_its_purpose(path: Path) -> None:
     assert ast.get_docstring(ast.parse(source))
 
 
-BUILD = """
-import runpy, sys
-sys.argv = ["setup.py", "-q", "build_py", "--build-lib", sys.argv[1]]
-runpy.run_path("setup.py", run_name="__main__")
-"""
+def run_setup(
+    tree: Path, command: str, *arguments: str, path: str = "/nonexistent"
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of a tree's setup.py with that PATH; by default there is no npm on it."""
+    return subprocess.run(
+        [sys.executable, "setup.py", "-q", command, *arguments],
+        cwd=tree,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
 
 
-def build(folder: Path, path: str) -> tuple[set[str], str]:
-    """Build a copy of the tree with that PATH; the page's files in it, and what was said."""
+def copy_tree(folder: Path) -> Path:
+    """Copy what a build needs, without charts; return the folder."""
     tree = folder / "tree"
     ignored = shutil.ignore_patterns("vendor", "build", "*.egg-info", "__pycache__", "node_modules")
     tree.mkdir()
@@ -98,14 +111,13 @@ def build(folder: Path, path: str) -> tuple[set[str], str]:
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "package.json",
                  "package-lock.json"):  # fmt: skip
         shutil.copy(ROOT / name, tree)
-    done = subprocess.run(
-        [sys.executable, "-c", BUILD, str(folder / "built")],
-        cwd=tree,
-        env={**os.environ, "PATH": path},
-        capture_output=True,
-        text=True,
-        timeout=110,
-    )
+    return tree
+
+
+def build(folder: Path, path: str) -> tuple[set[str], str]:
+    """Build a copy of the tree with that PATH; the page's files in it, and what was said."""
+    tree = copy_tree(folder)
+    done = run_setup(tree, "build_py", "--build-lib", str(folder / "built"), path=path)
     assert done.returncode == 0, done.stderr
     page = folder / "built" / "metricsmw" / "adapters" / "dashboard"
     return {str(path.relative_to(page)) for path in page.rglob("*.*")}, done.stderr
@@ -126,6 +138,97 @@ def test_a_build_without_npm_goes_on_and_says_so(tmp_path: Path) -> None:
     assert "index.html" in files
     assert not any("uPlot" in name for name in files)
     assert "built without charts: npm is not installed" in said
+
+
+# Releases with published faults, by the package; see pyproject.toml.
+FAULTY = {
+    "werkzeug": ("2.3.8", "3.0.6", "3.1.5", "3.1.8"),
+    "starlette": ("0.49.1", "0.50.0", "1.0.0", "1.3.0"),
+    "orjson": ("3.9.14", "3.11.5"),
+    "opentelemetry-exporter-otlp-proto-http": ("1.44.0",),
+    "opentelemetry-sdk": ("1.44.0",),
+}
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_no_release_with_a_published_fault_is_let_in(name: str) -> None:
+    with (ROOT / "pyproject.toml").open("rb") as stream:
+        extras = tomllib.load(stream)["project"]["optional-dependencies"]
+    users = [
+        text
+        for extra in ("wsgi", "asgi", "alerts", "otlp", "cli", "demo")
+        for text in extras[extra]
+    ]
+    asked = [one for one in map(Requirement, users) if one.name == name]
+    assert asked
+    for one in asked:
+        assert not [release for release in FAULTY[name] if release in one.specifier]
+
+
+def charts() -> dict[str, str]:
+    """Return the charts' files and their SHA-256, as setup.py knows them."""
+    tree = ast.parse((ROOT / "setup.py").read_text())
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FILES":
+            return {name: known for name, (_, known) in ast.literal_eval(node.value).items()}
+    raise AssertionError("setup.py has no FILES")
+
+
+def test_the_charts_are_those_that_are_known() -> None:
+    if not (VENDOR / "uPlot.iife.min.js").exists():
+        missing("the tree has no charts")
+    assert {
+        path.name: sha256(path.read_bytes()).hexdigest() for path in VENDOR.iterdir()
+    } == charts()
+    version = json.loads((ROOT / "package-lock.json").read_text())["packages"]["node_modules/uplot"]
+    assert f"(v{version['version']})" in (VENDOR / "uPlot.iife.min.js").read_text()[:200]
+
+
+@pytest.mark.parametrize("name", ["uPlot.iife.min.js", "other.js"])
+def test_a_build_refuses_other_charts(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("setuptools", "77")
+    tree = copy_tree(tmp_path)
+    vendor = tree / VENDOR.relative_to(ROOT)
+    vendor.mkdir()
+    (vendor / name).write_text("alert(1)")
+    done = run_setup(tree, "build_py", "--build-lib", str(tmp_path / "built"))
+    assert done.returncode != 0
+    assert "not the files that" in done.stderr
+    assert name in done.stderr
+    assert not list(tmp_path.rglob("built/**/*.js"))
+
+
+def test_an_sdist_has_all_and_builds_without_npm(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", "77")
+    if not (VENDOR / "uPlot.iife.min.js").exists():
+        missing("the tree has no charts")
+    tree = tmp_path / "tree"
+    ignored = shutil.ignore_patterns(
+        "build", "dist", "*.egg-info", "__pycache__", "node_modules", ".*_cache", ".hypothesis"
+    )
+    tree.mkdir()
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy(path, tree)
+        elif path.name in PARTS:
+            shutil.copytree(path, tree / path.name, ignore=ignored)
+    done = run_setup(tree, "sdist", "--dist-dir", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        packed.extractall(tmp_path / "sdist", filter="data")
+    (unpacked,) = (tmp_path / "sdist").iterdir()
+    there = {path.relative_to(tree) for path in tree.rglob("*") if path.is_file()}
+    packed_files = {path.relative_to(unpacked) for path in unpacked.rglob("*") if path.is_file()}
+    gone = {path for path in there - packed_files if path.parts[0] != "metricsmw.egg-info"}
+    assert not gone - {Path(".git")}
+    done = run_setup(unpacked, "build_py", "--build-lib", str(tmp_path / "built"))
+    assert done.returncode == 0, done.stderr
+    assert "without charts" not in done.stderr
+    built = tmp_path / "built" / "metricsmw" / "adapters" / "dashboard" / "vendor"
+    assert {
+        path.name: sha256(path.read_bytes()).hexdigest() for path in built.iterdir()
+    } == charts()
 
 
 def test_the_lock_file_names_no_registry() -> None:
