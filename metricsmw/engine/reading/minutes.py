@@ -15,6 +15,7 @@ from metricsmw.config import Settings
 from metricsmw.engine.faults import FaultLog
 from metricsmw.engine.reading.server import ServerReader
 from metricsmw.engine.reading.snapshots import Snapshots
+from metricsmw.engine.storage.minutes import History
 from metricsmw.engine.storage.reader import Period
 from metricsmw.engine.workers.group import Group
 from metricsmw.engine.workers.membership import Membership
@@ -59,9 +60,9 @@ class MinuteHistory:
     def _catch_up(self, group: Group, now: float) -> float:
         history = group.history
         origin = history.origin
-        if not origin:
+        if not _is_possible(history, now):
             with group.exclusive(wait=False) as held:
-                if held and not history.origin:
+                if held and not _is_possible(history, now):
                     history.start(now)
                     raise OSError("the minute history was damaged; it begins anew")
             return now + MINUTE
@@ -108,6 +109,12 @@ class MinuteHistory:
             server = self._server.read(group, Period(now, self._settings.step))
             users, _ = server.active_users(self._settings.user_timeout_seconds)
             _append(group, self._snapshots.take(server, group, wall, users), now, wall)
+
+
+def _is_possible(history: History, now: float) -> bool:
+    """Return whether its minutes have been until ``now``, or one of a clock that is ahead."""
+    origin = history.origin
+    return origin > 0 and history.minutes <= (now - origin) // MINUTE + 1
 
 
 class LongHistory(Protocol):

@@ -18,6 +18,7 @@ from metricsmw.engine.storage.layout import (
     LAYOUT,
     MAGIC,
     MAX_CHUNKS,
+    OWNER_FIELDS,
     Field,
     Kind,
     Shape,
@@ -29,7 +30,12 @@ from metricsmw.engine.storage.tables import CorruptSegmentError
 
 # No number of the header, and no count, is as large.
 BEYOND = 2.0**53
-MOST_ROWS = 1 << 17
+# Rows of a chunk of users, and of any other kind: no setting leads to more.
+MOST_ROWS, MOST_TABLE_ROWS = 1 << 17, 1 << 12
+MOST_PID = 2.0**31
+USAGE = (Field.SAMPLED, Field.CPU_PCT, Field.MEMORY_BYTES)
+# Fields that are never negative.
+UNSIGNED = (Field.NONCE, Field.CREATED, Field.FAULTS, *OWNER_FIELDS, *USAGE)
 # Bytes of text a row that a chunk of each kind may have.
 WIDTHS: dict[float, tuple[int, ...]] = {
     Kind.ROUTES: (0,),
@@ -76,6 +82,10 @@ class Header:
         # False for NaN, too.
         if not all(map(BEYOND.__gt__, map(abs, self.numbers[1 : len(Field)].tolist()))):
             raise CorruptSegmentError("impossible header")
+        if min(map(self.numbers.__getitem__, UNSIGNED)) < 0 or not (
+            1 <= self.numbers[Field.PID] < MOST_PID
+        ):
+            raise CorruptSegmentError("impossible header")
         self.nonce = int(self.numbers[Field.NONCE])
         self.pid = int(self.numbers[Field.PID])
         self.parts: list[Part] = []
@@ -89,6 +99,8 @@ class Header:
         kind, offset, rows, width = self.numbers[entry : entry + DIRECTORY_ENTRY]
         # Chunks lie one after the other.
         if offset != self.end or not 1 <= rows <= MOST_ROWS or width not in WIDTHS.get(kind, ()):
+            raise CorruptSegmentError("impossible directory")
+        if rows % 1 or (rows > MOST_TABLE_ROWS and kind != Kind.USERS):
             raise CorruptSegmentError("impossible directory")
         part = Part(Kind(int(kind)), self.end, int(rows), int(width))
         self.parts.append(part)

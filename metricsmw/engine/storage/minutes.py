@@ -19,7 +19,6 @@ reads once a minute.
 
 from __future__ import annotations
 
-import math
 import os
 import struct
 from collections.abc import Sequence
@@ -87,6 +86,16 @@ class FileBytes:
         os.pwrite(self._file.fileno(), data, offset)
 
 
+# No count is as large, and no time of a snapshot as late: the year 10000.
+BEYOND = 2.0**53
+MAX_TIME = 253_402_300_800.0
+
+
+def _is_possible(row: Sequence[float]) -> bool:
+    """Return whether a row's numbers are those of a snapshot; not where one is NaN."""
+    return all(0 <= number < BEYOND for number in row) and row[2] < MAX_TIME
+
+
 class _HistoryHeader(NamedTuple):
     magic: float
     next: float
@@ -96,7 +105,9 @@ class _HistoryHeader(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        return self.magic == MAGIC and self.first <= self.next and all(0 <= n < 2**53 for n in self)
+        return (
+            self.magic == MAGIC and self.first <= self.next and all(0 <= n < BEYOND for n in self)
+        )
 
 
 EMPTY = _HistoryHeader(MAGIC, 0.0, 0.0, 0.0, 0.0)
@@ -162,7 +173,7 @@ class History:
             raw = data[start : start + ROW.size]
             row = ROW.unpack(raw) if len(raw) == ROW.size else ()
             is_own = any(row) and row[0] == row[-1] == number  # zeros are no row 0
-            rows.append(row[1:-1] if is_own and all(map(math.isfinite, row)) else None)
+            rows.append(row[1:-1] if is_own and _is_possible(row) else None)
         return rows
 
     def damaged(self) -> int:
@@ -227,7 +238,7 @@ class GaugeSamples:
             if (
                 number == again
                 and max(first, 1) <= number <= last  # 0: no row yet
-                and all(map(math.isfinite, (number, in_flight, cpu, memory)))
+                and all(0 <= value < BEYOND for value in (in_flight, cpu, memory))
             ):
                 found[int(number)] = GaugeSample(int(in_flight), cpu, memory)
         return found

@@ -43,6 +43,8 @@ from metricsmw.engine.storage.tables import (
 )
 
 OVERALL = SERVER_OFFSET + SERVER_SHAPE.current + SERVER_SHAPE.stride
+# Clocks of processes on several cores agree to far less.
+FUTURE_SECONDS = 1.0
 SAMPLE = struct.Struct("3d")  # from Field.SAMPLE_RECORD on
 
 
@@ -197,7 +199,7 @@ class SegmentReading:
         return WorkerUsage(
             self.pid,
             int(self.header[Field.PID_NAMESPACE]),
-            self._period.now - at if at else inf,
+            max(self._period.now - at, 0.0) if 0 < at <= self._period.now + FUTURE_SECONDS else inf,
             self.header[Field.CPU_PCT],
             int(self.header[Field.MEMORY_BYTES]),
         )

@@ -28,7 +28,15 @@ class CorruptSegmentError(Exception):
 
 
 # What reading such a segment may raise.
-READ_ERRORS = (CorruptSegmentError, OSError, ValueError, OverflowError)
+READ_ERRORS = (
+    CorruptSegmentError,
+    OSError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    MemoryError,
+    struct.error,
+)
 
 
 class TableReading(NamedTuple):

@@ -37,6 +37,7 @@ from metricsmw.engine.storage.layout import (
     Field,
     Owner,
 )
+from metricsmw.engine.storage.reader import FUTURE_SECONDS
 from metricsmw.engine.workers.processes import (
     Process,
     Root,
@@ -59,8 +60,6 @@ _NAME = r"(worker-\d+|history-\d+|reset|lock|(once|sent)-\w+\.(lock|turn|json)|s
 OUR_NAMES = re.compile(rf"{_NAME}|\.{_NAME}\.[0-9a-f]{{16}}|new-(worker|reset|once-\w+\.lock)")
 # A worker renews its files each minute in which it is asked for something.
 LONG_UNUSED_SECONDS = 3600.0
-# Clocks of processes on several cores agree to far less.
-FUTURE_SECONDS = 1.0
 
 # The folder that `METRICSMW_DIR` named when it was first asked for: a later chdir moves nothing.
 _by_hand: dict[str, Path] = {}

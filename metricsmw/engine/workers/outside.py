@@ -213,7 +213,7 @@ class OutsideGroup:
         self._problems: list[str] = []
         names = folder.names()
         # The reset goes first: states that are read after it can only be later ones.
-        self.reset = self._read_reset(folder, names)
+        self.reset = self._read_reset(folder, names, now)
         self.segments: dict[str, OutsideSegment] = {}
         self._sources: dict[str, SegmentSource] = {}
         for name in names:
@@ -236,11 +236,11 @@ class OutsideGroup:
         self.segments[name] = segment
         self._sources[name] = segment
 
-    def _read_reset(self, folder: Folder, names: list[str]) -> Reset:
+    def _read_reset(self, folder: Folder, names: list[str], now: float) -> Reset:
         if "reset" not in names:
             return NEVER
         try:
-            return unpack_reset(folder.read("reset", MOST_RESET_BYTES))
+            return unpack_reset(folder.read("reset", MOST_RESET_BYTES), now)
         except FileNotFoundError:
             return NEVER
         except OSError:

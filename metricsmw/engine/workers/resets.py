@@ -13,13 +13,14 @@ import os
 import struct
 import time
 import zlib
+from collections.abc import Callable
 
 from metricsmw.engine.directory import Directory, write_all
-from metricsmw.engine.storage.reader import NEVER, Reset
+from metricsmw.engine.storage.reader import FUTURE_SECONDS, NEVER, Reset
 
 NAME, DRAFT = "reset", "new-reset"
 # A state is at most as large as its table; compressed it is a small part of that.
-MOST_BYTES = 256 << 20
+MOST_BYTES = MOST_UNPACKED_BYTES = 512 << 20
 HEAD = struct.Struct("<dQ")
 ENTRY = struct.Struct("<QQQ")
 
@@ -29,8 +30,9 @@ Seen = tuple[int, int]
 class ResetFile:
     """The last reset of a server, read again when the file has changed."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, clock: Callable[[], float]) -> None:
         self._directory = directory
+        self._clock = clock
         # Replaced as a whole: the file's inode and time, its bytes' checksum, and what it says.
         self._known: tuple[Seen, int | None, Reset] = (0, 0), None, NEVER
 
@@ -55,7 +57,7 @@ class ResetFile:
         if now != seen:
             data = self._directory.read(NAME, MOST_BYTES)
             if zlib.crc32(data) != checksum:  # else it was only renewed
-                checksum, known = zlib.crc32(data), unpack_reset(data)
+                checksum, known = zlib.crc32(data), unpack_reset(data, self._clock())
             self._known = now, checksum, known
         return known
 
@@ -65,6 +67,8 @@ class ResetFile:
         for (nonce, offset), state in reset.states.items():
             raw = state.to_bytes(-(-state.bit_length() // 8), "little")
             data += ENTRY.pack(nonce, offset, len(raw)) + raw
+        if len(data) > MOST_UNPACKED_BYTES:
+            raise OSError(errno.EFBIG, "too many tables for one reset")
         self._directory.remove(DRAFT)
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -85,18 +89,41 @@ class ResetFile:
             os.utime(NAME, dir_fd=self._directory.fileno(), follow_symlinks=False)
 
 
-def unpack_reset(compressed: bytes) -> Reset:
-    """Return the reset that a file's bytes hold. Raises OSError where they are damaged."""
+def unpack_reset(compressed: bytes, now: float) -> Reset:
+    """Return the reset that a file's bytes hold.
+
+    Args:
+        compressed: The bytes.
+        now: Monotonic seconds; a reset is not of later.
+
+    Raises:
+        OSError: They are damaged: no worker has written them.
+    """
     try:
-        data = zlib.decompress(compressed)
-    except zlib.error as error:  # somebody else wrote there
+        unpacker = zlib.decompressobj()
+        data = unpacker.decompress(compressed, MOST_UNPACKED_BYTES)
+        if not unpacker.eof or unpacker.unused_data:
+            raise ValueError("it does not end where it is to end")
+        return _parse(data, now + FUTURE_SECONDS)
+    except (zlib.error, struct.error, ValueError) as error:
         raise OSError(errno.EIO, "damaged") from error
+
+
+def _parse(data: bytes, latest: float) -> Reset:
+    """Return the reset. Raises ValueError or struct.error for what none can be."""
     at, number = HEAD.unpack_from(data)
-    states = {}
+    if not 0 <= at <= latest:  # NaN, too
+        raise ValueError("at an impossible time")
+    states: dict[tuple[int, int], int] = {}
     place = HEAD.size
     for _ in range(number):
         nonce, offset, size = ENTRY.unpack_from(data, place)
         place += ENTRY.size
-        states[nonce, offset] = int.from_bytes(data[place : place + size], "little")
+        state = data[place : place + size]
+        if len(state) != size or (nonce, offset) in states:
+            raise ValueError("no states")
+        states[nonce, offset] = int.from_bytes(state, "little")
         place += size
+    if place != len(data):
+        raise ValueError("more than the states")
     return Reset(at, states)

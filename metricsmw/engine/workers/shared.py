@@ -45,7 +45,7 @@ from metricsmw.engine.storage.reader import (
     SegmentSource,
 )
 from metricsmw.engine.storage.segment import Segment
-from metricsmw.engine.storage.tables import CorruptSegmentError
+from metricsmw.engine.storage.tables import READ_ERRORS
 from metricsmw.engine.workers.directories import (
     LOCK,
     SEGMENT,
@@ -154,7 +154,7 @@ class SharedGroup:
             with contextlib.suppress(OSError):
                 fcntl.flock(self.directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
             self._lock = self._open_shared(LOCK)
-            self._resets = ResetFile(self.directory)
+            self._resets = ResetFile(self.directory, self._clock)
             self._sources = Sources(self.directory, self._here)
             with self.exclusive(wait=True):
                 self._enter(now, savings)
@@ -209,7 +209,7 @@ class SharedGroup:
                     owner=self._owner,
                     fresh=False,
                 )
-            except (OSError, ValueError):
+            except READ_ERRORS:
                 continue
             return _Berth(name, life, segment)
         return None
@@ -235,7 +235,7 @@ class SharedGroup:
             reading = SegmentReading(name, source, period, NEVER, self._settings.window_seconds)
             list(reading.routes())
             list(reading.users(0.0))
-        except (CorruptSegmentError, OSError, ValueError, OverflowError):
+        except READ_ERRORS:
             return False
         return True
 
