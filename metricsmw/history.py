@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Protocol, TypedDict, TypeVar
 
 from metricsmw.clock import Clock
-from metricsmw.engine.files import open_own
+from metricsmw.engine.files import open_own, this_user
 from metricsmw.engine.reading.counts import Counts
 from metricsmw.engine.reading.database import (
     DAY,
@@ -307,12 +307,16 @@ class SQLiteHistory:
             OSError: It is no regular file of this user.
             sqlite3.Error: It cannot be opened.
         """
+        users = 0, this_user()
         try:
             status = os.stat(self.path)
         except FileNotFoundError:
             open_own(self.path, os.O_RDWR | os.O_CREAT).close()
             status = os.stat(self.path)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+        # A link is the user's own wish, or somebody else's who would have another file written to.
+        if os.lstat(self.path).st_uid not in users or not (
+            stat.S_ISREG(status.st_mode) and status.st_uid == users[1]
+        ):
             raise PermissionError(errno.EPERM, "not a regular file of this user")
         database = sqlite3.connect(self.path, timeout=0)
         end = time.monotonic() + self._time_limit

@@ -84,6 +84,8 @@ SLOW = {
     "engine/storage/test_percentiles.py::test_percentiles_are_within_the_bound",
     "engine/workers/test_damaged_segments.py",
     "engine/workers/test_damaged_shared_files.py",
+    "engine/workers/test_fuzzed_files.py::test_any_note_of_alerts_is_read_or_damaged",
+    "engine/workers/test_fuzzed_files.py::test_any_number_in_a_live_segment",
     "engine/workers/test_jobs.py",
     "engine/workers/test_leader.py::test_a_note_is_read_as_it_was_written",
     "engine/workers/test_leader.py::test_anything_else_is_damage_and_nothing_worse",

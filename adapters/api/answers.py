@@ -108,7 +108,10 @@ def _alerts(monitor: MetricsMonitor, request: Request) -> Response:
 
 
 def _reset(monitor: MetricsMonitor, request: Request) -> Response:
-    monitor.reset_statistics()
+    try:
+        monitor.reset_statistics()
+    except OSError as error:  # no room, or another process holds the server's lock
+        return error_response(503, f"Nothing was reset: {error.strerror or 'files cannot be used'}")
     return _success({"message": "Metrics statistics reset successfully"})
 
 

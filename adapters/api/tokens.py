@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def own_token(monitor: MetricsMonitor) -> str:
     """Return the token of a monitor's server; of this process, where the monitor is private."""
     try:
-        directory = monitor.directory
+        directory = monitor.shared_directory
         made = None if directory is None else server_token(directory)
     except OSError:
         monitor.recorder.faults.report("the server's token")

@@ -14,6 +14,7 @@ import os
 import stat
 import sys
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -49,6 +50,14 @@ class FileHandle:
     __del__ = close
 
 
+# What other systems have of these.
+_SAFELY = 0
+for _name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+    _SAFELY |= getattr(os, _name, 0)
+# Where there are no user ids (Windows), all files have the same.
+this_user: Callable[[], int] = getattr(os, "geteuid", lambda: 0)
+
+
 def open_own(
     path: str | os.PathLike[str], flags: int, *, dir_fd: int | None = None, mode: int = 0o600
 ) -> FileHandle:
@@ -63,10 +72,9 @@ def open_own(
     Raises:
         OSError: It cannot be opened, or is no regular file of this user.
     """
-    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    file = FileHandle(os.open(path, flags, mode, dir_fd=dir_fd))
+    file = FileHandle(os.open(path, flags | _SAFELY, mode, dir_fd=dir_fd))
     status = os.fstat(file.fileno())
-    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != this_user():
         file.close()
         raise PermissionError(errno.EPERM, "not a regular file of this user")
     return file
@@ -99,9 +107,7 @@ def replace_file(path: str | os.PathLike[str], text: str) -> None:
     draft = os.path.join(folder, draft_name(name))
     mode = _mode_of(target)
     # A link or a file that waits under the draft's name is not written to.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    for name_of_flag in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"):
-        flags |= getattr(os, name_of_flag, 0)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFELY
     try:
         with open(os.open(draft, flags, EXPORT_MODE if mode is None else mode), "wb") as file:
             if mode is not None:  # whatever the umask is

@@ -72,7 +72,16 @@ def of_another(path: Path) -> None:
         pytest.skip("files are given away by root only")
 
 
-@pytest.mark.parametrize("plant", [a_pipe, of_another, Path.mkdir])
+def a_link_of_another(path: Path) -> None:
+    path.with_name("mine").touch()
+    path.symlink_to(path.with_name("mine"))
+    try:
+        os.lchown(path, 65534, 65534)
+    except PermissionError:
+        pytest.skip("files are given away by root only")
+
+
+@pytest.mark.parametrize("plant", [a_pipe, of_another, a_link_of_another, Path.mkdir])
 def test_what_is_no_file_of_ours_is_not_opened(
     lasting: SQLiteHistory,
     monitor: MetricsMonitor,

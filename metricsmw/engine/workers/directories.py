@@ -17,6 +17,7 @@ has written. The lock file is never removed, so that clearing and making exclude
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -56,8 +57,12 @@ except ImportError:  # Windows
 SEGMENT = "worker-"
 LOCK = "lock"
 # All that workers write into the directory of a server; nothing else is ever removed from it.
-_NAME = r"(worker-\d+|history-\d+|reset|lock|(once|sent)-\w+\.(lock|turn|json)|started-[\d.e+-]+)"
+_NAME = (
+    r"(worker-\d+|history-\d+|reset|lock|token|(once|sent)-\w+\.(lock|turn|json)|started-[\d.e+-]+)"
+)
 OUR_NAMES = re.compile(rf"{_NAME}|\.{_NAME}\.[0-9a-f]{{16}}|new-(worker|reset|once-\w+\.lock)")
+HELD = "another process holds the server's lock for too long"
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.001, 0.02
 # A worker renews its files each minute in which it is asked for something.
 LONG_UNUSED_SECONDS = 3600.0
 
@@ -131,11 +136,18 @@ def choose_places(root: Root | None = None, here: Surroundings = HERE) -> list[P
 
 
 @contextlib.contextmanager
-def making(place: Place, here: Surroundings = HERE) -> Iterator[Directory]:
+def making(place: Place, patience: float, here: Surroundings = HERE) -> Iterator[Directory]:
     """Make a place and use it in the block, in which no start can clear it.
 
     Clears first what dead servers have left, unless another process makes or clears just now.
-    Raises OSError where the place cannot be made, or belongs to somebody else.
+
+    Args:
+        place: The place.
+        patience: Seconds to wait for a process that clears.
+        here: The system's facts about this process.
+
+    Raises:
+        OSError: The place cannot be made, belongs to somebody else, or is being cleared for long.
     """
     if place.by_hand:
         yield make_directory(place.directory)
@@ -146,7 +158,7 @@ def making(place: Place, here: Surroundings = HERE) -> Iterator[Directory]:
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             remove_dead_servers(user, here)
-        fcntl.flock(lock, fcntl.LOCK_SH)
+        lock_within(lock, fcntl.LOCK_SH, patience)
         yield user.make_directory(folder.name).make_directory(place.directory.name)
 
 
@@ -214,6 +226,31 @@ def _remove_server(folder: Directory, name: str) -> None:
 
 
 # --- who lives ------------------------------------------------------------------------------------
+
+
+def lock_within(file: FileHandle, kind: int, seconds: float) -> None:
+    """Lock a file, and wait for no longer: a process that is stopped keeps its locks.
+
+    Args:
+        file: The file.
+        kind: `fcntl.LOCK_SH` or `fcntl.LOCK_EX`.
+        seconds: How long to wait for other processes.
+
+    Raises:
+        TimeoutError: Another process holds it.
+    """
+    deadline = time.monotonic() + seconds
+    pause = SHORTEST_PAUSE
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise TimeoutError(errno.ETIMEDOUT, HELD) from None
+        else:
+            return
+        time.sleep(pause)  # so that greenlets go on, which a wait by the system would hold up
+        pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def is_locked(file: FileHandle) -> bool:

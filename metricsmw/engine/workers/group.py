@@ -94,10 +94,13 @@ class Group(Protocol):
         """Hold the server's lock.
 
         Args:
-            wait: Wait for the lock; else it is only tried.
+            wait: Wait for the lock, for a few seconds; else it is only tried.
 
         Yields:
             Whether the lock is held.
+
+        Raises:
+            OSError: The lock was waited for in vain.
         """
 
     def close(self) -> None:

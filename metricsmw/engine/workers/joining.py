@@ -16,6 +16,9 @@ from metricsmw.engine.storage.segment import Segment, Table
 from metricsmw.engine.workers.group import PrivateGroup
 from metricsmw.engine.workers.shared import SharedGroup
 
+# It is tried within a record, again and again.
+RETRY_SECONDS = 0.05
+
 
 def take_along(
     private: PrivateGroup, settings: Settings, clock: Callable[[], float]
@@ -26,7 +29,7 @@ def take_along(
     where joining fails again; the private group is then unchanged.
     """
     savings = private.savings()
-    group = SharedGroup(settings, clock, savings)
+    group = SharedGroup(settings, clock, savings, patience=RETRY_SECONDS)
     return group, Remainder(private.segment, group.segment, savings.data)
 
 

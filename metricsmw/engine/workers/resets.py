@@ -20,7 +20,10 @@ from metricsmw.engine.storage.reader import FUTURE_SECONDS, NEVER, Reset
 
 NAME, DRAFT = "reset", "new-reset"
 # A state is at most as large as its table; compressed it is a small part of that.
-MOST_BYTES = MOST_UNPACKED_BYTES = 512 << 20
+MOST_BYTES = 256 << 20
+# No server has more tables, and no table a larger state.
+MOST_STATES, MOST_STATE_BYTES = 1 << 16, 64 << 20
+BLOCK_BYTES = 1 << 20
 HEAD = struct.Struct("<dQ")
 ENTRY = struct.Struct("<QQQ")
 
@@ -67,8 +70,6 @@ class ResetFile:
         for (nonce, offset), state in reset.states.items():
             raw = state.to_bytes(-(-state.bit_length() // 8), "little")
             data += ENTRY.pack(nonce, offset, len(raw)) + raw
-        if len(data) > MOST_UNPACKED_BYTES:
-            raise OSError(errno.EFBIG, "too many tables for one reset")
         self._directory.remove(DRAFT)
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -100,30 +101,51 @@ def unpack_reset(compressed: bytes, now: float) -> Reset:
         OSError: They are damaged: no worker has written them.
     """
     try:
-        unpacker = zlib.decompressobj()
-        data = unpacker.decompress(compressed, MOST_UNPACKED_BYTES)
-        if not unpacker.eof or unpacker.unused_data:
-            raise ValueError("it does not end where it is to end")
-        return _parse(data, now + FUTURE_SECONDS)
+        return _parse(_Unpacker(compressed), now + FUTURE_SECONDS)
     except (zlib.error, struct.error, ValueError) as error:
         raise OSError(errno.EIO, "damaged") from error
 
 
-def _parse(data: bytes, latest: float) -> Reset:
-    """Return the reset. Raises ValueError or struct.error for what none can be."""
-    at, number = HEAD.unpack_from(data)
-    if not 0 <= at <= latest:  # NaN, too
-        raise ValueError("at an impossible time")
+class _Unpacker:
+    """The bytes of a reset, unpacked as they are asked for: a file may claim gigabytes."""
+
+    def __init__(self, compressed: bytes) -> None:
+        self._rest = compressed
+        self._unpacker = zlib.decompressobj()
+        self._ready = b""
+
+    def take(self, size: int) -> bytes:
+        """Return the next bytes, so many. Raises ValueError or zlib.error where there are fewer."""
+        parts = [self._ready]
+        missing = size - len(self._ready)
+        while missing > 0:
+            part = self._unpacker.decompress(self._rest, max(missing, BLOCK_BYTES))
+            self._rest = self._unpacker.unconsumed_tail
+            if not part:
+                raise ValueError("fewer bytes than it says")
+            parts.append(part)
+            missing -= len(part)
+        found = b"".join(parts)
+        self._ready = found[size:]
+        return found[:size]
+
+    def end(self) -> None:
+        """Raise ValueError or zlib.error where it does not end here."""
+        more = self._ready or self._unpacker.decompress(self._rest, BLOCK_BYTES)
+        if more or not self._unpacker.eof or self._unpacker.unused_data:
+            raise ValueError("it does not end where it is to end")
+
+
+def _parse(data: _Unpacker, latest: float) -> Reset:
+    """Return the reset. Raises ValueError, zlib.error or struct.error for what none can be."""
+    at, number = HEAD.unpack(data.take(HEAD.size))
+    if not 0 <= at <= latest or number > MOST_STATES:  # NaN, too
+        raise ValueError("impossible time or number of states")
     states: dict[tuple[int, int], int] = {}
-    place = HEAD.size
     for _ in range(number):
-        nonce, offset, size = ENTRY.unpack_from(data, place)
-        place += ENTRY.size
-        state = data[place : place + size]
-        if len(state) != size or (nonce, offset) in states:
-            raise ValueError("no states")
-        states[nonce, offset] = int.from_bytes(state, "little")
-        place += size
-    if place != len(data):
-        raise ValueError("more than the states")
+        nonce, offset, size = ENTRY.unpack(data.take(ENTRY.size))
+        if size > MOST_STATE_BYTES or (nonce, offset) in states:
+            raise ValueError("impossible state")
+        states[nonce, offset] = int.from_bytes(data.take(size), "little")
+    data.end()
     return Reset(at, states)

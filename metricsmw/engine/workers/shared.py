@@ -29,6 +29,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count
+from math import inf
 from typing import NamedTuple
 
 from metricsmw.config import Settings
@@ -47,6 +48,7 @@ from metricsmw.engine.storage.reader import (
 from metricsmw.engine.storage.segment import Segment
 from metricsmw.engine.storage.tables import READ_ERRORS
 from metricsmw.engine.workers.directories import (
+    HELD,
     LOCK,
     SEGMENT,
     Place,
@@ -57,6 +59,7 @@ from metricsmw.engine.workers.directories import (
     is_locked,
     is_name_locked,
     is_of_this_clock,
+    lock_within,
     making,
     open_shared,
     read_header,
@@ -78,6 +81,8 @@ except ImportError:  # Windows
 
 CAN_SHARE = fcntl is not None
 RENEW_SECONDS = 60.0
+# A process that is stopped (SIGSTOP) keeps its locks: whoever waits for one gives up then.
+WAIT_SECONDS = 5.0
 # A segment that is being made, with the server's lock held.
 DRAFT = "new-worker"
 
@@ -98,6 +103,7 @@ class SharedGroup:
         clock: Returns monotonic seconds.
         savings: The counts of a private worker, to go on with.
         here: The system's facts about this process.
+        patience: Seconds to wait for a lock that another process holds; None: `WAIT_SECONDS`.
 
     Raises:
         OSError: There is no room, no permission or no descriptor for it now.
@@ -113,6 +119,7 @@ class SharedGroup:
         clock: Callable[[], float],
         savings: Savings | None = None,
         here: Surroundings = HERE,
+        patience: float | None = None,
     ) -> None:
         if fcntl is None:
             raise OSError("this platform has no file locks")
@@ -122,6 +129,8 @@ class SharedGroup:
         now = clock()
         # The flock is the process's; this keeps its threads apart.
         self._thread_lock = threading.Lock()
+        self._patience = WAIT_SECONDS if patience is None else patience
+        self._denied_since = inf  # monotonic time since when the server's lock could not be had
         self._renewed = now
         self._owner = this_owner(here)
         self._usage = OwnUsage(here)
@@ -147,7 +156,7 @@ class SharedGroup:
         """Join the workers of a place. Raises OSError."""
         self._place = place
         self._shared: dict[str, FileHandle] = {}
-        with making(place, self._here) as self.directory:
+        with making(place, self._patience, self._here) as self.directory:
             if copies_on_write(self.directory.path):
                 raise OSError(errno.ENOTSUP, "the file system copies on write")
             # Cleaners such as systemd's pass by a directory that somebody has locked.
@@ -292,21 +301,39 @@ class SharedGroup:
     @contextlib.contextmanager
     def exclusive(self, wait: bool) -> Iterator[bool]:
         """See `Group`. The flock is the process's; a lock of its own keeps its threads apart."""
-        if not self._thread_lock.acquire(blocking=wait):
-            yield False
-            return
+        held = self._acquire(self._patience if wait else 0.0)
+        if held:
+            self._denied_since = inf
+        elif self._denied_since == inf:
+            self._denied_since = self._clock()
+        if wait and not held:
+            raise TimeoutError(errno.ETIMEDOUT, HELD)
         try:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
-            try:
-                yield True
-            finally:
-                fcntl.flock(self._lock, fcntl.LOCK_UN)
+            yield held
         finally:
+            if held:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
+                self._thread_lock.release()
+
+    def _acquire(self, seconds: float) -> bool:
+        """Take both locks within so many seconds; return whether that went."""
+        if not self._thread_lock.acquire(timeout=seconds):
+            return False
+        try:
+            lock_within(self._lock, fcntl.LOCK_EX, seconds)
+        except BaseException as error:
             self._thread_lock.release()
+            if isinstance(error, TimeoutError):
+                return False
+            raise
+        return True
+
+    def _is_denied(self) -> bool:
+        """Return whether the server's lock has not been had for long, and still is not."""
+        if self._clock() - self._denied_since < WAIT_SECONDS:
+            return False
+        with self.exclusive(wait=False) as held:
+            return not held
 
     @property
     def reset(self) -> Reset:
@@ -343,6 +370,8 @@ class SharedGroup:
             found.append("the last reset cannot be read")
         if damaged := self.history.damaged():
             found.append(f"minutes of the history left out: {damaged}")
+        if self._is_denied():
+            found.append(HELD)
         if self._place.problem:
             found.append(self._place.problem)
         if any(place is not self._place and is_inhabited(place) for place in self._places):
