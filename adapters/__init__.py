@@ -11,11 +11,10 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from metricsmw import get_metrics_monitor
-
+from .arguments import given_monitor
 from .asgi import ASGIMetricsMiddleware
-from .kinds import Kind, is_asgi
-from .paths import as_exclusions, mount_path
+from .kinds import Kind, is_asgi, refuse_part
+from .paths import as_exclusions, excluder, mount_path
 from .prometheus import prometheus_app
 from .walks import behind
 from .wsgi import WSGIMetricsMiddleware
@@ -73,23 +72,27 @@ def wrap(
         `app` itself where it is measured in place, else what is to be called in its place.
 
     Raises:
-        TypeError: `app` is neither a WSGI nor an ASGI application.
+        TypeError: `app` is neither a WSGI nor an ASGI application, or another argument is not of
+            its type.
         ValueError: `path` does not start with a slash, or is nothing but slashes.
     """
     path = mount_path(path)
-    monitor = get_metrics_monitor() if monitor is None else monitor
+    itself = behind(app)
+    refuse_part(itself)
+    exclude = as_exclusions(exclude)
+    excluder(exclude)
+    monitor = given_monitor(monitor, user, route)
     if health_thresholds is not None:
         monitor.set_health_thresholds(health_thresholds, health_status)
     settings: dict[str, Any] = {
         "monitor": monitor,
         "path": path,
         "auth": auth,
-        "exclude": as_exclusions(exclude),
+        "exclude": exclude,
         "user": user,
         "route": route,
         "reset": reset,
     }
-    itself = behind(app)
     host = None
     if _is(itself, "flask.app", "Flask"):
         host = "flask"

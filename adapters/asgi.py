@@ -12,9 +12,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
-from metricsmw import MetricsMonitor, get_metrics_monitor
+from metricsmw import MetricsMonitor
 
 from .api.claims import Claim, claim_path
+from .arguments import given_monitor
 from .interpose import Remade
 from .measurement import (
     COMPLETE,
@@ -67,9 +68,9 @@ def metrics_app(
     health_status: int = 503,
 ) -> ASGIApp:
     """Return the mountable sub-app, on Starlette; needs the extra ``metricsmw[asgi]``."""
-    from .api.asgi_app import metrics_app as make
+    from .api import asgi_maker
 
-    return make(monitor, auth, identity, health_thresholds, health_status, reset)
+    return asgi_maker()(monitor, auth, identity, health_thresholds, health_status, reset)
 
 
 class ASGIMetricsMiddleware(Remade):
@@ -82,13 +83,12 @@ class ASGIMetricsMiddleware(Remade):
         auth: Who may read the sub-app, see `metricsmw.adapters.auth`.
         exclude: Paths left out of the numbers: prefixes, or compiled patterns to search for.
         user: Returns the user of an answered request, given its scope, or None.
-        route: Returns the route's template of an answered request, given its scope, or None.
-            Default for both: by what the framework left there.
+        route: Returns its route's template, likewise. Default for both: what the framework left.
         identity: Returns the app's logged-in user, given the scope, for the sub-app.
         reset: Who may reset: True (whoever may read), "token" (whoever has it) or False.
 
     Raises:
-        ValueError: `path` does not start with a slash, or is nothing but slashes.
+        TypeError, ValueError: An argument is of another type, or `path` has no slash to start with.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class ASGIMetricsMiddleware(Remade):
         reset: ResetRule = True,
     ) -> None:
         self.app = app
-        self.monitor = get_metrics_monitor() if monitor is None else monitor
+        self.monitor = given_monitor(monitor, user, route)
         self.recorder = self.monitor.recorder
         self.recorder.in_asgi = True
         self._key = self.recorder.key

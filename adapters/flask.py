@@ -19,6 +19,7 @@ from .api.accounts import HostUser, logged_in
 from .api.claims import Claim, claim_path
 from .api.handlers import Handlers
 from .api.messages import Request, nobody
+from .arguments import given_monitor
 from .interpose import SHADOWED, own_class
 from .measurement import exclude_request
 from .paths import as_exclusions, mount_path
@@ -69,7 +70,7 @@ def instrument(
 
     A monitor that already measures the app is not added twice, nor is a path.
     """
-    monitor = get_metrics_monitor() if monitor is None else monitor
+    monitor = given_monitor(monitor)
     path = mount_path(path)
     claim = claim_path(app, app, path, Claim(auth, reset))
     blueprint = metrics_blueprint(monitor, claim.auth, path, reset=claim.reset)
@@ -113,7 +114,7 @@ class MetricsMiddleware:
         route: EnvironRoute | None = None,
     ) -> None:
         self.app = app
-        self.monitor = get_metrics_monitor() if monitor is None else monitor
+        self.monitor = given_monitor(monitor)
         monitors: list[MetricsMonitor] = app.extensions.setdefault(_EXTENSION, [])
         if self.monitor in monitors:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from types import ModuleType
 from typing import Literal, TypeAlias
 
 Kind: TypeAlias = Literal["asgi", "wsgi"]
@@ -19,7 +20,29 @@ _NEITHER = {
     ("robyn", "Robyn"): "Robyn is neither: it has a server of its own",
     ("dash.dash", "Dash"): "wrap its `.server`",
     ("dash", "Dash"): "wrap its `.server`",
+    ("litestar.router", "Router"): "wrap the Litestar application that it is a handler of",
 }
+
+
+# Classes of parts of an application; some can be called as one is, without all that is around them.
+_PARTS = {
+    ("fastapi.routing", "APIRouter"): "wrap the FastAPI application that includes it",
+    ("flask.blueprints", "Blueprint"): "wrap the Flask application that registers it",
+    ("quart.blueprints", "Blueprint"): "wrap the Quart application that registers it",
+}
+
+
+def refuse_part(app: object) -> None:
+    """Refuse a part of an application.
+
+    Raises:
+        TypeError: It is one.
+    """
+    for each in type(app).__mro__:
+        if way_out := _PARTS.get((each.__module__, each.__qualname__)):
+            raise TypeError(
+                f"app must be a whole application, got a part of one, {app!r}: {way_out}"
+            )
 
 
 def is_asgi(app: object, kind: Kind | None = None) -> bool:
@@ -41,7 +64,7 @@ def is_asgi(app: object, kind: Kind | None = None) -> bool:
         if kind not in ("asgi", "wsgi"):
             raise ValueError(f'kind must be "asgi", "wsgi" or None, got {kind!r}')
         if not callable(app):
-            raise _refused(app, "it cannot be called")
+            raise _refused(app, "")
         return kind == "asgi"
     if not callable(app):
         raise _refused(app, "")
@@ -55,8 +78,12 @@ def is_asgi(app: object, kind: Kind | None = None) -> bool:
     if asynchronous and three:
         return True
     if asynchronous or not (two or three):
+        if not asynchronous and _fits(signature, 0):
+            raise _refused(app, _FACTORY if not inspect.isclass(app) else _CLASS)
         one = _fits(signature, 1)
         raise _refused(app, _ASGI2 if one and not asynchronous else "")
+    if inspect.isclass(app) and not _may_answer(app, two, three):
+        raise _refused(app, _CLASS)
     if two and three and _fits(signature, 1):
         takes_any = inspect.Parameter.VAR_POSITIONAL in {
             parameter.kind for parameter in signature.parameters.values()
@@ -66,7 +93,23 @@ def is_asgi(app: object, kind: Kind | None = None) -> bool:
     return _wraps_asgi(app) if two and three else three
 
 
+_FACTORY = "it takes no arguments: if it makes the application, wrap what it returns"
+_CLASS = "it is a class: wrap an instance of it"
 _ASGI2 = "an ASGI 2 application becomes ASGI 3 by asgiref.compatibility.guarantee_single_callable"
+
+
+def _may_answer(app: type, two: bool, three: bool) -> bool:
+    """Return whether a class can be an application: its instances are what it returns.
+
+    Those are iterated over (WSGI) or awaited (ASGI). A class that returns something else, by its
+    own `__new__` or by its metaclass, is believed.
+    """
+    made_by = [each for each in inspect.getmro(type(app)) if each not in (type, object)]
+    is_plain = getattr(app, "__new__", None) is object.__new__
+    if not is_plain or any("__call__" in vars(each) for each in made_by):
+        return True
+    iterable = hasattr(app, "__iter__") or hasattr(app, "__getitem__")
+    return (two and iterable) or (three and hasattr(app, "__await__"))
 
 
 def is_async(call: object) -> bool:
@@ -125,8 +168,22 @@ def _refused(app: object, why: str) -> TypeError:
     kind = type(app)
     for each in kind.__mro__:
         why = _NEITHER.get((each.__module__, each.__qualname__), why)
-    way_out = 'if it is one all the same, say which: wrap(app, kind="asgi") or kind="wsgi"'
+    reasons = [why or _hint(app)]
+    if callable(app):
+        reasons.append(
+            'if it is one all the same, say which: wrap(app, kind="asgi") or kind="wsgi"'
+        )
+    said = "".join(f"; {reason}" for reason in reasons if reason)
     return TypeError(
         f"app must be a WSGI or an ASGI application, got {app!r}"
-        f" of type {kind.__module__}.{kind.__qualname__}; {why + '; ' if why else ''}{way_out}"
+        f" of type {kind.__module__}.{kind.__qualname__}{said}"
     )
+
+
+def _hint(app: object) -> str:
+    """Return what may be meant by something that cannot be called."""
+    if isinstance(app, ModuleType):
+        return "it is a module: wrap the application in it"
+    if isinstance(app, str):
+        return "it is a text: wrap the application that it names"
+    return "" if callable(app) else "it cannot be called"

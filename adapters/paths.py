@@ -56,7 +56,18 @@ def as_text(path: str) -> str:
 
 def as_exclusions(exclude: Iterable[Exclude]) -> tuple[Exclude, ...]:
     """Return what is left out of the numbers, where it may also be a single prefix or pattern."""
-    return (exclude,) if isinstance(exclude, (str, re.Pattern)) else tuple(exclude)
+    if isinstance(exclude, (str, re.Pattern)):
+        return (exclude,)
+    try:
+        return tuple(exclude)
+    except TypeError:
+        raise _no_exclusion(exclude) from None
+
+
+def _no_exclusion(given: object) -> TypeError:
+    return TypeError(
+        f"exclude must hold path prefixes (str) or compiled patterns of str, got {given!r}"
+    )
 
 
 def excluder(exclude: Iterable[Exclude]) -> Callable[[str], bool] | None:
@@ -76,9 +87,7 @@ def excluder(exclude: Iterable[Exclude]) -> Callable[[str], bool] | None:
         elif isinstance(each, re.Pattern) and isinstance(each.pattern, str):
             patterns.append(each)
         else:
-            raise TypeError(
-                f"exclude must hold path prefixes (str) or compiled patterns of str, got {each!r}"
-            )
+            raise _no_exclusion(each)
     if not prefixes and not patterns:
         return None
     starts = tuple(prefixes)

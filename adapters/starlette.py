@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 
-from metricsmw import get_metrics_monitor
-
 from .api.claims import Claim, agreed, claim_path, mounted_claim, tell_conflict
+from .arguments import given_monitor
 from .asgi import ASGIMetricsMiddleware, metrics_app
 from .interpose import REDO, interpose
 from .measurement import OPEN, UNMEASURED, exclude_request
@@ -58,8 +57,7 @@ def instrument(
     A monitor that already measures the app is not added twice, nor is a path.
     """
     path = mount_path(path)
-    if monitor is None:
-        monitor = get_metrics_monitor()
+    monitor = given_monitor(monitor)
     exclude = as_exclusions(exclude)
     fields = vars(app)
     claim = Claim(auth, reset)

@@ -13,9 +13,10 @@ from contextlib import suppress
 from types import GeneratorType
 from typing import TYPE_CHECKING
 
-from metricsmw import MetricsMonitor, get_metrics_monitor
+from metricsmw import MetricsMonitor
 
 from .api.claims import Claim, claim_path
+from .arguments import given_monitor
 from .bodies import body_class
 from .interpose import Remade
 from .measurement import (
@@ -65,9 +66,9 @@ def metrics_app(
     health_status: int = 503,
 ) -> WSGIApplication:
     """Return the mountable sub-app, on Werkzeug; needs the extra ``metricsmw[wsgi]``."""
-    from .api.wsgi_app import metrics_app as make
+    from .api import wsgi_maker
 
-    return make(monitor, auth, identity, health_thresholds, health_status, reset)
+    return wsgi_maker()(monitor, auth, identity, health_thresholds, health_status, reset)
 
 
 class WSGIMetricsMiddleware(Remade):
@@ -80,13 +81,12 @@ class WSGIMetricsMiddleware(Remade):
         auth: Who may read the sub-app, see `metricsmw.adapters.auth`.
         exclude: Paths left out of the numbers: prefixes, or compiled patterns to search for.
         user: Returns the user of an answered request, given its environ, or None.
-        route: Returns the route's template of an answered request, given its environ, or None.
-            Default for both: by what the framework left there.
+        route: Returns its route's template, likewise. Default for both: what the framework left.
         identity: Returns the app's logged-in user, given the environ, for the sub-app.
         reset: Who may reset: True (whoever may read), "token" (whoever has it) or False.
 
     Raises:
-        ValueError: `path` does not start with a slash, or is nothing but slashes.
+        TypeError, ValueError: An argument is of another type, or `path` has no slash to start with.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class WSGIMetricsMiddleware(Remade):
         reset: ResetRule = True,
     ) -> None:
         self.app = app
-        self.monitor = get_metrics_monitor() if monitor is None else monitor
+        self.monitor = given_monitor(monitor, user, route)
         self.recorder = self.monitor.recorder
         self._key = self.recorder.key
         self._excluded = excluder(exclude)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import sqlite3
 import stat
 import time
 from collections.abc import Callable
@@ -37,8 +36,14 @@ from metricsmw.engine.reading.database import (
 )
 from metricsmw.engine.workers.job import ServerJob
 from metricsmw.engine.workers.membership import ServerMember
+from metricsmw.extras import require
 from metricsmw.snapshot import SnapshotDict, iso_timestamp
 from metricsmw.validation import whole
+
+try:
+    import sqlite3
+finally:
+    require("a lasting history", "history")  # which says more than the import does
 
 T = TypeVar("T")
 

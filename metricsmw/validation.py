@@ -44,3 +44,18 @@ def number(name: str, value: float, lowest: float, highest: float, unit: str = "
     kind = f"a number of {unit}" if unit else "a number"
     message = f"{name} must be {kind} from {lowest:g} to {highest:g}, got {value!r}"
     raise ValueError(message) if is_number else TypeError(message)
+
+
+def callable_or_none(name: str, value: object, expected: str) -> None:
+    """Check that the value is None, or something to call.
+
+    Args:
+        name: the argument, as its user knows it.
+        value: what was given.
+        expected: what is to be called, such as "a function that …".
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be {expected}, got {value!r}")

@@ -25,14 +25,15 @@ adapters.api
 adapters.bodies
 adapters.measurement adapters.opening adapters.websockets
 adapters.resolvers adapters.servers
-adapters.dashboard adapters.interpose adapters.kinds adapters.paths adapters.types adapters.walks
+adapters.arguments adapters.dashboard adapters.interpose adapters.kinds adapters.paths
+adapters.types adapters.walks
 alerts exporters exporting
 __init__ monitor
 engine.reading engine.recording history
 engine.workers
 engine.storage
 clock config engine.aside engine.builds engine.directory engine.faults engine.files engine.fork
-asked formats snapshot validation
+asked extras formats snapshot validation
 """
 # Empty __init__ modules of rooms that only hold others.
 ROOMS = {"metricsmw.engine"}

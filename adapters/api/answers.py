@@ -24,10 +24,16 @@ from metricsmw.formats import csv_text, export_document
 from metricsmw.snapshot import iso_timestamp
 
 from .. import dashboard
+from ..arguments import require_serving
 from . import signin
 from .encoding import to_indented_json, to_json
 from .messages import Request, Response
 from .policies import bears
+
+try:
+    pass
+finally:
+    require_serving()  # which says more than the import does
 
 
 class Shared(NamedTuple):

@@ -11,8 +11,9 @@ from starlette.responses import Response as StarletteResponse
 from starlette.routing import Router
 from starlette.websockets import WebSocketClose
 
-from metricsmw import MetricsMonitor, get_metrics_monitor
+from metricsmw import MetricsMonitor
 
+from ..arguments import given_monitor
 from ..measurement import UNMEASURED, exclude_request
 from ..paths import split
 from ..resolvers.base import session_identity
@@ -50,7 +51,7 @@ def metrics_app(
         reset: Who may reset: True for whoever may read, "token" for whoever has the token, False
             for nobody.
     """
-    monitor = get_metrics_monitor() if monitor is None else monitor
+    monitor = given_monitor(monitor)
     if health_thresholds is not None:
         monitor.set_health_thresholds(health_thresholds, health_status)
     handlers = Handlers(monitor, auth, OFF_LOOP, reset=reset, pause=anyio.sleep)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from werkzeug import Response as WerkzeugResponse
 from werkzeug.datastructures import EnvironHeaders
 
-from metricsmw import MetricsMonitor, get_metrics_monitor
+from metricsmw import MetricsMonitor
 
+from ..arguments import given_monitor
 from ..measurement import exclude_request
 from .claims import Claim, mark
 from .handlers import Handlers
@@ -44,7 +45,7 @@ def metrics_app(
         reset: Who may reset: True for whoever may read, "token" for whoever has the token, False
             for nobody.
     """
-    monitor = get_metrics_monitor() if monitor is None else monitor
+    monitor = given_monitor(monitor)
     if health_thresholds is not None:
         monitor.set_health_thresholds(health_thresholds, health_status)
     handlers = Handlers(monitor, auth, reset=reset)

@@ -6,6 +6,7 @@ import hashlib
 import re
 
 from metricsmw.alerts.alert import Alert, Receiver
+from metricsmw.extras import require
 
 
 def apprise_receivers(urls: str) -> list[Receiver]:
@@ -20,12 +21,9 @@ def apprise_receivers(urls: str) -> list[Receiver]:
     """
     scheme = re.match(r"[A-Za-z][\w+.-]*(?=:)", urls)
     name = f"{scheme[0]}://…" if scheme else "the URL"
-    try:
-        import apprise
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'notify={name!r} needs Apprise; install it with: pip install "metricsmw[alerts]"'
-        ) from error
+    require(f"notify={name!r}", "alerts")
+    import apprise
+
     services = apprise.Apprise()
     if not services.add(urls):
         raise ValueError(f"Apprise cannot send to {name}: unknown service, or not its URL's form")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from importlib import import_module
 from typing import TypeVar
 
 from metricsmw import __version__
-from metricsmw.cli.output import complain
+from metricsmw.extras import MissingExtraError, require
 
 Number = TypeVar("Number", int, float)
 
@@ -211,13 +210,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     command: Command = options.command
-    missing = [name for name in command.needs if importlib.util.find_spec(name) is None]
-    if missing:
-        complain(
-            command.name,
-            f"not installed: {', '.join(missing)}. "
-            f'Install with: pip install "metricsmw[{command.extra}]"',
-        )
+    try:
+        if command.needs:
+            require(f"metricsmw {command.name}", command.extra, command.needs)
+    except MissingExtraError as error:
+        print(error, file=sys.stderr)
         return 2
     module, _, function = command.run.partition(":")
     try:

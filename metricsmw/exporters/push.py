@@ -21,6 +21,7 @@ from metricsmw.engine.workers.notes import CorruptNoteError
 from metricsmw.exporters.deltas import Sent, since
 from metricsmw.exporters.model import Exposition
 from metricsmw.exporters.server import exposition
+from metricsmw.extras import require
 from metricsmw.validation import number
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class OTLPExport:
     Raises:
         ValueError: A setting is out of its range.
         TypeError: A setting is of another type.
-        ImportError: OpenTelemetry's exporter is not installed.
+        ModuleNotFoundError: OpenTelemetry's exporter is not installed.
     """
 
     def __init__(
@@ -125,10 +126,9 @@ class OTLPExport:
         return self._job.run()
 
     def _connect(self) -> OTLPSender:
-        try:
-            from metricsmw.exporters.otlp import OTLPSender
-        except ImportError as error:
-            raise ImportError(f"OTLPExport needs metricsmw[otlp]: {error}") from error
+        require("OTLPExport", "otlp")
+        from metricsmw.exporters.otlp import OTLPSender
+
         return OTLPSender(*self._settings)
 
     def _renew(self) -> None:

@@ -16,14 +16,19 @@ within the 1.1 % of the buckets, cost two histograms, however many minutes it ha
 
 from __future__ import annotations
 
-import sqlite3
 import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from metricsmw.engine.reading.counts import Counts
 from metricsmw.engine.storage.histogram import BUCKETS
+from metricsmw.extras import require
 from metricsmw.snapshot import FIELDS, INTEGER_FIELDS, NUMERIC_FIELDS, SnapshotDict, iso_timestamp
+
+try:
+    import sqlite3
+finally:
+    require("a lasting history", "history")  # which says more than the import does
 
 MINUTE, DAY = 60.0, 86_400.0
 # Where another server has written within so many rows' time, this one does not.
