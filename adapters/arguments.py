@@ -67,4 +67,4 @@ def require_serving() -> None:
     Both extras bring it; the one to name is that of the framework that is here.
     """
     extra = "asgi" if "starlette" in sys.modules else "wsgi"
-    require("serving the metrics", extra, ("orjson", "itsdangerous"))
+    require("serving the metrics", extra, ("itsdangerous",))

@@ -6,14 +6,14 @@ import importlib.util
 import sys
 from collections.abc import Iterable
 
-# extra -> the modules that it brings and the package imports
+# extra -> the modules that it brings and the package cannot do without
 MODULES: dict[str, tuple[str, ...]] = {
-    "wsgi": ("werkzeug", "orjson", "itsdangerous"),
-    "asgi": ("starlette", "anyio", "orjson", "itsdangerous"),
+    "wsgi": ("werkzeug", "itsdangerous"),
+    "asgi": ("starlette", "anyio", "itsdangerous"),
     "cli": ("rich",),
     "alerts": ("apprise",),
     "otlp": ("opentelemetry.sdk.metrics", "opentelemetry.exporter.otlp.proto.http"),
-    "demo": ("httpx", "itsdangerous", "orjson", "rich", "starlette", "uvicorn", "websockets"),
+    "demo": ("httpx", "itsdangerous", "rich", "starlette", "uvicorn", "websockets"),
 }
 # What no package index brings: a part of Python that some builds leave out.
 PARTS_OF_PYTHON = {"history": ("sqlite3", "_sqlite3")}

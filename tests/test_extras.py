@@ -26,10 +26,10 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 def test_the_sentence(without: Callable[[str], None]) -> None:
     require("this", "asgi")
     without("starlette")
-    without("orjson")
+    without("itsdangerous")
     with pytest.raises(MissingExtraError) as raised:
         require("this", "asgi")
-    said = 'this needs starlette, orjson; install with: pip install "metricsmw[asgi]"'
+    said = 'this needs starlette, itsdangerous; install with: pip install "metricsmw[asgi]"'
     assert str(raised.value) == said
     assert raised.value.name == "starlette"
 
@@ -85,9 +85,8 @@ except ModuleNotFoundError as error:
 @pytest.mark.parametrize(
     ("missing", "imports", "call", "extra"),
     [
-        ("orjson", "import flask", "wrap(flask.Flask('x'))", "wsgi"),
-        ("orjson", "", "import metricsmw.adapters.flask", "wsgi"),
-        ("orjson", "import fastapi", "wrap(fastapi.FastAPI())", "asgi"),
+        ("itsdangerous", "", "import metricsmw.adapters.django", "wsgi"),
+        ("itsdangerous", "import fastapi", "wrap(fastapi.FastAPI())", "asgi"),
         ("itsdangerous", "", "wrap(wsgi)", "wsgi"),
         ("werkzeug", "", "wrap(wsgi)", "wsgi"),
         ("starlette", "", "wrap(asgi)", "asgi"),

@@ -30,10 +30,7 @@ from .encoding import to_indented_json, to_json
 from .messages import Request, Response
 from .policies import bears
 
-try:
-    pass
-finally:
-    require_serving()  # which says more than the import does
+require_serving()
 
 
 class Shared(NamedTuple):

@@ -21,7 +21,13 @@ from metricsmw.engine.workers.outside import Flocks, Folder, is_alive
 from metricsmw.engine.workers.surroundings import HERE, Surroundings
 
 # What differs between two readings of the same moment: who looked how at the processes.
-BY_READER = ("cpu_usage_pct", "memory_usage_pct", "memory_usage_mb", "timestamp")
+BY_READER = (
+    "cpu_usage_pct",
+    "cpu_share_pct",
+    "memory_usage_pct",
+    "memory_usage_mb",
+    "timestamp",
+)
 
 
 def serve(monitor: MetricsMonitor, user: str) -> int:
