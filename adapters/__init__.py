@@ -11,6 +11,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .api.claims import ClaimedError
 from .arguments import given_monitor
 from .asgi import ASGIMetricsMiddleware
 from .kinds import Kind, is_asgi, refuse_part
@@ -74,7 +75,8 @@ def wrap(
     Raises:
         TypeError: `app` is neither a WSGI nor an ASGI application, or another argument is not of
             its type.
-        ValueError: `path` does not start with a slash, or is nothing but slashes.
+        ValueError: `path` does not start with a slash, or is nothing but slashes; or it is served
+            already, by another `auth` or `reset`.
     """
     path = mount_path(path)
     itself = behind(app)
@@ -107,6 +109,8 @@ def wrap(
         measured = _by_framework(app, asgi, settings)
         if measured is None:
             measured = make(app, **settings)
+    except ClaimedError:
+        raise
     except Exception:
         measured = make(app, **settings)  # which raises again where the arguments are wrong
         monitor.recorder.faults.report("measuring an app by its framework")

@@ -38,6 +38,10 @@ class Claim(NamedTuple):
         return self == Claim(None, True)
 
 
+class ClaimedError(ValueError):
+    """A path is served already, by another claim."""
+
+
 def claim_path(owner: object, app: object, path: str | None, claim: Claim) -> Claim:
     """Claim a path that an owner is about to serve the sub-app at.
 
@@ -51,7 +55,7 @@ def claim_path(owner: object, app: object, path: str | None, claim: Claim) -> Cl
         The claim that holds.
 
     Raises:
-        ValueError: The path is served already, by another claim.
+        ClaimedError: The path is served already, by another claim.
     """
     as_policy(claim.auth)
     as_reset_rule(claim.reset)
@@ -63,12 +67,12 @@ def claim_path(owner: object, app: object, path: str | None, claim: Claim) -> Cl
 
 
 def agreed(path: str, first: Claim | None, second: Claim) -> Claim:
-    """Return the claim that holds; raises `ValueError` where the second one is another one."""
+    """Return the claim that holds; raises `ClaimedError` where the second is another one."""
     if first is None or first == second:
         return second
     if second.is_default:
         return first
-    raise ValueError(
+    raise ClaimedError(
         f"{path} is served already, by another auth= or reset=, and one of the two would be asked"
         " in vain: give them once, where the path is served first"
     )
