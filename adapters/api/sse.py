@@ -174,6 +174,9 @@ class _Client:
         self._send = send
         self._transport = transport
         self._feed = feed
+        self._begun = 0.0  # when the write began that is under way
+        self._writing: asyncio.Future[None] | None = None
+        self._is_stalled = False
 
     async def write(self, body: bytes) -> None:
         """Write a part of the body."""
@@ -194,25 +197,28 @@ class _Client:
             await asyncio.sleep(self._feed.look_every)
 
     async def _in_time(self, work: Awaitable[None]) -> None:
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
-        task = asyncio.ensure_future(work)
+        # In a task of its own, so that it can be cancelled without this one.
+        self._writing = asyncio.ensure_future(work)
+        self._begun = asyncio.get_running_loop().time()
+        self._feed.watch(self)
         try:
-            # The server may begin to end meanwhile, and the patience with it.
-            while not task.done():
-                left = begun + self._feed.patience - loop.time()
-                if left <= 0:
-                    await self._drop()
-                    raise StalledClientError
-                await asyncio.wait({task}, timeout=min(left, self._feed.look_every))
-            task.result()
+            await self._writing
+        except asyncio.CancelledError:
+            if not self._is_stalled:
+                raise
+            if self._transport is not None:
+                self._transport.abort()
+                await asyncio.sleep(0)  # in which the server is told
+            raise StalledClientError from None
         finally:
-            task.cancel()
+            self._writing.cancel()
+            self._feed.unwatch(self)
 
-    async def _drop(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-            await asyncio.sleep(0)  # in which the server is told
+    def give_up(self, before: float) -> None:
+        """Give up a write that began before a time of the event loop."""
+        if self._writing is not None and self._begun < before:
+            self._is_stalled = True
+            self._writing.cancel()
 
 
 class _Feed:
@@ -225,6 +231,8 @@ class _Feed:
         self._server: LoopServer | None = loop_server()
         self._monitor = monitor
         self._listeners: set[asyncio.Event] = set()
+        self._writing: set[_Client] = set()
+        self._watch: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._update: Update | None = None
         self._steps: list[SeriesStep] = []  # of the window
@@ -249,6 +257,25 @@ class _Feed:
     def look_every(self) -> float:
         """See `Pace`."""
         return self._pace.look_every
+
+    def watch(self, client: _Client) -> None:
+        """Give up a client's write where it takes too long."""
+        self._writing.add(client)
+        if self._watch is None:
+            self._watch = asyncio.get_running_loop().call_later(self.look_every, self._look)
+
+    def unwatch(self, client: _Client) -> None:
+        """Note that a client's write is over."""
+        self._writing.discard(client)
+
+    def _look(self) -> None:
+        self._watch = None
+        loop = asyncio.get_running_loop()
+        for client in tuple(self._writing):
+            # The server may have begun to end meanwhile, and patience with it.
+            client.give_up(loop.time() - self.patience)
+        if self._writing:
+            self._watch = loop.call_later(self.look_every, self._look)
 
     @property
     def listeners(self) -> int:
