@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from metricsmw import MetricsMonitor
 
-from .api.claims import Claim, claim_path
+from .api.welcome import serve_at
 from .arguments import given_monitor
 from .interpose import Remade
 from .measurement import (
@@ -114,7 +114,7 @@ class ASGIMetricsMiddleware(Remade):
         self._sub_path = path = None if path is None else mount_path(path)
         # The quick test for paths that may not be measured; None: all are.
         self._bypass_hint = "" if self._excluded else path
-        self._claim = claim = claim_path(self, app, path, Claim(auth, reset))
+        self._claim = claim = serve_at(self, app, path, auth, reset)
         self._sub_app = metrics_app(self.monitor, *claim, identity=identity) if path else None
         self._excludes = Excluded()
         self._exchange = _exchange_class(self.recorder, route, user)

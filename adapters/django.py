@@ -27,6 +27,7 @@ from .api.claims import Claim, MountCheck, claim_path, mark, tell_conflict
 from .api.handlers import Handlers
 from .api.messages import Request, Response, nobody
 from .api.sse import Streams
+from .api.welcome import Served, announce
 from .asgi import ASGIMetricsMiddleware
 from .kinds import is_asgi
 from .measurement import (
@@ -289,10 +290,7 @@ def _is_ending(error: BaseException | None) -> bool:
 
 
 def _identity(request: HttpRequest) -> HostUser | str | None:
-    """Return the logged-in user, for the sub-app, which may ask the stores.
-
-    By Django's own verdict where it has users, else as the session names.
-    """
+    """Return the logged-in user: by Django's verdict where it has users, else by the session."""
     if hasattr(request, "user"):
         user = request.user
         found = logged_in(user, getattr(user, "pk", None))
@@ -314,12 +312,13 @@ def metrics_view(
         if request.path.endswith("/" + below):
             below = "/" + below
         mount = request.path_info.removesuffix(below).rstrip("/")
+        answering = get_metrics_monitor() if monitor is None else monitor
+        announce(answering, Served(None, mount, claim, lambda: True))
         if not check.is_alone(mount, get_resolver()):
             return HttpResponse(tell_conflict(mount), "application/json", 500)
         has_login = hasattr(request, "user") or hasattr(request, "session")
         carrier = carrier_of(request)
         streams: list[Response] | None = carrier.get(STREAM_KEY)
-        answering = get_metrics_monitor() if monitor is None else monitor
         answer = Handlers(answering, auth, reset=reset).handle(
             Request(
                 request.method,

@@ -19,6 +19,7 @@ from .api.accounts import HostUser, logged_in
 from .api.claims import Claim, claim_path
 from .api.handlers import Handlers
 from .api.messages import Request, nobody
+from .api.welcome import Served, serves
 from .arguments import given_monitor
 from .interpose import SHADOWED, own_class
 from .measurement import exclude_request
@@ -74,6 +75,8 @@ def instrument(
     path = mount_path(path)
     claim = claim_path(app, app, path, Claim(auth, reset))
     blueprint = metrics_blueprint(monitor, claim.auth, path, reset=claim.reset)
+    has_login = partial(_knows_users, app)
+    serves(monitor, Served(app, path, claim, has_login))
     MetricsMiddleware(app, monitor, exclude=exclude, user=user, route=route)
     if blueprint.name not in app.blueprints:
         app.register_blueprint(blueprint)
@@ -243,6 +246,11 @@ def metrics_blueprint(
 def _monitor_of(app: flask.Flask) -> MetricsMonitor:
     monitors: list[MetricsMonitor] = app.extensions.get(_EXTENSION, [])
     return monitors[-1] if monitors else get_metrics_monitor()
+
+
+def _knows_users(app: flask.Flask) -> bool:
+    """Return whether an app seems to have users who log in."""
+    return bool(app.secret_key) or hasattr(app, "login_manager")
 
 
 def _has_login() -> bool:

@@ -10,7 +10,13 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from metricsmw import MetricsMonitor
+
+
+# Called with the monitor once its segment is open; they never raise.
+ON_OPEN: list[Callable[[MetricsMonitor], None]] = []
 
 
 class NotOpenError(Exception):
@@ -37,3 +43,5 @@ async def open_segment(monitor: MetricsMonitor) -> None:
             recorder.open()
     except Exception:
         recorder.faults.report("opening the worker's segment")
+    for call in ON_OPEN:
+        call(monitor)

@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 
 from .api.claims import Claim, agreed, claim_path, mounted_claim, tell_conflict
+from .api.welcome import Served, serves
 from .arguments import given_monitor
 from .asgi import ASGIMetricsMiddleware, metrics_app
 from .interpose import REDO, interpose
@@ -65,6 +66,7 @@ def instrument(
         claim = agreed(path, mounted_claim(app.router.routes, path), claim)
     claim = claim_path(app, app, path, claim)
     metrics = metrics_app(monitor, *claim)
+    serves(monitor, Served(app, path, claim, partial(_knows_users, app)))
     monitors: list[MetricsMonitor] = fields.setdefault(_MONITORS, [])
     paths: list[str] = fields.setdefault(_PATHS, [])
     if monitor not in monitors:
@@ -102,6 +104,12 @@ class _InPlace(ASGIMetricsMiddleware):
         if root:
             scope["root_path"] = root
         return super()._bypass(scope)
+
+
+def _knows_users(app: Starlette) -> bool:
+    """Return whether an app seems to have users who log in."""
+    names = [getattr(each.cls, "__name__", "") for each in app.user_middleware]
+    return any("Session" in name or "Authentication" in name for name in names)
 
 
 class _Once:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from metricsmw import MetricsMonitor
 
-from .api.claims import Claim, claim_path
+from .api.welcome import announce, serve_at
 from .arguments import given_monitor
 from .bodies import body_class
 from .interpose import Remade
@@ -109,14 +109,14 @@ class WSGIMetricsMiddleware(Remade):
         self._excluded = excluder(exclude)
         mount = None if path is None else mount_path(path)
         self._sub_path = path = mount and as_wsgi(mount)
-        self._claim = claim = claim_path(self, app, mount, Claim(auth, reset))
+        self._claim = claim = serve_at(self, app, mount, auth, reset)
         self._sub_app = metrics_app(self.monitor, *claim, identity=identity) if path else None
         self._excludes = Excluded()
         # The quick test for paths that may not be measured: they hold it.
         hint = "" if self._excluded else NOWHERE if path is None else path
         exchange = _exchange_class(self.recorder, route, user)
         # What each request takes, in one look-up.
-        self._prepared = self._key, hint, exchange, self.recorder.begin
+        self._prepared = self._key, hint, exchange, self._begin_first
         self._body = body_class(self.recorder)
         # Types of bodies that are complete when the app returns them, beside list.
         self._whole: set[type] = {tuple, bytes}  # uWSGI takes bytes as they are
@@ -172,6 +172,12 @@ class WSGIMetricsMiddleware(Remade):
         measured.body = body
         measured.exhausted = True  # until it is iterated
         return measured
+
+    def _begin_first(self) -> float:
+        """Begin the first request of this process."""
+        self._prepared = (*self._prepared[:3], self.recorder.begin)
+        announce(self.monitor)
+        return self.recorder.begin()
 
     def _hand_out(self, exchange: WSGIMeasurement, body: Iterable[bytes]) -> Iterable[bytes]:
         """Return a body of any other type, as the server is to see it."""

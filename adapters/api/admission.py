@@ -138,7 +138,11 @@ class Admission:
                 await self._pause(SLOW_SECONDS)
             finally:
                 Admission.slowed -= 1
-        return error_response(429, "Too many wrong credentials", {"Retry-After": str(wait)})
+        headers = {"Retry-After": str(wait)}
+        challenge = challenge_of(self.policy)
+        if challenge is not None:
+            headers["WWW-Authenticate"] = challenge
+        return error_response(429, "Too many wrong credentials", headers)
 
     def refused(self, request: Request) -> Response:
         """Return the answer to a request that has proved nothing."""

@@ -202,6 +202,7 @@ def page_response(monitor: MetricsMonitor, request: Request) -> Response:
         session=request.by_session,
         minutes=monitor.longest_history,
         unmeasured=request.unmeasured,
+        ways=request.ways,
     )
     return _response(200, "text/html; charset=utf-8", body, _PAGE_HEADERS)
 

@@ -95,7 +95,7 @@ def mark(sub_app: Any, claim: Claim) -> None:
 
 def claim_of(sub_app: object) -> Claim | None:
     """Return the claim of a sub-app; None: it is none."""
-    claim: Claim | None = _fields(sub_app).get(_CLAIM)
+    claim: Claim | None = fields_of(sub_app).get(_CLAIM)
     return claim
 
 
@@ -144,17 +144,17 @@ def _claims_at(mount: str, patterns: Any, above: str) -> Iterator[Claim]:
 
 def _claim_in(app: object, path: str) -> Claim | None:
     """Return the claim to a path of an app, or of one inside its middlewares."""
-    for each in _apps_in(app):
+    for each in apps_in(app):
         if isinstance(each, dict):  # what a dispatcher mounts
             claim = claim_of(each.get(path))
         else:
-            claim = _fields(each).get(_CLAIMS, {}).get(path)
+            claim = fields_of(each).get(_CLAIMS, {}).get(path)
         if claim is not None:
             return claim
     return None
 
 
-def _apps_in(app: object) -> Iterator[object]:
+def apps_in(app: object) -> Iterator[object]:
     """Yield an app, and what stands inside it as far as the ways in have the usual names."""
     waiting: list[object] = [app]
     seen: list[object] = []
@@ -169,11 +169,11 @@ def _apps_in(app: object) -> Iterator[object]:
         elif isinstance(each, partial):
             waiting += [each.func, *each.args]
         elif not isinstance(each, (dict, type)):
-            fields = _fields(each)
+            fields = fields_of(each)
             waiting += [fields.get(name) for name in (*_INSIDE, "__wrapped__", "mounts")]
 
 
-def _fields(each: object) -> dict[str, Any]:
+def fields_of(each: object) -> dict[str, Any]:
     """Return the attributes that an object stores; nothing that it makes on demand."""
     try:
         fields = object.__getattribute__(each, "__dict__")

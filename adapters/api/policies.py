@@ -201,6 +201,22 @@ def asker(policy: Policy, grant: Grant, request: Request) -> str:
     return told
 
 
+def who_may(auth: Policy | None, reset: ResetRule, *, has_login: bool = True) -> tuple[str, str]:
+    """Return who may read, and who may reset, by `auth=` and `reset=`, for the log.
+
+    Args:
+        auth: As it was given.
+        reset: As it was given.
+        has_login: Whether the app has users who log in, as far as is known.
+    """
+    policy = as_policy(auth)
+    told: str = getattr(policy, "readers", "whom the application's policy lets in")
+    if auth is None and has_login:
+        told = f"any user who is logged in to the app (under Django: of its staff) and {told}"
+    resetters = {True: "the same", "token": "whoever has the token", False: "nobody"}
+    return told, resetters[reset]
+
+
 _OWN_WAY = ("What the application's own policy asks for.",)
 _SESSION_WAY = "Log in to the application."
 _STAFF_WAY = "Log in to the application as a member of its staff."
@@ -211,6 +227,10 @@ _NO_LOGIN = "Nothing: this policy asks for a login, and the application has none
 @dataclass(frozen=True)
 class _Session:
     allow: Callable[[Any], object] | None
+
+    @property
+    def readers(self) -> str:
+        return "any user who is logged in" + (" and may by allow=" if self.allow else "")
 
     def ways(self, request: Request) -> list[str]:
         if not request.has_login:
@@ -233,6 +253,8 @@ async def _settled(allowed: Awaitable[object]) -> object:
 
 @dataclass(frozen=True)
 class _Staff:
+    readers: ClassVar[str] = "any user who is of the staff"
+
     def ways(self, request: Request) -> list[str]:
         return [_STAFF_WAY if request.has_login else _NO_LOGIN]
 
@@ -247,6 +269,7 @@ class _Token:
     challenge: ClassVar[str] = _BEARER
     asks_identity: ClassVar[bool] = False
     ways: ClassVar[tuple[str, ...]] = (_TOKEN_WAY.format("the token that the app was given."),)
+    readers: ClassVar[str] = "whoever has the token"
 
     @property
     def token(self) -> str:
@@ -262,6 +285,7 @@ class _Basic:
     challenge: ClassVar[str] = _BASIC
     asks_identity: ClassVar[bool] = False
     ways: ClassVar[tuple[str, ...]] = ("Send the user name and the password, by HTTP Basic.",)
+    readers: ClassVar[str] = "whoever has the password"
 
     @property
     def asker(self) -> str:
@@ -280,6 +304,7 @@ class _Public:
     hosts: frozenset[str]
     asks_identity: ClassVar[bool] = False
     asker: ClassVar[str] = "somebody, as all are let in"
+    readers: ClassVar[str] = "anybody"
 
     def __call__(self, request: Request) -> Grant:
         return Grant.AMBIENT
@@ -289,6 +314,7 @@ class _Public:
 class _Default:
     own_token: Callable[[], str | None] = field(repr=False)
     challenge: ClassVar[str] = _BEARER
+    readers: ClassVar[str] = "whoever has the token"
 
     @property
     def token(self) -> str | None:

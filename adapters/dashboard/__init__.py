@@ -7,7 +7,7 @@ brought in when the package is built; without it the page shows numbers and tabl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from html import escape
 from importlib.resources import files as resources
@@ -55,7 +55,15 @@ def file_at(path: str) -> File | None:
     return files().get(name) if asked == version() else None
 
 
-def page(base: str, *, streams: bool, session: bool, minutes: int, unmeasured: str = "") -> bytes:
+def page(
+    base: str,
+    *,
+    streams: bool,
+    session: bool,
+    minutes: int,
+    unmeasured: str = "",
+    ways: Sequence[str] = (),
+) -> bytes:
     """Return the page's HTML, without numbers.
 
     Args:
@@ -64,6 +72,7 @@ def page(base: str, *, streams: bool, session: bool, minutes: int, unmeasured: s
         session: The host's own session may allow the reading.
         minutes: The length of the history.
         unmeasured: Why requests are not measured; "" where they are.
+        ways: What lets in, one sentence each.
     """
     charts = CHARTS in files()
     vendored = (
@@ -80,11 +89,15 @@ def page(base: str, *, streams: bool, session: bool, minutes: int, unmeasured: s
         "minutes": str(minutes),
         "is-measured": "" if unmeasured else " hidden",
         "unmeasured": unmeasured,
+        "ways": "".join(f"<li>{escape(way)}</li>" for way in ways),
     }
     text = _shell()
     for name, value in values.items():
-        text = text.replace(f"{{{name}}}", value if name == "vendored" else escape(value))
+        text = text.replace(f"{{{name}}}", value if name in _MARKUP else escape(value))
     return text.encode()
+
+
+_MARKUP = ("vendored", "ways")
 
 
 @cache

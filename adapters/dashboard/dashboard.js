@@ -5,6 +5,7 @@ import { Chart, hasCharts, looks, markers } from "./charts.js";
 import { Feed } from "./feed.js";
 import { dated, full, make, span, write, zoned } from "./format.js";
 import { Routes } from "./routes.js";
+import { signIn, signInByAddress } from "./signin.js";
 
 const root = document.documentElement;
 const find = (id) => document.getElementById(id);
@@ -350,12 +351,9 @@ find("signin-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const input = find("token");
   write(find("signin-error"), "");
-  // Headers take bytes, and a token may be any text.
-  const bytes = String.fromCharCode(...new TextEncoder().encode(input.value.trim()));
-  const problem = await fetch(new URL("signin", base), { method: "POST", headers: { Authorization: `Bearer ${bytes}` } })
-    .then((answer) => (answer.ok ? "" : refusal(answer)), () => "The server does not answer. Try again in a moment.");
-  if (problem) {
-    write(find("signin-error"), problem);
+  const answer = await signIn(base, input.value);
+  if (!answer?.ok) {
+    write(find("signin-error"), answer ? refusal(answer) : "The server does not answer. Try again in a moment.");
     input.setAttribute("aria-invalid", "true");
     input.select();
     return;
@@ -393,7 +391,7 @@ dialog.addEventListener("close", () => find("menu").querySelector("summary").foc
 find("reset-confirm").addEventListener("click", async () => {
   const done = await fetch(new URL("reset", base), { method: "POST" }).catch(() => null);
   if (done?.ok) dialog.close();
-  else write(find("reset-error"), done ? `The server answers with ${done.status}.` : "The server does not answer.");
+  else write(find("reset-error"), (await done?.json().catch(() => null))?.error ?? "The server does not answer.");
 });
 
 // --- theme ---------------------------------------------------------------------------------------
@@ -441,4 +439,10 @@ document.addEventListener("keydown", (event) => {
 });
 write(find("host"), location.host);
 document.title = `Live metrics · ${location.host}`;
-feed.start();
+async function enter(event) {
+  const isIn = await signInByAddress(base);
+  if (isIn) remember(true);
+  if (isIn || !event) feed.start();
+}
+addEventListener("hashchange", enter);
+enter();

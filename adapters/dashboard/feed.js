@@ -136,7 +136,7 @@ export class Feed {
   }
 
   #failed(problem, run, retry) {
-    if (problem instanceof Response && problem.status === 401) {
+    if (problem instanceof Response && [401, 429].includes(problem.status)) {
       const [scheme] = (problem.headers.get("WWW-Authenticate") ?? "").toLowerCase().split(" ");
       this.#onState("unauthorised", scheme);
       // Where the host has a session of its own, somebody may sign in there meanwhile. For Basic

@@ -209,8 +209,8 @@ def _introduce(address: str, token: str, options: argparse.Namespace) -> None:
     workers = f"{options.workers} worker{'s' if options.workers > 1 else ''}"
     write(
         f"Demo app at http://{address} with {workers}, {options.rate:g} requests a second.\n"
-        f"Its live page, with the token {token}:\n\n"
-        f"  http://{address}/api/metrics/\n\n"
+        "Its live page, with the token in the link:\n\n"
+        f"  http://{address}/api/metrics/#token={token}\n\n"
         "Its numbers, from another terminal:\n\n"
         f'  curl -H "Authorization: Bearer {token}" http://{address}/api/metrics/current\n\n'
         f"or in a browser, logged in to the demo app at http://{address}/login/you\n"

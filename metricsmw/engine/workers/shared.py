@@ -3,6 +3,7 @@
 Only its owner can enter the directory (`directories` says where it is and when it goes):
 
     worker-N   the segment of a worker, which holds an exclusive flock on it for its life
+    token      what lets in where nobody has set a token; `token`
     reset      the states of all tables at the last reset; replaced as a whole
     history-M  the minute history of the workers that keep M minutes
     lock       its flock is held by the worker that adopts a segment, resets, or writes the history

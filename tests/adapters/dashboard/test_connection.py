@@ -265,12 +265,35 @@ def test_where_nothing_may_be_stored(site: Server, window: Window) -> None:
     assert page.evaluate("document.documentElement.dataset.theme") == "light"
 
 
+@on_uvicorn
+def test_a_link_with_the_token_signs_in(site: Server, window: Window) -> None:
+    window.forgiven = lambda text: "status of 401" in text
+    page = window.page
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{site.url}/api/metrics/#token={TOKEN}")
+    alive(page)
+    expect(page.locator("#signin")).to_be_hidden()
+    assert page.url == f"{site.url}/api/metrics/"
+    assert not [url for url in asked if TOKEN in url]
+    assert len(page.context.cookies()) == 1
+    page.reload()
+    alive(page)
+    page.context.clear_cookies()
+    page.goto(f"{site.url}/api/metrics/#token=wrong")
+    page.reload()
+    expect(page.locator("#signin")).to_be_visible()
+    assert page.url == f"{site.url}/api/metrics/"
+
+
 def test_without_a_token_it_says_who_may(window: Window) -> None:
     window.forgiven = lambda text: "status of 401" in text
     with serve("uvicorn", "metricsmw.cli.demo_app:app") as server:
         page = window.open(server, signed_in=False)
         expect(page.get_by_text("Sign in to the application itself")).to_be_visible()
-        expect(page.get_by_label("Access token")).to_be_hidden()
+        expect(page.get_by_label("Access token")).to_be_visible()  # the server's own
+        page.get_by_text("Ways in").click()
+        expect(page.get_by_text("METRICSMW_TOKEN sets another one")).to_be_visible()
         page.context.request.get(f"{server.url}/login/ada")
         alive(page)
         expect(page.locator("#signin")).to_be_hidden()
