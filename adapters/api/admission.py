@@ -51,6 +51,13 @@ Pause: TypeAlias = Callable[[float], Awaitable[None]]
 SLOW_SECONDS = 1.0  # that an answer to one guess too many takes
 MAX_SLOWED = 32  # of them at once in a process
 RESET = "/reset"
+# What changes something for everybody, and so needs the permission to reset.
+CHANGES = {RESET: "Reset", "/alerts/silence": "Silencing", "/alerts/test": "Sending a test"}
+DONE = {
+    RESET: "counts were reset",
+    "/alerts/silence": "alerts were silenced, or a silence ended,",
+    "/alerts/test": "a test alert was sent",
+}
 _OPEN_TO_ALL = "/widget.js"
 # What changes nothing but the asker's own cookies.
 _COOKIES = ("/signin", "/signout")
@@ -114,7 +121,7 @@ class Admission:
         return grant
 
     async def _verdict(self, request: Request) -> Grant | None:
-        if self.reset == "token" and request.path == RESET:
+        if self.reset == "token" and request.path in CHANGES:
             secret = self._token()
             grant = by_token(request, secret) if secret else None
             if grant is not None:
@@ -163,13 +170,15 @@ class Admission:
         hosts = hosts_of(self.policy)
         if hosts is not None and grant is Grant.AMBIENT and may_be_rebound(request.headers, hosts):
             return "Host refused: auth.public(hosts=[…]) names the hosts that may be asked for"
-        if request.path == RESET:
+        if request.path in CHANGES:
+            what = CHANGES[request.path]
             if not self.reset:
-                return "Reset is switched off here (reset=False)"
+                return f"{what} is switched off here (reset=False)"
             if self.reset == "token" and grant is Grant.AMBIENT:
-                return 'Reset needs the token here (reset="token")'
+                return f'{what} needs the token here (reset="token")'
         return None
 
-    def tell_reset(self, request: Request, grant: Grant) -> None:
-        """Log who has reset the counts."""
-        logger.warning("metricsmw: counts were reset by %s", asker(self.policy, grant, request))
+    def tell_change(self, request: Request, grant: Grant) -> None:
+        """Log who has changed something for everybody."""
+        what = DONE[request.path]
+        logger.warning("metricsmw: %s by %s", what, asker(self.policy, grant, request))

@@ -14,7 +14,17 @@ from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import parse_qs, quote, unquote_to_bytes
 
 from metricsmw import MetricsMonitor, __version__
-from metricsmw.alerts import get_alerts
+from metricsmw.alerts import (
+    Silence,
+    alerters_of,
+    check_now,
+    get_alerts,
+    get_past_alerts,
+    read_silences,
+    set_silence,
+    until_time,
+)
+from metricsmw.config import RANGES
 from metricsmw.engine.reading.health import OPERATIONAL, ServerHealth, check_health
 from metricsmw.engine.reading.instruments import as_rows
 from metricsmw.engine.reading.moment import Reading
@@ -42,6 +52,7 @@ class Shared(NamedTuple):
 Answer: TypeAlias = Callable[[MetricsMonitor, Request], Response] | Shared
 
 DEFAULT_MINUTES = 60
+MAX_WINDOW = RANGES["window_seconds"][1]
 # The parts of `/health` that a stranger is told of.
 _COMPONENTS = ("metrics_monitor", "request_tracking", "resource_monitoring", "websocket_tracking")
 
@@ -107,7 +118,62 @@ def _custom(monitor: MetricsMonitor, reading: Reading, request: Request) -> Resp
 
 def _alerts(monitor: MetricsMonitor, request: Request) -> Response:
     alerts, notifications = get_alerts(monitor)
-    return _success({"alerts": alerts, "notifications": notifications})
+    silences = _silences(read_silences(monitor, monitor.clock.time()))
+    return _success({"alerts": alerts, "notifications": notifications, "silences": silences})
+
+
+def _past_alerts(monitor: MetricsMonitor, request: Request) -> Response:
+    past = get_past_alerts(monitor)
+    rows = [{name: value for name, value in row.items() if name != "key"} for row in past]
+    return _success({"alerts": rows, "count": len(rows)})
+
+
+def _silence(monitor: MetricsMonitor, request: Request) -> Response:
+    wall = monitor.clock.time()
+    given = [_parameter(request.query, name) for name in ("for", "until")]
+    text = given[0] or given[1]
+    if not text or None not in given:
+        raise BadRequestError('one of for, such as "2h", and until, a time, is needed')
+    try:
+        silences = set_silence(
+            monitor, _parameter(request.query, "type"), until_time(text, wall), wall
+        )
+    except ValueError as error:
+        raise BadRequestError(str(error)) from error
+    return _success({"silences": _silences(silences)})
+
+
+def _silences(silences: Sequence[Silence]) -> list[dict[str, str | None]]:
+    return [
+        {
+            "type": one["type"],
+            "until": iso_timestamp(one["until"]),
+            "set": iso_timestamp(one["at"]),
+        }
+        for one in silences
+    ]
+
+
+def _send_test(monitor: MetricsMonitor, request: Request) -> Response:
+    alerters = alerters_of(monitor)
+    if not alerters:
+        return error_response(404, "No alerter runs here")
+    results = [
+        {"receiver": name, "error": None if error is None else type(error).__name__}
+        for alerter in alerters
+        for name, error in alerter.send_test()
+    ]
+    return _success({"receivers": results})
+
+
+def _check(monitor: MetricsMonitor, request: Request) -> Response:
+    rules = parse_qs(request.query, keep_blank_values=True).get("rule", [])
+    seconds = _whole(request.query, "seconds", MAX_WINDOW)
+    try:
+        checked = check_now(monitor, rules, seconds)
+    except ValueError as error:
+        raise BadRequestError(str(error)) from error
+    return _success({"rules": checked, "step_seconds": monitor.settings.step})
 
 
 def _reset(monitor: MetricsMonitor, request: Request) -> Response:
@@ -265,6 +331,10 @@ ROUTES: Final[Mapping[str, Mapping[str, Answer]]] = {
     "/routes": {"GET": Shared(_routes)},
     "/custom": {"GET": Shared(_custom)},
     "/alerts": {"GET": _alerts},
+    "/alerts/history": {"GET": _past_alerts},
+    "/alerts/silence": {"POST": _silence},
+    "/alerts/test": {"POST": _send_test},
+    "/check": {"GET": _check},
     "/signin": {"POST": _sign_in},
     "/signout": {"POST": _sign_out},
     "/widget.js": {"GET": _widget},

@@ -13,7 +13,7 @@ from functools import partial
 from metricsmw import MetricsMonitor
 
 from .. import dashboard
-from .admission import RESET, Admission, Pause
+from .admission import CHANGES, Admission, Pause
 from .answers import (
     OPEN,
     ROUTES,
@@ -80,8 +80,8 @@ class Handlers:
             doing = f"answer to {request.path}" if request.path in ROUTES else "unknown path"
             found = grant if isinstance(grant, Response) else self._find(request, grant)
             response = found if isinstance(found, Response) else await self._answer(found, request)
-            if request.path == RESET and response.status == 200 and isinstance(grant, Grant):
-                self._admission.tell_reset(request, grant)
+            if request.path in CHANGES and response.status == 200 and isinstance(grant, Grant):
+                self._admission.tell_change(request, grant)
         except Exception:
             self._monitor.recorder.faults.report(doing)
             response = error_response(500, "Internal error")

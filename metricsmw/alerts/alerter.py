@@ -19,8 +19,15 @@ from typing import TYPE_CHECKING
 
 from metricsmw.alerts.alert import Alert
 from metricsmw.alerts.application import application_name
-from metricsmw.alerts.checking import Origin, RuleChecker
-from metricsmw.alerts.delivery import Notify, Retry, Sender, as_receivers
+from metricsmw.alerts.checking import Origin, RuleChecker, test_alert
+from metricsmw.alerts.delivery import (
+    Notify,
+    Retry,
+    Sender,
+    TestResult,
+    as_receivers,
+    send_test,
+)
 from metricsmw.alerts.grammar import parse
 from metricsmw.alerts.outbox import AlertOutbox, AlertRow, PastAlert
 from metricsmw.alerts.rules import SPAN_FIELDS, AnyRule, BurnRate, Rule, identity
@@ -133,9 +140,10 @@ class MetricsAlerter:
             ]
         )
         self._receivers = receivers = as_receivers(notify)
+        self._timeout = timeout
         self._checker = RuleChecker(
             self.rules,
-            Origin(application_name(monitor.settings.name), socket.gethostname(), link),
+            this_origin(monitor.settings.name, link),
             self.check_interval,
             monitor.settings.window_seconds,
             monitor.faults,
@@ -264,6 +272,14 @@ class MetricsAlerter:
         """Return the alerts that have begun, oldest first, with their ends; the last hundred."""
         return self._outbox.read()["past"]
 
+    def send_test(self) -> list[TestResult]:
+        """Send each receiver a test alert, from this process, and wait for what becomes of it.
+
+        Returns:
+            For each receiver its name, and what went wrong; None where it took the alert.
+        """
+        return send_test(self._receivers, test_alert(self._checker.origin), self._timeout)
+
     # --- checking --------------------------------------------------------------------------------
 
     def _check(self) -> list[Alert]:
@@ -278,6 +294,16 @@ class MetricsAlerter:
         for sender in self._senders:
             sender.wake()
         return found.changes
+
+
+def this_origin(name: str, link: str | None = None) -> Origin:
+    """Return where alerts of this process come from; ``name``: the application's, if it was set."""
+    return Origin(application_name(name), socket.gethostname(), link)
+
+
+def alerters_of(monitor: MetricsMonitor) -> list[MetricsAlerter]:
+    """Return the alerters of a monitor that run in this process."""
+    return [alerter for alerter in list(_started) if alerter.monitor is monitor]
 
 
 _started: weakref.WeakSet[MetricsAlerter] = weakref.WeakSet()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -81,7 +82,7 @@ class RuleChecker:
         faults: FaultLog,
     ) -> None:
         self._rules = rules
-        self._origin = origin
+        self.origin = origin
         self._interval = interval
         self._window = window
         self._faults = faults
@@ -207,11 +208,33 @@ class RuleChecker:
             since=iso_timestamp(status.beyond_at),
             at=row["checked"],
             route=route,
-            host=self._origin.host,
-            link=self._origin.link,
+            host=self.origin.host,
+            link=self.origin.link,
             rule=row["rule"],
-            app=self._origin.app,
+            app=self.origin.app,
         )
+
+
+def test_alert(origin: Origin) -> Alert:
+    """Return an alert by which receivers can be tried."""
+    now = iso_timestamp(time.time())
+    return Alert(
+        id=uuid.uuid4().hex,
+        type="TEST",
+        state="firing",
+        severity="info",
+        field="test",
+        value=1.0,
+        comparison=">",
+        threshold=0.0,
+        since=now,
+        at=now,
+        route=None,
+        host=origin.host,
+        link=origin.link,
+        rule="a test of the receivers: nothing is wrong",
+        app=origin.app,
+    )
 
 
 def _finite(one: Look) -> Look:

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from metricsmw.alerts.alert import Alert, Receive, Receiver
 from metricsmw.alerts.rules import SEVERITIES
@@ -260,3 +261,28 @@ class Sender:
         self._hanging = None
         self._has_logged_failure = self._has_logged_failure and attempt.error is not None
         return attempt.error
+
+
+class TestResult(NamedTuple):
+    """What became of a test alert: the receiver's name, and what went wrong; None: it took it."""
+
+    receiver: str
+    error: BaseException | None
+
+
+def send_test(receivers: Sequence[Receiver], alert: Alert, timeout: float) -> list[TestResult]:
+    """Send each receiver an alert at once, and wait for all.
+
+    Args:
+        receivers: The receivers.
+        alert: The alert.
+        timeout: Seconds that they have.
+    """
+    attempts = [(receiver, _Attempt(receiver, alert)) for receiver in receivers]
+    deadline = time.monotonic() + timeout
+    results = []
+    for receiver, attempt in attempts:
+        ended = attempt.ended.wait(max(deadline - time.monotonic(), 0))
+        error = attempt.error if ended else TimeoutError(f"no answer within {timeout:g} s")
+        results.append(TestResult(receiver.name, error))
+    return results

@@ -68,10 +68,11 @@ class RuleInput(Protocol):
 
 
 class Found(NamedTuple):
-    """A value, and of how many requests it is."""
+    """A value, of how many requests it is, and whether there are numbers of its whole time."""
 
     value: float | None
     requests: int
+    is_covered: bool = True
 
 
 class StepLooks(NamedTuple):
@@ -138,15 +139,33 @@ def look(rule: AnyRule, source: RuleInput) -> Look:
     Raises:
         ValueError: The value is not a number.
     """
+    found = found_now(rule, source)
+    is_enough = found.is_covered and found.requests >= rule.least_requests
+    return Look(source.now, source.wall, found.value, is_enough)
+
+
+def found_now(rule: AnyRule, source: RuleInput) -> Found:
+    """Return a rule's value at the moment of the source, of a rule that does not go by steps.
+
+    Raises:
+        ValueError: The value is not a number.
+    """
     if isinstance(rule, BurnRate):
-        return _look_at_burn_rate(rule, source)
-    if rule.route is None:
-        value = number(rule.field, source.snapshot[rule.field])
-        requests = source.window_requests
-        found = Found(None if rule.field in NEEDS_REQUESTS and not requests else value, requests)
-    else:
-        found = _found_of_rows(rule, source.routes)
-    return Look(source.now, source.wall, found.value, found.requests >= rule.least_requests)
+        return _found_of_burn_rate(rule, source)
+    if rule.route is not None:
+        return _found_of_rows(rule, source.routes)
+    value = number(rule.field, source.snapshot[rule.field])
+    requests = source.window_requests
+    return Found(None if rule.field in NEEDS_REQUESTS and not requests else value, requests)
+
+
+def found_over(rule: Rule, source: RuleInput, window: float) -> Found:
+    """Return a rule's value over its span, which ends with the last step that has ended."""
+    tables = list(_tables(rule, source))
+    length = tables[0].length
+    span = span_of(rule, length, round(window / length))
+    rows = [_found_of_steps(rule, table, table.last, span) for table in tables]
+    return rows[0] if rule.route is None else _worst(rule, rows)
 
 
 def _found_of_rows(rule: Rule, rows: Sequence[RouteRow]) -> Found:
@@ -171,16 +190,15 @@ def _worst(rule: Rule, rows: Iterable[Found]) -> Found:
     return max(enough or known, key=lambda row: best * (row.value or 0.0), default=Found(None, 0))
 
 
-def _look_at_burn_rate(rule: BurnRate, source: RuleInput) -> Look:
+def _found_of_burn_rate(rule: BurnRate, source: RuleInput) -> Found:
     budget = 1 - rule.objective / 100
     rates = []
     long, short = (source.counts(minutes) for minutes in (rule.long_minutes, rule.short_minutes))
     for counts in (long, short):
         if counts.requests <= 0:
-            return Look(source.now, source.wall, None)
+            return Found(None, 0, long.is_covered)
         rates.append(counts.errors / counts.requests / budget)
-    is_enough = long.is_covered and long.requests >= rule.at_least
-    return Look(source.now, source.wall, min(rates), is_enough)
+    return Found(min(rates), long.requests, long.is_covered)
 
 
 def looks_by_step(

@@ -148,6 +148,21 @@ class MetricsClient:
         except FutureTimeoutError:
             raise late(self.base, self._deadline) from None
 
+    def ask(self, path: str, part: str, post: bool = False, seconds: float | None = None) -> Any:
+        """Return a part of an answer.
+
+        Args:
+            path: The route, with its query.
+            part: The field of the answer.
+            post: Ask by POST.
+            seconds: How long the answer may take; None: the client's deadline.
+
+        Raises:
+            TopError: There is no such answer.
+        """
+        deadline = self._deadline if seconds is None else seconds
+        return self._ask(path, part, monotonic() + deadline, "POST" if post else "GET")
+
     def fetch_aside(self) -> Future[ServerAnswers]:
         """Ask in a thread that nobody has to wait for, should the server not answer."""
         future: Future[ServerAnswers] = Future()
@@ -186,8 +201,9 @@ class MetricsClient:
             except ValueError as error:
                 self._refuse(path, error)
 
-    def _ask(self, path: str, part: str, end: float) -> Any:
-        request = urllib.request.Request(self.base + path, headers=self._headers)
+    def _ask(self, path: str, part: str, end: float, method: str = "GET") -> Any:
+        address = self.base + path
+        request = urllib.request.Request(address, headers=self._headers, method=method)
         left = end - monotonic()
         if left <= 0:
             raise late(self.base, self._deadline)
@@ -195,7 +211,12 @@ class MetricsClient:
             with self._opener.open(request, timeout=left) as answer:
                 body = self._read(path, answer, end)
         except urllib.error.HTTPError as error:
-            error.close()
+            with error:
+                said = _error_in(error)
+            if error.code in (400, 404) and said:
+                raise TopError(f"{self.base}: {said}", WRONG_USAGE) from error
+            if error.code == 403 and said and method == "POST":
+                raise TopError(f"{self.base}: {said}", REFUSED) from error
             if error.code in (401, 403):
                 reason = (
                     f"{self.base} lets nobody in without the right token (--token-file or "
@@ -227,6 +248,15 @@ class MetricsClient:
 
     def _refuse(self, path: str, reason: object) -> NoReturn:
         raise TopError(f"{self.base}{path} does not answer as metrics do: {reason}") from None
+
+
+def _error_in(answer: urllib.error.HTTPError) -> str:
+    """Return what an error's JSON says; "" where it says nothing."""
+    try:
+        document = json.loads(answer.read(65_536))
+        return str(document["error"])[:1000]
+    except Exception:
+        return ""
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

@@ -12,6 +12,8 @@ from importlib import import_module
 from typing import TypeVar
 
 from metricsmw import __version__
+from metricsmw.alerts.grammar import seconds
+from metricsmw.cli.tokens import add_token_arguments
 from metricsmw.extras import MissingExtraError, require
 
 Number = TypeVar("Number", int, float)
@@ -95,6 +97,63 @@ def _alerts_arguments(parser: argparse.ArgumentParser) -> None:
     test.add_argument(
         "--fail-if-fired", action="store_true", help="exit with 1 where a rule would have fired"
     )
+    send = actions.add_parser(
+        "send-test",
+        help="send a test alert to a server's receivers, or to those named",
+        description="Send a test alert, and tell which receivers took it.",
+    )
+    send.add_argument("url", nargs="?", metavar="URL", help="the site of a running server")
+    send.add_argument(
+        "--notify", action="append", metavar="URL", help="a receiver, as an Apprise URL"
+    )
+    add_token_arguments(send)
+    silence = actions.add_parser(
+        "silence",
+        help="tell nobody of a running server's alerts until a time",
+        description="Silence the alerts of a running server, for all its workers.",
+    )
+    silence.add_argument("url", metavar="URL", help="the site")
+    end = silence.add_mutually_exclusive_group(required=True)
+    end.add_argument("--for", dest="length", metavar="2h", help="for so long")
+    end.add_argument("--until", metavar="TIME", help="until a time in ISO 8601")
+    end.add_argument("--end", action="store_true", help="end the silence")
+    silence.add_argument("--type", metavar="NAME", help="of the rules of that name only")
+    add_token_arguments(silence)
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("url", metavar="URL", help="the site, or its metrics at another path")
+    parser.add_argument(
+        "--rule",
+        action="append",
+        required=True,
+        help='what must hold, such as "p95 < 300 at least 100 requests"; may be repeated',
+    )
+    parser.add_argument(
+        "--for",
+        dest="seconds",
+        type=_seconds,
+        metavar="30s",
+        help="watch for so long, and judge what happened in it (default: the server's window)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+    parser.add_argument("--junit", metavar="FILE", help="write the outcome as JUnit's XML, too")
+    add_token_arguments(parser)
+    parser.epilog = (
+        "Exit codes: 0 all rules hold, 1 one does not, 2 one is not known, or the server does not "
+        "answer."
+    )
+
+
+def _seconds(text: str) -> int:
+    """Return the whole seconds of a duration, for argparse."""
+    try:
+        length = round(seconds(text))
+        if 1 <= length <= 3600:
+            return length
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f'{text!r} is no time from "1s" to "1h"')
 
 
 def _generate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -169,11 +228,19 @@ COMMANDS = (
     ),
     Command(
         name="alerts",
-        help="try alert rules on a recorded history",
+        help="try alert rules and receivers, silence alerts",
         extra="",
         needs=(),
         arguments=_alerts_arguments,
         run="metricsmw.cli.alerts:run",
+    ),
+    Command(
+        name="check",
+        help="say by the exit code whether rules hold on a live server",
+        extra="",
+        needs=(),
+        arguments=_check_arguments,
+        run="metricsmw.cli.check:run",
     ),
     Command(
         name="generate",

@@ -13,7 +13,7 @@ from metricsmw import MetricsMonitor
 from metricsmw.alerts import MetricsAlerter
 from metricsmw.alerts.grammar import parse
 from metricsmw.cli import main as cli
-from metricsmw.cli.alerts import History, replay
+from metricsmw.cli.replay import History, replay
 from metricsmw.clock import ManualClock
 from metricsmw.snapshot import iso_timestamp
 
