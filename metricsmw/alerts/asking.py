@@ -61,8 +61,8 @@ def check_now(
     Raises:
         ValueError: A text is no rule that can be asked once, or a span is longer than the window.
     """
-    if not 0 < len(texts) <= MAX_RULES:
-        raise ValueError(f"there must be 1 to {MAX_RULES} rules, got {len(texts)}")
+    if len(texts) > MAX_RULES:
+        raise ValueError(f"there may be up to {MAX_RULES} rules, got {len(texts)}")
     window = monitor.settings.window_seconds
     rules = [_asked(text, over_seconds, window) for text in texts]
     source = ReadingInput(monitor)
