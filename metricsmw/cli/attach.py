@@ -17,6 +17,7 @@ from metricsmw.cli.client import (
     TopError,
     read_token,
 )
+from metricsmw.cli.locate import locate
 from metricsmw.cli.servers import choose, quiet_log, title
 from metricsmw.engine.reading.attached import AttachedServer, UnreadableServerError
 from metricsmw.engine.workers.catalog import FoundServer
@@ -93,4 +94,4 @@ def _client(options: argparse.Namespace, url: str) -> MetricsClient:
         token = read_token(file)
     else:
         token = options.token or os.environ.get("METRICSMW_TOKEN", "").strip()
-    return MetricsClient(url, token)
+    return MetricsClient(locate(url), token)

@@ -132,7 +132,7 @@ class MetricsClient:
         self.has_token = False
         self._deadline = deadline
         self._headers = {"Accept": "application/json"}
-        self._opener = urllib.request.build_opener(_NoRedirects)
+        self._opener = urllib.request.build_opener(NoRedirects)
         if token:
             self.use(token)
 
@@ -259,11 +259,12 @@ def _error_in(answer: urllib.error.HTTPError) -> str:
         return ""
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
+class NoRedirects(urllib.request.HTTPRedirectHandler):
     """A redirect would take the token elsewhere."""
 
     def redirect_request(self, *args: Any) -> None:
-        return None
+        """Make no request of one."""
+        return
 
 
 def is_number(value: object) -> bool:
