@@ -223,9 +223,9 @@ def _litestar(scope: Carrier) -> str | None:
 
 
 def _starlette(scope: Carrier) -> str | None:
-    template = _starlette_resolver()(scope)
+    template = starlette_resolver()(scope)
     if template is None and "fastapi" in scope:
-        template = _fastapi_resolver()(scope)
+        template = fastapi_resolver()(scope)
     return template
 
 
@@ -251,7 +251,7 @@ def _prefix_of(scope: Carrier) -> str | None:
 
 
 @cache
-def _starlette_resolver() -> Callable[[Carrier], str | None]:
+def starlette_resolver() -> Callable[[Carrier], str | None]:
     try:
         from .starlette import template_of
     except Exception:  # nor is it tried again
@@ -261,7 +261,7 @@ def _starlette_resolver() -> Callable[[Carrier], str | None]:
 
 
 @cache
-def _fastapi_resolver() -> Callable[[Carrier], str | None]:
+def fastapi_resolver() -> Callable[[Carrier], str | None]:
     try:
         from .fastapi import template_of
     except Exception:

@@ -33,13 +33,15 @@ class Directory:
         path: Where it was opened.
     """
 
-    __slots__ = ("_handle", "identity", "path")
+    __slots__ = ("_handle", "identity", "is_in_place", "path")
 
     def __init__(self, handle: FileHandle, path: Path) -> None:
         self._handle = handle
         self.path = path
         status = os.fstat(handle.fileno())
         self.identity = status.st_dev, status.st_ino
+        self.is_in_place = True
+        """Whether no other directory stood at the path when `look` last looked."""
 
     def fileno(self) -> int:
         """Return the descriptor's number; -1 once it is closed, which the system refuses."""
@@ -50,10 +52,12 @@ class Directory:
         """Whether whoever looks up the path finds this directory."""
         return self._there() == self.identity
 
-    @property
-    def is_in_place(self) -> bool:
-        """Whether no other directory stands at the path, as far as this process can look it up."""
-        return self._there() in (self.identity, None)
+    def look(self) -> None:
+        """Look up the path; what cannot be looked up by this process is taken to be in place.
+
+        For whoever reads: a look-up may wait, and who records has no time for that.
+        """
+        self.is_in_place = self._there() in (self.identity, None)
 
     def _there(self) -> tuple[int, int] | None:
         try:

@@ -44,7 +44,7 @@ def monitor() -> Iterator[MetricsMonitor]:
 @pytest.fixture(autouse=True)
 def looks_of_its_own() -> Iterator[None]:
     """What a test finds of a framework is forgotten."""
-    lookups = (resolvers._starlette_resolver, resolvers._fastapi_resolver)
+    lookups = (resolvers.starlette_resolver, resolvers.fastapi_resolver)
     for look in lookups:
         look.cache_clear()
     yield

@@ -347,6 +347,7 @@ class SharedGroup:
 
     def renew(self, now: float) -> None:
         """See `Group`. Files are renewed once a minute, before a cleaner takes them for unused."""
+        self.directory.look()
         self._usage.note(self.segment.header, now)
         if now - self._renewed < RENEW_SECONDS:
             return

@@ -14,7 +14,7 @@ from metricsmw import MetricsMonitor
 from metricsmw.adapters.api.handlers import Handlers
 from metricsmw.adapters.auth import public
 from metricsmw.clock import ManualClock
-from metricsmw.engine.workers import shared
+from metricsmw.engine.workers import directories, shared
 
 REASON = "another process holds the server's lock for too long"
 
@@ -97,7 +97,7 @@ def test_a_start_does_not_wait_for_one_that_clears(
     monkeypatch.delenv("METRICSMW_DIR")
     base = tmp_path / "base"
     base.mkdir(mode=0o700)
-    monkeypatch.setattr("metricsmw.engine.workers.directories.bases", lambda: [base])
+    monkeypatch.setattr(directories, "bases", lambda: [base])
     folder = base / f"metricsmw-{os.geteuid()}"
     folder.mkdir(mode=0o700)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)

@@ -113,6 +113,7 @@ def test_a_directory_that_is_swapped_for_a_link_is_not_followed(tmp_path: Path) 
     assert (home / "worker-0").read_text() == "mine"
     assert sorted(path.name for path in home.iterdir()) == ["worker-0"]
     assert sorted(path.name for path in (tmp_path / "away").iterdir()) == ["reset"]
+    directory.look()
     assert not directory.is_in_place
 
 
