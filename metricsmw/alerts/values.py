@@ -89,7 +89,7 @@ class StepLooks(NamedTuple):
     least_seconds: float
 
 
-class Span(NamedTuple):
+class RuleSpan(NamedTuple):
     """The span that a rule's values are of, in steps.
 
     Attributes:
@@ -112,7 +112,7 @@ def goes_by_steps(rule: AnyRule) -> bool:
     return rule.over_seconds is not None or (is_rate and rule.for_seconds > 0)
 
 
-def span_of(rule: AnyRule, step: float, steps: int) -> Span:
+def span_of(rule: AnyRule, step: float, steps: int) -> RuleSpan:
     """Return the span of a rule that goes by steps.
 
     Args:
@@ -122,11 +122,11 @@ def span_of(rule: AnyRule, step: float, steps: int) -> Span:
     """
     if rule.over_seconds is not None:
         span = min(_steps(rule.over_seconds, step), steps)
-        return Span(span, span, 0.0)
+        return RuleSpan(span, span, 0.0)
     span = min(max(math.floor(rule.for_seconds / 2 / step + 1e-9), 1), steps)
     counted = max(span, min(_steps(rule.for_seconds, step), steps))
     # A burst within one step shows in `span` + 1 looks, which are `span` steps apart.
-    return Span(span, counted, (span + 1) * step)
+    return RuleSpan(span, counted, (span + 1) * step)
 
 
 def _steps(seconds: float, step: float) -> int:
@@ -239,7 +239,7 @@ def _tables(rule: Rule, source: RuleInput) -> Iterator[StepTable]:
         yield source.step_table(method, rule.route)
 
 
-def _found_of_steps(rule: Rule, table: StepTable, step: int, span: Span) -> Found:
+def _found_of_steps(rule: Rule, table: StepTable, step: int, span: RuleSpan) -> Found:
     counts = table.span(step, span.steps)
     requests = counts.requests
     if span.counted != span.steps:

@@ -35,7 +35,7 @@ Fields = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Shape:
+class AnswerShape:
     """What each row of an answer has, as far as it is shown."""
 
     texts: tuple[str, ...] = ()
@@ -61,8 +61,8 @@ class Shape:
                 raise ValueError(f"{name} is no number")
 
 
-METRICS = Shape(texts=("timestamp",), numbers=NUMERIC_FIELDS)
-ROUTES = Shape(
+METRICS = AnswerShape(texts=("timestamp",), numbers=NUMERIC_FIELDS)
+ROUTES = AnswerShape(
     texts=("method", "route"),
     numbers=(
         "requests",
@@ -73,8 +73,8 @@ ROUTES = Shape(
         "latency_max_ms",
     ),
 )
-SERIES = Shape(numbers_or_null=("request_rate_rpm", "error_rate_pct", "latency_p95_ms"))
-ALERTS = Shape(
+SERIES = AnswerShape(numbers_or_null=("request_rate_rpm", "error_rate_pct", "latency_p95_ms"))
+ALERTS = AnswerShape(
     texts=("type", "state", "field", "comparison"),
     numbers=("threshold",),
     texts_or_null=("route", "since"),
@@ -187,14 +187,14 @@ class MetricsClient:
             self._rows("/alerts", "alerts", ALERTS, end),
         )
 
-    def _rows(self, path: str, part: str, shape: Shape, end: float) -> list[Fields]:
+    def _rows(self, path: str, part: str, shape: AnswerShape, end: float) -> list[Fields]:
         rows = self._ask(path, part, end)
         if not isinstance(rows, list):
             self._refuse(path, f"{part} is no list")
         self._check(path, shape, rows)
         return rows
 
-    def _check(self, path: str, shape: Shape, rows: Sequence[object]) -> None:
+    def _check(self, path: str, shape: AnswerShape, rows: Sequence[object]) -> None:
         for row in rows:
             try:
                 shape.check(row)

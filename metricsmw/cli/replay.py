@@ -91,14 +91,14 @@ class Past:
         return Look(self.now, self.wall, value, is_enough)
 
 
-class History(NamedTuple):
+class RecordedHistory(NamedTuple):
     """A recorded history: its snapshots, oldest first, and the window that they are of."""
 
     rows: Sequence[PastSnapshot]
     window: int = DEFAULT_WINDOW
 
 
-def read_history(path: str) -> History:
+def read_history(path: str) -> RecordedHistory:
     """Return the history in an export.
 
     Raises:
@@ -121,10 +121,12 @@ def read_history(path: str) -> History:
         raise ValueError("its history is empty")
     configuration = document.get("configuration") if isinstance(document, dict) else None
     window = configuration.get("window_seconds") if isinstance(configuration, dict) else None
-    return History(rows, window if isinstance(window, int) and window > 0 else DEFAULT_WINDOW)
+    return RecordedHistory(
+        rows, window if isinstance(window, int) and window > 0 else DEFAULT_WINDOW
+    )
 
 
-def replay(rule: AnyRule, history: History) -> list[Change]:
+def replay(rule: AnyRule, history: RecordedHistory) -> list[Change]:
     """Return the alerts of a rule over rows. Raises `ValueError` for rows that it cannot read."""
     if rule.route is not None:
         raise ValueError(f"a history has no routes, so this rule cannot be tried: {rule}")
@@ -147,7 +149,7 @@ def replay(rule: AnyRule, history: History) -> list[Change]:
     return changes
 
 
-def report(rule: AnyRule, history: History, changes: Sequence[Change]) -> str:
+def report(rule: AnyRule, history: RecordedHistory, changes: Sequence[Change]) -> str:
     """Return what `replay` found, for people."""
     rows = history.rows
     begun = [change.at for change in changes if change.state == "firing"]
