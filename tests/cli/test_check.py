@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 from xml.etree import ElementTree
@@ -19,6 +20,7 @@ from metricsmw import MetricsMonitor
 from metricsmw.adapters import wrap
 from metricsmw.adapters.auth import token
 from metricsmw.alerts import Alert, MetricsAlerter, read_silences
+from metricsmw.cli import check
 from metricsmw.cli.main import main
 from metricsmw.clock import ManualClock
 
@@ -119,8 +121,7 @@ def test_for_a_time_only_what_happened_in_it_counts(
     for _ in range(100):
         monitor.record_request(900.0, is_error=True)
     clock.advance(2)
-    monkeypatch.setattr("metricsmw.cli.check.time.sleep", sleep)
-    monkeypatch.setattr("metricsmw.cli.check.time.monotonic", clock.monotonic)
+    monkeypatch.setattr(check, "time", SimpleNamespace(sleep=sleep, monotonic=clock.monotonic))
     rules = ("--rule", "p95 < 300 at least 50", "--rule", "error_rate < 1")
     assert run("check", url, *rules)[0] == 1
     assert run("check", url, *rules, "--for", "10s")[0] == 0
