@@ -14,7 +14,7 @@ are histograms of their own.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -33,8 +33,9 @@ from metricsmw.engine.storage.histogram import (
     representative,
 )
 from metricsmw.engine.storage.keys import OTHER, UNMATCHED, Name, Times
-from metricsmw.engine.storage.lanes import ROUTE_HISTOGRAM, in_use, lane_of
-from metricsmw.engine.storage.layout import Field, Kind, RouteLane
+from metricsmw.engine.storage.lanes import in_use
+from metricsmw.engine.storage.layout import Field, Kind
+from metricsmw.engine.storage.routes import RouteTotal
 from metricsmw.engine.workers.surroundings import HERE
 from metricsmw.exporters.model import (
     CounterFamily,
@@ -111,24 +112,26 @@ def _server(reading: ServerReading, started: float) -> Iterator[Family]:
     )
 
 
-def _routes(rows: Mapping[Name, int], started: float) -> Iterator[Family]:
+def _routes(totals: Iterable[RouteTotal], started: float) -> Iterator[Family]:
     """Yield what is counted of the rows of the per-route table."""
     durations: list[HistogramPoint] = []
     errors: list[NumberPoint] = []
     abandoned: list[NumberPoint] = []
     streams: dict[Times, list[HistogramPoint]] = {Times.FIRST_BYTE: [], Times.LAST_BYTE: []}
+    rows: dict[Name, RouteTotal] = {}
+    for total in totals:
+        name = total.name
+        rows[name] = total.plus(rows[name]) if name in rows else total
     for name in sorted(rows):
-        lanes = rows[name]
+        total = rows[name]
         attributes = _attributes(name)
-        point = _point(attributes, lanes & ROUTE_HISTOGRAM, ROUTE_SCALE, ROUTE_FIRST, started)
+        point = _point(attributes, total.histogram, ROUTE_SCALE, ROUTE_FIRST, started)
         if name.times is not Times.ALL:
             streams[name.times].append(point)
             continue
         durations.append(point)
-        failed = lane_of(lanes, RouteLane.ERRORS)
-        errors.append(NumberPoint(attributes, failed, started))
-        gone = lane_of(lanes, RouteLane.ABANDONED)
-        abandoned.append(NumberPoint(attributes, gone, started))
+        errors.append(NumberPoint(attributes, total.errors, started))
+        abandoned.append(NumberPoint(attributes, total.abandoned, started))
     yield HistogramFamily(
         "http.server.request.duration",
         "s",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypedDict
 
 from metricsmw.engine.reading.counts import Counts, percentiles_ms
@@ -17,6 +17,7 @@ from metricsmw.engine.storage.lanes import ROUTE_HISTOGRAM, in_use, lane_of, unp
 from metricsmw.engine.storage.layout import (
     RouteLane,
 )
+from metricsmw.engine.storage.routes import RouteCounts
 
 
 class RouteRow(TypedDict):
@@ -31,24 +32,32 @@ class RouteRow(TypedDict):
     latency_p99_ms: float
     latency_max_ms: float
     statuses: dict[str, int]
+    status_codes: dict[str, int]
     latency_ttfb_p50_ms: float | None
     latency_ttfb_p95_ms: float | None
     latency_ttfb_p99_ms: float | None
 
 
 class RouteLanes:
-    """The route tables of all segments, added up: lanes in the window and peak by name."""
+    """The route tables of all segments, added up: lanes in the window, peak, statuses by name."""
 
-    def __init__(self, rows: Iterable[tuple[Name, int, float]]) -> None:
+    def __init__(self, rows: Iterable[RouteCounts]) -> None:
         self.lanes: dict[Name, int] = {}
         self.peaks: dict[Name, float] = {}
-        for name, count, peak in rows:
-            self.add(name, count, peak)
+        self.statuses: dict[Name, dict[int, int]] = {}
+        for row in rows:
+            statuses = row.statuses
+            if row.plain is not None and row.name.times is Times.ALL:
+                statuses = {row.plain: sum(in_use(row.lanes & ROUTE_HISTOGRAM)[1])}
+            self.add(row.name, row.lanes, row.peak, statuses)
 
-    def add(self, name: Name, count: int, peak: float) -> None:
-        """Add a row's lanes, and its peak in seconds."""
+    def add(self, name: Name, count: int, peak: float, statuses: Mapping[int, int]) -> None:
+        """Add a row's lanes, its peak in seconds, and its answers by status."""
         self.lanes[name] = self.lanes.get(name, 0) + count
         self.peaks[name] = max(self.peaks.get(name, 0.0), peak)
+        found = self.statuses.setdefault(name, {})
+        for status, number in statuses.items():
+            found[status] = found.get(status, 0) + number
 
     def names(self) -> list[Name]:
         """Return the names of all rows but those of streams."""
@@ -66,7 +75,8 @@ class RouteLanes:
                 (name, *name.of_stream()), (other, *other.of_stream()), strict=True
             ):
                 if old in self.lanes:
-                    self.add(new, self.lanes.pop(old), self.peaks.pop(old))
+                    statuses = self.statuses.pop(old)
+                    self.add(new, self.lanes.pop(old), self.peaks.pop(old), statuses)
 
     def first_bytes(self, name: Name) -> list[int] | None:
         """Return the buckets of a route's times to first byte; None where one is not known."""
@@ -100,6 +110,7 @@ def _buckets(lanes: int) -> list[int]:
 def route_row(name: Name, routes: RouteLanes) -> RouteRow:
     """Return the row of one route."""
     lanes = routes.lanes[name]
+    statuses = {status: count for status, count in routes.statuses[name].items() if count}
     counts = Counts.of_route(lanes, routes.peaks[name])
     p50, p95, p99 = counts.percentiles_ms
     first = routes.first_bytes(name)
@@ -115,19 +126,18 @@ def route_row(name: Name, routes: RouteLanes) -> RouteRow:
         "latency_p95_ms": p95,
         "latency_p99_ms": p99,
         "latency_max_ms": counts.max_ms,
-        "statuses": _statuses(lanes, counts.latency.count),
+        "statuses": _classes(lanes, statuses),
+        "status_codes": {str(status): statuses[status] for status in sorted(statuses) if status},
         "latency_ttfb_p50_ms": ttfb[0],
         "latency_ttfb_p95_ms": ttfb[1],
         "latency_ttfb_p99_ms": ttfb[2],
     }
 
 
-def _statuses(lanes: int, answered: int) -> dict[str, int]:
+def _classes(lanes: int, statuses: Mapping[int, int]) -> dict[str, int]:
     """Return how many of the answered requests had a status of each class."""
-    classes = [lane_of(lanes, RouteLane.STATUS + k) for k in range(6)]
-    # Copied after the histogram, they may be ahead of it.
-    classes[2] = answered
-    for k in (0, 1, 3, 4, 5):
-        classes[k] = min(classes[k], classes[2])
-        classes[2] -= classes[k]
+    # Those that share a row of answers are counted by class.
+    classes = [lane_of(lanes, RouteLane.REST + k) for k in range(6)]
+    for status, count in statuses.items():
+        classes[status // 100] += count
     return {f"{k}xx": classes[k] for k in range(1, 6) if classes[k]}

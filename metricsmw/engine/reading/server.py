@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from metricsmw.engine.storage.histogram import (
 )
 from metricsmw.engine.storage.keys import (
     KEY_BITS,
+    AnswerName,
     Name,
 )
 from metricsmw.engine.storage.layout import (
@@ -34,6 +35,7 @@ from metricsmw.engine.storage.reader import (
     WorkerUsage,
     table_states,
 )
+from metricsmw.engine.storage.routes import RouteCounts, RouteTotal
 from metricsmw.engine.storage.tables import READ_ERRORS
 from metricsmw.engine.workers.group import Group
 
@@ -232,7 +234,7 @@ class ServerReading:
         return counts
 
     @lazy
-    def _route_rows(self) -> list[tuple[Name, int, float]]:
+    def _route_rows(self) -> list[RouteCounts]:
         return list(self._gather(SegmentReading.routes))
 
     def routes(self, max_routes: int) -> list[RouteRow]:
@@ -251,19 +253,20 @@ class ServerReading:
     def _instruments(self) -> list[InstrumentSeries]:
         return join(self._gather(SegmentReading.instruments))
 
-    def route_totals(self) -> Mapping[Name, int]:
-        """Return the lanes of every row since the reset, over all workers; each only grows.
+    def route_totals(self) -> Sequence[RouteTotal]:
+        """Return what was counted since the reset, by route and answer; each only grows.
 
         No row is ever joined to ``<other>`` here, so that there may be more than ``max_routes``.
         """
         return self._route_totals
 
     @lazy
-    def _route_totals(self) -> dict[Name, int]:
-        totals: dict[Name, int] = {}
-        for name, lanes in self._gather(SegmentReading.route_totals):
-            totals[name] = totals.get(name, 0) + lanes
-        return totals
+    def _route_totals(self) -> list[RouteTotal]:
+        totals: dict[tuple[Name, AnswerName], RouteTotal] = {}
+        for total in self._gather(SegmentReading.route_totals):
+            key = total.name, total.answer
+            totals[key] = total.plus(totals[key]) if key in totals else total
+        return [totals[key] for key in sorted(totals)]
 
     def first_bytes(self) -> Distribution:
         """Return the times to first byte of all requests with a route, over the routes' window."""

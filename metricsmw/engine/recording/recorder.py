@@ -26,11 +26,19 @@ from metricsmw.engine.aside import do_aside, runs_event_loop
 from metricsmw.engine.builds import NEEDS_LOCK
 from metricsmw.engine.faults import FaultLog
 from metricsmw.engine.fork import Stage, on_fork
-from metricsmw.engine.recording.routes import RouteTables, Row
+from metricsmw.engine.recording.answers import Answer, AnswerKey, Row
+from metricsmw.engine.recording.routes import PLACES, RouteTables
 from metricsmw.engine.recording.users import UserTable
 from metricsmw.engine.storage.histogram import BUCKETS, CEILING_SECONDS, FLOOR_SECONDS
-from metricsmw.engine.storage.keys import METHODS
-from metricsmw.engine.storage.layout import Field, Lane, RouteLane, step_number
+from metricsmw.engine.storage.keys import METHODS, AnswerName
+from metricsmw.engine.storage.layout import (
+    COUNTER_BLOCK,
+    Field,
+    Lane,
+    RouteLane,
+    place_of,
+    step_number,
+)
 from metricsmw.engine.storage.segment import Segment
 from metricsmw.engine.workers.membership import Membership
 from metricsmw.engine.workers.processes import is_forked_by_server
@@ -110,6 +118,15 @@ class End(Protocol):
         """Record a response that was complete at monotonic ``now``, or is now; return when."""
 
 
+class Fail(Protocol):
+    """`Recorder.fail`."""
+
+    def __call__(
+        self, start: float, status: int, route: str | None, method: str, error: str = ""
+    ) -> float:
+        """Record a request that failed; ``error`` is the type of the exception that escaped."""
+
+
 class RecordRequest(Protocol):
     """`Recorder.record_request`."""
 
@@ -153,11 +170,11 @@ class Recorder:
 
     begin: Callable[[], float]
     end: End
-    fail: Callable[[float, int, str | None, str], float]
+    fail: Fail
     abandon: Callable[[int, str | None, str], float]
     record_request: RecordRequest
     observe: Callable[[float, bool], None]
-    observe_route: Callable[[float, bool, str | None, str, int | None], None]
+    observe_route: Callable[[float, bool, str | None, str, AnswerKey], None]
     cancel: Callable[[], None]
     streamed: Callable[[float, float, float, str | None, str], None]
     user: SawUser
@@ -204,13 +221,11 @@ class Recorder:
         settings = self._settings
         step = settings.step
         errors, abandoned = int(Lane.ERRORS), int(Lane.ABANDONED)
-        route_errors, route_abandoned = int(RouteLane.ERRORS), int(RouteLane.ABANDONED)
-        route_streams = int(RouteLane.STREAMS)
-        # No status by hand, or one outside 100 … 599, which some app did send.
-        unclassed = int(RouteLane.STATUS)
-        classes: dict[int | None, int] = {s: unclassed + s // 100 for s in range(100, 600)}
-        # The first bucket of scale 5, -768, has lane 0; two of them make one of a route's row.
-        halves = [lane + 1 >> 1 for lane in range(BUCKETS)]
+        route_errors, route_abandoned, route_streams = map(
+            place_of, (RouteLane.ERRORS, RouteLane.ABANDONED, RouteLane.STREAMS)
+        )
+        # The place in a route's row for each bucket of scale 5, of which the first is -768.
+        places = list(PLACES)
 
         # Until the segment is open gauges go here; opening it adds them up.
         gauges: memoryview[float] | list[float] = [0.0, 0.0]
@@ -225,6 +240,9 @@ class Recorder:
         deadline = -inf
         minute = -inf
         step_max = 0.0
+        # The lowest bucket that tables of routes have room for, so far.
+        lowest = BUCKETS
+        blocks = range(COUNTER_BLOCK, COUNTER_BLOCK + 1)  # of the last segment
 
         def begin() -> float:
             nonlocal in_flight
@@ -254,24 +272,21 @@ class Recorder:
             try:
                 row = rows[route][method]
             except KeyError:
-                row = find(route, method)
-            if seconds > row.limit:
-                seconds = edge(seconds, row)
-            try:
-                lane = ceil(log2(seconds) * 32.0 + 768.0)
-            except ValueError:  # 0.0
-                lane = 0
-            if lane < 0:
-                lane = 0
-            route_lanes = row.lanes
-            lanes[lane] += 1.0
-            route_lanes[halves[lane]] += 1.0
-            # 2xx is what remains of the histogram's count.
-            if status != 200 and not 200 <= status < 300:
-                route_lanes[classes.get(status, unclassed)] += 1.0
-                if status >= 400:
-                    lanes[errors] += 1.0
-                    route_lanes[route_errors] += 1.0
+                row = find(route, method, status)
+            if status != row.plain:
+                count_other(row, seconds, status)
+            else:
+                if seconds > row.limit:
+                    seconds = edge(seconds, row)
+                try:
+                    lane = ceil(log2(seconds) * 32.0 + 768.0)
+                except ValueError:  # 0.0
+                    lane = 0
+                if lane < lowest:
+                    lane = cover(lane)
+                route_lanes = row.lanes
+                lanes[lane] += 1.0
+                route_lanes[places[lane]] += 1.0
             in_flight -= 1.0
             gauges[0] = in_flight
             if user_id is not None:
@@ -282,6 +297,31 @@ class Recorder:
                     see(user_id, now)
             return now
 
+        def count_other(row: Row, seconds: float, key: AnswerKey) -> None:
+            """Count an answer that is not plain."""
+            try:
+                answer = row.answers[key]
+            except KeyError:
+                answer = find_answer(row, key)
+            row = answer.row
+            if seconds > row.limit:
+                seconds = edge(seconds, row)
+            try:
+                lane = ceil(log2(seconds) * 32.0 + 768.0)
+            except ValueError:  # 0.0
+                lane = 0
+            if lane < lowest:
+                lane = cover(lane)
+            place, counter = places[lane], answer.counter
+            route_lanes, answer_lanes = row.lanes, answer.lanes
+            lanes[lane] += 1.0
+            route_lanes[place] += 1.0
+            route_lanes[counter] += 1.0
+            answer_lanes[place] += 1.0
+            if answer.is_error:
+                lanes[errors] += 1.0
+                route_lanes[route_errors] += 1.0
+
         def abandon(status: int, route: str | None, method: str) -> float:
             nonlocal in_flight
             now = clock()
@@ -290,7 +330,7 @@ class Recorder:
             try:
                 row = rows[route][method]
             except KeyError:
-                row = find(route, method)
+                row = find(route, method, status)
             route_lanes = row.lanes
             lanes[abandoned] += 1.0
             route_lanes[route_abandoned] += 1.0
@@ -298,12 +338,15 @@ class Recorder:
             gauges[0] = in_flight
             return now
 
-        def fail(start: float, status: int, route: str | None, method: str) -> float:
+        def fail(
+            start: float, status: int, route: str | None, method: str, error: str = ""
+        ) -> float:
             nonlocal in_flight
             now = clock()
             if now >= deadline:
                 take_checkpoint(now)
-            observe_route(now - start, True, route, method, status)
+            key = AnswerName(status, "", error) if error else status
+            observe_route(now - start, True, route, method, key)
             in_flight -= 1.0
             gauges[0] = in_flight
             return now
@@ -318,9 +361,10 @@ class Recorder:
             # The last byte first: a reader takes no more away than it adds.
             for row, at in ((last_byte, end), (first_byte, first)):
                 seconds = min(max(at - start, FLOOR_SECONDS), CEILING_SECONDS)
-                row_lanes = row.lanes
-                lane = halves[ceil(log2(seconds) * 32.0 + 768.0)]
-                row_lanes[lane] += 1.0
+                lane = ceil(log2(seconds) * 32.0 + 768.0)
+                cover(lane)
+                row_lanes, place = row.lanes, places[lane]
+                row_lanes[place] += 1.0
 
         def record_request(
             latency_ms: float,
@@ -385,21 +429,32 @@ class Recorder:
                 lanes[errors] += 1.0
 
         def observe_route(
-            seconds: float, is_error: bool, route: str | None, method: str, status: int | None
+            seconds: float, is_error: bool, route: str | None, method: str, key: AnswerKey
         ) -> None:
-            observe(seconds, is_error)
+            now = clock()
+            if now >= deadline:
+                take_checkpoint(now)
+            status = key.status if isinstance(key, AnswerName) else key
             try:
                 row = rows[route][method]
             except KeyError:
-                row = find(route, method)
-            seconds = min(max(seconds, FLOOR_SECONDS), CEILING_SECONDS)
-            if seconds > row.limit:
-                edge(seconds, row)
-            route_lanes = row.lanes
-            route_lanes[halves[ceil(log2(seconds) * 32.0 + 768.0)]] += 1.0
-            if status is None or not 200 <= status < 300:
-                route_lanes[classes.get(status, unclassed)] += 1.0
+                row = find(route, method, status)
+            if key != row.plain:
+                count_other(row, seconds, key)
+                if not is_error or (status is not None and status >= 400):
+                    return
+            else:
+                if seconds > row.limit:
+                    seconds = edge(seconds, row)
+                lane = ceil(log2(max(seconds, FLOOR_SECONDS)) * 32.0 + 768.0)
+                if lane < lowest:
+                    cover(lane)
+                route_lanes, place = row.lanes, places[lane]
+                lanes[lane] += 1.0
+                route_lanes[place] += 1.0
             if is_error:
+                route_lanes = row.lanes
+                lanes[errors] += 1.0
                 route_lanes[route_errors] += 1.0
 
         def user(user_id: object, now: float | None = None) -> None:
@@ -432,6 +487,7 @@ class Recorder:
                 return FLOOR_SECONDS
             seconds = min(seconds, CEILING_SECONDS)
             with self._lock:
+                cover(ceil(log2(seconds) * 32.0 + 768.0))
                 segment = self.segment
                 if segment is not None and seconds > step_max:
                     step_max = seconds
@@ -441,6 +497,15 @@ class Recorder:
                     row.limit = min(row.step_max, step_max)
             return seconds
 
+        def cover(lane: int) -> int:
+            """Have room for a bucket in the tables of routes; return it, or the lowest one."""
+            nonlocal lowest
+            lane = max(lane, 0)
+            with self._lock:
+                if routes is not None:
+                    lowest = routes.cover(lane)
+            return lane
+
         def see(user_id: object, now: float) -> None:
             """Note a user who is not known yet, or whose id is no str."""
             try:
@@ -448,10 +513,15 @@ class Recorder:
             except Exception:
                 self.faults.report("the user resolver")
 
-        def find(route: str | None, method: str) -> Row:
+        def find(route: str | None, method: str, status: int | None = None) -> Row:
             with self._lock:
                 assert routes is not None
-                return routes.find(route, method)
+                return routes.find(route, method, status)
+
+        def find_answer(row: Row, key: AnswerKey) -> Answer:
+            with self._lock:
+                assert routes is not None
+                return routes.answer(row, key)
 
         def find_streams(route: str | None, method: str) -> tuple[Row, Row]:
             with self._lock:
@@ -471,7 +541,7 @@ class Recorder:
                 now: monotonic seconds.
                 records: whether a record is about to be made, and not a read.
             """
-            nonlocal gauges, in_flight, deadline, minute, step_max
+            nonlocal gauges, in_flight, deadline, minute, step_max, lowest
             with self._lock:
                 self.is_serving = self.is_serving or records
                 if self.segment is not None and not self.segment.is_whole:
@@ -500,12 +570,12 @@ class Recorder:
                     number, max((number - 1) * step, self._restarted)
                 ):
                     step_max = 0.0
-                routes.take_checkpoints(number, self._restarted)
+                lowest = routes.take_checkpoints(number, self._restarted)
                 # Until this process serves, its first record is to pass here.
                 deadline = min(number * step, minute) if self.is_serving else -inf
 
         def open_segment() -> None:
-            nonlocal gauges, lanes, routes, users, step_max
+            nonlocal gauges, lanes, routes, users, step_max, lowest, blocks
             segment = self._membership.join().segment
             lanes = segment.table.lanes
             # Swapped before they are added up: a request that begins in between is not lost.
@@ -516,8 +586,11 @@ class Recorder:
             step_max = segment.table.peak(0)
             for rows_of_another in (rows, streams, known):
                 rows_of_another.clear()
-            routes = RouteTables(segment, settings, rows)
-            users = UserTable(segment, settings, known, self._membership.last_reset)
+            membership = self._membership
+            lowest = BUCKETS
+            routes = RouteTables(segment, settings, rows, places, blocks, membership.reset)
+            blocks = segment.blocks
+            users = UserTable(segment, settings, known, membership.last_reset)
             self.faults.count_into(segment.header[Field.FAULTS : Field.FAULTS + 1])
             self.segment = segment
 
@@ -536,13 +609,14 @@ class Recorder:
 
         def release() -> None:
             """Go back to the state before the first record."""
-            nonlocal gauges, in_flight, lanes, routes, users, deadline, minute, step_max
+            nonlocal gauges, in_flight, lanes, routes, users, deadline, minute, step_max, lowest
             self.segment = None
             self.on_release()
             self.is_serving = False
             self.faults.count_into(None)
             deadline = minute = -inf
             gauges, in_flight, lanes, step_max = [0.0, 0.0], 0.0, NO_LANES, 0.0
+            lowest = BUCKETS
             rows.clear()
             streams.clear()
             known.clear()

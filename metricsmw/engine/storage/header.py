@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 from metricsmw.engine.storage.keys import LONG_TEXT, SHORT_TEXT
 from metricsmw.engine.storage.layout import (
+    BLOCK_SHAPES,
+    BLOCKS,
+    COUNTER_BLOCK,
     DIRECTORY_ENTRY,
     DIRECTORY_OFFSET,
     FIXED_BYTES,
@@ -19,26 +22,26 @@ from metricsmw.engine.storage.layout import (
     MAGIC,
     MAX_CHUNKS,
     OWNER_FIELDS,
+    TABLE_ROWS,
     Field,
     Kind,
     Shape,
     chunk_bytes,
     instrument_shape,
-    route_shape,
 )
 from metricsmw.engine.storage.tables import CorruptSegmentError
 
 # No number of the header, and no count, is as large.
 BEYOND = 2.0**53
 # Rows of a chunk of users, and of any other kind: no setting leads to more.
-MOST_ROWS, MOST_TABLE_ROWS = 1 << 17, 1 << 12
+MOST_ROWS, MOST_TABLE_ROWS = 1 << 17, 1 << 13
 MOST_PID = 2.0**31
 USAGE = (Field.SAMPLED, Field.CPU_PCT, Field.MEMORY_BYTES)
 # Fields that are never negative.
 UNSIGNED = (Field.NONCE, Field.CREATED, Field.FAULTS, *OWNER_FIELDS, *USAGE)
 # Bytes of text a row that a chunk of each kind may have.
 WIDTHS: dict[float, tuple[int, ...]] = {
-    Kind.ROUTES: (0,),
+    **dict.fromkeys(BLOCK_SHAPES, (0,)),
     Kind.USERS: (SHORT_TEXT, LONG_TEXT),
     **dict.fromkeys(INSTRUMENT_LANES, (0,)),
 }
@@ -65,7 +68,7 @@ class OtherVersionError(CorruptSegmentError):
 class Header:
     """The header page of a segment, checked. Raises `CorruptSegmentError`."""
 
-    __slots__ = ("end", "nonce", "numbers", "parts", "pid")
+    __slots__ = ("blocks", "end", "nonce", "numbers", "parts", "pid")
 
     def __init__(self, page: bytes) -> None:
         if len(page) != HEADER_BYTES:
@@ -88,6 +91,10 @@ class Header:
             raise CorruptSegmentError("impossible header")
         self.nonce = int(self.numbers[Field.NONCE])
         self.pid = int(self.numbers[Field.PID])
+        first, last = self.numbers[Field.FIRST_BLOCK : Field.LAST_BLOCK + 1].tolist()
+        if not 0 <= first <= COUNTER_BLOCK < last <= BLOCKS or (first + last) % 1:
+            raise CorruptSegmentError("impossible blocks")
+        self.blocks = range(int(first), int(last))
         self.parts: list[Part] = []
         self.end = FIXED_BYTES
         if not 0 <= self.numbers[Field.CHUNKS] <= MAX_CHUNKS:
@@ -102,15 +109,21 @@ class Header:
             raise CorruptSegmentError("impossible directory")
         if rows % 1 or (rows > MOST_TABLE_ROWS and kind != Kind.USERS):
             raise CorruptSegmentError("impossible directory")
+        if kind in BLOCK_SHAPES and rows % TABLE_ROWS:
+            raise CorruptSegmentError("impossible directory")
         part = Part(Kind(int(kind)), self.end, int(rows), int(width))
         self.parts.append(part)
         self.end += part.size
 
-    def route_tables(self) -> Iterable[tuple[int, Shape]]:
-        """Yield offset and shape of the routes' tables."""
+    def block_tables(self, kind: Kind) -> Iterable[list[int]]:
+        """Yield the offsets of the tables of each chunk of routes or of answers.
+
+        From some table on, none of a chunk is in use.
+        """
+        size = BLOCK_SHAPES[kind].size
         for part in self.parts:
-            if part.kind is Kind.ROUTES:
-                yield part.offset, route_shape(part.rows)
+            if part.kind is kind:
+                yield [part.offset + k * size for k in range(part.rows // TABLE_ROWS)]
 
     def instrument_tables(self) -> Iterable[tuple[Kind, int, Shape]]:
         """Yield kind, offset and shape of the tables of the app's own numbers."""

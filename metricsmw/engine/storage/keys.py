@@ -5,11 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import re
+import struct
 from enum import IntEnum
 from typing import NamedTuple
 
 from metricsmw.engine.storage.layout import (
+    ANSWER_NAME_BYTES,
+    FACT_BYTES,
+    MAX_ANSWERS,
     NAME_BYTES,
+    TABLE_ROWS,
 )
 
 try:
@@ -21,6 +26,7 @@ except ImportError:
 
 logger = logging.getLogger("metricsmw")
 
+ANSWER_HEAD, FACTS_HEAD = struct.Struct("4d"), struct.Struct("2d")
 OTHER, UNMATCHED, OTHER_METHOD = "<other>", "<unmatched>", "_OTHER"
 STANDARD_METHODS = frozenset(
     ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY")
@@ -55,9 +61,10 @@ METHODS = known_methods(os.environ.get(METHODS_VARIABLE))
 class Times(IntEnum):
     """Which times the histogram of a row holds."""
 
-    ALL = 0  # of all requests: from their start to their end
+    ALL = 0  # of all requests that are not in a row of NOT_PLAIN: from their start to their end
     FIRST_BYTE = 1  # of streams only: from their start to their first byte
     LAST_BYTE = 2  # of streams only: from their start to their end
+    NOT_PLAIN = 3  # as ALL, of answers with another status than the row's plain one
 
 
 KNOWN_TIMES = frozenset(Times)
@@ -97,12 +104,108 @@ class Name(NamedTuple):
         """Whether it counts towards `max_routes`."""
         return self.route not in (OTHER, UNMATCHED) and self.times is Times.ALL
 
+    def of_others(self) -> Name:
+        """Return the name of the route's row for answers that are not plain."""
+        return self._replace(times=Times.NOT_PLAIN)
+
+    def of_all(self) -> Name:
+        """Return the name of the route."""
+        return self._replace(times=Times.ALL)
+
     def of_stream(self) -> tuple[Name, Name]:
         """Return the names of its streams' rows: of their first bytes, and of their last ones."""
         return (
             self._replace(times=Times.FIRST_BYTE),
             self._replace(times=Times.LAST_BYTE),
         )
+
+
+class RouteFacts(NamedTuple):
+    """What is known of a row beside its name.
+
+    Stored as two doubles, the length of a text (2 bytes), and the text.
+
+    Attributes:
+        status: The plain status of its route; 0: the row is not in use.
+        is_plain: Whether it counts the answers with that status, and not those with others.
+        other: The method whose ``<other>`` has what the row counted under earlier names.
+    """
+
+    status: int
+    is_plain: bool = True
+    other: str = ""
+
+    def pack(self) -> bytes:
+        """Return its stored form."""
+        raw = self.other.encode()
+        head = FACTS_HEAD.pack(self.status, self.is_plain)
+        return (head + len(raw).to_bytes(LENGTH_BYTES, "little") + raw).ljust(FACT_BYTES, b"\0")
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> RouteFacts:
+        """Return what is stored there; of something impossible, facts of no row in use."""
+        status, is_plain = FACTS_HEAD.unpack_from(packed)
+        if not 0 <= status < 600 or status % 1:
+            return cls(0)
+        start = FACTS_HEAD.size + LENGTH_BYTES
+        length = int.from_bytes(packed[FACTS_HEAD.size : start], "little")
+        other = packed[start : start + length].decode("utf-8", "replace")
+        return cls(int(status), bool(is_plain), other)
+
+
+class AnswerName(NamedTuple):
+    """What tells the answers of a route apart that have a row of their own.
+
+    Attributes:
+        status: Their status; 0: the row that all further ones share.
+        scheme: The URL scheme, where it is another one than that of most requests.
+        error: The type of the exception that has escaped.
+    """
+
+    status: int
+    scheme: str = ""
+    error: str = ""
+
+
+SHARED_ANSWER = AnswerName(0)
+
+
+class AnswerRow(NamedTuple):
+    """The name of a row of answers.
+
+    Stored as four doubles (the offset of the route's table, the route's row there, the number that
+    the answers have in it, the status), the length of a text (2 bytes), and the text: scheme,
+    space, exception. The offset is written last: it is what makes the row count.
+    """
+
+    table: int
+    row: int
+    number: int
+    answer: AnswerName
+
+    def pack(self) -> bytes:
+        """Return its stored form; a long name of an exception loses its beginning."""
+        head = ANSWER_HEAD.pack(self.table, self.row, self.number, self.answer.status)
+        scheme = self.answer.scheme.encode("ascii", "replace")[:16]
+        room = ANSWER_NAME_BYTES - len(head) - LENGTH_BYTES - len(scheme) - 1
+        error = self.answer.error.encode("utf-8", "replace")[-room:]
+        raw = scheme + b" " + error
+        return head + len(raw).to_bytes(LENGTH_BYTES, "little") + raw
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> AnswerRow | None:
+        """Return the name that is stored there; None for a row that is not in use, or damaged."""
+        numbers = ANSWER_HEAD.unpack_from(packed)
+        if not all(0 <= number < 2**52 and not number % 1 for number in numbers):
+            return None
+        table, row, number, status = map(int, numbers)
+        if not table or row >= TABLE_ROWS or number > MAX_ANSWERS or status >= 600:
+            return None
+        start = ANSWER_HEAD.size + LENGTH_BYTES
+        length = int.from_bytes(packed[ANSWER_HEAD.size : start], "little")
+        text = packed[start : start + length].decode("utf-8", "replace")
+        scheme, _, error = text.partition(" ")
+        return cls(table, row, number, AnswerName(status, scheme, error))
 
 
 def pack_text(text: str) -> bytes:

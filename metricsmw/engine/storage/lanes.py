@@ -11,6 +11,10 @@ from metricsmw.engine.storage.histogram import (
     Distribution,
 )
 from metricsmw.engine.storage.layout import (
+    BLOCK_BYTES,
+    BLOCK_LANES,
+    COUNTER_BLOCK,
+    TABLE_ROWS,
     zero_lanes,
 )
 
@@ -35,6 +39,29 @@ def unpack(state: int, lanes: int) -> list[int]:
 def lane_of(state: int, lane: int) -> int:
     """One lane of a difference of states."""
     return state >> 64 * lane & LANE_MASK
+
+
+def rows_of(state: int, used: slice) -> list[int]:
+    """Return the lanes of each row of a table of routes or of answers.
+
+    Args:
+        state: Lanes of the blocks in use, a difference of states or one with its exponent bits.
+        used: Their bytes in a whole state.
+    """
+    if not state:
+        return [0] * TABLE_ROWS
+    size = BLOCK_LANES * 8
+    raw = state.to_bytes(used.stop - used.start, "little")
+    counters = COUNTER_BLOCK * BLOCK_BYTES - used.start
+    places = [place for place in range(0, len(raw), BLOCK_BYTES) if place != counters]
+    # Blocks below that of the counters have the number that they have among those of buckets.
+    shift = used.start // BLOCK_BYTES * size * 8
+    rows = []
+    for row in range(0, BLOCK_BYTES, size):
+        buckets = b"".join([raw[place + row : place + row + size] for place in places])
+        counted = int.from_bytes(raw[counters + row : counters + row + size], "little")
+        rows.append(int.from_bytes(buckets, "little") << shift | counted << 64 * ROUTE_BUCKETS)
+    return rows
 
 
 def in_use(state: int) -> tuple[int, list[int]]:

@@ -1,19 +1,19 @@
 """The byte layout of a segment: one worker's memory, with its rings of checkpoints.
 
 A segment is written by one process only and read by all. It lives in anonymous memory (a private
-monitor) or in a mapped file. All numbers are 8-byte native doubles.
+monitor) or in a mapped file. All numbers are 8-byte native doubles. docs/layout.md has each offset.
 
     0      header page, 4096 bytes: a magic, then one double per `Field`
     1024     chunk directory in that page: (kind, offset, rows, text bytes a row) for each chunk
-    4096   the server-wide `Table`: 1 row of 1216 lanes, 64 checkpoints
+    4096   the server-wide table (`Shape`): 1 row of 1216 lanes, 64 checkpoints
     ...    chunks, appended as routes and users appear; each page-aligned
 
-A `Table` is
+A `Shape` is the geometry of a table:
 
     labels       slots doubles: the step at whose start the checkpoint was taken, 0 = none
     since        slots doubles: monotonic time from which that step's peaks are valid
     peaks        rows x slots doubles: the largest value of that step, in seconds
-    names        rows x 512 bytes (tables of routes only): length, what it times, text (`keys.Name`)
+    names        rows x a fixed number of bytes: what the row counts
     current      rows x lanes cumulative lanes
     checkpoints  slots copies of `current`, each as it stood at the start of a step
 
@@ -25,6 +25,11 @@ while two states subtract as whole big integers, all lanes at once (`tables`).
 
 A checkpoint is written in this order: label 0, copy, label of the new step. A reader reads the
 label, copies, and reads the label again (`tables`), so that it never uses a torn copy.
+
+Tables of routes and of answers (`BlockShape`) are sparse: a state of their 16 rows is 19 blocks of
+4096 bytes. A block has 32 lanes of each row: two octaves of latencies, or the row's counters. Only
+the blocks from `Field.FIRST_BLOCK` up to before `Field.LAST_BLOCK` have memory, those that the
+latencies of the worker fall in; the others are holes of the file.
 """
 
 from __future__ import annotations
@@ -38,7 +43,7 @@ from typing import NamedTuple
 from metricsmw.engine.storage.histogram import BUCKETS, ROUTE_BUCKETS
 
 MAGIC = b"metricmw"
-LAYOUT = 1.0
+LAYOUT = 2.0
 HEADER_BYTES = 4096
 DIRECTORY_OFFSET = 1024
 DIRECTORY_ENTRY = 4
@@ -47,6 +52,8 @@ PAGE = mmap.ALLOCATIONGRANULARITY
 
 BIAS = 2.0**52
 NAME_BYTES = 512
+ANSWER_NAME_BYTES = 256
+FACT_BYTES = 64
 
 # The header up to `Field.CREATED`, which a worker writes once, when it opens the segment.
 IDENTITY_BYTES = 7 * 8
@@ -84,6 +91,9 @@ class Field(IntEnum):
     SAMPLED = 21  # when the worker measured its own resources: monotonic seconds,
     CPU_PCT = 22  # percent of one core since the time before
     MEMORY_BYTES = 23  # resident
+    FIRST_BLOCK = 24  # blocks in use of the tables of routes and answers: the first one,
+    LAST_BLOCK = 25  # and the one behind the last
+    RENAMINGS = 26  # odd while a row of a route gets another name; 0: none ever did
 
 
 class Owner(NamedTuple):
@@ -112,6 +122,7 @@ class Kind(IntEnum):
     COUNTERS = 3  # of the app's own
     GAUGES = 4
     HISTOGRAMS = 5
+    ANSWERS = 6  # of one status of a route's row
 
 
 class Lane(IntEnum):
@@ -129,11 +140,31 @@ class RouteLane(IntEnum):
 
     ERRORS = ROUTE_BUCKETS
     ABANDONED = ROUTE_BUCKETS + 1
-    STATUS = ROUTE_BUCKETS + 2  # + 1, 3, 4, 5: the class of the status; + 0: none; 2 is the rest
-    STREAMS = ROUTE_BUCKETS + 8  # whose first byte is in no row of this route
+    STREAMS = ROUTE_BUCKETS + 2  # whose first byte is in no row of this route
+    REST = ROUTE_BUCKETS + 4  # + 1 … 5: answers of no row but the shared one, by class; + 0: none
+    ANSWERS = ROUTE_BUCKETS + 10  # + the answer's number in its route
 
 
-ROUTE_LANES = 640
+# The answers of a route that have a row each; all others share one more.
+MAX_ANSWERS = 12
+
+# A state of a table of routes, or of answers, is so many blocks; each has so many lanes of a row.
+TABLE_ROWS, BLOCK_LANES, BLOCKS = 16, 32, 19
+BLOCK_BYTES = TABLE_ROWS * BLOCK_LANES * 8
+# The one of the counters. It lies amid those of the buckets, at 2**-10 s, so that the blocks in use
+# are neighbours.
+COUNTER_BLOCK = 7
+ROUTE_LANES = ROUTE_BUCKETS + BLOCK_LANES
+
+
+def place_of(lane: int) -> int:
+    """Return the place of a row's lane in a state, in doubles, behind the row's first double."""
+    if lane >= ROUTE_BUCKETS:
+        block, inside = COUNTER_BLOCK, lane - ROUTE_BUCKETS
+    else:  # the last bucket is above the ceiling, and has no lane
+        block, inside = divmod(min(lane, (BLOCKS - 1) * BLOCK_LANES - 1), BLOCK_LANES)
+        block += block >= COUNTER_BLOCK
+    return block * TABLE_ROWS * BLOCK_LANES + inside
 
 
 def _round_up(size: int, unit: int) -> int:
@@ -141,19 +172,29 @@ def _round_up(size: int, unit: int) -> int:
 
 
 class Shape:
-    """The geometry of a `Table`; offsets are relative to its start."""
+    """The geometry of a table; offsets are relative to its start."""
 
-    __slots__ = ("current", "lanes", "named", "names", "peaks", "rows", "since", "slots", "stride")
+    __slots__ = (
+        "current",
+        "lanes",
+        "name_bytes",
+        "names",
+        "peaks",
+        "rows",
+        "since",
+        "slots",
+        "stride",
+    )
 
-    def __init__(self, rows: int, lanes: int, slots: int, *, named: bool) -> None:
+    def __init__(self, rows: int, lanes: int, slots: int, name_bytes: int = 0) -> None:
         self.rows = rows
         self.lanes = lanes
         self.slots = slots
-        self.named = named
+        self.name_bytes = name_bytes
         self.since = slots * 8
         self.peaks = slots * 16
         self.names = self.peaks + slots * rows * 8
-        self.current = self.names + (rows * NAME_BYTES if named else 0)
+        self.current = self.names + rows * name_bytes
         self.stride = rows * lanes * 8
 
     def checkpoint(self, slot: int) -> int:
@@ -166,20 +207,44 @@ class Shape:
         return _round_up(self.checkpoint(self.slots), PAGE)
 
 
-SERVER_SHAPE = Shape(1, SERVER_LANES, 64, named=False)
+class BlockShape(Shape):
+    """The geometry of a table of routes or of answers.
+
+    Behind ``since`` it has a double that is 1 once the table is in use; behind the peaks, the facts
+    of each row (`keys.RouteFacts`). Behind the checkpoints is the base: what each row had counted
+    when it got its name; bytes of 0 where it has had no other name before.
+    """
+
+    __slots__ = ("base", "facts", "in_use")
+
+    def __init__(self, slots: int, name_bytes: int) -> None:
+        super().__init__(TABLE_ROWS, BLOCKS * BLOCK_LANES, slots, name_bytes)
+        self.in_use = self.peaks
+        self.peaks += 8
+        self.facts = self.peaks + slots * TABLE_ROWS * 8
+        facts = self.facts + (TABLE_ROWS * FACT_BYTES if slots else 0)
+        self.names = _round_up(facts, BLOCK_BYTES)
+        self.current = self.names + TABLE_ROWS * name_bytes
+        self.base = self.checkpoint(slots)
+
+    @property
+    def size(self) -> int:
+        """The table's size in bytes, most of which are holes."""
+        return _round_up(self.base + self.stride, PAGE)
+
+
+SERVER_SHAPE = Shape(1, SERVER_LANES, 64)
 SERVER_OFFSET = HEADER_BYTES
 FIXED_BYTES = _round_up(HEADER_BYTES + SERVER_SHAPE.size, PAGE)
+
+ROUTE_SHAPE = BlockShape(12, NAME_BYTES)
+ANSWER_SHAPE = BlockShape(0, ANSWER_NAME_BYTES)
+BLOCK_SHAPES = {Kind.ROUTES: ROUTE_SHAPE, Kind.ANSWERS: ANSWER_SHAPE}
 
 
 def zero_lanes(lanes: int) -> bytes:
     """Return so many lanes that have counted nothing."""
     return struct.pack("d", BIAS) * lanes
-
-
-@cache
-def route_shape(rows: int) -> Shape:
-    """Return the geometry of a chunk of so many routes."""
-    return Shape(rows, ROUTE_LANES, 12, named=True)
 
 
 def step_number(now: float, step: float) -> int:
@@ -213,13 +278,13 @@ INSTRUMENT_LANES = {Kind.COUNTERS: 2, Kind.GAUGES: 2, Kind.HISTOGRAMS: ROUTE_BUC
 @cache
 def instrument_shape(kind: Kind, rows: int) -> Shape:
     """Return the geometry of so many rows of the app's own numbers; they have no checkpoints."""
-    return Shape(rows, INSTRUMENT_LANES[kind], 0, named=True)
+    return Shape(rows, INSTRUMENT_LANES[kind], 0, NAME_BYTES)
 
 
 def chunk_bytes(kind: Kind, rows: int, width: int) -> int:
     """Return a chunk's size. A user's row is a time, a key and its text, column by column."""
-    if kind is Kind.ROUTES:
-        return route_shape(rows).size
+    if kind in BLOCK_SHAPES:
+        return BLOCK_SHAPES[kind].size * (rows // TABLE_ROWS)
     if kind in INSTRUMENT_LANES:
         return instrument_shape(kind, rows).size
     return _round_up(rows * (16 + width), PAGE)

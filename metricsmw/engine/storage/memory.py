@@ -5,10 +5,14 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from metricsmw.engine.directory import Directory
 from metricsmw.engine.files import FileHandle
+
+Part = tuple[int, int]  # offset, size
+FILL_BYTES = 4096  # of a hole, when a segment is filled
 
 # The part of a file system that is left to other programs, whose shared memory is there, too: a
 # quarter; a half when a table grows that can do without, so that later workers find room.
@@ -23,6 +27,23 @@ class Memory(Protocol):
         """Return a writable view of newly allocated, zeroed (or, adopted, existing) bytes.
 
         Raises OSError where there is no room.
+        """
+
+    def map_holes(self, offset: int, size: int) -> memoryview:
+        """Return a view of bytes, of which only those may be written that `allocate` was asked for.
+
+        Raises OSError where the segment cannot be so large.
+        """
+
+    def allocate(self, parts: Sequence[Part], *, growth: bool) -> None:
+        """Have memory for parts of what `map_holes` has returned.
+
+        Args:
+            parts: Offset and size of each.
+            growth: They are new; the segment can do without, so more room is left to others.
+
+        Raises:
+            OSError: There is no room.
         """
 
     def check_growth(self, size: int) -> None:
@@ -51,6 +72,11 @@ class AnonymousMemory:
             part = bytearray(size)
         self._parts.append((offset, part))
         return memoryview(part)
+
+    map_holes = map
+
+    def allocate(self, parts: Sequence[Part], *, growth: bool) -> None:
+        """Pass: the system gives memory when it is written to."""
 
     def read(self, offset: int, size: int) -> bytes:
         """See `Memory`."""
@@ -93,16 +119,43 @@ class FileMemory:
         self._end = max(self._end, offset + size)
         return memoryview(mmap.mmap(fd, size, offset=offset))
 
+    def map_holes(self, offset: int, size: int) -> memoryview:
+        """See `Memory`."""
+        fd = self._file.fileno()
+        if os.fstat(fd).st_size < offset + size:
+            os.ftruncate(fd, offset + size)
+        self._end = max(self._end, offset + size)
+        return memoryview(mmap.mmap(fd, size, offset=offset))
+
+    def allocate(self, parts: Sequence[Part], *, growth: bool) -> None:
+        """See `Memory`."""
+        fd = self._file.fileno()
+        if growth:
+            self.check_growth(sum(size for _, size in parts))
+        for offset, size in parts:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(fd, offset, size)
+            else:
+                os.pwrite(fd, os.pread(fd, size, offset), offset)
+
     def check_growth(self, size: int) -> None:
         """Raise OSError unless half of the file system is left to others by it."""
         check_room(self._file.fileno(), size, RESERVED_SHARE_OF_GROWTH)
 
     def fill(self, data: bytes) -> None:
-        """Begin with these bytes, before anything is mapped. Raises OSError for want of room."""
-        allocate(self._file.fileno(), 0, len(data))
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.pwrite(self._file.fileno(), rest, len(data) - len(rest)) :]
+        """Begin with these bytes, before anything is mapped; long zeros become holes.
+
+        Raises OSError for want of room.
+        """
+        fd = self._file.fileno()
+        parts = list(_written(data))
+        check_room(fd, sum(size for _, size in parts), RESERVED_SHARE)
+        os.ftruncate(fd, len(data))
+        self.allocate(parts, growth=False)
+        for offset, size in parts:
+            rest = memoryview(data)[offset : offset + size]
+            while rest:
+                rest = rest[os.pwrite(fd, rest, offset + size - len(rest)) :]
 
     def read(self, offset: int, size: int) -> bytes:
         """See `Memory`."""
@@ -116,6 +169,15 @@ class FileMemory:
         except OSError:  # somebody has closed all files of the process
             return False
         return status.st_size >= self._end and status.st_nlink > 0 and self._directory.is_in_place
+
+
+def _written(data: bytes) -> Iterator[Part]:
+    """Yield the parts that are not all zeros."""
+    zeros = bytes(FILL_BYTES)
+    for offset in range(0, len(data), FILL_BYTES):
+        piece = data[offset : offset + FILL_BYTES]
+        if piece != zeros[: len(piece)]:
+            yield offset, len(piece)
 
 
 def check_room(fd: int, size: int, share: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import compress
 from math import inf
 from typing import NamedTuple, Protocol
@@ -17,9 +17,9 @@ from metricsmw.engine.storage.keys import (
     unpack_text,
 )
 from metricsmw.engine.storage.layout import (
+    BLOCK_SHAPES,
     HEADER_BYTES,
     NAME_BYTES,
-    ROUTE_LANES,
     ROUTE_STEPS_PER_WINDOW,
     SERVER_OFFSET,
     SERVER_SHAPE,
@@ -27,8 +27,14 @@ from metricsmw.engine.storage.layout import (
     STEPS_PER_WINDOW,
     Field,
     Kind,
-    Shape,
     step_number,
+)
+from metricsmw.engine.storage.routes import (
+    RouteCounts,
+    RouteTableReader,
+    RouteTotal,
+    tables_in_use,
+    used_bytes,
 )
 from metricsmw.engine.storage.tables import (
     ATTEMPTS,
@@ -149,16 +155,16 @@ class SegmentReading:
         self._reset = reset
         self._window_seconds = window_seconds
         self.alive = source.alive
-        self._routes: list[tuple[Name, int, float]] | None = None
+        self._routes: list[RouteCounts] | None = None
         if routes:
             self._take_header(self._read(0, HEADER_BYTES))
-            self._routes = list(self._read_routes())
+            self._routes = self._route_tables().window()
         whole = self._read(0, OVERALL)
         self._take_header(whole[:HEADER_BYTES])
         # Where any part is missing, the whole segment is left out.
         if not self._read(self._header.end - 1, 1):
             raise CorruptSegmentError("truncated")
-        self.table = self._table(SERVER_OFFSET, SERVER_SHAPE, whole[SERVER_OFFSET:])
+        self.table = self._server_table(whole[SERVER_OFFSET:])
 
     def _take_header(self, page: bytes) -> None:
         self._header = Header(page)
@@ -170,22 +176,25 @@ class SegmentReading:
         # Such a worker's totals count; its steps are of another length, so its window does not.
         self._same_window = self.header[Field.WINDOW] == self._window_seconds
 
-    def _table(self, offset: int, shape: Shape, head: bytes | None = None) -> TableReading:
-        routes = shape.named
-        steps = NO_STEPS
-        if self._same_window:
-            steps = self._period.steps(
-                STEP_RATIO if routes else 1, ROUTE_STEPS_PER_WINDOW if routes else STEPS_PER_WINDOW
-            )
+    def _server_table(self, head: bytes) -> TableReading:
+        steps = self._period.steps(1, STEPS_PER_WINDOW) if self._same_window else NO_STEPS
         return read_table(
             self._read,
-            offset,
-            shape,
+            SERVER_OFFSET,
+            SERVER_SHAPE,
             steps,
             self._reset.at,
-            self._baseline(offset),
+            self._baseline(SERVER_OFFSET),
             self._period.past,
             head,
+        )
+
+    def _route_tables(self) -> RouteTableReader:
+        steps = NO_STEPS
+        if self._same_window:
+            steps = self._period.steps(STEP_RATIO, ROUTE_STEPS_PER_WINDOW)
+        return RouteTableReader(
+            self._read, self._header, steps, self._reset.at, self._baseline, self._period.past
         )
 
     @property
@@ -275,38 +284,13 @@ class SegmentReading:
                 if text is not None:
                     yield text
 
-    def routes(self) -> Iterable[tuple[Name, int, float]]:
-        """Return (name, lanes in the window, peak in seconds) of every row in use."""
-        return self._read_routes() if self._routes is None else self._routes
+    def routes(self) -> Iterable[RouteCounts]:
+        """Return the window's counts of every row that has any; a route may have two."""
+        return self._route_tables().window() if self._routes is None else self._routes
 
-    def _read_routes(self) -> Iterator[tuple[Name, int, float]]:
-        for offset, shape in self._header.route_tables():
-            table = self._table(offset, shape)
-            for row, name, count in self._named_rows(offset, shape, table.window):
-                yield name, count, table.peaks[row]
-
-    def route_totals(self) -> Iterable[tuple[Name, int]]:
-        """Yield (name, lanes since the reset) of every row that has counted anything."""
-        for offset, shape in self._header.route_tables():
-            total = read_total(self._read, offset, shape, self._baseline(offset))
-            for _, name, count in self._named_rows(offset, shape, total):
-                yield name, count
-
-    def _named_rows(self, offset: int, shape: Shape, state: int) -> Iterable[tuple[int, Name, int]]:
-        """Yield number, name and lanes of the rows that are not 0 in a difference of states."""
-        if not state:
-            return
-        lanes = state.to_bytes(shape.stride, "little")
-        names = self._bytes(offset + shape.names, shape.rows * NAME_BYTES)
-        width = ROUTE_LANES * 8
-        for row in range(shape.rows):
-            count = int.from_bytes(lanes[row * width : (row + 1) * width], "little")
-            if not count:
-                continue
-            name = Name.unpack(names[row * NAME_BYTES : (row + 1) * NAME_BYTES])
-            if name is None:
-                raise CorruptSegmentError("counts of no route")
-            yield row, name, count
+    def route_totals(self) -> Iterable[RouteTotal]:
+        """Return what was counted since the reset; a route has several parts."""
+        return self._route_tables().totals()
 
     def instruments(self) -> Iterable[tuple[Kind, str, int]]:
         """Yield (kind, packed name, lanes since the reset) of the app's own numbers.
@@ -335,19 +319,12 @@ class SegmentReading:
     def steps(self, first: int) -> dict[int, int]:
         """Return the counts of the worker in each step from ``first`` on, as lanes."""
         return read_steps(
-            self._read, SERVER_OFFSET, SERVER_SHAPE, 0, first, self._baseline(SERVER_OFFSET)
+            self._read, SERVER_OFFSET, SERVER_SHAPE, first, self._baseline(SERVER_OFFSET)
         )
 
     def route_steps(self, name: Name, first: int) -> Iterable[tuple[int, int]]:
         """Yield the counts of one route in each route step from ``first`` on, as lanes."""
-        packed = name.pack()
-        for offset, shape in self._header.route_tables():
-            names = self._bytes(offset + shape.names, shape.rows * NAME_BYTES)
-            for row in range(shape.rows):
-                if names.startswith(packed, row * NAME_BYTES):
-                    baseline = self._baseline(offset)
-                    found = read_steps(self._read, offset, shape, row, first, baseline)
-                    yield from found.items()
+        return self._route_tables().steps(name, first)
 
     def _baseline(self, offset: int) -> int | None:
         return self._reset.states.get((self._header.nonce, offset))
@@ -359,8 +336,10 @@ def table_states(read: Read) -> Iterable[tuple[tuple[int, int], int]]:
     yield (nonce, SERVER_OFFSET), table_state(read, SERVER_OFFSET, SERVER_SHAPE)
     # Looked up only now: a row that appears later has counted nothing before.
     header = Header(read(0, HEADER_BYTES))
-    for offset, shape in header.route_tables():
-        yield (nonce, offset), table_state(read, offset, shape)
-    for kind, offset, shape in header.instrument_tables():
+    used = used_bytes(header)
+    for kind, shape in BLOCK_SHAPES.items():
+        for offset in tables_in_use(read, header, kind):
+            yield (nonce, offset), table_state(read, offset, shape, used)
+    for kind, offset, dense in header.instrument_tables():
         if kind is not Kind.GAUGES:
-            yield (nonce, offset), table_state(read, offset, shape)
+            yield (nonce, offset), table_state(read, offset, dense)

@@ -8,14 +8,20 @@ from __future__ import annotations
 import os
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from metricsmw.engine.storage.lanes import lane_masks, rows_of
 from metricsmw.engine.storage.layout import (
     BIAS,
+    BLOCK_BYTES,
+    BLOCK_LANES,
+    BLOCK_SHAPES,
+    COUNTER_BLOCK,
     DIRECTORY_ENTRY,
     DIRECTORY_OFFSET,
+    FACT_BYTES,
     FIXED_BYTES,
     HEADER_BYTES,
     IDENTITY_BYTES,
@@ -25,13 +31,14 @@ from metricsmw.engine.storage.layout import (
     OWNER_FIELDS,
     SERVER_OFFSET,
     SERVER_SHAPE,
+    TABLE_ROWS,
+    BlockShape,
     Field,
     Kind,
     Owner,
     Shape,
     chunk_bytes,
     instrument_shape,
-    route_shape,
     zero_lanes,
 )
 from metricsmw.engine.storage.memory import Memory
@@ -44,14 +51,18 @@ class Table:
         self.shape = shape
         self.view = view
         self.current = view[shape.current : shape.current + shape.stride]
-        self._labels = view[: shape.since].cast("d")
-        self._since = view[shape.since : shape.peaks].cast("d")
-        self._peaks = view[shape.peaks : shape.names].cast("d")
-        self.names = view[shape.names : shape.current]
+        self.names = view[shape.names : shape.names + shape.rows * shape.name_bytes]
         self.lanes = self.current.cast("d")
-        self.step = 0 if fresh else int(max(self._labels))
+        self.used = slice(0, shape.stride)  # the bytes of a state that are in use
+        self._labels = view[: shape.since].cast("d")
+        self._since = view[shape.since : 2 * shape.since].cast("d")
+        self._peaks = view[shape.peaks : shape.peaks + shape.slots * shape.rows * 8].cast("d")
+        self.step = 0 if fresh else int(max(self._labels, default=0))
         if fresh:
-            self.current[:] = zero_lanes(shape.rows * shape.lanes)
+            self._begin()
+
+    def _begin(self) -> None:
+        self.current[:] = zero_lanes(self.shape.rows * self.shape.lanes)
 
     @property
     def _slot(self) -> int:
@@ -70,13 +81,20 @@ class Table:
         if step <= self.step:
             return False
         slot = step % self.shape.slots
-        offset = self.shape.checkpoint(slot)
+        begin, used = self.shape.checkpoint(slot), self.used
         self._labels[slot] = 0.0
-        self.view[offset : offset + self.shape.stride] = self.current
+        self.view[begin + used.start : begin + used.stop] = self.current[used]
         self.step = step
         self.restart_peaks(since)
         self._labels[slot] = float(step)
         return True
+
+    def checkpoint_since(self, step: int) -> int | None:
+        """Return the offset of the first checkpoint from a step on; None where there is none."""
+        labels = [label for label in self._labels if label >= max(step, 1)]
+        if not labels:
+            return None
+        return self.shape.checkpoint(int(min(labels)) % self.shape.slots)
 
     def drop_checkpoints(self) -> None:
         """Drop all checkpoints, so that no window has what was counted so far."""
@@ -97,6 +115,111 @@ class Table:
     def set_peak(self, number: int, seconds: float) -> None:
         """Set the largest value of a row in this step, in seconds."""
         self._peaks[number * self.shape.slots + self._slot] = seconds
+
+    def drop_peaks(self, number: int) -> None:
+        """Drop the largest values of a row, in all steps."""
+        for slot in range(self.shape.slots):
+            self._peaks[number * self.shape.slots + slot] = 0.0
+
+
+class BlockTable(Table):
+    """A table of routes or of answers, whose blocks get memory as they are used.
+
+    ``memory`` and ``offset``: where the table lies; ``blocks``: those that are in use, or shall be.
+    A fresh one needs room, else it raises OSError; with ``growth`` some is left to others.
+    """
+
+    shape: BlockShape
+
+    def __init__(
+        self,
+        view: memoryview,
+        shape: BlockShape,
+        *,
+        memory: Memory,
+        offset: int,
+        blocks: range,
+        fresh: bool,
+        growth: bool = False,
+    ) -> None:
+        self._memory = memory
+        self.offset = offset
+        self._states = [shape.current, *map(shape.checkpoint, range(shape.slots))]
+        head = (offset, shape.current)
+        memory.allocate([head, *self._parts(blocks)], growth=fresh and growth)
+        super().__init__(view, shape, fresh=False)
+        if fresh:
+            self.fill(blocks)
+        self.use(blocks)
+        view[shape.in_use : shape.in_use + 8].cast("d")[0] = 1.0
+
+    def _parts(self, blocks: range) -> list[tuple[int, int]]:
+        size = len(blocks) * BLOCK_BYTES
+        return [
+            (self.offset + state + blocks.start * BLOCK_BYTES, size)
+            for state in self._states
+            if size
+        ]
+
+    def allocate(self, blocks: range) -> None:
+        """Have memory for more blocks. Raises OSError where there is no room."""
+        self._memory.allocate(self._parts(blocks), growth=True)
+
+    def fill(self, blocks: range) -> None:
+        """Let these blocks, which have memory, have counted nothing."""
+        zero = zero_lanes(len(blocks) * BLOCK_BYTES // 8)
+        for state in self._states:
+            begin = state + blocks.start * BLOCK_BYTES
+            self.view[begin : begin + len(zero)] = zero
+
+    def use(self, blocks: range) -> None:
+        """Copy these blocks in each checkpoint from now on."""
+        self.used = slice(blocks.start * BLOCK_BYTES, blocks.stop * BLOCK_BYTES)
+
+    def lanes_of(self, number: int) -> memoryview[float]:
+        """Return the lanes of a row, by their places (`place_of`)."""
+        return self.lanes[number * BLOCK_LANES :]
+
+    def facts(self, number: int) -> memoryview:
+        """Return the bytes of a row's facts."""
+        begin = self.shape.facts + number * FACT_BYTES
+        return self.view[begin : begin + FACT_BYTES]
+
+    def pieces(self, number: int, state: int) -> Iterator[memoryview]:
+        """Yield what a row has in each block that is in use, of the state at an offset."""
+        size = BLOCK_LANES * 8
+        for begin in range(self.used.start, self.used.stop, BLOCK_BYTES):
+            place = state + begin + number * size
+            yield self.view[place : place + size]
+
+    def allocate_base(self) -> None:
+        """Have memory for the base. Raises OSError where there is no room."""
+        begin, used = self.offset + self.shape.base, self.used
+        self._memory.allocate([(begin + used.start, used.stop - used.start)], growth=True)
+
+    def rebase(self, number: int) -> None:
+        """Make what a row has counted its base, which has memory."""
+        base = self._pieces(number, self.shape.base)
+        for to, piece in zip(base, self._pieces(number, self.shape.current), strict=True):
+            to[:] = piece
+
+    def _pieces(self, number: int, state: int) -> Iterator[memoryview]:
+        """Yield what a row has in each block that is in use, of the state at an offset."""
+        size = BLOCK_LANES * 8
+        for begin in range(self.used.start, self.used.stop, BLOCK_BYTES):
+            place = state + begin + number * size
+            yield self.view[place : place + size]
+
+    def rows(self, state: int, baseline: int = 0) -> list[int]:
+        """Return what each row has counted in the state at an offset, as lanes.
+
+        ``baseline``: what the table had counted before, as lanes of a whole state.
+        """
+        used = self.used
+        raw = self.view[state + used.start : state + used.stop]
+        _, zero = lane_masks(len(raw) // 8)
+        counted = int.from_bytes(raw, "little") - zero - (baseline >> 8 * used.start)
+        return rows_of(max(counted, 0), used)
 
 
 class Chunk(NamedTuple):
@@ -144,6 +267,7 @@ class Segment:
             header[Field.NONCE] = float(int.from_bytes(os.urandom(6), "little"))
             header[Field.WINDOW] = float(window_seconds)
             header[Field.CREATED] = now
+            self._set_blocks(range(COUNTER_BLOCK, COUNTER_BLOCK + 2))
             fixed[: len(MAGIC)] = MAGIC  # last: from here on readers take it for whole
         self._end = FIXED_BYTES
         self._appending = threading.Lock()
@@ -159,7 +283,8 @@ class Segment:
         self.table.drop_checkpoints()
         for chunk in self.chunks:
             if chunk.kind is Kind.ROUTES:
-                Table(chunk.view, route_shape(chunk.rows), fresh=False).drop_checkpoints()
+                for table in self.block_tables(chunk):
+                    table.drop_checkpoints()
         self.header[Field.WINDOW] = float(window_seconds)
 
     def _read_identity(self) -> bytes:
@@ -184,7 +309,8 @@ class Segment:
         for number in range(int(self.header[Field.CHUNKS])):
             entry = number * DIRECTORY_ENTRY
             kind, offset, rows, width = (int(v) for v in self._directory[entry : entry + 4])
-            view = self.memory.map(offset, chunk_bytes(Kind(kind), rows, width))
+            map_part = self.memory.map_holes if kind in BLOCK_SHAPES else self.memory.map
+            view = map_part(offset, chunk_bytes(Kind(kind), rows, width))
             if kind == Kind.GAUGES:  # of the app's own, and of a dead process
                 shape = instrument_shape(Kind.GAUGES, rows)
                 view[shape.current : shape.current + shape.stride] = bytes(shape.stride)
@@ -216,9 +342,12 @@ class Segment:
             if number == MAX_CHUNKS:
                 raise OSError(f"a segment holds at most {MAX_CHUNKS} chunks")
             size = chunk_bytes(kind, rows, width)
-            if growth:
-                self.memory.check_growth(size)
-            view = self.memory.map(self._end, size)
+            if kind in BLOCK_SHAPES:
+                view = self.memory.map_holes(self._end, size)
+            else:
+                if growth:
+                    self.memory.check_growth(size)
+                view = self.memory.map(self._end, size)
             chunk = Chunk(kind, rows, width, view, self._end)
             yield chunk
             entry = number * DIRECTORY_ENTRY
@@ -227,6 +356,77 @@ class Segment:
             self._end += len(view)
             self.chunks.append(chunk)
             self.header[Field.CHUNKS] = float(number + 1)
+
+    @property
+    def blocks(self) -> range:
+        """The blocks in use of the tables of routes and answers."""
+        return range(int(self.header[Field.FIRST_BLOCK]), int(self.header[Field.LAST_BLOCK]))
+
+    def _set_blocks(self, blocks: range) -> None:
+        self.header[Field.FIRST_BLOCK] = float(blocks.start)
+        self.header[Field.LAST_BLOCK] = float(blocks.stop)
+
+    def use_blocks(self, blocks: range, tables: Iterable[BlockTable]) -> None:
+        """Have memory for more blocks, which include all that are in use.
+
+        Readers see them once they are whole.
+
+        Args:
+            blocks: The blocks.
+            tables: All tables of routes and answers.
+
+        Raises:
+            OSError: There is no room; nothing has changed.
+        """
+        before = self.blocks
+        added = [range(blocks.start, before.start), range(before.stop, blocks.stop)]
+        for part in filter(None, added):
+            for table in tables:
+                table.allocate(part)
+        for part in filter(None, added):
+            for table in tables:
+                table.fill(part)
+        self._set_blocks(blocks)
+        for table in tables:
+            table.use(blocks)
+
+    def block_tables(self, chunk: Chunk) -> Iterator[BlockTable]:
+        """Yield the tables of a chunk that are in use."""
+        for number in range(chunk.rows // TABLE_ROWS):
+            table = self.block_table(chunk, number, fresh=False)
+            if table is None:
+                return
+            yield table
+
+    def block_table(
+        self, chunk: Chunk, number: int, *, fresh: bool, growth: bool = False
+    ) -> BlockTable | None:
+        """Return a table of a chunk; None for one that is not in use and not to be.
+
+        Args:
+            chunk: A chunk of routes or of answers.
+            number: Which one of its tables.
+            fresh: Take it into use.
+            growth: The segment can do without it, so more room is left to others.
+
+        Raises:
+            OSError: There is no room.
+        """
+        shape = BLOCK_SHAPES[chunk.kind]
+        begin = number * shape.size
+        offset = chunk.offset + begin
+        # Not through the mapping: there may be no memory.
+        if not fresh and self.memory.read(offset + shape.in_use, 8) in (bytes(8), b""):
+            return None
+        return BlockTable(
+            chunk.view[begin : begin + shape.size],
+            shape,
+            memory=self.memory,
+            offset=offset,
+            blocks=self.blocks,
+            fresh=fresh,
+            growth=growth,
+        )
 
     def zero_gauges(self) -> None:
         """Zero the gauges, as its worker leaves; the counts stay for the readers."""

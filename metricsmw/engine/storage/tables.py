@@ -40,11 +40,15 @@ READ_ERRORS = (
 
 
 class TableReading(NamedTuple):
-    """One table: lanes since the reset and lanes in the window, as integers; peaks in seconds."""
+    """One table: lanes since the reset and lanes in the window, as integers; peaks in seconds.
+
+    ``head``: its bytes before the current lanes.
+    """
 
     total: int
     window: int
     peaks: list[float]
+    head: bytes
 
 
 def read_table(
@@ -56,6 +60,7 @@ def read_table(
     baseline: int | None,
     past: bool,
     head: bytes | None = None,
+    used: slice | None = None,
 ) -> TableReading:
     """Return the counts of one table since the reset and in the window.
 
@@ -65,35 +70,39 @@ def read_table(
         shape: The table's geometry.
         steps: The numbers of the window's last and first step.
         reset_at: Monotonic time of the last reset; older peaks are left out.
-        baseline: The whole table at the last reset; None: it was not there.
+        baseline: What the table had counted at the last reset; None: it was not there.
         past: Read the table as it was when the last step ended.
         head: The table's first bytes, up to the end of the current lanes, if they are read already.
+        used: The bytes of a state that are in use; None: all.
 
     Raises:
         CorruptSegmentError: The bytes cannot be what a worker wrote.
     """
     # Floats, as the labels are: comparing them with integers takes three times as long.
     last, first = float(steps[0]), float(max(steps[1], 1))  # label 0 is none
-    high, zero = lane_masks(shape.rows * shape.lanes)
-    size = shape.current + shape.stride
+    used = used or slice(0, shape.stride)
+    high, zero = lane_masks((used.stop - used.start) // 8)
+    size = shape.current + used.stop
+    start = zero if baseline is None else zero + (baseline >> 8 * used.start)
     for _ in range(ATTEMPTS):
         whole = head or read(offset, size)
         head = None
         if len(whole) != size:
             raise CorruptSegmentError("truncated")
-        doubles = memoryview(whole[: shape.names]).cast("d").tolist()
         slots = shape.slots
+        peaks_end = shape.peaks + slots * shape.rows * 8
+        doubles = memoryview(whole[:peaks_end]).cast("d").tolist()
         labels = doubles[:slots]
         if sum(labels) % 1:  # NaN too
             raise CorruptSegmentError("impossible steps")
-        end = int.from_bytes(whole[shape.current :], "little")
+        end = int.from_bytes(whole[shape.current + used.start :], "little")
         begin = end
         end_label = None
         if past:
             later = [label for label in labels if label > last]
             if later:
                 end_label = min(later)
-                checkpoint = _checkpoint(read, offset, shape, end_label)
+                checkpoint = _checkpoint(read, offset, shape, end_label, used)
                 if checkpoint is None:
                     continue
                 begin = end = checkpoint
@@ -101,13 +110,12 @@ def read_table(
         if inside:
             begin_label = min([labels[slot] for slot in inside])
             if end_label is None or begin_label < end_label:
-                checkpoint = _checkpoint(read, offset, shape, begin_label)
+                checkpoint = _checkpoint(read, offset, shape, begin_label, used)
                 if checkpoint is None:
                     continue
                 begin = checkpoint
         if end & high != zero or begin & high != zero:
             raise CorruptSegmentError("no counts")
-        start = zero if baseline is None else baseline
         total, window = end - start, end - max(begin, start)
         if past:
             total, window = max(total, 0), max(window, 0)
@@ -116,19 +124,19 @@ def read_table(
         valid = [s for s in inside if labels[s] <= last and doubles[slots + s] >= reset_at]
         peaks = [
             max([doubles[row + slot] for slot in valid], default=0.0)
-            for row in range(2 * slots, len(doubles), slots)
+            for row in range(shape.peaks // 8, len(doubles), slots)
         ]
         if not all(0.0 <= peak <= CEILING_SECONDS for peak in peaks):
             raise CorruptSegmentError("impossible peaks")
-        return TableReading(total, window, peaks)
+        return TableReading(total, window, peaks, whole[: shape.current])
     raise CorruptSegmentError("no whole checkpoint")
 
 
-def _checkpoint(read: Read, offset: int, shape: Shape, label: float) -> int | None:
+def _checkpoint(read: Read, offset: int, shape: Shape, label: float, used: slice) -> int | None:
     """Return the checkpoint of a label; None where it was overwritten while it was copied."""
     slot = int(label) % shape.slots
-    state = read(offset + shape.checkpoint(slot), shape.stride)
-    if len(state) != shape.stride:
+    state = read(offset + shape.checkpoint(slot) + used.start, used.stop - used.start)
+    if len(state) != used.stop - used.start:
         raise CorruptSegmentError("truncated")
     again = read(offset + slot * 8, 8)
     if len(again) != 8 or struct.unpack("d", again)[0] != label:
@@ -137,23 +145,27 @@ def _checkpoint(read: Read, offset: int, shape: Shape, label: float) -> int | No
 
 
 def read_steps(
-    read: Read, offset: int, shape: Shape, row: int, first: int, baseline: int | None
+    read: Read,
+    offset: int,
+    shape: Shape,
+    first: int,
+    baseline: int | None,
+    used: slice | None = None,
 ) -> dict[int, int]:
-    """Return what one row of the table at ``offset`` counted in each step from ``first`` on.
+    """Return what the table at ``offset`` counted in each step from ``first`` on.
 
     Each is the difference of two neighbouring checkpoints, as lanes; the last one is that of the
     current lanes, and of a step in progress. Steps without a checkpoint counted nothing.
-    ``baseline``: the whole table at the last reset; nothing from before it is counted.
+    ``baseline``: what the table had counted at the last reset; nothing from before it is counted.
+    ``used``: see `read_table`.
 
     Raises:
         CorruptSegmentError: The bytes cannot be what a worker wrote.
     """
-    size = shape.lanes * 8
-    inside = row * size
-    high, zero = lane_masks(shape.lanes)
-    start = zero
-    if baseline is not None:
-        start = baseline >> inside * 8 & (1 << size * 8) - 1
+    used = used or slice(0, shape.stride)
+    size = used.stop - used.start
+    high, zero = lane_masks(size // 8)
+    start = zero if baseline is None else zero + (baseline >> 8 * used.start)
     for _ in range(ATTEMPTS):
         labels = read(offset, shape.since)
         if len(labels) != shape.since:
@@ -163,7 +175,7 @@ def read_steps(
             raise CorruptSegmentError("impossible steps")
         begins = sorted(int(number) for number in numbers if number >= max(first, 1))
         places = [shape.checkpoint(number % shape.slots) for number in begins]
-        raw = [read(offset + place + inside, size) for place in (*places, shape.current)]
+        raw = [read(offset + place + used.start, size) for place in (*places, shape.current)]
         if any(len(state) != size for state in raw):
             raise CorruptSegmentError("truncated")
         if read(offset, shape.since) != labels:
@@ -182,34 +194,55 @@ def read_steps(
 
 
 def read_total(read: Read, offset: int, shape: Shape, baseline: int | None) -> int:
-    """Return what the table at ``offset`` has counted since the reset, as lanes.
+    """Return what the dense table at ``offset`` has counted since the reset, as lanes.
 
     Raises:
         CorruptSegmentError: The bytes are no counts, or fewer than at the reset.
     """
-    raw = read(offset + shape.current, shape.stride)
-    if len(raw) != shape.stride:
-        raise CorruptSegmentError("truncated")
-    state = int.from_bytes(raw, "little")
-    high, zero = lane_masks(shape.rows * shape.lanes)
-    if state & high != zero:
-        raise CorruptSegmentError("no counts")
-    total = state - (zero if baseline is None else baseline)
-    if total < 0 or total & high:
+    state = read_state(read, offset + shape.current, slice(0, shape.stride))
+    return since(state, baseline or 0, shape.rows * shape.lanes)
+
+
+def since(state: int, baseline: int, lanes: int) -> int:
+    """Return what was counted since a baseline. Raises `CorruptSegmentError` where it is less."""
+    total = state - baseline
+    if total < 0 or total & lane_masks(lanes)[0]:
         raise CorruptSegmentError("impossible counts")
     return total
 
 
-def table_state(read: Read, offset: int, shape: Shape) -> int:
-    """Return a table's current lanes as one integer.
+def read_state(read: Read, offset: int, used: slice) -> int:
+    """Return what was counted in the used bytes of the state at ``offset``, as lanes of them.
 
-    They are copied until two copies are equal, five times at most: then no worker was between two
-    stores of one request.
+    Raises:
+        CorruptSegmentError: The bytes are no counts.
     """
-    state = read(offset + shape.current, shape.stride)
+    raw = read(offset + used.start, used.stop - used.start)
+    if len(raw) != used.stop - used.start:
+        raise CorruptSegmentError("truncated")
+    state = int.from_bytes(raw, "little")
+    high, zero = lane_masks(len(raw) // 8)
+    if state & high != zero:
+        raise CorruptSegmentError("no counts")
+    counted: int = state - zero
+    return counted
+
+
+def table_state(read: Read, offset: int, shape: Shape, used: slice | None = None) -> int:
+    """Return what a table has counted, as the lanes of a whole state.
+
+    It is copied until two copies are equal, five times at most: then no worker was between two
+    stores of one request.
+
+    Raises:
+        CorruptSegmentError: The bytes are no counts.
+    """
+    used = used or slice(0, shape.stride)
+    state = read_state(read, offset + shape.current, used)
     for _ in range(ATTEMPTS):
-        again = read(offset + shape.current, shape.stride)
+        again = read_state(read, offset + shape.current, used)
         if again == state:
             break
         state = again
-    return int.from_bytes(state, "little")
+    whole: int = state << 8 * used.start
+    return whole

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 
 from metricsmw.config import Settings
 from metricsmw.engine.storage.lanes import unpack
-from metricsmw.engine.storage.layout import SERVER_OFFSET, SERVER_SHAPE, Kind, Shape, route_shape
-from metricsmw.engine.storage.segment import Segment, Table
+from metricsmw.engine.storage.layout import BLOCK_SHAPES, SERVER_OFFSET, SERVER_SHAPE
+from metricsmw.engine.storage.segment import Segment
 from metricsmw.engine.workers.group import PrivateGroup
 from metricsmw.engine.workers.shared import SharedGroup
 
@@ -41,30 +41,33 @@ class Remainder:
 
     def settle(self) -> None:
         """Add to the copy the counts of the old segment since the last call."""
-        for number, (old, new, shape, known) in enumerate(self._tables):
-            state = bytes(old.current)
+        for number, (old, new, known) in enumerate(self._tables):
+            state = bytes(old)
             if state == known:
                 continue
             more = int.from_bytes(state, "little") - int.from_bytes(known, "little")
-            for lane, count in enumerate(unpack(more, shape.rows * shape.lanes)):
+            for lane, count in enumerate(unpack(more, len(state) // 8)):
                 if count:
-                    new.lanes[lane] += float(count)
-            self._tables[number] = old, new, shape, state
+                    new[lane] += float(count)
+            self._tables[number] = old, new, state
 
 
 def _tables(
     old: Segment, new: Segment, copied: bytes
-) -> Iterator[tuple[Table, Table, Shape, bytes]]:
-    """Yield the tables of both, with their counters as they were copied."""
+) -> Iterator[tuple[memoryview, memoryview[float], bytes]]:
+    """Yield the lanes of both, and the old ones as they were copied."""
+
+    def as_copied(start: int, lanes: memoryview) -> bytes:
+        return copied[start : start + len(lanes)]
+
+    current = old.table.current
     start = SERVER_OFFSET + SERVER_SHAPE.current
-    yield old.table, new.table, SERVER_SHAPE, copied[start : start + SERVER_SHAPE.stride]
+    yield current, new.table.lanes, as_copied(start, current)
     for before, after in zip(old.chunks, new.chunks, strict=False):
-        if before.kind is Kind.ROUTES:
-            shape = route_shape(before.rows)
-            start = before.offset + shape.current
-            yield (
-                Table(before.view, shape, fresh=False),
-                Table(after.view, shape, fresh=False),
-                shape,
-                copied[start : start + shape.stride],
-            )
+        if before.kind in BLOCK_SHAPES:
+            pairs = zip(old.block_tables(before), new.block_tables(after), strict=False)
+            for before_table, after_table in pairs:
+                used = after_table.used
+                current = before_table.current[used]
+                start = before_table.offset + before_table.shape.current + used.start
+                yield current, after_table.current[used].cast("d"), as_copied(start, current)

@@ -18,6 +18,7 @@ from metricsmw.config import Settings
 from metricsmw.engine.aside import do_aside
 from metricsmw.engine.directory import Directory
 from metricsmw.engine.faults import FaultLog
+from metricsmw.engine.storage.reader import NEVER, Reset
 from metricsmw.engine.workers.group import Group, PrivateGroup
 from metricsmw.engine.workers.joining import Remainder, take_along
 from metricsmw.engine.workers.processes import is_worker
@@ -177,13 +178,14 @@ class Membership:
         """Return whether a server has made this process to serve."""
         return self._settings.shared is not False and is_worker()
 
-    def last_reset(self) -> float:
-        """Return the monotonic time of the server's last reset; 0.0 where there was none.
-
-        Joins nothing.
-        """
+    def reset(self) -> Reset:
+        """Return the server's last reset. Joins nothing."""
         group = self.group
-        return group.reset.at if group is not None else 0.0
+        return group.reset if group is not None else NEVER
+
+    def last_reset(self) -> float:
+        """Return the monotonic time of the server's last reset; 0.0 where there was none."""
+        return self.reset().at
 
     def close(self) -> None:
         """Leave the server: gauges are zeroed, counts stay for the other workers."""
