@@ -75,7 +75,7 @@ class Row:
         self.table = table
         self.facts = facts
         self.plain = facts.status
-        self.answers: dict[AnswerKey, Answer] = {}
+        self.answers: dict[AnswerKey, AnswerPlace] = {}
         self.numbers = 0
         self.others: Row | None = None
         self.shared: memoryview[float] | None = None
@@ -89,7 +89,7 @@ class Row:
             self.table.set_peak(self.number, seconds)
 
 
-class Answer:
+class AnswerPlace:
     """Where the answers of a row with one status are counted.
 
     Attributes:
@@ -109,7 +109,7 @@ class Answer:
         self.is_error = is_error
 
     @classmethod
-    def uncounted(cls, row: Row, key: AnswerKey) -> Answer:
+    def uncounted(cls, row: Row, key: AnswerKey) -> AnswerPlace:
         """Return one that has no row of answers, where not even the last resort has room."""
         lanes = memoryview(bytearray(row.table.shape.stride)).cast("d")
         return cls(row, RouteLane.REST + _class_of(key), lanes, is_error=_is_error(key))
@@ -176,7 +176,7 @@ class Answers:
             if row is not None:
                 self._add(row, name, table, number)
 
-    def _add(self, row: Row, name: AnswerRow, table: BlockTable, number: int) -> Answer | None:
+    def _add(self, row: Row, name: AnswerRow, table: BlockTable, number: int) -> AnswerPlace | None:
         """Note a row of answers; return where they are counted, if it is not shared."""
         lanes = table.lanes_of(number)
         self._places.setdefault((name.table, name.row), []).append((table, number))
@@ -184,12 +184,12 @@ class Answers:
             row.shared = lanes
             return None
         key = _key_of(name.answer)
-        answer = Answer(row, RouteLane.ANSWERS + name.number, lanes, is_error=_is_error(key))
+        answer = AnswerPlace(row, RouteLane.ANSWERS + name.number, lanes, is_error=_is_error(key))
         row.answers[key] = answer
         row.numbers = max(row.numbers, name.number + 1)
         return answer
 
-    def find(self, row: Row, key: AnswerKey, *, shared: bool = False) -> Answer:
+    def find(self, row: Row, key: AnswerKey, *, shared: bool = False) -> AnswerPlace:
         """Return where an answer is counted.
 
         Args:
@@ -210,9 +210,9 @@ class Answers:
         if row.shared is None:
             self._create(row, MAX_ANSWERS, SHARED_ANSWER)
             assert row.shared is not None
-        return Answer(row, RouteLane.REST + _class_of(key), row.shared, is_error=_is_error(key))
+        return AnswerPlace(row, RouteLane.REST + _class_of(key), row.shared, is_error=_is_error(key))
 
-    def _create(self, row: Row, number: int, name: AnswerName) -> Answer | None:
+    def _create(self, row: Row, number: int, name: AnswerName) -> AnswerPlace | None:
         if self.is_full:
             raise OSError("there was no room in this step")
         try:

@@ -30,7 +30,7 @@ from metricsmw.config import Settings
 from metricsmw.engine.recording.answers import (
     NO_NAME,
     STATUSES,
-    Answer,
+    AnswerPlace,
     AnswerKey,
     Answers,
     Place,
@@ -179,7 +179,7 @@ class RouteTables:
             self._rows.setdefault(route, {})[method] = row
         return row
 
-    def answer(self, row: Row, key: AnswerKey) -> Answer:
+    def answer(self, row: Row, key: AnswerKey) -> AnswerPlace:
         """Return where the answers of a route with that status are counted.
 
         Where there is no room for another row, those of another route: ``_OTHER <other>``.
@@ -197,7 +197,7 @@ class RouteTables:
         if last is not self._spare:
             with suppress(OSError):
                 return self._answers.find(last, key, shared=True)
-        return Answer.uncounted(last, key)
+        return AnswerPlace.uncounted(last, key)
 
     def _others(self, row: Row) -> Row:
         """Return the row of what is not plain of a route. Raises OSError where it has no room."""
