@@ -210,7 +210,9 @@ class Answers:
         if row.shared is None:
             self._create(row, MAX_ANSWERS, SHARED_ANSWER)
             assert row.shared is not None
-        return AnswerPlace(row, RouteLane.REST + _class_of(key), row.shared, is_error=_is_error(key))
+        return AnswerPlace(
+            row, RouteLane.REST + _class_of(key), row.shared, is_error=_is_error(key)
+        )
 
     def _create(self, row: Row, number: int, name: AnswerName) -> AnswerPlace | None:
         if self.is_full:

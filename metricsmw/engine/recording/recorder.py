@@ -26,7 +26,7 @@ from metricsmw.engine.aside import do_aside, runs_event_loop
 from metricsmw.engine.builds import NEEDS_LOCK
 from metricsmw.engine.faults import FaultLog
 from metricsmw.engine.fork import Stage, on_fork
-from metricsmw.engine.recording.answers import AnswerPlace, AnswerKey, Row
+from metricsmw.engine.recording.answers import AnswerKey, AnswerPlace, Row
 from metricsmw.engine.recording.routes import PLACES, RouteTables
 from metricsmw.engine.recording.users import UserTable
 from metricsmw.engine.storage.histogram import BUCKETS, CEILING_SECONDS, FLOOR_SECONDS

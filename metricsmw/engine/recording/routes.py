@@ -30,8 +30,8 @@ from metricsmw.config import Settings
 from metricsmw.engine.recording.answers import (
     NO_NAME,
     STATUSES,
-    AnswerPlace,
     AnswerKey,
+    AnswerPlace,
     Answers,
     Place,
     Row,

@@ -42,6 +42,7 @@ from metricsmw.engine.storage.layout import (
     DIRECTORY_OFFSET,
     FIXED_BYTES,
     HEADER_BYTES,
+    LAYOUT,
     SERVER_SHAPE,
     Field,
 )
@@ -106,7 +107,7 @@ OVERWRITTEN = {
     "a chunk elsewhere": overwrite(DIRECTORY_OFFSET + 8, 8, lambda size: struct.pack("d", 4096.0)),
     "random from the counts on": overwrite(HEADER_BYTES, None, noise),
     "older version": set_field(Field.LAYOUT, 0.0),
-    "newer version": set_field(Field.LAYOUT, 2.0),
+    "newer version": set_field(Field.LAYOUT, LAYOUT + 1),
     "impossible window": set_field(Field.WINDOW, 9.0),
     "no window": set_field(Field.WINDOW, math.nan),
     "impossible chunks": set_field(Field.CHUNKS, 1e9),
