@@ -23,6 +23,7 @@ GROUP = "metricsmw"
 OVERALL = "metricsmw_request_duration_seconds"
 BY_ROUTE = "http_server_request_duration_seconds"
 SERVER_LABELS = "job, instance"
+ANSWER_LABELS = "http_response_status_code, error_type, url_scheme"
 # The shortest time that rates are taken over.
 LEAST_SECONDS = 60
 
@@ -87,7 +88,9 @@ def _selector(rule: Rule) -> str:
 
 def _route_expression(rule: Rule, window: str) -> str:
     where = _selector(rule)
-    counted = f"histogram_count(rate({BY_ROUTE}{where}[{window}]))"
+    # A row of the table is several series there, one for each status.
+    durations = f"sum without ({ANSWER_LABELS}) (rate({BY_ROUTE}{where}[{window}]))"
+    counted = f"histogram_count({durations})"
     requests = f"({counted} + rate(metricsmw_route_abandoned_total{where}[{window}]))"
     if rule.field == "requests":
         seconds = f"{window_seconds(window)} * "
@@ -96,7 +99,7 @@ def _route_expression(rule: Rule, window: str) -> str:
         value = f"100 * rate(metricsmw_route_errors_total{where}[{window}]) / {requests}"
     else:
         quantile = QUANTILES[rule.field]
-        value = f"1000 * histogram_quantile({quantile}, rate({BY_ROUTE}{where}[{window}]))"
+        value = f"1000 * histogram_quantile({quantile}, {durations})"
     worst = "min" if rule.comparison.startswith("<") else "max"
     return f"{worst} by ({SERVER_LABELS}) ({value})"
 

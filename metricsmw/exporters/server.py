@@ -32,7 +32,7 @@ from metricsmw.engine.storage.histogram import (
     SCALE,
     representative,
 )
-from metricsmw.engine.storage.keys import OTHER, UNMATCHED, Name, Times
+from metricsmw.engine.storage.keys import OTHER, UNMATCHED, AnswerName, Name, Times
 from metricsmw.engine.storage.lanes import in_use
 from metricsmw.engine.storage.layout import Field, Kind
 from metricsmw.engine.storage.routes import RouteTotal
@@ -118,20 +118,20 @@ def _routes(totals: Iterable[RouteTotal], started: float) -> Iterator[Family]:
     errors: list[NumberPoint] = []
     abandoned: list[NumberPoint] = []
     streams: dict[Times, list[HistogramPoint]] = {Times.FIRST_BYTE: [], Times.LAST_BYTE: []}
-    rows: dict[Name, RouteTotal] = {}
-    for total in totals:
-        name = total.name
-        rows[name] = total.plus(rows[name]) if name in rows else total
-    for name in sorted(rows):
-        total = rows[name]
+    for name, group in groupby(totals, lambda total: total.name):
+        parts = list(group)
         attributes = _attributes(name)
-        point = _point(attributes, total.histogram, ROUTE_SCALE, ROUTE_FIRST, started)
-        if name.times is not Times.ALL:
-            streams[name.times].append(point)
-            continue
-        durations.append(point)
-        errors.append(NumberPoint(attributes, total.errors, started))
-        abandoned.append(NumberPoint(attributes, total.abandoned, started))
+        points = durations if name.times is Times.ALL else streams[name.times]
+        for part in parts:
+            if part.histogram:
+                told = _answer(part.answer) if name.times is Times.ALL else {}
+                all_ = {**attributes, **told}
+                points.append(_point(all_, part.histogram, ROUTE_SCALE, ROUTE_FIRST, started))
+        if name.times is Times.ALL:
+            failed = sum(part.errors for part in parts)
+            gone = sum(part.abandoned for part in parts)
+            errors.append(NumberPoint(attributes, failed, started))
+            abandoned.append(NumberPoint(attributes, gone, started))
     yield HistogramFamily(
         "http.server.request.duration",
         "s",
@@ -171,6 +171,19 @@ def _attributes(name: Name) -> dict[str, str]:
         attributes[OVERFLOW] = "true"
     elif name.route != UNMATCHED:
         attributes["http.route"] = name.route
+    return attributes
+
+
+def _answer(answer: AnswerName) -> dict[str, str]:
+    """Return the attributes of answers; those that share a row have none."""
+    attributes = {}
+    if answer.status:
+        attributes["http.response.status_code"] = str(answer.status)
+    # By the conventions, what the client has caused is no error of the server.
+    if answer.error or answer.status >= 500:
+        attributes["error.type"] = answer.error or str(answer.status)
+    if answer.scheme:
+        attributes["url.scheme"] = answer.scheme
     return attributes
 
 

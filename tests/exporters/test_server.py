@@ -60,13 +60,21 @@ def record(
 
 
 def test_routes_have_the_conventions_attributes(monitor: MetricsMonitor) -> None:
-    record(monitor, 0.1, "GET", "/items/{id}", 200)
+    for status in (200, 404, 500, 500):
+        record(monitor, 0.1, "GET", "/items/{id}", status)
     record(monitor, 0.1, "BREW", None, 404)
+    monitor.recorder.fail(monitor.recorder.begin(), 500, "/items/{id}", "GET", "shop.SoldOut")
     found = samples(monitor)[f"{ROUTES_NAME}_count"]
+    method, route = ("http_request_method", "GET"), ("http_route", "/items/{id}")
+    code = "http_response_status_code"
     assert found == {
-        (("http_request_method", "GET"), ("http_route", "/items/{id}")): 1,
-        (("http_request_method", "_OTHER"),): 1,  # nothing matched: no route
+        (method, (code, "200"), route): 1,
+        (method, (code, "404"), route): 1,  # the client's error is none of the server
+        (("error_type", "500"), method, (code, "500"), route): 2,
+        (("error_type", "shop.SoldOut"), method, (code, "500"), route): 1,
+        (("http_request_method", "_OTHER"), (code, "404")): 1,  # nothing matched: no route
     }
+    assert samples(monitor)["metricsmw_route_errors_total"][method, route] == 4
     assert (
         samples(monitor)["metricsmw_route_errors_total"][(("http_request_method", "_OTHER"),)] == 1
     )
@@ -77,7 +85,12 @@ def test_routes_past_the_maximum_share_the_overflow(clock: ManualClock) -> None:
         for number in range(5):
             record(monitor, 0.1, "GET", f"/{number}", 200)
         found = samples(monitor)[f"{ROUTES_NAME}_count"]
-        assert found.pop((("http_request_method", "GET"), ("otel_metric_overflow", "true"))) == 3
+        other = (
+            ("http_request_method", "GET"),
+            ("http_response_status_code", "200"),
+            ("otel_metric_overflow", "true"),
+        )
+        assert found.pop(other) == 3
         assert {dict(labels)["http_route"] for labels in found} == {"/0", "/1"}
 
 
