@@ -328,7 +328,8 @@ class _Default:
         if not token_variable():
             which = (
                 "the token that this server has made for itself and prints where it runs in a"
-                f" terminal or in debug mode; {TOKEN_VARIABLE} sets another one."
+                " terminal or in debug mode; `metricsmw token` prints it on the machine itself, and"
+                f" {TOKEN_VARIABLE} sets another one."
             )
         return [
             *ways,

@@ -188,6 +188,16 @@ def _ls_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print them as JSON")
 
 
+def _token_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "target",
+        nargs="?",
+        metavar="PID|NAME",
+        help="a process of the server, or a part of its command line (default: the only one)",
+    )
+    _whose_arguments(parser)
+
+
 def _top_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "target",
@@ -257,6 +267,14 @@ COMMANDS = (
         needs=(),
         arguments=_ls_arguments,
         run="metricsmw.cli.servers:run",
+    ),
+    Command(
+        name="token",
+        help="print the token that a server of this machine has made for itself",
+        extra="",
+        needs=(),
+        arguments=_token_arguments,
+        run="metricsmw.cli.servers:run_token",
     ),
     Command(
         name="top",

@@ -1,4 +1,4 @@
-"""`metricsmw ls`: the servers of a user on this machine, and the choice of one of them.
+"""`metricsmw ls` and `token`: the servers of a user on this machine, and the choice of one of them.
 
 They are found by their directories and read from their shared memory: no server is asked.
 """
@@ -12,17 +12,18 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypedDict
 
-from metricsmw.cli.client import REFUSED, UNREACHABLE, WRONG_USAGE, TopError
+from metricsmw.cli.client import MAX_TOKEN_BYTES, REFUSED, UNREACHABLE, WRONG_USAGE, TopError
 from metricsmw.cli.output import complain, write
 from metricsmw.cli.text import number, plain
 from metricsmw.engine.reading.attached import STOPPED, AttachedServer, UnreadableServerError
 from metricsmw.engine.workers.catalog import FoundServer, find_servers, processes_user
 from metricsmw.engine.workers.directories import folder_by_hand
 from metricsmw.engine.workers.shared import CAN_SHARE
+from metricsmw.engine.workers.token import TOKEN
 from metricsmw.snapshot import iso_timestamp
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
@@ -59,6 +60,36 @@ def run(options: argparse.Namespace) -> int:
     else:
         complain("ls", nothing(options.user))
     return 0
+
+
+def run_token(options: argparse.Namespace) -> int:
+    """Run `metricsmw token`; 0 done, 1 no such server or token, 2 wrong usage, 3 not let in."""
+    try:
+        write(own_token(choose(options.target, options.user, options.dir)))
+    except TopError as error:
+        complain("token", error)
+        return error.code
+    return 0
+
+
+def own_token(found: FoundServer) -> str:
+    """Return the token that a server has made for itself. Raises `TopError`."""
+    try:
+        with closing(found.open()) as folder:
+            token = folder.read(TOKEN, MAX_TOKEN_BYTES).decode("ascii", "replace").strip()
+    except FileNotFoundError:
+        raise TopError(
+            f"{title(found)} has made no token for itself: METRICSMW_TOKEN or auth= says what it "
+            "takes, or nobody has asked it yet",
+            UNREACHABLE,
+        ) from None
+    except PermissionError as error:
+        raise TopError(f"{title(found)} may not be read by this user", REFUSED) from error
+    except OSError as error:
+        raise TopError(
+            f"the token of {title(found)} cannot be read: {error}", UNREACHABLE
+        ) from error
+    return token
 
 
 def servers(user: str | None = None, directory: str | None = None) -> list[FoundServer]:

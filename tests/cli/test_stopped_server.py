@@ -28,7 +28,24 @@ def server() -> Iterator[Server]:
     with serve("gunicorn", "apps.flask_app:app", workers=2, env=environment) as server:
         for _ in range(4):
             server.get("/hello")
+        wait_until(lambda: health(server)["workers"] == 2, "both workers")
         yield server
+
+
+def test_its_token(capsys: pytest.CaptureFixture[str]) -> None:
+    with serve("gunicorn", "apps.flask_app:app", workers=2, env={"METRICSMW_DIR": ""}) as server:
+        assert server.get("/api/metrics/current").status == 401
+        assert main(["token", str(server.pid)]) == 0
+        token = capsys.readouterr().out.strip()
+        answer = server.get("/api/metrics/current", {"Authorization": f"Bearer {token}"})
+        assert answer.status == 200
+
+
+def test_no_token_of_its_own(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["token", str(server.pid)]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "has made no token for itself: METRICSMW_TOKEN or auth= says" in said.err
 
 
 def health(server: Server) -> Any:
