@@ -29,6 +29,7 @@ from metricsmw.alerts.delivery import (
     send_test,
 )
 from metricsmw.alerts.grammar import parse
+from metricsmw.alerts.memory import AlertMemory
 from metricsmw.alerts.outbox import AlertOutbox, AlertRow, PastAlert
 from metricsmw.alerts.rules import SPAN_FIELDS, AnyRule, BurnRate, Rule, identity
 from metricsmw.alerts.silences import read_silences
@@ -158,6 +159,7 @@ class MetricsAlerter:
             renew=self._after_fork,
         )
         self._outbox = AlertOutbox(self._job.leader, monitor.clock, retry.max_waiting)
+        self._memory = AlertMemory(monitor, name)
         self._make_senders: Callable[[], list[Sender]] = lambda: [
             Sender(monitor.faults, receiver, self._outbox, timeout, retry) for receiver in receivers
         ]
@@ -283,14 +285,18 @@ class MetricsAlerter:
     # --- checking --------------------------------------------------------------------------------
 
     def _check(self) -> list[Alert]:
-        silences = read_silences(self.monitor, self.monitor.clock.time())
-        found = self._checker.check(
-            self._outbox.read(), lambda: ReadingInput(self.monitor), silences
-        )
+        clock = self.monitor.clock
+        saved = self._outbox.read()
+        if not saved["statuses"]:  # the server's first check
+            saved = self._memory.load(clock.monotonic())
+        silences = read_silences(self.monitor, clock.time())
+        found = self._checker.check(saved, lambda: ReadingInput(self.monitor), silences)
         if not self._outbox.publish(
             found.alerts, found.statuses, found.past, found.messages, self._receivers
         ):
             return []
+        if found.changes or found.messages:
+            self._memory.save(self._outbox.read())
         for sender in self._senders:
             sender.wake()
         return found.changes

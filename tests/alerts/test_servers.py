@@ -208,8 +208,8 @@ print(alerter.get_alerts()[0]["state"])
 """
 
 
-def test_another_server_in_the_same_place_begins_anew(tmp_path: Path) -> None:
-    for _ in range(2):
+def test_another_server_in_the_same_place_ends_what_fired(tmp_path: Path) -> None:
+    for before in ("inactive", "resolved"):
         done = subprocess.run(
             [sys.executable, "-c", ONE_SERVER],
             env={**os.environ, "METRICSMW_DIR": str(tmp_path)},
@@ -217,7 +217,7 @@ def test_another_server_in_the_same_place_begins_anew(tmp_path: Path) -> None:
             text=True,
         )
         assert done.returncode == 0, done.stderr
-        assert done.stdout.split() == ["inactive", "firing"]
+        assert done.stdout.split() == [before, "firing"]
 
 
 ENDS_WHILE_TELLING = """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -225,3 +227,43 @@ def test_messages_name_the_application(
     assert application_name() == "from-otel"
     monkeypatch.delenv("OTEL_SERVICE_NAME")
     assert application_name()
+
+
+@pytest.mark.parametrize("lasting", [True, False], ids=["lasting", "without"])
+@pytest.mark.parametrize("goes_on", [True, False], ids=["goes on", "is over"])
+def test_what_fired_when_the_server_stopped_goes_on_or_is_over(
+    tmp_path: Path,
+    clock: ManualClock,
+    told: list[Alert],
+    monkeypatch: pytest.MonkeyPatch,
+    lasting: bool,
+    goes_on: bool,
+) -> None:
+    def serve(errors: int, begin: int) -> list[tuple[str, str]]:
+        """Run a server for two minutes, and return what receivers are told."""
+        history = tmp_path / "metrics.db" if lasting else None
+        with MetricsMonitor(60, shared=not lasting, clock=clock, history=history) as monitor:
+            with MetricsAlerter(
+                monitor,
+                rules=["error_rate_pct > 50", "GONE: workers > 0"][: 1 + (not told)],
+                notify=told.append,
+                start=False,
+            ) as one:
+                for second in range(120):
+                    for number in range(10):
+                        monitor.record_request(1.0, is_error=second >= begin and number < errors)
+                    if second == 0 or second % 10 == 9:
+                        check(one)
+                    clock.advance(1)
+                past = one.get_past_alerts()
+            assert "ERROR_RATE" in [row["type"] for row in past]
+        return [(alert.type, alert.state) for alert in told]
+
+    monkeypatch.setenv("METRICSMW_DIR", str(tmp_path))
+    assert sorted(serve(9, 5)) == [("ERROR_RATE", "firing"), ("GONE", "firing")]
+    for folder in tmp_path.glob("metricsmw-*"):
+        shutil.rmtree(folder)
+    clock.advance(30)
+    later = serve(9 if goes_on else 0, 0)[2:]
+    over = [] if goes_on else [("ERROR_RATE", "resolved")]
+    assert sorted(later) == sorted([("GONE", "resolved"), *over])
