@@ -1,4 +1,5 @@
-// The alert rules: what fires or is about to, the tiles that it is about, and what changed.
+// The alert rules: what fires or is about to, the tiles that it is about, what changed, the marks in
+// the charts, and silences.
 
 import { dated, full, make, write } from "./format.js";
 
@@ -14,14 +15,75 @@ export class Alerts {
   #list;
   #count;
   #happened;
+  #fires;
+  #base;
+  #dialog;
   #states = null; // by rule, as they were told last
+  #seen = ""; // the states of which the past alerts were asked for
+  #past = [];
 
-  /** `happened(text, kind)` notes what changed. */
-  constructor({ section, list, count, happened }) {
+  /** `happened(text, kind)` notes what changed; `fires(count)` that so many rules fire. */
+  constructor({ section, list, count, happened, fires, base, dialog }) {
     this.#section = section;
     this.#list = list;
     this.#count = count;
     this.#happened = happened;
+    this.#fires = fires;
+    this.#base = base;
+    this.#dialog = dialog;
+    list.addEventListener("click", (event) => {
+      const button = event.target.closest("button");
+      if (button) this.#ask(button.dataset.type, button.dataset.end !== undefined);
+    });
+    dialog.querySelector("#silence-confirm").addEventListener("click", () => this.#confirm());
+  }
+
+  /** What a chart of these fields marks: where an alert on one of them began, and where it ended. */
+  marks(fields) {
+    const kinds = new Set(fields.map(kindOf));
+    return this.#past.filter(({ field }) => kinds.has(kindOf(field))).flatMap(({ type, since, ended }) => [
+      { at: Date.parse(since) / 1000, label: type, bad: true },
+      ...(ended ? [{ at: Date.parse(ended) / 1000, label: `${type} over` }] : []),
+    ]);
+  }
+
+  async #remember(rows) {
+    const seen = JSON.stringify(rows.map(({ rule, state }) => [rule, state]));
+    if (seen === this.#seen) return;
+    this.#seen = seen;
+    try {
+      const answer = await fetch(new URL("alerts/history", this.#base), { cache: "no-store" });
+      if (answer.ok) this.#past = (await answer.json()).alerts;
+    } catch {
+      this.#seen = ""; // the feed says what is wrong; asked again with the next table
+    }
+  }
+
+  #ask(type, isEnd) {
+    if (isEnd) {
+      this.#silence({ type, for: "0s" });
+      return;
+    }
+    this.#dialog.dataset.type = type;
+    write(this.#dialog.querySelector("#silence-type"), type);
+    write(this.#dialog.querySelector("#silence-error"), "");
+    this.#dialog.showModal();
+  }
+
+  async #confirm() {
+    const length = this.#dialog.querySelector("#silence-for").value;
+    const problem = await this.#silence({ type: this.#dialog.dataset.type, for: length });
+    if (problem) write(this.#dialog.querySelector("#silence-error"), problem);
+    else this.#dialog.close();
+  }
+
+  async #silence(query) {
+    const url = new URL(`alerts/silence?${new URLSearchParams(query)}`, this.#base);
+    const answer = await fetch(url, { method: "POST" }).catch(() => null);
+    if (!answer) return "The server does not answer.";
+    if (!answer.ok) return (await answer.json().catch(() => ({}))).error ?? `The server answers with ${answer.status}.`;
+    this.#happened(`${query.for === "0s" ? "Silence ended" : `Silenced for ${query.for}`}: ${query.type}`, "info");
+    return "";
   }
 
   show(rows) {
@@ -34,6 +96,8 @@ export class Alerts {
     }
     const known = rows.filter(({ state }) => state in SHOWN);
     const firing = known.filter(({ state }) => state === "firing");
+    this.#fires(firing.length);
+    this.#remember(rows);
     const about = new Set(firing.filter(({ route }) => !route).map(({ field }) => field));
     for (const element of document.querySelectorAll("[data-field]")) {
       element.closest("dd").classList.toggle("raised", about.has(element.dataset.field));
@@ -57,7 +121,16 @@ function item(row) {
     make("span", { class: "rule" }, make("b", {}, row.type), ` ${row.severity}`),
     make("bdi", { class: "said", title: row.rule }, said(row)),
     make("span", { class: "since" }, "since ", make("time", { datetime: row.since }, dated(row.since))),
+    row.silenced_until
+      ? make("span", { class: "silence" }, `silenced until ${dated(row.silenced_until)} `, make("button", { type: "button", class: "link", "data-type": row.type, "data-end": "" }, "End"))
+      : make("button", { type: "button", class: "link", "data-type": row.type, "aria-label": `Silence ${row.type}` }, "Silence…"),
   );
+}
+
+/** What a field is about: a chart shows one of these. */
+function kindOf(field) {
+  if (field === "burn_rate") return "error";
+  return field === "requests" ? "request" : field.split("_")[0];
 }
 
 /** What the rule is about, its value and its threshold. */

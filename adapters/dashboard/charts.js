@@ -103,6 +103,11 @@ export class Chart {
     this.element.remove();
   }
 
+  /** The fields of its lines. */
+  get fields() {
+    return this.#lines.map(({ field }) => field);
+  }
+
   get #logarithmic() {
     return this.#log && looks.log;
   }
@@ -191,7 +196,7 @@ export class Chart {
       ],
       hooks: {
         setCursor: [(plot) => this.#hover(plot.cursor.idx)],
-        draw: [(plot) => this.#mark(plot, colour("--mark"))],
+        draw: [(plot) => this.#mark(plot, colour("--mark"), colour("--bad"))],
       },
     };
     this.#plot = new globalThis.uPlot(options, this.#data, this.#box);
@@ -219,16 +224,16 @@ export class Chart {
     });
   }
 
-  #mark(plot, colour) {
+  #mark(plot, colour, alarming) {
     const { ctx } = plot;
     const scale = devicePixelRatio || 1;
     ctx.save();
-    ctx.strokeStyle = ctx.fillStyle = colour;
     ctx.lineWidth = scale;
     ctx.setLineDash([4 * scale, 3 * scale]);
     ctx.font = `${11 * scale}px system-ui, sans-serif`;
     ctx.textBaseline = "top";
-    for (const { at, label } of this.#markers) {
+    for (const { at, label, bad } of this.#markers) {
+      ctx.strokeStyle = ctx.fillStyle = bad ? alarming : colour;
       const x = plot.valToPos(at, "x", true);
       ctx.beginPath();
       ctx.moveTo(x, plot.bbox.top);

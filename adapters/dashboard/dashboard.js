@@ -74,7 +74,7 @@ function showCharts() {
   const now = state.told / 1000;
   const rows = state.minutes ? (state.history ?? []) : [...state.steps.values()];
   const from = now - (state.minutes ? 60 * state.minutes : state.window);
-  for (const chart of charts) chart.show(rows, from, now, state.markers);
+  for (const chart of charts) chart.show(rows, from, now, [...state.markers, ...alerts.marks(chart.fields)]);
 }
 
 function noHistory(text) {
@@ -175,8 +175,20 @@ const routes = new Routes({
 
 // --- updates -------------------------------------------------------------------------------------
 
-const alerts = new Alerts({ section: find("alerts"), list: find("alerts-list"), count: find("alerts-count"), happened });
+const alerts = new Alerts({ section: find("alerts"), list: find("alerts-list"), count: find("alerts-count"), happened, fires, base, dialog: find("silence-dialog") });
 const fields = [...document.querySelectorAll("[data-field]")];
+
+const NAME = `Live metrics · ${location.host}`;
+const icon = document.querySelector("link[rel=icon]");
+const QUIET = icon.href;
+const ALARMING = new URL("icon-alert.svg", QUIET).href;
+
+/** Title and icon tell of what fires, also where the page is one of many tabs. */
+function fires(count) {
+  document.title = count ? `(${count}) Alert · ${NAME}` : NAME;
+  const href = count ? ALARMING : QUIET;
+  if (icon.href !== href) icon.href = href;
+}
 
 function onUpdate(update) {
   const { metrics } = update;
@@ -438,7 +450,7 @@ document.addEventListener("keydown", (event) => {
   }
 });
 write(find("host"), location.host);
-document.title = `Live metrics · ${location.host}`;
+document.title = NAME;
 async function enter(event) {
   const isIn = await signInByAddress(base);
   if (isIn) remember(true);

@@ -239,10 +239,28 @@ def test_alerts_show(watched: Server, window: Window, axe: str) -> None:
         page.set_viewport_size({"width": width, "height": 800})
         assert faults(page, axe) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+    # Title, icon and the chart of errors show it, also in a tab that nobody looks at.
+    assert page.title().startswith("(1) Alert")
+    icon = page.locator("link[rel=icon]")
+    assert (icon.get_attribute("href") or "").endswith("icon-alert.svg")
+    marked = page.locator("#charts figure p.hidden", has_text="ERROR_RATE at")
+    expect(marked).to_have_count(1)
+    firing.get_by_role("button", name="Silence ERROR_RATE").click()
+    assert faults(page, axe) == []
+    page.get_by_role("dialog").get_by_role("button", name="Silence").click()
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(firing).to_contain_text("silenced until")
+    (silence,) = watched.get(f"{PATH}/alerts").json()["silences"]
+    assert silence["type"] == "ERROR_RATE"
+    firing.get_by_role("button", name="End").click()
+    expect(firing).not_to_contain_text("silenced until")
     for _ in range(5):
         watched.get("/ok")
     until(page, lambda: "Alert over: ERROR_RATE" in happened(page), "its end")
     expect(firing).to_have_count(0)
+    expect(page.locator("#charts figure p.hidden", has_text="ERROR_RATE over at")).to_have_count(1)
+    assert not page.title().startswith("(")
+    assert not (icon.get_attribute("href") or "").endswith("icon-alert.svg")
     expect(tile).not_to_have_class("raised")
 
 
