@@ -25,6 +25,8 @@ from .base import (
     Framework,
     MatchedRequest,
     join,
+    mount_of_environ,
+    mount_of_scope,
     report_fault,
     session_user,
 )
@@ -146,7 +148,7 @@ def environ_reader(
             template = matched.route()
             prefix = environ["SCRIPT_NAME"]
             if prefix and template is not None and type(matched) is not ForwardedRequest:
-                template = prefix.rstrip("/") + template
+                template = join(mount_of_environ(environ), template)
             return template, matched.user() or environ.get("REMOTE_USER") or None
         except Exception:  # of which resolver, `read` finds out
             return read(environ)
@@ -196,7 +198,7 @@ def _matched_in_environ(environ: WSGIEnvironment) -> str | None:
     route: str | None = environ[FRAMEWORK_KEY].route()
     if route is None:
         return None
-    prefix: str = environ.get("SCRIPT_NAME", "")
+    prefix = mount_of_environ(environ)
     if "bottle.route" in environ:  # Bottle takes its mount out of SCRIPT_NAME again
         prefix = prefix.rstrip("/") + bottle.mount_of(environ)
     return join(prefix, route)
@@ -234,7 +236,7 @@ def _left_as(key: str) -> Callable[[Carrier], str | None]:
 
     def template_of(scope: Carrier) -> str | None:
         route: str | None = scope[key]
-        return join(scope.get("root_path", ""), route) if route else None
+        return join(mount_of_scope(scope, scope.get("root_path")), route) if route else None
 
     return template_of
 
@@ -244,7 +246,7 @@ def _prefix_of(scope: Carrier) -> str | None:
     if "router" in scope:
         template = _starlette(scope)
         return None if template is None else template.removesuffix(MOUNTED)
-    root: str = scope.get("root_path", "")
+    root = mount_of_scope(scope, scope.get("root_path"))
     if "litestar_app" in scope and "path_template" in scope:
         return litestar.mount_of(scope, root)
     return root

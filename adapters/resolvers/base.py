@@ -7,10 +7,13 @@ of it fails goes through `report_fault`, and the app does not notice.
 
 from __future__ import annotations
 
+import os
+import sys
 import weakref
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -99,6 +102,40 @@ class Framework:
     template: Callable[[Any], str | None] | None = None
     user: Callable[[Any], object | None] | None = None
     install: Callable[[], None] | None = None
+
+
+def mount_of_environ(environ: Carrier) -> str:
+    """Return the path that a WSGI app is mounted under, without what a client has made up of it.
+
+    gunicorn takes it from a header, `SCRIPT_NAME`, which a proxy may pass on from any client. As a
+    prefix of templates that would make rows without end.
+    """
+    mount: str = environ.get("SCRIPT_NAME", "")
+    if not mount or "HTTP_SCRIPT_NAME" not in environ:
+        return mount
+    given: str = environ["HTTP_SCRIPT_NAME"]
+    if given == os.environ.get("SCRIPT_NAME"):  # as gunicorn was told
+        return mount
+    # A header that came several times is joined, and the last one counts.
+    ends = range(len(mount), 0, -1)
+    return next((mount[end:] for end in ends if given.endswith(mount[:end])), mount)
+
+
+def mount_of_scope(scope: Carrier, mount: str | None) -> str:
+    """Return the path that an ASGI app is mounted under, likewise: Daphne has a header for it.
+
+    Args:
+        scope: The request's scope.
+        mount: The path, as the server tells it.
+    """
+    if not mount:
+        return ""
+    if "daphne.server" in sys.modules:
+        for name, value in scope.get("headers", ()):
+            given = unquote(value.decode("latin-1")) if name == b"daphne-root-path" else ""
+            if given and mount.startswith(given):
+                return mount.removeprefix(given)
+    return mount
 
 
 def join(prefix: str, route: str) -> str:

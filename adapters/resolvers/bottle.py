@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .base import join
+from .base import join, mount_of_environ
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def template_of(environ: WSGIEnvironment) -> str | None:
     """Return the template of the route that Bottle chose, or None."""
     route = environ["bottle.route"]
-    return None if route is None else join(environ.get("SCRIPT_NAME", ""), route.rule)
+    return None if route is None else join(mount_of_environ(environ), route.rule)
 
 
 def mount_of(environ: WSGIEnvironment) -> str:

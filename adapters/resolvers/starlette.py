@@ -17,7 +17,7 @@ from starlette.routing import Router
 
 from ..paths import split
 from ..walks import chain_of
-from .base import MOUNTED, Carrier
+from .base import MOUNTED, Carrier, join, mount_of_scope
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -48,7 +48,9 @@ def template_of(scope: Carrier) -> str | None:
         way = templates.way(scope)
         template = None if way is None else way.template
     root = scope["app_root_path"] if "app_root_path" in scope else scope.get("root_path")
-    return root.rstrip("/") + template if root and template is not None else template
+    return (
+        join(mount_of_scope(scope, root), template) if root and template is not None else template
+    )
 
 
 def mount_of(scope: Carrier) -> str | None:
