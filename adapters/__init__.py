@@ -1,8 +1,9 @@
 """`wrap`: one line measures any web app and serves its metrics.
 
 The app's framework is found by the app's classes, among the modules that the process has imported
-already: no framework is imported that the app does not use. What reads a framework's insides may
-fail on a release of tomorrow: that is reported, and the app is measured from outside.
+already: no framework is imported that the app does not use, nor is asyncio for a WSGI app. What
+reads a framework's insides may fail on a release of tomorrow: that is reported, and the app is
+measured from outside.
 """
 
 from __future__ import annotations
@@ -13,12 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .api.claims import ClaimedError
 from .arguments import given_monitor
-from .asgi import ASGIMetricsMiddleware
 from .kinds import Kind, is_asgi, refuse_part
 from .paths import as_exclusions, excluder, mount_path
 from .prometheus import prometheus_app
 from .walks import behind
-from .wsgi import WSGIMetricsMiddleware
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -101,7 +100,14 @@ def wrap(
     elif _is(itself, "starlette.applications", "Starlette"):
         host = "starlette"
     asgi = host == "starlette" or (host is None and is_asgi(app, kind))
-    make: Any = ASGIMetricsMiddleware if asgi else WSGIMetricsMiddleware
+    if asgi:
+        from .asgi import ASGIMetricsMiddleware
+
+        make: Any = ASGIMetricsMiddleware
+    else:
+        from .wsgi import WSGIMetricsMiddleware
+
+        make = WSGIMetricsMiddleware
     try:
         if host is not None:
             import_module(f".{host}", __name__).instrument(itself, **settings)

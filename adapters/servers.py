@@ -9,7 +9,6 @@ OSError from `send`, or by closing the body.
 
 from __future__ import annotations
 
-import asyncio
 import select
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
+    import asyncio
+
     from _typeshed.wsgi import WSGIEnvironment
 
 # The event of poll() that the peer has closed, beside POLLHUP and POLLERR, which need no asking.
@@ -127,6 +128,9 @@ def loop_server() -> LoopServer | None:
     It is found by its own code at work in the loop: below this call on the stack, or in a task. An
     app below a bridge from WSGI, in a function of a cloud or under a test client has none.
     """
+    asyncio = sys.modules.get("asyncio")  # importing it is for apps that run on it
+    if asyncio is None:
+        return None
     with suppress(RuntimeError):  # no event loop of asyncio runs here
         loop = asyncio.get_running_loop()
         if loop not in _by_loop:
@@ -163,6 +167,8 @@ def _frames() -> Iterator[FrameType]:
             break
         yield frame
         frame = frame.f_back
+    import asyncio
+
     for task in asyncio.all_tasks():
         coroutine: Any = task.get_coro()
         for _ in range(MAX_DEPTH):
