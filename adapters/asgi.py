@@ -8,7 +8,7 @@ here, because the latency ends when the server has taken it.
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +29,9 @@ from .measurement import (
     is_measured_in_wsgi,
 )
 from .opening import NotOpenError, not_open, open_segment
-from .paths import excluder, is_below, mount_path, split
-from .resolvers import has_registered, install, route_of_scope, user_of_scope
-from .resolvers.base import FRAMEWORK_KEY, measured_by
+from .paths import NOWHERE, excluder, is_below, mount_path, split
+from .resolvers import has_registered, install, route_of_scope, scope_reader, user_of_scope
+from .resolvers.base import FRAMEWORK_KEY, measured_by, session_user
 from .servers import BY_TYPE, Server, find
 from .websockets import Socket
 
@@ -109,15 +109,16 @@ class ASGIMetricsMiddleware(Remade):
         self.recorder = self.monitor.recorder
         self.recorder.in_asgi = True
         self._key = self.recorder.key
-        self._begin: Callable[[], float] = not_open
         self._excluded = excluder(exclude)
         self._sub_path = path = None if path is None else mount_path(path)
-        # The quick test for paths that may not be measured; None: all are.
-        self._bypass_hint = "" if self._excluded else path
+        # The quick test for paths that may not be measured: they hold it.
+        self._bypass_hint = "" if self._excluded else NOWHERE if path is None else path
         self._claim = claim = serve_at(self, app, path, auth, reset)
         self._sub_app = metrics_app(self.monitor, *claim, identity=identity) if path else None
         self._excludes = Excluded()
-        self._exchange = _exchange_class(self.recorder, route, user)
+        exchange = _exchange_class(self.recorder, route, user)
+        # What each request takes, in one look-up.
+        self._prepared = self._key, self._bypass_hint, exchange, not_open
         measured_by(self.recorder)
         install()
         self.recorder.register_worker()
@@ -128,28 +129,20 @@ class ASGIMetricsMiddleware(Remade):
         Returns:
             What the app returns: a server that finds fault with it is to see it.
         """
+        key, hint, new, begin = self._prepared
         try:
-            kind, path = scope["type"], scope["path"]
+            is_usual = hint not in scope["path"] and scope["type"] == "http"
         except KeyError:  # made by hand, or of a kind that has no path
-            kind, path = scope.get("type"), ""
-        if kind != "http":
-            return await self._other(scope, receive, send)
-        key = self._key
-        if (key in scope and is_measured(scope, key, self._excludes)) or (
-            "wsgi_environ" in scope and is_measured_in_wsgi(scope, key)
-        ):
-            inside = self._serve if self._is_own(scope) else self.app
-            return await inside(scope, receive, send)
-        hint = self._bypass_hint
-        if hint is not None and hint in path:
-            bypass = self._bypass(scope)
-            if bypass is not None:
+            is_usual = False
+        if not is_usual or key in scope or "wsgi_environ" in scope:
+            instead = self._instead(scope)
+            if instead is not None:
                 try:
-                    return await bypass(scope, receive, send)
+                    return await instead(scope, receive, send)
                 finally:
-                    scope.pop(key, None)
-        # Looked up before they are called: quicker than as methods, which these are not.
-        new, begin, app = self._exchange, self._begin, self.app
+                    if scope.get(key) is self._excludes:
+                        del scope[key]
+        app = self.app
         exchange = new()
         exchange.carrier = scope
         exchange.inner = send
@@ -192,9 +185,20 @@ class ASGIMetricsMiddleware(Remade):
             pass
         return returned
 
+    def _instead(self, scope: Scope) -> ASGIApp | None:
+        """Return what answers a request that is not to be measured here; None: measure it."""
+        if scope.get("type") != "http":
+            return self._other
+        key = self._key
+        if (key in scope and is_measured(scope, key, self._excludes)) or (
+            "wsgi_environ" in scope and is_measured_in_wsgi(scope, key)
+        ):
+            return self._serve if self._is_own(scope) else self.app
+        return self._bypass(scope) if self._bypass_hint in scope.get("path", "") else None
+
     async def _open(self) -> None:
         await open_segment(self.monitor)
-        self._begin = self.recorder.begin
+        self._prepared = (*self._prepared[:3], self.recorder.begin)
 
     async def _begin_first(self, exchange: ASGIMeasurement) -> None:
         """Begin a request that came before the segment was open."""
@@ -238,10 +242,7 @@ class ASGIMetricsMiddleware(Remade):
         kind = scope.get("type")
         if kind == "websocket" and self._key not in scope:
             scope[self._key] = self._excludes  # middlewares further in do not count it again
-            try:
-                return await self._websocket(scope, receive, send)
-            finally:
-                scope.pop(self._key, None)
+            return await self._websocket(scope, receive, send)
         if kind == "lifespan":
             # A server's worker that has just started is one before its first request.
             await self._open()
@@ -306,7 +307,7 @@ class ASGIMeasurement(Measurement):
             self.recorder.faults.report("asking the server for its client")
             return False
 
-    def is_asked_first(self) -> bool:
+    def asked_first(self) -> bool:
         """Return whether the server is asked before the last message, which changes its answer."""
         return self.server is not None and self.server.gone_at_end
 
@@ -336,11 +337,9 @@ def _exchange_class(
     """Return the subclass of one middleware: what is the same for each request is in closures."""
     end, abandon, saw_user = recorder.end, recorder.abandon, recorder.user
     fault, clock = recorder.faults.report, recorder.clock
-    resolve_route = route or route_of_scope
-    resolve_user = user or user_of_scope
     # Resolvers are called for every request, not only for those that have a known key.
-    has_keys = has_registered("asgi")
-    always_route, always_user = route is not None or has_keys, user is not None or has_keys
+    asked = route is not None or user is not None or has_registered("asgi")
+    read = scope_reader(route, user, recorder.faults)
 
     class Exchange(ASGIMeasurement):
         """The methods that every request calls."""
@@ -397,25 +396,23 @@ def _exchange_class(
                 # Under Trio the server reports the end of the response to the app, and so cancels
                 # it, before this `send` returns. All bytes had gone.
                 started = self.status is not None and not gone
-                if started and self.is_asked_first() and self.client_gone():
+                if started and self.asked_first() and self.client_gone():
                     self.report(COMPLETE)
                 raise
+            now = clock()
             status = self.status
             if status is None or self.state is not OPEN:
                 return
             self.state = COMPLETE
             scope = self.carrier
-            template = None
-            if (
-                always_route
-                or "router" in scope
-                or FRAMEWORK_KEY in scope
-                or "path_template" in scope
-            ):
+            template = user_id = None
+            if asked or "router" in scope or FRAMEWORK_KEY in scope or "path_template" in scope:
+                template, user_id = read(scope)
+            elif "session" in scope:
                 try:
-                    template = resolve_route(scope)
+                    user_id = session_user(scope["session"])
                 except Exception:
-                    fault("the route resolver")
+                    fault("the user resolver")
             if server is not None and not gone:
                 client_gone = server.client_gone
                 try:
@@ -429,22 +426,20 @@ def _exchange_class(
             try:
                 if gone and method != "HEAD":  # which has all with the start
                     self.state = DISCONNECTED
-                    now = abandon(status, template, method)
+                    abandon(status, template, method)
+                    if user_id is not None:
+                        saw_user(user_id)
                 else:
-                    now = end(self.start, status, template, method)
+                    end(self.start, status, template, method, user_id, now)
             except Exception:
                 self.give_up()
                 return
             if self.first_byte and not gone:
                 self.count_stream(now, template, method)
-            if always_user or "session" in scope or FRAMEWORK_KEY in scope:
-                try:
-                    user_id = resolve_user(scope)
-                    if user_id is not None:
-                        saw_user(user_id, now)
-                except Exception:
-                    fault("the user resolver")
 
     Exchange.recorder = recorder
-    Exchange.route_of, Exchange.user_of = staticmethod(resolve_route), staticmethod(resolve_user)
+    Exchange.route_of, Exchange.user_of = (
+        staticmethod(route or route_of_scope),
+        staticmethod(user or user_of_scope),
+    )
     return Exchange

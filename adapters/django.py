@@ -128,7 +128,8 @@ class MetricsMiddleware:
         key = self._recorder.key
         excluded = self._excluded is not None and self._excluded(request.path_info)
         if not excluded:
-            carrier[FRAMEWORK_KEY] = DjangoRequest(request)
+            carrier[FRAMEWORK_KEY] = matched = DjangoRequest()
+            matched.request = request
         measurement = None
         if not (excluded or (key in carrier and is_measured(carrier, key))):
             try:
@@ -367,8 +368,7 @@ class _Outside(WSGIMetricsMiddleware):
 
     def _hand_out(self, exchange: WSGIMeasurement, body: Iterable[bytes]) -> Iterable[bytes]:
         if issubclass(type(body), HttpResponse):
-            exchange.complete()
-            return body
+            return self._hand_out_whole(exchange, body)
         return super()._hand_out(exchange, body)
 
     def _serve(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from .types import Exclude
 
 
+# A text that is in no path of an app: what holds it all the same is looked at twice.
+NOWHERE = "\0"
+
+
 def mount_path(path: str) -> str:
     """Return the path that a sub-app is served at, without a slash at its end.
 

@@ -139,7 +139,11 @@ def _dispatch(routes: ASGIApp, path: str, metrics: ASGIApp, key: str) -> ASGIApp
 
     # Not a coroutine function: this stands in every request's way.
     def dispatch(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if path in scope.get("path", "") and scope["type"] == "http":
+        try:
+            is_hinted = path in scope["path"] and scope["type"] == "http"
+        except KeyError:  # the lifespan has no path
+            is_hinted = False
+        if is_hinted:
             root, below = split(scope["path"], scope.get("root_path", ""))
             if is_below(below, path):
                 mounted = dict(scope, path=root + below, root_path=root + path)
@@ -153,6 +157,7 @@ def _dispatch(routes: ASGIApp, path: str, metrics: ASGIApp, key: str) -> ASGIApp
             # app further out has environ.
             if (
                 measurement is not None
+                and measurement.carrier is not scope
                 and measurement.state is OPEN
                 and "REQUEST_METHOD" not in measurement.carrier
             ):

@@ -30,7 +30,7 @@ from .measurement import (
     Measurement,
     is_measured,
 )
-from .paths import as_text, as_wsgi, excluder, is_below, mount_path
+from .paths import NOWHERE, as_text, as_wsgi, excluder, is_below, mount_path
 from .resolvers import (
     environ_reader,
     has_registered,
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from .types import EnvironIdentity, EnvironRoute, EnvironUser, Exclude, Headers, Thresholds
 
 MAX_TYPES = 100  # of complete bodies, that are remembered
-NOWHERE = "\0"  # in no path that a server takes
 MAX_STATUS_LINES = 1000  # that are remembered; an app that makes them up is parsed each time
 _codes: dict[str, int] = {}
 
@@ -347,7 +346,6 @@ def _exchange_class(
 ) -> type[WSGIMeasurement]:
     """Return the subclass of one middleware: what is the same for each request is in closures."""
     key, end, clock = recorder.key, recorder.end, recorder.clock
-    resolve_route, resolve_user = route or route_of_environ, user or user_of_environ
     # Resolvers are called for every request, not only for those that have a known key.
     is_asked = route is not None or user is not None or has_registered("wsgi")
     read = environ_reader(route, user, recorder.faults)
@@ -393,5 +391,8 @@ def _exchange_class(
                 self.count_stream(now, template, method)
 
     Exchange.recorder = recorder
-    Exchange.route_of, Exchange.user_of = staticmethod(resolve_route), staticmethod(resolve_user)
+    Exchange.route_of, Exchange.user_of = (
+        staticmethod(route or route_of_environ),
+        staticmethod(user or user_of_environ),
+    )
     return Exchange

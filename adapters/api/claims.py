@@ -62,7 +62,11 @@ def claim_path(owner: object, app: object, path: str | None, claim: Claim) -> Cl
     if path is None:
         return claim
     claim = agreed(path, _claim_in(app, path), claim)
-    vars(owner).setdefault(_CLAIMS, {})[path] = claim
+    claims: dict[str, Claim] | None = getattr(owner, _CLAIMS, None)
+    if claims is None:
+        # Not by vars(): a request takes longer in a middleware that has been asked for its dict.
+        setattr(owner, _CLAIMS, claims := {})
+    claims[path] = claim
     return claim
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from metricsmw.engine.faults import FaultLog
 
-    from ..types import EnvironRoute, EnvironUser
+    from ..types import EnvironRoute, EnvironUser, ScopeRoute, ScopeUser
 
 __all__ = [
     "FRAMEWORKS",
@@ -47,6 +47,7 @@ __all__ = [
     "register",
     "route_of_environ",
     "route_of_scope",
+    "scope_reader",
     "user_of_environ",
     "user_of_scope",
 ]
@@ -107,7 +108,7 @@ def _reader(
 ) -> Reader:
     """Return what asks both resolvers, neither of which can spoil the other's answer."""
 
-    def read(carrier: Carrier) -> tuple[str | None, str | None]:
+    def read(carrier: Carrier) -> tuple[str | None, object | None]:
         template, user_id = None, None
         try:
             template = route(carrier)
@@ -140,7 +141,7 @@ def environ_reader(
         return read
 
     # The same for what most requests have, in fewer calls.
-    def read_matched(environ: WSGIEnvironment) -> tuple[str | None, object]:
+    def read_matched(environ: WSGIEnvironment) -> tuple[str | None, object | None]:
         try:
             if "bottle.route" in environ:
                 return read(environ)
@@ -154,6 +155,32 @@ def environ_reader(
             return read(environ)
 
     return read_matched
+
+
+def scope_reader(route: ScopeRoute | None, user: ScopeUser | None, faults: FaultLog) -> Reader:
+    """Return the reader of ASGI requests; arguments as for `environ_reader`."""
+    read = _reader(route or route_of_scope, user or user_of_scope, faults)
+    rows = dict(_scope_templates)
+    if route or user or _scope_users or rows.get("router") is not _starlette:
+        return read
+    template_of: Callable[[Carrier], str | None] | None = None
+
+    # The same for a request that a router of Starlette's has answered, in fewer calls.
+    def read_routed(scope: Carrier) -> tuple[str | None, object | None]:
+        nonlocal template_of
+        if FRAMEWORK_KEY in scope or "path_template" in scope:
+            return read(scope)
+        try:
+            if template_of is None:
+                template_of = starlette_resolver()
+            template = template_of(scope)
+            if template is None:
+                return read(scope)
+            return template, session_user(scope["session"]) if "session" in scope else None
+        except Exception:  # of which resolver, `read` finds out
+            return read(scope)
+
+    return read_routed
 
 
 def install() -> None:

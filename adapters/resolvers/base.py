@@ -187,6 +187,9 @@ def follow_copy(carrier: MutableMapping[str, Any]) -> bool:
     for key in _MEASUREMENT_KEYS:
         measurement = carrier.get(key)
         if measurement is not None:
+            if measurement.carrier is carrier:
+                measured = True
+                continue
             measurement.follow_copy(carrier)
             if measurement.is_marker:
                 excluded = True

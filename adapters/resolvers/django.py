@@ -41,8 +41,10 @@ def install() -> None:
         try:
             carrier = carrier_of(request)
             if follow_copy(carrier):
-                carrier[FRAMEWORK_KEY] = DjangoRequest(request)
-            match = carrier.get(MATCH_KEY)
+                carrier[FRAMEWORK_KEY] = matched = DjangoRequest()
+                matched.request = request
+            if MATCH_KEY in carrier:
+                match = carrier[MATCH_KEY]
         except Exception:
             report_fault("Django's route")
         if match is None:
@@ -57,7 +59,7 @@ def install() -> None:
 
 def carrier_of(request: HttpRequest) -> dict[str, Any]:
     """Return what everything outside Django sees of a request: environ or scope."""
-    carrier: dict[str, Any] = request.scope if hasattr(request, "scope") else request.META
+    carrier: dict[str, Any] = vars(request).get("scope") or request.META
     return carrier
 
 
@@ -68,24 +70,25 @@ class DjangoRequest:
     the environ that this stands in, and would close a reference cycle.
     """
 
-    __slots__ = ("_request", "_route", "_user")
+    __slots__ = ("_match", "_user", "request")
 
-    def __init__(self, request: HttpRequest) -> None:
-        self._request: HttpRequest | None = request
+    request: HttpRequest | None
+    _match: ResolverMatch | None
+    _user: str | None
 
     def route(self) -> str | None:
         """Return the template of the URL pattern that matched, or None."""
-        if self._request is not None:
-            match: ResolverMatch | None = self._request.resolver_match
-            self._route = None if match is None else template_of(match.route or "")
-        return self._route
+        request = self.request
+        match = self._match if request is None else request.resolver_match
+        return None if match is None else template_of(match.route or "")
 
-    def user(self) -> object | None:
+    def user(self) -> str | None:
         """Return the user as far as the app has loaded it, or None."""
-        if self._request is not None:
-            self.route()
-            self._user = user_of(self._request)
-            self._request = None
+        request = self.request
+        if request is not None:
+            self._match = request.resolver_match
+            self._user = user_of(request)
+            self.request = None
         return self._user
 
 
@@ -103,17 +106,19 @@ def releasing(user: Callable[[Any], object] | None) -> Callable[[Any], object] |
     return resolve
 
 
-def user_of(request: HttpRequest) -> object | None:
+def user_of(request: HttpRequest) -> str | None:
     """Return the user of a request as far as the app has loaded it: nothing is asked of a store."""
     fields = vars(request)
-    user = fields.get("user")
-    if issubclass(type(user), LazyObject):
-        user = None if user._wrapped is empty else user._wrapped
-    if user is not None and user.is_authenticated:
-        return user.pk  # type: ignore[no-any-return]
-    session = fields.get("session")
-    if isinstance(session, SessionBase):
-        return session_user(vars(session).get("_session_cache"))
+    if "user" in fields:
+        user = fields["user"]
+        if issubclass(type(user), LazyObject):
+            user = None if user._wrapped is empty else user._wrapped
+        if user is not None and user.is_authenticated:
+            return None if user.pk is None else str(user.pk)
+    if "session" in fields:
+        session = fields["session"]
+        if isinstance(session, SessionBase):
+            return session_user(vars(session).get("_session_cache"))
     return None
 
 

@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 # Routers in a chain of mounts, or of defaults.
 MAX_DEPTH = 30
 
-# Where a router keeps its templates.
-_TEMPLATES = "_metricsmw_templates"
-
 
 def template_of(scope: Carrier) -> str | None:
     """Return the template of the route that a Starlette router chose, mounts included, or None."""
     if "endpoint" not in scope:
         return None
     router = scope["router"]
-    templates: _Templates | None = getattr(router, _TEMPLATES, None)
-    if templates is None:
-        templates = _Templates(router)
-        setattr(router, _TEMPLATES, templates)
+    templates: _Templates | None
+    try:
+        templates = router._metricsmw_templates
+    except AttributeError:
+        templates = None
+    if templates is None:  # or in a copy
+        router._metricsmw_templates = templates = _Templates(router)
     key = id(scope["endpoint"])
     if key in templates.only and len(router.routes) == templates.top:
         template = templates.only[key]
@@ -58,7 +58,7 @@ def mount_of(scope: Carrier) -> str | None:
 
     To be asked after `template_of`, of a request that reached a mounted app and none of its routes.
     """
-    templates: _Templates = getattr(scope["router"], _TEMPLATES)
+    templates: _Templates = scope["router"]._metricsmw_templates
     way = templates.way(scope)
     return None if way is None else way.mount
 
