@@ -323,7 +323,7 @@ class ASGIMeasurement(Measurement):
         # A server of which nothing is known cancels the app for a client that has gone.
         cancelled = self.server is None and isinstance(error, CancelledError)
         if not (self.gone or cancelled or self.client_gone()):
-            self.report(FAILED)
+            self.report(FAILED, error)
         elif self.status is not None and self.carrier.get("method") == "HEAD":
             self.first_byte = 0.0
             self.report(COMPLETE)  # which has all with the start

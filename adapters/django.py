@@ -145,9 +145,9 @@ class MetricsMiddleware:
     def _answer(self, request: HttpRequest, measurement: DjangoMeasurement) -> HttpResponseBase:
         try:
             response: HttpResponseBase = self.get_response(request)
-        except BaseException:
+        except BaseException as error:
             # Django makes responses of exceptions; what comes here ends the process or the thread.
-            measurement.report(FAILED)
+            measurement.report(FAILED, error)
             raise
         return _follow(request, measurement, response)
 
@@ -159,8 +159,8 @@ class MetricsMiddleware:
         except asyncio.CancelledError:  # as Django does to the view of a client that has gone
             measurement.report(DISCONNECTED)
             raise
-        except BaseException:
-            measurement.report(FAILED)
+        except BaseException as error:
+            measurement.report(FAILED, error)
             raise
         return _follow(request, measurement, response)
 

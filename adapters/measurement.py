@@ -102,8 +102,13 @@ class Measurement:
 
     # --- outcomes --------------------------------------------------------------------------------
 
-    def report(self, outcome: State) -> None:
-        """Report how the request ended, unless it has ended before."""
+    def report(self, outcome: State, error: BaseException | None = None) -> None:
+        """Report how the request ended, unless it has ended before.
+
+        Args:
+            outcome: How it ended.
+            error: The exception that has escaped from the app.
+        """
         if outcome not in TRANSITIONS[self.state]:
             self.take_out()
             return
@@ -116,9 +121,10 @@ class Measurement:
             code, method = self.code(), self.method(carrier)
             if outcome is DISCONNECTED:
                 now = recorder.abandon(code, template, method)
+            elif outcome is FAILED:
+                now = recorder.fail(self.start, code, template, method, type_name(error))
             else:
-                ended = recorder.fail if outcome is FAILED else recorder.end
-                now = ended(self.start, code, template, method)
+                now = recorder.end(self.start, code, template, method)
         except Exception:
             self.give_up()
             return
@@ -192,6 +198,14 @@ class Measurement:
     def __reduce__(self) -> tuple[type, tuple[()]]:
         """Leave the measurement out of copies: only the original carrier's request is measured."""
         return type(None), ()
+
+
+def type_name(error: BaseException | None) -> str:
+    """Return the full name of an exception's class; empty for None."""
+    if error is None:
+        return ""
+    name, module = type(error).__qualname__, type(error).__module__
+    return name if module == "builtins" else f"{module}.{name}"
 
 
 class Excluded(Measurement):

@@ -285,7 +285,7 @@ class WSGIMeasurement(Measurement):
             self.exclude()  # the app took over the connection, for minutes
             self.take_out()
         else:
-            self.report(FAILED)
+            self.report(FAILED, error)
 
     def cut_short(self) -> None:
         """Report a body that was closed before its end; the exception in flight says by whom."""

@@ -86,3 +86,14 @@ def test_asking_for_a_websocket_hides_no_exception() -> None:
         snapshot = monitor.get_current_snapshot()
         assert (snapshot.total_requests, snapshot.total_errors) == (1, 1)
         assert snapshot.requests_in_flight == 0
+
+
+@pytest.mark.parametrize(("serve", "app"), BROKEN_STREAMS)
+def test_the_class_of_an_exception_that_escapes_is_told(serve: Serve, app: Any) -> None:
+    with MetricsMonitor() as monitor:
+        with pytest.raises(OwnError):
+            serve(app, monitor)
+        (total,) = (one for one in monitor.read().server.route_totals() if one.answer.error)
+        assert total.answer.status == 200  # as it was sent
+        assert total.answer.error == f"{OwnError.__module__}.OwnError"
+        assert monitor.total_errors == 1
