@@ -56,6 +56,7 @@ SERVER = {
 # Files, and tests of a file, that take seconds: many examples or requests, builds, interpreters,
 # crews of processes.
 SLOW = {
+    "adapters/api/test_fuzzed_requests.py",
     "adapters/api/test_subapps.py::test_imports_no_other_framework",
     "adapters/django/test_wrapped.py::test_a_request_leaves_nothing_to_the_garbage_collector",
     "adapters/test_beside_others.py::test_tools_that_patch_the_process",

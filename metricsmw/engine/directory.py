@@ -20,8 +20,8 @@ from metricsmw.engine.files import FileHandle, draft_name, make_folders, open_ow
 _START = getattr(os, "O_PATH", os.O_RDONLY)
 NOT_PRIVATE = "must be a directory of this user that only its owner can enter"
 NOT_SAFE = (
-    "the folder that holds it must belong to root or this user, and be sticky where others may "
-    "write to it"
+    "the folder that holds it, and the one that holds that, must belong to root or this user, and "
+    "be sticky where others may write to them"
 )
 
 
@@ -188,14 +188,21 @@ def _start(path: Path) -> FileHandle:
         OSError: It cannot be opened, or somebody else may rename in it.
     """
     folder = FileHandle(os.open(path, _START | os.O_DIRECTORY | os.O_CLOEXEC))
-    status = os.fstat(folder.fileno())
-    others_write = status.st_mode & 0o022
-    if status.st_uid not in (0, os.geteuid()) or (
-        others_write and not status.st_mode & stat.S_ISVTX
-    ):
+    if not _is_safe(os.fstat(folder.fileno())) or not _is_safe(os.stat(path.parent)):
         folder.close()
         raise PermissionError(errno.EPERM, NOT_SAFE, str(path))
     return folder
+
+
+def _is_safe(status: os.stat_result) -> bool:
+    """Return whether nobody else may rename what root or this user has in a folder."""
+    user = os.geteuid()
+    if status.st_uid not in (0, user):
+        return False
+    # Where each user has a group, it has the user's number, and nobody else is in it.
+    own_group = status.st_uid == status.st_gid == user
+    others = 0o002 if own_group else 0o022
+    return bool(status.st_mode & stat.S_ISVTX) or not status.st_mode & others
 
 
 def make_directory(path: Path) -> Directory:

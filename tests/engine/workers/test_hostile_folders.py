@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -12,10 +13,13 @@ import pytest
 from kits.damage import NOBODY, ROOT
 
 from metricsmw import MetricsMonitor
+from metricsmw.adapters.api.tokens import own_token
+from metricsmw.alerts import MetricsAlerter
 from metricsmw.clock import ManualClock
 from metricsmw.engine import files
 from metricsmw.engine.directory import make_directory
 from metricsmw.engine.workers import directories
+from metricsmw.exporters.server import exposition
 from metricsmw.exporting import ScheduledExport
 
 as_root = pytest.mark.skipif(not ROOT, reason="only root can act as another user")
@@ -65,7 +69,7 @@ def used(monitor: MetricsMonitor) -> tuple[str, str]:
 # --- A folder that others may write to ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", [0o777, 0o770, 0o757])
+@pytest.mark.parametrize("mode", [0o777, 0o773, 0o757])
 def test_a_base_that_others_may_rename_in(base: Path, monitor: MetricsMonitor, mode: int) -> None:
     base.chmod(mode)
     assert used(monitor) == ("private", "degraded")
@@ -77,6 +81,26 @@ def test_a_base_that_others_may_rename_in(base: Path, monitor: MetricsMonitor, m
 def test_a_base_in_which_only_owners_rename(base: Path, monitor: MetricsMonitor, mode: int) -> None:
     base.chmod(mode)
     assert used(monitor) == ("shared", "healthy")
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o2777, 0o703])
+def test_a_base_in_a_folder_that_others_may_rename_in(
+    base: Path, tmp_path: Path, monitor: MetricsMonitor, mode: int
+) -> None:
+    tmp_path.chmod(mode)
+    assert used(monitor) == ("private", "degraded")
+    assert list(base.iterdir()) == []
+
+
+@as_root
+@pytest.mark.parametrize(("group", "found"), [(0, "shared"), (NOBODY, "private")])
+def test_a_base_that_a_group_may_write_to(
+    base: Path, monitor: MetricsMonitor, group: int, found: str
+) -> None:
+    """The user's own group is nobody else's."""
+    os.chown(base, 0, group)
+    base.chmod(0o770)
+    assert used(monitor)[0] == found
 
 
 @as_root
@@ -133,6 +157,25 @@ def test_only_names_of_ours_are_cleared(base: Path, monitor: MetricsMonitor) -> 
         *("worker-0", "workers"),
     ]
     assert (directory / "photos" / "worker-1").read_text() == "mine"
+
+
+def test_all_that_workers_write_is_cleared(base: Path, tmp_path: Path, clock: ManualClock) -> None:
+    """The list of our names is complete: nothing is left by a server that has ended."""
+    with MetricsMonitor(shared=True, clock=clock) as monitor:
+        monitor.record_request(10.0, user_id="ann", method="GET", route="/", status=200)
+        monitor.reset_statistics()
+        own_token(monitor)
+        exposition(monitor)
+        export = ScheduledExport(monitor, tmp_path / "exports", every_minutes=1, start=False)
+        alerter = MetricsAlerter(monitor, rules=["workers > 9"], start=False)
+        clock.advance(60)
+        export.check()
+        alerter.check()
+        assert monitor.directory is not None
+        found = {path.name for path in monitor.directory.iterdir()}
+        assert {"token", "reset", "once-alerts.json", "worker-0", "history-60"} <= found
+        assert any(name.startswith("started-") for name in found)
+        assert {name for name in found if not directories.OUR_NAMES.fullmatch(name)} == set()
 
 
 @as_root
@@ -255,6 +298,22 @@ def test_a_fifo_stops_nothing(
             monitor.reset_statistics()
         except OSError:
             pass  # said, and not waited for
+
+
+@pytest.mark.parametrize("name", ["token", "started"])
+def test_a_fifo_stops_no_token_and_no_exposition(
+    monitor: MetricsMonitor, clock: ManualClock, name: str
+) -> None:
+    clock.advance(random.random())  # a server of its own, also to what is remembered of others
+    exposition(monitor)
+    directory = monitor.directory
+    assert directory is not None
+    (started,) = directory.glob("started-*")
+    started.unlink()
+    os.mkfifo(directory / (started.name if name == "started" else name))
+    with MetricsMonitor(shared=True, clock=clock) as other:
+        assert exposition(other).families
+        assert own_token(other)
 
 
 def test_a_fifo_in_the_place_of_a_mark(
