@@ -38,7 +38,10 @@ async def open_segment(monitor: MetricsMonitor) -> None:
             except RuntimeError:  # Trio's
                 recorder.open()
             else:
-                await loop.run_in_executor(None, recorder.open)
+                try:
+                    await loop.run_in_executor(None, recorder.open)
+                except RuntimeError:  # no thread can be started
+                    recorder.open()
         else:
             recorder.open()
     except Exception:

@@ -37,13 +37,28 @@ _readings: RunVar[WeakKeyDictionary[MetricsMonitor, LoopReadings]] = RunVar("met
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """Call a function in a thread, of which the app's own work can take none away."""
+    """Call a function in a thread, of which the app's own work can take none away.
+
+    Where no thread can be started, it is called in the loop: `/health` has to say so.
+    """
+    has_begun = False
+
+    def begin() -> T:
+        nonlocal has_begun
+        has_begun = True
+        return work()
+
     try:
         limiter = _threads.get()
     except LookupError:
         limiter = CapacityLimiter(MAX_THREADS)
         _threads.set(limiter)
-    return await to_thread.run_sync(work, limiter=limiter)
+    try:
+        return await to_thread.run_sync(begin, limiter=limiter)
+    except RuntimeError:
+        if has_begun:
+            raise
+        return work()
 
 
 class OffLoop:
