@@ -38,6 +38,12 @@ STATES = {
     "I": "running",
 }
 STOPPED = ("stopped", "traced")
+# The settings that the header of a segment says.
+SETTINGS = {
+    "window_seconds": Field.WINDOW,
+    "user_timeout_seconds": Field.USER_TIMEOUT,
+    "max_routes": Field.MAX_ROUTES,
+}
 
 
 class UnreadableServerError(Exception):
@@ -128,13 +134,16 @@ class AttachedServer:
         """Return the server's settings, as far as its files tell them."""
         living = [segment for segment in group.segments.values() if segment.alive]
         newest = sorted(living or group.segments.values(), key=lambda segment: segment.created)
-        for segment in reversed(newest):
-            window = _window(segment)
-            if window:
-                break
-        else:
-            window = Settings.window_seconds
-        return Settings(window_seconds=window, max_history_minutes=group.minutes)
+        told: dict[str, int] = {}
+        for segment in newest:  # later ones have the last word
+            told |= _settings_in(segment)
+        default = Settings()
+        return Settings(
+            window_seconds=told.get("window_seconds", default.window_seconds),
+            user_timeout_seconds=told.get("user_timeout_seconds", default.user_timeout_seconds),
+            max_routes=told.get("max_routes", default.max_routes),
+            max_history_minutes=group.minutes,
+        )
 
     # --- what a worker cannot say of itself ------------------------------------------------------
 
@@ -193,13 +202,15 @@ def _state_of(workers: Sequence[WorkerRow]) -> str:
     return OPERATIONAL
 
 
-def _window(segment: OutsideSegment) -> int:
-    """Return a segment's window in seconds; 0 where its header is another's or damaged."""
+def _settings_in(segment: OutsideSegment) -> dict[str, int]:
+    """Return the settings that a segment's header says; none where it is another's or damaged."""
     page = segment.read(0, HEADER_BYTES)
     if len(page) < HEADER_BYTES or not page.startswith(MAGIC):
-        return 0
+        return {}
     numbers = memoryview(page).cast("d")
-    window = numbers[Field.WINDOW]
-    lowest, highest = RANGES["window_seconds"]
-    is_one = lowest <= window <= highest and window == int(window)
-    return int(window) if is_one and numbers[Field.LAYOUT] == LAYOUT else 0
+    found = {}
+    for name, field in SETTINGS.items():
+        number, (lowest, highest) = numbers[field], RANGES[name]
+        if lowest <= number <= highest and number == int(number):
+            found[name] = int(number)
+    return found if numbers[Field.LAYOUT] == LAYOUT else {}

@@ -94,6 +94,8 @@ class Field(IntEnum):
     FIRST_BLOCK = 24  # blocks in use of the tables of routes and answers: the first one,
     LAST_BLOCK = 25  # and the one behind the last
     RENAMINGS = 26  # odd while a row of a route gets another name; 0: none ever did
+    USER_TIMEOUT = 27  # settings of the worker, for who reads from outside: seconds,
+    MAX_ROUTES = 28  # and rows; 0: not said
 
 
 class Owner(NamedTuple):

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from metricsmw.config import RANGES
 from metricsmw.engine.files import FileHandle
 from metricsmw.engine.storage.layout import Owner
 from metricsmw.engine.storage.minutes import History
@@ -252,7 +253,8 @@ class OutsideGroup:
         """Return how many minutes are kept, and the history that was written last."""
         found: list[tuple[float, int, FileHandle]] = []
         for name in names:
-            if match := HISTORY_FILE.fullmatch(name):
+            match = HISTORY_FILE.fullmatch(name)
+            if match is not None and int(match[1]) <= RANGES["max_history_minutes"][1]:
                 with contextlib.suppress(OSError):
                     file = folder.open(name)
                     found.append((os.fstat(file.fileno()).st_mtime, int(match[1]), file))

@@ -37,6 +37,7 @@ from metricsmw.config import Settings
 from metricsmw.engine.directory import Directory, open_directory
 from metricsmw.engine.files import FileHandle, copies_on_write, forbid_copy_on_write
 from metricsmw.engine.fork import on_fork
+from metricsmw.engine.storage.layout import Field
 from metricsmw.engine.storage.memory import FileMemory
 from metricsmw.engine.storage.minutes import FileBytes, History
 from metricsmw.engine.storage.reader import (
@@ -187,6 +188,8 @@ class SharedGroup:
         berth = None if savings is not None else self._adopt(now)
         self.name, self._life, self.segment = berth or self._create(now, savings)
         self._inode = os.fstat(self._life.fileno()).st_ino
+        self.segment.header[Field.USER_TIMEOUT] = float(self._settings.user_timeout_seconds)
+        self.segment.header[Field.MAX_ROUTES] = float(self._settings.max_routes)
         self._usage.note(self.segment.header, now)
 
     def _open_shared(self, name: str) -> FileHandle:

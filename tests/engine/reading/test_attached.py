@@ -288,14 +288,16 @@ def test_a_server_that_has_ended(workers: Crew, clock: SharedClock) -> None:
 
 
 def test_settings_are_those_of_the_server(clock: SharedClock) -> None:
-    with crew(1, clock, window_seconds=60, max_history_minutes=5) as workers:
+    settings = {"window_seconds": 60, "max_history_minutes": 5, "user_timeout_seconds": 90}
+    with crew(1, clock, **settings, max_routes=1) as workers:
         workers.workers[0].do(serve, "ann")
         clock.advance(120)
-        workers.workers[0].do(serve, "ann")
-        settings = AttachedServer(in_dir(), clock).read().statistics["configuration"]
-        assert settings["window_seconds"] == 60
-        assert settings["max_history_minutes"] == 5
-        assert AttachedServer(in_dir(), clock).read().server.window.requests == 30
+        workers.workers[0].do(serve, "bob")
+        (in_dir().path / "history-9999").touch()
+        reading = AttachedServer(in_dir(), clock).read()
+        assert settings.items() <= reading.statistics["configuration"].items()
+        assert reading.server.window.requests == 30
+        assert reading.active_user_ids == ["bob"]
 
 
 class Facts(Surroundings):
