@@ -13,7 +13,7 @@ from metricsmw import MetricsMonitor
 from metricsmw.alerts import MetricsAlerter
 from metricsmw.alerts.grammar import parse
 from metricsmw.cli import main as cli
-from metricsmw.cli.replay import History, replay
+from metricsmw.cli.replay import RecordedHistory, replay
 from metricsmw.clock import ManualClock
 from metricsmw.snapshot import iso_timestamp
 
@@ -50,7 +50,7 @@ def test_it_says_what_an_alerter_told(traffic: list[tuple[int, int, bool]]) -> N
     found = [
         (str(rule), change.state, change.at.isoformat(timespec="microseconds"))
         for rule in map(parse, RULES)
-        for change in replay(rule, History(rows, 60))
+        for change in replay(rule, RecordedHistory(rows, 60))
     ]
     assert sorted(found) == sorted(told)
 
@@ -137,7 +137,7 @@ def test_a_burn_rate_over_a_restart_counts_from_the_restart(
                     monitor.record_request(1.0, is_error=number < errors)
                 clock.advance(60)
             rows += monitor.get_metrics_history()
-    (change,) = replay(parse("burn_rate(90, 10m, 2m) >= 4.99 at least 1"), History(rows))
+    (change,) = replay(parse("burn_rate(90, 10m, 2m) >= 4.99 at least 1"), RecordedHistory(rows))
     assert change.state == "firing"
     assert iso_timestamp(change.at.timestamp()) == rows[fires_at]["timestamp"]
 
