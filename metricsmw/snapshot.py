@@ -39,6 +39,8 @@ class MetricsSnapshot:
     requests_in_flight: int
     workers: int
     cpu_share_pct: float
+    server_error_rate_pct: float
+    total_server_errors: int
 
     def to_dict(self) -> SnapshotDict:
         """Return the fields by name, in their documented order."""

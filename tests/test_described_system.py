@@ -326,7 +326,7 @@ def test_historical_analysis_with_pandas() -> None:
     assert df["timestamp"].is_monotonic_increasing
     assert str(df["timestamp"].dt.tz) == "UTC"
     assert (df["latency_p50_ms"] <= df["latency_p99_ms"]).all()
-    assert pd.DataFrame(monitor.get_metrics_history()).shape == (3, 17)
+    assert pd.DataFrame(monitor.get_metrics_history()).shape == (3, 19)
 
 
 class MetricsAlerter:

@@ -41,13 +41,14 @@ ROUTE_FIELDS = (
     "latency_max_ms",
 )
 # Of no request there is none of these.
-NEEDS_REQUESTS = frozenset(ROUTE_FIELDS[1:])
+NEEDS_REQUESTS = frozenset((*ROUTE_FIELDS[1:], "server_error_rate_pct"))
 # Fields that are counted, so that they can be had of any span of the window.
 SPAN_FIELDS = NEEDS_REQUESTS | {"request_rate_rpm", "requests"}
 # What may be written for a field.
 SHORT_NAMES = {
     "request_rate": "request_rate_rpm",
     "error_rate": "error_rate_pct",
+    "server_error_rate": "server_error_rate_pct",
     "p50": "latency_p50_ms",
     "p95": "latency_p95_ms",
     "p99": "latency_p99_ms",
@@ -66,6 +67,7 @@ LEAST_BURN_REQUESTS = 100
 
 TYPES = {
     "error_rate_pct": "ERROR_RATE",
+    "server_error_rate_pct": "SERVER_ERROR_RATE",
     "cpu_usage_pct": "HIGH_CPU",
     "cpu_share_pct": "HIGH_CPU",
 } | {

@@ -257,6 +257,8 @@ def _of_counts(field: str, counts: Counts) -> float | None:
     """Return a rate or latency of counts; None where nothing was counted."""
     if field == "error_rate_pct":
         return counts.error_rate_pct if counts.requests else None
+    if field == "server_error_rate_pct":
+        return counts.server_error_rate_pct if counts.requests else None
     if not counts.latency.count:
         return None
     if field == "latency_max_ms":

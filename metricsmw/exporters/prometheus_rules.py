@@ -22,6 +22,7 @@ from metricsmw.engine.storage.keys import OTHER, UNMATCHED
 GROUP = "metricsmw"
 OVERALL = "metricsmw_request_duration_seconds"
 BY_ROUTE = "http_server_request_duration_seconds"
+SERVER_ERRORS = "metricsmw_request_server_errors_total"
 SERVER_LABELS = "job, instance"
 ANSWER_LABELS = "http_response_status_code, error_type, url_scheme"
 # The shortest time that rates are taken over.
@@ -36,8 +37,8 @@ def _gauge(name: str, factor: str = "") -> Callable[[str], str]:
     return lambda window: f"{factor}{name}"
 
 
-def _error_rate(window: str) -> str:
-    errors, requests = "metricsmw_request_errors_total", "metricsmw_requests_total"
+def _error_rate(window: str, errors: str = "metricsmw_request_errors_total") -> str:
+    requests = "metricsmw_requests_total"
     return f"rate({errors}[{window}]) / rate({requests}[{window}])"
 
 
@@ -45,6 +46,7 @@ def _error_rate(window: str) -> str:
 FIELDS: Final[Mapping[str, Callable[[str], str]]] = {
     "request_rate_rpm": lambda window: f"60 * rate(metricsmw_requests_total[{window}])",
     "error_rate_pct": lambda window: f"100 * ({_error_rate(window)})",
+    "server_error_rate_pct": lambda window: f"100 * ({_error_rate(window, SERVER_ERRORS)})",
     "latency_p50_ms": _percentile("0.5"),
     "latency_p95_ms": _percentile("0.95"),
     "latency_p99_ms": _percentile("0.99"),
@@ -60,6 +62,7 @@ FIELDS: Final[Mapping[str, Callable[[str], str]]] = {
     "websocket_connections": _gauge("metricsmw_websocket_connections"),
     "total_requests": _gauge("metricsmw_requests_total"),
     "total_errors": _gauge("metricsmw_request_errors_total"),
+    "total_server_errors": _gauge(SERVER_ERRORS),
     "requests_in_flight": _gauge("http_server_active_requests"),
     "workers": _gauge("metricsmw_workers"),
 }

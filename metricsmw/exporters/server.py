@@ -110,6 +110,12 @@ def _server(reading: ServerReading, started: float) -> Iterator[Family]:
         "Requests that were answered with a status from 400 on, or failed.",
         [NumberPoint({}, reading.total.errors, started)],
     )
+    yield CounterFamily(
+        "metricsmw.request.server_errors",
+        "{request}",
+        "Requests that were answered with a status from 500 on, or failed.",
+        [NumberPoint({}, reading.total.server_errors, started)],
+    )
 
 
 def _routes(totals: Iterable[RouteTotal], started: float) -> Iterator[Family]:

@@ -27,6 +27,8 @@ SNAPSHOT = [
     "requests_in_flight",
     "workers",
     "cpu_share_pct",
+    "server_error_rate_pct",
+    "total_server_errors",
 ]
 TOTALS = ["total_requests", "total_errors", "total_error_rate_pct"]
 CONFIGURATION = ["window_seconds", "user_timeout_seconds", "max_history_minutes"]

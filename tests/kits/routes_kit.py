@@ -48,6 +48,8 @@ SNAPSHOT = {
     "requests_in_flight": int,
     "workers": int,
     "cpu_share_pct": float,
+    "server_error_rate_pct": float,
+    "total_server_errors": int,
 }
 TTFB = [f"latency_ttfb_p{percent}_ms" for percent in (50, 95, 99)]
 ROUTE_ROW = [

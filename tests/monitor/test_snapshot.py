@@ -29,6 +29,8 @@ FIELDS = {
     "requests_in_flight": int,
     "workers": int,
     "cpu_share_pct": float,
+    "server_error_rate_pct": float,
+    "total_server_errors": int,
 }
 
 

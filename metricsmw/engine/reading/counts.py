@@ -40,6 +40,7 @@ class Counts:
         histogram: the latencies: one integer with a lane of 64 bits for each bucket.
         peak: the exact largest latency in seconds; 0.0 where it is not known.
         scale: the scale of the buckets, `SCALE` or `ROUTE_SCALE`.
+        server_errors: how many errors are the server's own; 0 where it is not known, as of a route.
     """
 
     requests: int = 0
@@ -47,13 +48,16 @@ class Counts:
     histogram: int = 0
     peak: float = 0.0
     scale: int = SCALE
+    server_errors: int = 0
 
     @classmethod
     def of_server(cls, lanes: int, peak: float = 0.0) -> Counts:
         """Return the counts of a difference of server-wide states."""
         histogram = lanes & HISTOGRAM
         requests = _sum(histogram) + lane_of(lanes, Lane.ABANDONED)
-        return cls(requests, min(lane_of(lanes, Lane.ERRORS), requests), histogram, peak)
+        errors = min(lane_of(lanes, Lane.ERRORS), requests)
+        own = min(lane_of(lanes, Lane.SERVER_ERRORS), errors)
+        return cls(requests, errors, histogram, peak, server_errors=own)
 
     @classmethod
     def of_route(cls, lanes: int, peak: float = 0.0) -> Counts:
@@ -69,6 +73,7 @@ class Counts:
             self.requests + other.requests,
             self.errors + other.errors,
             self.histogram + other.histogram,
+            server_errors=self.server_errors + other.server_errors,
         )
 
     def since(self, earlier: Counts) -> Counts:
@@ -85,6 +90,7 @@ class Counts:
             max(self.requests - earlier.requests, 0),
             max(self.errors - earlier.errors, 0),
             histogram,
+            server_errors=max(self.server_errors - earlier.server_errors, 0),
         )
 
     @lazy
@@ -92,6 +98,11 @@ class Counts:
         """Return the latencies, ready to be asked for percentiles."""
         first = FIRST if self.scale == SCALE else ROUTE_FIRST
         return distribution(self.histogram, first, self.scale, self.peak)
+
+    @property
+    def server_error_rate_pct(self) -> float:
+        """The share of the server's own errors in percent, to 2 decimals; 0.0 of no requests."""
+        return percent(self.server_errors, self.requests)
 
     @property
     def error_rate_pct(self) -> float:

@@ -36,6 +36,7 @@ OTHERS_TURN = 2.0
 # Old rows go so many at a time: a clock that jumps ahead for a while costs no history.
 REMOVED_AT_ONCE = 10
 VERSION = 1
+TOTALS = ("total_requests", "total_errors", "total_server_errors")
 COLUMNS = ", ".join(NUMERIC_FIELDS)
 SCHEMA = (
     """
@@ -75,6 +76,7 @@ class Span(NamedTuple):
         return {
             "request_rate_rpm": counts.rate_rpm(self.seconds),
             "error_rate_pct": counts.error_rate_pct,
+            "server_error_rate_pct": counts.server_error_rate_pct,
             "latency_p50_ms": p50,
             "latency_p95_ms": p95,
             "latency_p99_ms": p99,
@@ -242,6 +244,7 @@ def read_spans(
         end, _, _ = _counts(database, "id = ?", last)
         begin, missing = _before(database, server, first)
         row |= {"total_requests": end.requests, "total_errors": end.errors}
+        row["total_server_errors"] = end.server_errors
         span = Span(at, seconds - missing, end.since(begin), row)
         if place in spans:  # of an earlier server
             span = _joined(spans[place], span)
@@ -258,13 +261,15 @@ def _counts(
     database: sqlite3.Connection, where: str, *values: object
 ) -> tuple[Counts, bool, float]:
     """Return a row's counts, whether it is its server's first, and the seconds it covers."""
-    requests, errors, histogram, first, seconds = database.execute(
-        "SELECT total_requests, total_errors, histogram, first, seconds FROM minutes "
+    requests, errors, own, histogram, first, seconds = database.execute(
+        "SELECT total_requests, total_errors, total_server_errors, histogram, first, seconds "
+        "FROM minutes "
         f"WHERE {where} ORDER BY id DESC LIMIT 1",
         values,
-    ).fetchone() or (0, 0, None, 0, 0.0)
+    ).fetchone() or (0, 0, 0, None, 0, 0.0)
     counted = 0 if histogram is None else _unpack(histogram)
-    return Counts(int(requests), int(errors), counted), bool(first), seconds
+    counts = Counts(int(requests), int(errors), counted, server_errors=int(own))
+    return counts, bool(first), seconds
 
 
 def _before(database: sqlite3.Connection, server: str, row: int) -> tuple[Counts, float]:
@@ -289,7 +294,7 @@ def _joined(one: Span, other: Span) -> Span:
     row: SnapshotDict = {
         name: max(float(one.row[name]), float(other.row[name])) for name in one.row
     }
-    row |= {name: latest.row[name] for name in ("total_requests", "total_errors")}
+    row |= {name: latest.row[name] for name in TOTALS}
     return Span(latest.at, one.seconds + other.seconds, one.counts.plus(other.counts), row)
 
 

@@ -37,11 +37,13 @@ class RouteStep(TypedDict):
 
 
 class SeriesStep(RouteStep):
-    """One step of the server. The last three are None where nobody looked during it."""
+    """One step of the server. The gauges are None where nobody looked during it."""
 
     requests_in_flight: int | None
     cpu_usage_pct: float | None
     memory_usage_mb: float | None
+    server_errors: int
+    server_error_rate_pct: float
 
 
 class Series(TypedDict):
@@ -122,7 +124,9 @@ def server_steps(
     """
     samples = seen(steps.first, steps.last)
     rows: list[SeriesStep] = []
-    for row in steps.rows(reading.steps(steps.first), Counts.of_server):
+    lanes = reading.steps(steps.first)
+    for row in steps.rows(lanes, Counts.of_server):
+        counted = Counts.of_server(lanes.get(row["step"], 0))
         in_flight, cpu, memory = samples.get(row["step"], (None, None, None))
         rows.append(
             {
@@ -130,6 +134,8 @@ def server_steps(
                 "requests_in_flight": in_flight,
                 "cpu_usage_pct": cpu,
                 "memory_usage_mb": memory,
+                "server_errors": counted.server_errors,
+                "server_error_rate_pct": counted.server_error_rate_pct,
             }
         )
     return rows

@@ -70,6 +70,8 @@ class Snapshots:
             requests_in_flight=server.gauge(Field.IN_FLIGHT),
             workers=server.workers,
             cpu_share_pct=usage.cpu_share_pct,
+            server_error_rate_pct=window.server_error_rate_pct,
+            total_server_errors=total.server_errors,
         )
         self.store_gauges(snapshot, group, server.period.now)
         return snapshot

@@ -95,24 +95,27 @@ class AnswerPlace:
     Attributes:
         counter: The place of their counter among the lanes of ``row``.
         is_error: Whether they are errors.
+        is_server_error: Whether they are errors of the server: a status of 500 or above.
         lanes: Those of their own row, by their places in a state.
         row: The row of what is not plain of their route, or of ``_OTHER <other>`` where there is no
             room for them there.
     """
 
-    __slots__ = ("counter", "is_error", "lanes", "row")
+    __slots__ = ("counter", "is_error", "is_server_error", "lanes", "row")
 
-    def __init__(self, row: Row, counter: int, lanes: memoryview[float], *, is_error: bool) -> None:
+    def __init__(self, row: Row, counter: int, lanes: memoryview[float], key: AnswerKey) -> None:
         self.row = row
         self.counter = place_of(counter)
         self.lanes = lanes
-        self.is_error = is_error
+        status = key.status if isinstance(key, AnswerName) else key
+        self.is_error = _is_error(key)
+        self.is_server_error = status is not None and status >= 500
 
     @classmethod
     def uncounted(cls, row: Row, key: AnswerKey) -> AnswerPlace:
         """Return one that has no row of answers, where not even the last resort has room."""
         lanes = memoryview(bytearray(row.table.shape.stride)).cast("d")
-        return cls(row, RouteLane.REST + _class_of(key), lanes, is_error=_is_error(key))
+        return cls(row, RouteLane.REST + _class_of(key), lanes, key)
 
 
 def _name_of(key: AnswerKey) -> AnswerName:
@@ -184,7 +187,7 @@ class Answers:
             row.shared = lanes
             return None
         key = _key_of(name.answer)
-        answer = AnswerPlace(row, RouteLane.ANSWERS + name.number, lanes, is_error=_is_error(key))
+        answer = AnswerPlace(row, RouteLane.ANSWERS + name.number, lanes, key)
         row.answers[key] = answer
         row.numbers = max(row.numbers, name.number + 1)
         return answer
@@ -210,9 +213,7 @@ class Answers:
         if row.shared is None:
             self._create(row, MAX_ANSWERS, SHARED_ANSWER)
             assert row.shared is not None
-        return AnswerPlace(
-            row, RouteLane.REST + _class_of(key), row.shared, is_error=_is_error(key)
-        )
+        return AnswerPlace(row, RouteLane.REST + _class_of(key), row.shared, key)
 
     def _create(self, row: Row, number: int, name: AnswerName) -> AnswerPlace | None:
         if self.is_full:

@@ -127,6 +127,13 @@ class Fail(Protocol):
         """Record a request that failed; ``error`` is the type of the exception that escaped."""
 
 
+class Observe(Protocol):
+    """`Recorder.observe`."""
+
+    def __call__(self, seconds: float, is_error: bool, is_client_error: bool = False) -> None:
+        """Record a latency without a route; an error is the server's unless it is the client's."""
+
+
 class RecordRequest(Protocol):
     """`Recorder.record_request`."""
 
@@ -173,7 +180,7 @@ class Recorder:
     fail: Fail
     abandon: Callable[[int, str | None, str], float]
     record_request: RecordRequest
-    observe: Callable[[float, bool], None]
+    observe: Observe
     observe_route: Callable[[float, bool, str | None, str, AnswerKey], None]
     cancel: Callable[[], None]
     streamed: Callable[[float, float, float, str | None, str], None]
@@ -221,6 +228,7 @@ class Recorder:
         settings = self._settings
         step = settings.step
         errors, abandoned = int(Lane.ERRORS), int(Lane.ABANDONED)
+        server_errors = int(Lane.SERVER_ERRORS)
         route_errors, route_abandoned, route_streams = map(
             place_of, (RouteLane.ERRORS, RouteLane.ABANDONED, RouteLane.STREAMS)
         )
@@ -321,6 +329,8 @@ class Recorder:
             if answer.is_error:
                 lanes[errors] += 1.0
                 route_lanes[route_errors] += 1.0
+                if answer.is_server_error:
+                    lanes[server_errors] += 1.0
 
         def abandon(status: int, route: str | None, method: str) -> float:
             nonlocal in_flight
@@ -397,6 +407,7 @@ class Recorder:
             lanes[ceil(log2(seconds) * 32.0 + 768.0)] += 1.0
             if is_error:
                 lanes[errors] += 1.0
+                lanes[server_errors] += 1.0
 
         def record_all(
             latency_ms: float,
@@ -412,13 +423,13 @@ class Recorder:
             check_text("method", method)
             check_text("route", route)
             if method is None and route is None:
-                observe(seconds, is_error)
+                observe(seconds, is_error, status is not None and 400 <= status < 500)
             else:
                 observe_route(seconds, is_error, route, method or "", status)
             if user_id is not None:
                 user(user_id)
 
-        def observe(seconds: float, is_error: bool) -> None:
+        def observe(seconds: float, is_error: bool, is_client_error: bool = False) -> None:
             now = clock()
             if now >= deadline:
                 take_checkpoint(now)
@@ -427,6 +438,8 @@ class Recorder:
             lanes[ceil(log2(seconds) * 32.0 + 768.0)] += 1.0
             if is_error:
                 lanes[errors] += 1.0
+                if not is_client_error:
+                    lanes[server_errors] += 1.0
 
         def observe_route(
             seconds: float, is_error: bool, route: str | None, method: str, key: AnswerKey
@@ -454,6 +467,7 @@ class Recorder:
                 route_lanes[place] += 1.0
             if is_error:
                 route_lanes = row.lanes
+                lanes[server_errors] += 1.0  # whatever status was sent before it failed
                 lanes[errors] += 1.0
                 route_lanes[route_errors] += 1.0
 

@@ -132,6 +132,7 @@ class Lane(IntEnum):
 
     ERRORS = BUCKETS
     ABANDONED = BUCKETS + 1
+    SERVER_ERRORS = BUCKETS + 2  # those errors that are the server's own; no status is one, too
 
 
 SERVER_LANES = 1216

@@ -28,7 +28,7 @@ from typing import NamedTuple, Protocol
 from metricsmw.engine.files import FileHandle
 from metricsmw.snapshot import INTEGER_FIELDS, NUMERIC_FIELDS, iso_timestamp
 
-MAGIC = 20_260_125.0
+MAGIC = 20_260_126.0
 HEADER = struct.Struct("5d")
 ROW = struct.Struct(f"{len(NUMERIC_FIELDS) + 4}d")
 

@@ -1,0 +1,79 @@
+"""The server's own errors, told apart from those that clients caused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metricsmw import MetricsMonitor
+from metricsmw.alerts import MetricsAlerter
+from metricsmw.clock import ManualClock
+from metricsmw.history import SQLiteHistory
+
+
+@pytest.mark.parametrize(
+    ("request_", "is_error", "is_own"),
+    [
+        ({"status": 200}, False, False),
+        ({"status": 404}, True, False),
+        ({"status": 499}, True, False),
+        ({"status": 500}, True, True),
+        ({"status": 599}, True, True),
+        ({"is_error": True}, True, True),
+        ({"is_error": True, "status": 404}, True, False),
+        ({"is_error": True, "status": 200}, True, True),
+    ],
+)
+@pytest.mark.parametrize("where", [{}, {"method": "GET", "route": "/x"}], ids=["server", "route"])
+def test_what_is_an_error_of_the_server(
+    monitor: MetricsMonitor,
+    where: dict[str, str],
+    request_: dict[str, Any],
+    is_error: bool,
+    is_own: bool,
+) -> None:
+    monitor.record_request(1.0, **where)
+    monitor.record_request(1.0, **where, **request_)
+    snapshot = monitor.get_current_snapshot()
+    assert (snapshot.total_errors, snapshot.total_server_errors) == (is_error, is_own)
+    assert snapshot.server_error_rate_pct == 50.0 * is_own
+    assert monitor.check_health({"server_error_rate_pct": 50})["checks"] == {
+        "server_error_rate_pct": not is_own
+    }
+
+
+def test_an_exception_is_one_whatever_was_sent(monitor: MetricsMonitor) -> None:
+    recorder = monitor.recorder
+    for status in (200, 500):
+        recorder.fail(recorder.begin(), status, "/x", "GET")
+    recorder.end(recorder.begin(), 404, "/x", "GET")
+    snapshot = monitor.get_current_snapshot()
+    assert (snapshot.total_errors, snapshot.total_server_errors) == (3, 2)
+
+
+def test_steps_rules_and_histories_know_them(
+    monitor: MetricsMonitor, clock: ManualClock, tmp_path: Path
+) -> None:
+    history = SQLiteHistory(monitor, tmp_path / "metrics.db", start=False)
+    alerter = MetricsAlerter(
+        monitor,
+        rules=["server_error_rate > 1", "S: server_error_rate > 1 over 5s", "error_rate > 50"],
+        notify=str,
+        start=False,
+    )
+    for number in range(100):
+        monitor.record_request(1.0, status=500 if number < 2 else 404 if number < 40 else 200)
+    clock.advance(5)
+    step = monitor.get_series()["series"][-1]
+    assert (step["errors"], step["server_errors"]) == (40, 2)
+    assert step["server_error_rate_pct"] == 2.0
+    assert [alert.type for alert in alerter.check()] == ["SERVER_ERROR_RATE", "S"]
+    clock.advance(55)
+    (row,) = monitor.get_metrics_history()
+    assert (row["server_error_rate_pct"], row["total_server_errors"]) == (2.0, 2)
+    history.check()
+    (span,) = history.rows(0, clock.time() + 1, step_minutes=5)
+    assert (span["server_error_rate_pct"], span["total_server_errors"]) == (2.0, 2)
+    alerter.stop()
