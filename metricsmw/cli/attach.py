@@ -26,7 +26,7 @@ from metricsmw.engine.workers.catalog import FoundServer
 ADDRESS = re.compile(r"localhost|[^/\s]+:[0-9]+|(\[[^/\s]*\]|[^/\s]*)(:[0-9]*)?/.*")
 
 
-MOST_CHARACTERS = 60
+MOST_CHARACTERS = 44
 
 
 def shortened(text: str) -> str:

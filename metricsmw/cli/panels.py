@@ -27,7 +27,7 @@ def health_lines(health: Fields) -> Iterator[Text]:
 
 def workers_panel(workers: Sequence[Fields]) -> Table:
     """Return the workers, those that do not run first."""
-    table = _table("Worker", "", "Req / min", "Errors %", "P95 ms", "In flight", "Last seen", "MB")
+    table = _table("Worker", "", "Reqs/min", "Err%", "P95", "In flight", "Seen", "MB")
     rows = sorted(workers, key=lambda row: (row["state"] == "running", row["pid"]))
     for row in rows[:MOST_ROWS]:
         runs = row["state"] == "running"
