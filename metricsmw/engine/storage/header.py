@@ -6,6 +6,7 @@ Every number is checked before it is used, as any program may have written into 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from metricsmw.engine.storage.keys import LONG_TEXT, SHORT_TEXT
@@ -60,6 +61,32 @@ class Part(NamedTuple):
         """The chunk's size in bytes."""
         return chunk_bytes(self.kind, self.rows, self.width)
 
+    @property
+    def end(self) -> int:
+        """The offset behind the chunk."""
+        return self.offset + self.size
+
+
+# Directories seldom change, and each is looked at in every reading.
+@lru_cache(maxsize=512)
+def _parts(directory: bytes) -> tuple[Part, ...]:
+    """Return the chunks of a directory. Raises `CorruptSegmentError`."""
+    parts: list[Part] = []
+    end = FIXED_BYTES
+    numbers = memoryview(directory).cast("d").tolist()
+    for entry in range(0, len(numbers), DIRECTORY_ENTRY):
+        kind, offset, rows, width = numbers[entry : entry + DIRECTORY_ENTRY]
+        # Chunks lie one after the other.
+        if offset != end or not 1 <= rows <= MOST_ROWS or width not in WIDTHS.get(kind, ()):
+            raise CorruptSegmentError("impossible directory")
+        if rows % 1 or (rows > MOST_TABLE_ROWS and kind != Kind.USERS):
+            raise CorruptSegmentError("impossible directory")
+        if kind in BLOCK_SHAPES and rows % TABLE_ROWS:
+            raise CorruptSegmentError("impossible directory")
+        parts.append(Part(Kind(int(kind)), end, int(rows), int(width)))
+        end = parts[-1].end
+    return tuple(parts)
+
 
 class OtherVersionError(CorruptSegmentError):
     """A segment of a worker that runs another version of this package."""
@@ -95,25 +122,12 @@ class Header:
         if not 0 <= first <= COUNTER_BLOCK < last <= BLOCKS or (first + last) % 1:
             raise CorruptSegmentError("impossible blocks")
         self.blocks = range(int(first), int(last))
-        self.parts: list[Part] = []
-        self.end = FIXED_BYTES
-        if not 0 <= self.numbers[Field.CHUNKS] <= MAX_CHUNKS:
+        chunks = self.numbers[Field.CHUNKS]
+        if not 0 <= chunks <= MAX_CHUNKS:
             raise CorruptSegmentError("impossible directory")
-        for number in range(int(self.numbers[Field.CHUNKS])):
-            self._add_part(DIRECTORY_OFFSET // 8 + number * DIRECTORY_ENTRY)
-
-    def _add_part(self, entry: int) -> None:
-        kind, offset, rows, width = self.numbers[entry : entry + DIRECTORY_ENTRY]
-        # Chunks lie one after the other.
-        if offset != self.end or not 1 <= rows <= MOST_ROWS or width not in WIDTHS.get(kind, ()):
-            raise CorruptSegmentError("impossible directory")
-        if rows % 1 or (rows > MOST_TABLE_ROWS and kind != Kind.USERS):
-            raise CorruptSegmentError("impossible directory")
-        if kind in BLOCK_SHAPES and rows % TABLE_ROWS:
-            raise CorruptSegmentError("impossible directory")
-        part = Part(Kind(int(kind)), self.end, int(rows), int(width))
-        self.parts.append(part)
-        self.end += part.size
+        size = int(chunks) * DIRECTORY_ENTRY * 8
+        self.parts = _parts(page[DIRECTORY_OFFSET : DIRECTORY_OFFSET + size])
+        self.end = self.parts[-1].end if self.parts else FIXED_BYTES
 
     def block_tables(self, kind: Kind) -> Iterable[list[int]]:
         """Yield the offsets of the tables of each chunk of routes or of answers.

@@ -12,6 +12,7 @@ A row that got another name keeps its lanes. What they had at that moment is its
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
 from metricsmw.engine.storage.header import Header
@@ -217,7 +218,8 @@ class RouteTableReader:
                     continue
                 named = _named(table.head, row)
                 statuses: dict[int, int] = {}
-                for number, count in enumerate(unpack(lanes >> 64 * RouteLane.ANSWERS, SPARE)):
+                told = lanes >> 64 * RouteLane.ANSWERS
+                for number, count in enumerate(unpack(told, SPARE) if told else ()):
                     if count:
                         status = numbers.get((offset, row, number), 0)
                         statuses[status] = statuses.get(status, 0) + count
@@ -317,15 +319,22 @@ class RouteTableReader:
 
 
 def _named(head: bytes, row: int) -> _Named:
+    """Return whose counts a row has. Raises `CorruptSegmentError`."""
+    facts = ROUTE_SHAPE.facts + row * FACT_BYTES
+    name = ROUTE_SHAPE.names + row * NAME_BYTES
+    return _unpack_named(head[facts : facts + FACT_BYTES], head[name : name + NAME_BYTES])
+
+
+# Names seldom change, are the same in all workers, and are looked at in every reading.
+@lru_cache(maxsize=1024)
+def _unpack_named(packed_facts: bytes, packed_name: bytes) -> _Named:
     """Return whose counts a row has.
 
     Raises:
         CorruptSegmentError: It has neither a name nor had one.
     """
-    start = ROUTE_SHAPE.facts + row * FACT_BYTES
-    facts = RouteFacts.unpack(head[start : start + FACT_BYTES])
-    start = ROUTE_SHAPE.names + row * NAME_BYTES
-    name = Name.unpack(head[start : start + NAME_BYTES])
+    facts = RouteFacts.unpack(packed_facts)
+    name = Name.unpack(packed_name)
     if not facts.status or (name is None and not facts.other):
         raise CorruptSegmentError("counts of no route")
     other = Name(facts.other, OTHER)
@@ -335,10 +344,13 @@ def _named(head: bytes, row: int) -> _Named:
     return _Named(route, other, plain)
 
 
+_unpack_answer = lru_cache(maxsize=2048)(AnswerRow.unpack)
+
+
 def _answer_rows(head: bytes) -> Iterator[AnswerRow | None]:
     for row in range(TABLE_ROWS):
         start = ANSWER_SHAPE.names + row * ANSWER_NAME_BYTES
-        yield AnswerRow.unpack(head[start : start + ANSWER_NAME_BYTES])
+        yield _unpack_answer(head[start : start + ANSWER_NAME_BYTES])
 
 
 def _total(name: Name, lanes: int, plain: int | None) -> RouteTotal:

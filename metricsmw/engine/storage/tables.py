@@ -126,7 +126,8 @@ def read_table(
             max([doubles[row + slot] for slot in valid], default=0.0)
             for row in range(shape.peaks // 8, len(doubles), slots)
         ]
-        if not all(0.0 <= peak <= CEILING_SECONDS for peak in peaks):
+        # False for NaN, too.
+        if not (sum(peaks) >= 0.0 <= min(peaks) and max(peaks) <= CEILING_SECONDS):
             raise CorruptSegmentError("impossible peaks")
         return TableReading(total, window, peaks, whole[: shape.current])
     raise CorruptSegmentError("no whole checkpoint")

@@ -118,6 +118,10 @@ class OwnSource:
     def __init__(self, memory: Memory) -> None:
         self.read = memory.read
 
+    def opened(self) -> OwnSource:
+        """Return itself: it is open."""
+        return self
+
 
 class PrivateGroup:
     """A process alone."""

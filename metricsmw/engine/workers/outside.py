@@ -167,6 +167,10 @@ class OutsideSegment:
         """Return a copy of the bytes; fewer where the segment ends. Raises OSError."""
         return os.pread(self._file.fileno(), size, offset)
 
+    def opened(self) -> OutsideSegment:
+        """Return itself: it is open."""
+        return self
+
 
 class _ReadOnlyBytes:
     """The bytes of a minute history that is only read."""

@@ -57,10 +57,34 @@ class FileSource:
 
     def read(self, offset: int, size: int) -> bytes:
         """Return a copy of the bytes; shorter where the file ends."""
+        return self.opened().read(offset, size)
+
+    def opened(self) -> _OpenFile:
+        """Return it for several reads in a row. Raises OSError."""
         file = self._open()
         if file is not self._file and os.fstat(file.fileno()).st_ino != self.identity[0]:
             raise OSError(errno.ESTALE, "replaced while it was read")
-        return os.pread(file.fileno(), size, offset)
+        return _OpenFile(file)
+
+
+class _OpenFile:
+    """Another worker's segment, by a descriptor."""
+
+    def __init__(self, file: FileHandle) -> None:
+        self._file = file
+
+    @property
+    def alive(self) -> bool:
+        """Whether its worker lives."""
+        return is_locked(self._file)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return a copy of the bytes; shorter where the file ends."""
+        return os.pread(self._file.fileno(), size, offset)
+
+    def opened(self) -> _OpenFile:
+        """Return itself: it is open."""
+        return self
 
 
 class Unreadable:
@@ -74,6 +98,10 @@ class Unreadable:
     def read(self, offset: int, size: int) -> bytes:
         """Raise the error."""
         raise self._error
+
+    def opened(self) -> Unreadable:
+        """Return itself."""
+        return self
 
 
 class Sources:
