@@ -28,6 +28,7 @@ from weakref import WeakKeyDictionary
 
 from metricsmw import MetricsMonitor
 from metricsmw.alerts import AlertRow, get_alerts
+from metricsmw.engine.reading.health import ServerHealth
 from metricsmw.engine.reading.moment import Reading
 from metricsmw.engine.reading.routes import RouteRow
 from metricsmw.engine.reading.series import Series, SeriesStep
@@ -52,6 +53,7 @@ class Tables(TypedDict, total=False):
 
     routes: list[RouteRow]
     alerts: list[AlertRow]
+    health: ServerHealth
 
 
 class Update(Tables):
@@ -412,7 +414,11 @@ def read_feed(
     anew = since is None or reading.reset_at != reset_at
     tables: Tables = {}
     if with_tables:
-        tables = {"routes": reading.routes, "alerts": get_alerts(monitor)[0]}
+        tables = {
+            "routes": reading.routes,
+            "alerts": get_alerts(monitor)[0],
+            "health": reading.health,
+        }
     return FeedReading(
         reading.snapshot.to_dict(),
         reading.series(None if anew else since),

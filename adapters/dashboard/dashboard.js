@@ -1,6 +1,7 @@
 // The page: takes what the feed brings, and shows it.
 
 import { Alerts } from "./alerts.js";
+import { showBanners } from "./banners.js";
 import { Chart, hasCharts, looks, markers } from "./charts.js";
 import { Feed } from "./feed.js";
 import { dated, full, make, span, write, zoned } from "./format.js";
@@ -207,6 +208,7 @@ function onUpdate(update) {
   } else if (state.connection === "polling") countWorkers(metrics.workers);
   if (update.routes) routes.show(update.routes);
   if (update.alerts) alerts.show(update.alerts);
+  if (update.health) showBanners(find("banners"), update.health, metrics.total_requests);
   showCharts();
 }
 

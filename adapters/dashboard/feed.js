@@ -1,6 +1,6 @@
 // The connection: a stream where the server has one, else polling; it finds out, and comes back.
 //
-// `onUpdate` is given {metrics, started, reset, step_seconds, series, routes?, alerts?}: `series`
+// `onUpdate` is given {metrics, started, reset, step_seconds, series, routes?, alerts?, health?}: `series`
 // holds the steps that are new (all of them after a connect). `onState` is given "live" or
 // "polling", "lost" with a reason, and "unauthorised" with what is asked for: "bearer", "basic", "".
 
@@ -103,14 +103,15 @@ export class Feed {
         const update = await this.#ask("current");
         if (!asked || begun - tables >= TABLE_EVERY) {
           const seconds = asked ? Math.ceil((begun - asked) / 1000 + 3 * this.step) : "";
-          const [series, { routes }, { alerts }] = await Promise.all([
+          const [series, { routes }, { alerts }, health] = await Promise.all([
             this.#ask(asked ? `series?seconds=${seconds}` : "series"),
             this.#ask("routes"),
             this.#ask("alerts"),
+            this.#ask("health"),
           ]);
           this.step = series.step_seconds;
           if (!asked) this.window = series.seconds;
-          Object.assign(update, series, { window_seconds: this.window, routes, alerts });
+          Object.assign(update, series, { window_seconds: this.window, routes, alerts, health });
           asked = tables = begun;
         }
         if (run !== this.#run) return;
@@ -131,7 +132,8 @@ export class Feed {
     const signal = this.#isLetIn ? AbortSignal.timeout?.(10_000) : undefined;
     const answer = await fetch(new URL(path, this.#base), { cache: "no-store", signal });
     this.#isLetIn = answer.ok || (this.#isLetIn && answer.status !== 401);
-    if (!answer.ok) throw answer;
+    // A server that is not healthy says so by its status, and why in the answer.
+    if (!answer.ok && !(path === "health" && answer.status === 503)) throw answer;
     return answer.json();
   }
 

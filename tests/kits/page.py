@@ -30,7 +30,9 @@ ARGUMENTS = [
 ]
 NONE = "\N{EN DASH}"  # where the page has no number
 # Numbers that move by themselves.
-RESTLESS = {"timestamp", "cpu_usage_pct", "memory_usage_pct", "memory_usage_mb"}
+RESTLESS = {
+    *("timestamp", "cpu_usage_pct", "cpu_share_pct", "memory_usage_pct", "memory_usage_mb"),
+}
 COLUMNS = [
     *("requests", "error_rate_pct"),
     *(f"latency_{name}_ms" for name in ("p50", "p95", "p99", "max")),

@@ -88,6 +88,7 @@ class AttachedServer:
     is_open = True
     is_serving = False
     is_closed = False
+    is_measured = True  # whether it is cannot be seen from outside
 
     def __init__(
         self, found: FoundServer, clock: Clock = SYSTEM_CLOCK, here: Surroundings = HERE

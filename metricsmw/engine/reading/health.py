@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Literal, NamedTuple, TypedDict
 
+from metricsmw.engine.storage.header import OTHER_VERSION
+from metricsmw.engine.workers.processes import find_root
+from metricsmw.engine.workers.surroundings import HERE, Surroundings
 from metricsmw.snapshot import NUMERIC_FIELDS, MetricsSnapshot
 
 HealthStatus = Literal["healthy", "degraded"]
@@ -27,7 +31,12 @@ class HealthRules(NamedTuple):
 
 
 class ServerHealth(TypedDict):
-    """The state of the measuring itself; safe to show to anyone."""
+    """The state of the measuring itself; safe to show to anyone.
+
+    ``measured``: whether a middleware measures in this process, or something was recorded.
+    ``server_processes``: how many processes serve beside this one and with it, as far as the
+    system shows them; asked in private mode only, None: not known.
+    """
 
     status: HealthStatus
     components: dict[str, str]
@@ -36,6 +45,8 @@ class ServerHealth(TypedDict):
     mode_reason: str
     segments_left_out: int
     faults: int
+    measured: bool
+    server_processes: int | None
 
 
 def check_thresholds(thresholds: Mapping[str, float]) -> None:
@@ -67,3 +78,36 @@ def check_health(snapshot: MetricsSnapshot, thresholds: Mapping[str, float]) -> 
     check_thresholds(thresholds)
     checks = {name: getattr(snapshot, name) < limit for name, limit in thresholds.items()}
     return {"status": "healthy" if all(checks.values()) else "degraded", "checks": checks}
+
+
+def left_out(reasons: Iterable[str]) -> str:
+    """Return what is said of segments that are left out; "" where none is.
+
+    Args:
+        reasons: Why each of them is.
+    """
+    found = list(reasons)
+    other = found.count(OTHER_VERSION)
+    damaged = len(found) - other
+    parts = [f"{damaged} damaged segments left out"] if damaged else []
+    if other:
+        parts.append(f"{other} segments of workers of another version left out")
+    return "; ".join(parts)
+
+
+def count_processes(here: Surroundings = HERE) -> int | None:
+    """Return how many processes of this one's server serve; None where that is not shown."""
+    root = find_root(here)
+    if root.problem:
+        return None
+    if root.process.pid == os.getpid():
+        return 1
+    import psutil  # here, as importing the package is to cost next to nothing
+
+    try:
+        siblings = psutil.Process(os.getppid()).children()
+        commands = [" ".join(sibling.cmdline()) for sibling in siblings]
+        # multiprocessing has a helper of its own beside the workers.
+        return sum("resource_tracker" not in command for command in commands) or None
+    except psutil.Error:
+        return None

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict
 from metricsmw.clock import Clock
 from metricsmw.config import Settings
 from metricsmw.engine.reading.counts import Counts, percentiles_ms
-from metricsmw.engine.reading.health import OPERATIONAL, ServerHealth
+from metricsmw.engine.reading.health import (
+    OPERATIONAL,
+    ServerHealth,
+    count_processes,
+    left_out,
+)
 from metricsmw.engine.reading.lazy import lazy
 from metricsmw.engine.reading.limits import LimitFields
 from metricsmw.engine.reading.minutes import MINUTE, LongHistory, MinuteHistory, before
@@ -69,6 +74,10 @@ class Member(ServerMember, Protocol):
     @property
     def lasting(self) -> LongHistory | None:
         """A history that goes back further than the one in memory; None: there is none."""
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether a middleware measures in this process, as far as is known."""
 
     def opened(self) -> Group:
         """Return the group of this process, joined if need be."""
@@ -349,23 +358,30 @@ class Reading:
             ("metrics_monitor", "request_tracking", "resource_monitoring", "websocket_tracking"),
             OPERATIONAL,
         )
-        workers = left_out = faults = 0
+        workers = number_left_out = faults = 0
+        measured = self._reader.member.is_measured
+        processes: int | None = None
         mode, mode_reason = "private", "not open"
         try:
             group = self._moment.group
             mode, mode_reason = group.mode, group.reason
             server = self.server
-            left_out, workers, faults = len(server.damaged), server.workers, server.faults()
+            number_left_out, workers, faults = len(server.damaged), server.workers, server.faults()
+            measured = measured or server.total.requests > 0
             shared = group.problems()
         except Exception:
             report("reading the metrics")
             for name in ("metrics_monitor", "request_tracking", "websocket_tracking"):
                 components[name] = "unavailable"
         else:
-            if left_out:
-                components["request_tracking"] = f"{left_out} damaged segments left out"
+            if number_left_out:
+                components["request_tracking"] = left_out(server.damaged.values())
             if shared:
                 components["metrics_monitor"] = "; ".join(shared)
+            try:
+                processes = count_processes() if mode == "private" else None
+            except Exception:
+                report("counting the server's processes")
             try:
                 if workers and not self.usage.memory_mb:
                     components["resource_monitoring"] = "unavailable"
@@ -383,6 +399,8 @@ class Reading:
             "workers": workers,
             "mode": mode,
             "mode_reason": mode_reason,
-            "segments_left_out": left_out,
+            "segments_left_out": number_left_out,
             "faults": faults,
+            "measured": measured,
+            "server_processes": processes,
         }

@@ -88,6 +88,9 @@ def _parts(directory: bytes) -> tuple[Part, ...]:
     return tuple(parts)
 
 
+OTHER_VERSION = "of another version"
+
+
 class OtherVersionError(CorruptSegmentError):
     """A segment of a worker that runs another version of this package."""
 
@@ -108,7 +111,7 @@ class Header:
             # Layouts count from 1; anything else is damage.
             is_one = layout >= 1 and layout < BEYOND and not layout % 1
             kind = OtherVersionError if is_one else CorruptSegmentError
-            raise kind("of another version")
+            raise kind(OTHER_VERSION)
         # False for NaN, too.
         if not all(map(BEYOND.__gt__, map(abs, self.numbers[1 : len(Field)].tolist()))):
             raise CorruptSegmentError("impossible header")

@@ -69,6 +69,7 @@ def test_the_numbers_are_those_of_the_api(site: Server, window: Window) -> None:
     if busy is not None:
         busy.join()
     assert set(shown(page)) == set(MetricsSnapshot.__dataclass_fields__) - {"timestamp"}
+    expect(page.locator("#banners .banner")).to_have_count(0)
     assert all(isinstance(value, float) for value in shown(page).values())
     assert shown(page)["memory_usage_mb"] == pytest.approx(
         current(site)["memory_usage_mb"], rel=0.2
