@@ -146,3 +146,13 @@ def test_a_wrapped_flask_is_as_before() -> None:
         pickle.dumps(Flask(__name__))
     with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
         pickle.dumps(wrap(Flask(__name__)))
+
+
+def test_a_shallow_copy_of_a_wrapped_flask_is_a_bare_one() -> None:
+    with MetricsMonitor() as monitor:
+        app = wrap(Flask(__name__), monitor)
+        copied = copy.copy(app)
+        assert copied.test_client().get("/").status_code == 404
+        assert monitor.total_requests == 0
+        assert app.test_client().get("/").status_code == 404
+        assert monitor.total_requests == 1
