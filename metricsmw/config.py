@@ -39,6 +39,7 @@ class Settings:
     shared: Shared = False
     history_days: int = 30
     name: str = ""
+    errors_from: Literal[400, 500] = 400
 
     def __post_init__(self) -> None:
         for name, (lowest, highest) in RANGES.items():
@@ -52,6 +53,8 @@ class Settings:
                 if isinstance(value, float):  # a number, but none that is allowed
                     raise ValueError(str(error)) from None
                 raise
+        if self.errors_from not in (400, 500) or isinstance(self.errors_from, float):
+            raise ValueError(f"errors_from must be 400 or 500, got {self.errors_from!r}")
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a str, got {self.name!r}")
         if len(self.name) > MAX_NAME or not self.name.isprintable():

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from metricsmw.asked import warn_of_others
 from metricsmw.clock import SYSTEM_CLOCK, Clock
@@ -50,6 +50,7 @@ class MetricsMonitor:
     - ``history``: an SQLite file, in a folder that exists, which keeps minutes across restarts, see
       `SQLiteHistory`; ``history_days``: for how long, 1 to 3650.
     - ``name``: the application's name, which alerts say; up to 100 characters.
+    - ``errors_from``: the lowest status that counts as an error, 400 or 500.
 
     Raises `ValueError` for a setting out of its range, `TypeError` for one of another type. Safe to
     use from any number of threads.
@@ -67,6 +68,7 @@ class MetricsMonitor:
         history: str | os.PathLike[str] | None = None,
         history_days: int = 30,
         name: str = "",
+        errors_from: Literal[400, 500] = 400,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.settings = Settings(
@@ -78,6 +80,7 @@ class MetricsMonitor:
             shared=shared,
             history_days=history_days,
             name=name,
+            errors_from=errors_from,
         )
         self.clock = clock
         self.faults = FaultLog()
@@ -164,8 +167,9 @@ class MetricsMonitor:
         """Record one request, or any other unit of work.
 
         ``latency_ms`` is in milliseconds, >= 0; values below 1 µs or above 1 hour are counted
-        at the ends. A ``status`` from 100 to 599 makes it an error from 400 on. With a ``route`` (a
-        template such as ``/items/{id}``) or a ``method`` it also counts in the per-route table.
+        at the ends. A ``status`` from 100 to 599 makes it an error from ``errors_from`` on. With a
+        ``route`` (a template such as ``/items/{id}``) or a ``method`` it also counts in the
+        per-route table.
 
         Raises `TypeError` or `ValueError` for bad input, which records nothing.
         """
@@ -419,6 +423,7 @@ def get_metrics_monitor(
     history: str | os.PathLike[str] | None = None,
     history_days: int = 30,
     name: str = "",
+    errors_from: Literal[400, 500] = 400,
 ) -> MetricsMonitor:
     """Return the monitor of this process: one per process, one truth per server.
 
@@ -439,6 +444,7 @@ def get_metrics_monitor(
                 history=history,
                 history_days=history_days,
                 name=name,
+                errors_from=errors_from,
             )
             return _singleton
     lasting = _singleton.lasting

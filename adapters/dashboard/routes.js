@@ -77,6 +77,7 @@ export class Routes {
     const { key, up } = this.#sort;
     const rows = (this.#rows ?? []).filter(({ method, route }) => `${method} ${route}`.toLowerCase().includes(this.#filter));
     const order = (a, b) => {
+      if (key === "error_rate_pct") return byErrors(a, b, up);
       const by = key === "route" ? byName(a, b) : a[key] - b[key];
       return (up ? by : -by) || byName(a, b);
     };
@@ -141,7 +142,7 @@ export class Routes {
     COLUMNS.forEach(({ key, format = fixed }, index) => {
       if (key !== "route") write(cells[index], format(values[key]));
     });
-    row.classList.toggle("failing", values.error_rate_pct > 0);
+    row.classList.toggle("failing", ownErrors(values) > 0);
     button.setAttribute("aria-expanded", String(this.#open === nameOf(values)));
   }
 
@@ -211,3 +212,14 @@ function nameOf({ method, route }) {
   return `${method} ${route}`;
 }
 
+/** The share of a row's requests that the server itself failed. */
+function ownErrors({ statuses, requests }) {
+  return requests ? (statuses["5xx"] ?? 0) / requests : 0;
+}
+
+/** What the server failed comes first, then what clients did; what is no route of the app comes last. */
+function byErrors(a, b, up) {
+  const strays = Number(a.route === "<unmatched>") - Number(b.route === "<unmatched>");
+  const by = ownErrors(a) - ownErrors(b) || a.error_rate_pct - b.error_rate_pct;
+  return strays || (up ? by : -by) || byName(a, b);
+}

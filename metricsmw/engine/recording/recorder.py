@@ -80,14 +80,14 @@ def check_latency(latency_ms: float) -> float:
     return min(latency_ms, CEILING_SECONDS * 1000) * 0.001
 
 
-def check_status(status: int) -> bool:
-    """Return whether the status is an error.
+def check_status(status: int) -> int:
+    """Return the status.
 
     Raises:
         TypeError: it is no whole number.
         ValueError: it is not from 100 to 599.
     """
-    return whole("status", status, 100, 599) >= 400
+    return whole("status", status, 100, 599)
 
 
 def check_text(name: str, value: str | None) -> None:
@@ -230,6 +230,7 @@ class Recorder:
         step = settings.step
         errors, abandoned = int(Lane.ERRORS), int(Lane.ABANDONED)
         server_errors = int(Lane.SERVER_ERRORS)
+        errors_from = settings.errors_from
         route_errors, route_abandoned, route_streams = map(
             place_of, (RouteLane.ERRORS, RouteLane.ABANDONED, RouteLane.STREAMS)
         )
@@ -328,10 +329,12 @@ class Recorder:
             route_lanes[counter] += 1.0
             answer_lanes[place] += 1.0
             if answer.is_error:
-                lanes[errors] += 1.0
-                route_lanes[route_errors] += 1.0
                 if answer.is_server_error:
                     lanes[server_errors] += 1.0
+                elif errors_from > 400:
+                    return
+                lanes[errors] += 1.0
+                route_lanes[route_errors] += 1.0
 
         def abandon(status: int, route: str | None, method: str) -> float:
             nonlocal in_flight
@@ -420,7 +423,7 @@ class Recorder:
         ) -> None:
             seconds = check_latency(latency_ms)
             if status is not None:
-                is_error = check_status(status) or is_error
+                is_error = check_status(status) >= errors_from or is_error
             check_text("method", method)
             check_text("route", route)
             if method is None and route is None:
@@ -455,7 +458,7 @@ class Recorder:
                 row = find(route, method, status)
             if key != row.plain:
                 count_other(row, seconds, key)
-                if not is_error or (status is not None and status >= 400):
+                if not is_error or (status is not None and status >= errors_from):
                     return
             else:
                 if seconds > row.limit:

@@ -77,3 +77,23 @@ def test_steps_rules_and_histories_know_them(
     (span,) = history.rows(0, clock.time() + 1, step_minutes=5)
     assert (span["server_error_rate_pct"], span["total_server_errors"]) == (2.0, 2)
     alerter.stop()
+
+
+@pytest.mark.parametrize(("errors_from", "errors"), [(400, 4), (500, 2)])
+def test_errors_from_says_what_counts(errors_from: Any, errors: int) -> None:
+    with MetricsMonitor(errors_from=errors_from, clock=ManualClock()) as monitor:
+        for status in (200, 404, 500):
+            monitor.record_request(1.0, status=status)
+            recorder = monitor.recorder
+            recorder.end(recorder.begin(), status, "/x", "GET")
+        snapshot = monitor.get_current_snapshot()
+        assert (snapshot.total_errors, snapshot.total_server_errors) == (errors, 2)
+        (row,) = monitor.get_routes()
+        assert row["error_rate_pct"] == round(100 * errors / 2 / 3, 2)
+        assert row["statuses"] == {"2xx": 1, "4xx": 1, "5xx": 1}
+
+
+@pytest.mark.parametrize("errors_from", [0, 404, "500", None])
+def test_other_limits_are_refused(errors_from: Any) -> None:
+    with pytest.raises(ValueError, match="errors_from must be 400 or 500"):
+        MetricsMonitor(errors_from=errors_from)
