@@ -290,11 +290,9 @@ class MetricsMonitor:
     def get_statistics(self) -> Statistics:
         """Return the current snapshot, the totals, and the settings in force.
 
-        ``current`` also has the time to first byte of the requests in the per-route table,
-        ``latency_ttfb_p50_ms`` and so on, and, where ``active_users`` is an estimate, its relative
-        standard error, ``active_users_error_pct``; where CPU and memory of some workers are not
-        known, how many these are, ``workers_unmeasured``. ``configuration`` says what limit the
-        percentages are of.
+        ``current`` also has ``latency_ttfb_p50_ms`` and so on, the time to first byte of requests
+        with a route; where they are known of some workers or users only, ``workers_unmeasured`` and
+        ``active_users_error_pct``, the estimate's relative standard error.
         """
         return self.read().statistics
 
@@ -346,8 +344,7 @@ class MetricsMonitor:
         """Return the numbers of one moment that a `SQLiteHistory` stores.
 
         Returns:
-            All counts since the start or the last reset, the snapshot, and the monotonic time that
-            the counts began.
+            All counts since the last reset, the snapshot, and the monotonic time they began at.
         """
         reading = self.read()
         return reading.server.total, reading.snapshot.to_dict(), reading.origin
