@@ -129,7 +129,7 @@ function item(row) {
 
 /** What a field is about: a chart shows one of these. */
 function kindOf(field) {
-  if (field === "burn_rate") return "error";
+  if (field.endsWith("burn_rate") || field.startsWith("server_error")) return "error";
   return field === "requests" ? "request" : field.split("_")[0];
 }
 

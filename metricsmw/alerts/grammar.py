@@ -30,8 +30,8 @@ DURATION = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?[smhd]?"
 UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 HEAD = re.compile(
     rf"""\s* (?: (?P<name>[A-Za-z][\w-]*) \s* : \s* )?
-    (?: burn_rate \s* \( \s* (?P<objective>{NUMBER}) \s* , \s* (?P<long>{DURATION}) \s* , \s*
-        (?P<short>{DURATION}) \s* \)
+    (?: (?P<server>server_)? burn_rate \s* \( \s* (?P<objective>{NUMBER}) \s* , \s*
+        (?P<long>{DURATION}) \s* , \s* (?P<short>{DURATION}) \s* \)
       | (?P<field>[A-Za-z_]\w*) )
     \s* (?P<comparison>>=|<=|>|<) \s* (?P<threshold>{NUMBER}) (?=\s|$)""",
     re.VERBOSE,
@@ -101,6 +101,7 @@ def parse(text: str) -> AnyRule:
         comparison,
         LEAST_BURN_REQUESTS if at_least is None else at_least,
         repeat,
+        said["server"] is not None,
     )
 
 

@@ -188,6 +188,7 @@ class BurnRate:
         comparison: ">" or ">=".
         at_least: It does not begin to fire where there were fewer requests in the long window.
         repeat_seconds: As that of a `Rule`.
+        is_of_server: Only the server's own errors spend the budget; as text: ``server_burn_rate``.
 
     Source: "The Site Reliability Workbook" (Beyer et al., Google, 2018), chapter 5, "Alerting on
     SLOs", section 6, "Multiwindow, Multi-Burn-Rate Alerts".
@@ -204,6 +205,7 @@ class BurnRate:
     comparison: Comparison = ">"
     at_least: int = LEAST_BURN_REQUESTS
     repeat_seconds: float | None = None
+    is_of_server: bool = False
     route: None = None
     method: None = None
     over_seconds: None = None
@@ -231,7 +233,7 @@ class BurnRate:
     @property
     def field(self) -> str:
         """What an alert names as the field."""
-        return "burn_rate"
+        return "server_burn_rate" if self.is_of_server else "burn_rate"
 
     @property
     def least_requests(self) -> int:
@@ -242,7 +244,7 @@ class BurnRate:
         """Return the rule as `parse` reads it."""
         windows = f"{self.long_minutes}m, {self.short_minutes}m"
         return _text(
-            self, f"burn_rate({number_text(self.objective)}, {windows})", "", LEAST_BURN_REQUESTS
+            self, f"{self.field}({number_text(self.objective)}, {windows})", "", LEAST_BURN_REQUESTS
         )
 
 

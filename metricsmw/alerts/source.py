@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from metricsmw.monitor import MetricsMonitor
 
 MINUTE = 60
+OWN = "total_server_errors"
 
 
 class ReadingInput:
@@ -79,8 +80,10 @@ def counts_since(
     is_covered: bool = True,
 ) -> PastCounts:
     """Return requests and errors between two snapshots; the earlier one may be empty."""
-    requests, errors = (
-        max(int(now[name]) - int(earlier.get(name, 0)), 0)
-        for name in ("total_requests", "total_errors")
+    requests, errors, own = (
+        # An older export does not have the last.
+        max(int(now.get(name, 0) if name == OWN else now[name]) - int(earlier.get(name, 0)), 0)
+        for name in ("total_requests", "total_errors", OWN)
     )
-    return PastCounts(requests, min(errors, requests), is_covered)
+    errors = min(errors, requests)
+    return PastCounts(requests, errors, is_covered, min(own, errors))

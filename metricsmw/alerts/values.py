@@ -30,11 +30,13 @@ class PastCounts(NamedTuple):
         requests: All requests.
         errors: How many of them failed.
         is_covered: Whether there are numbers of all these minutes.
+        server_errors: How many of the errors were the server's own.
     """
 
     requests: int
     errors: int
     is_covered: bool = True
+    server_errors: int = 0
 
 
 class RuleInput(Protocol):
@@ -197,7 +199,8 @@ def _found_of_burn_rate(rule: BurnRate, source: RuleInput) -> Found:
     for counts in (long, short):
         if counts.requests <= 0:
             return Found(None, 0, long.is_covered)
-        rates.append(counts.errors / counts.requests / budget)
+        errors = counts.server_errors if rule.is_of_server else counts.errors
+        rates.append(errors / counts.requests / budget)
     return Found(min(rates), long.requests, long.is_covered)
 
 

@@ -22,6 +22,7 @@ from metricsmw.engine.storage.keys import OTHER, UNMATCHED
 GROUP = "metricsmw"
 OVERALL = "metricsmw_request_duration_seconds"
 BY_ROUTE = "http_server_request_duration_seconds"
+ERRORS = "metricsmw_request_errors_total"
 SERVER_ERRORS = "metricsmw_request_server_errors_total"
 SERVER_LABELS = "job, instance"
 ANSWER_LABELS = "http_response_status_code, error_type, url_scheme"
@@ -37,7 +38,7 @@ def _gauge(name: str, factor: str = "") -> Callable[[str], str]:
     return lambda window: f"{factor}{name}"
 
 
-def _error_rate(window: str, errors: str = "metricsmw_request_errors_total") -> str:
+def _error_rate(window: str, errors: str = ERRORS) -> str:
     requests = "metricsmw_requests_total"
     return f"rate({errors}[{window}]) / rate({requests}[{window}])"
 
@@ -198,8 +199,9 @@ def _compare(rule: AnyRule, threshold: float, window: str) -> str:
     if not isinstance(rule, BurnRate):
         return f"{expression(rule, window)} {rule.comparison} {number}"
     budget = repr(round(1 - rule.objective / 100, 12))
+    errors = SERVER_ERRORS if rule.is_of_server else ERRORS
     long, short = (
-        f"({_error_rate(f'{minutes}m')}) / {budget} {rule.comparison} {number}"
+        f"({_error_rate(f'{minutes}m', errors)}) / {budget} {rule.comparison} {number}"
         for minutes in (rule.long_minutes, rule.short_minutes)
     )
     return f"({long}) and ({short})"

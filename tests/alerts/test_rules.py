@@ -147,6 +147,7 @@ def test_a_rule_is_read_back_from_its_text(rule: Rule | BurnRate) -> None:
             ),
         ),
         ("burn_rate(99.9, 1h, 5m) > 14.4", BurnRate(99.9)),
+        ("server_burn_rate(99.9, 1h, 5m) > 14.4", BurnRate(99.9, is_of_server=True)),
         ("p95 < 300 at least 100 requests", Rule("latency_p95_ms", 300.0, "<", at_least=100)),
         ("error_rate > 5 over 1m", Rule("error_rate_pct", 5.0, over_seconds=60.0)),
         (

@@ -97,3 +97,21 @@ def test_errors_from_says_what_counts(errors_from: Any, errors: int) -> None:
 def test_other_limits_are_refused(errors_from: Any) -> None:
     with pytest.raises(ValueError, match="errors_from must be 400 or 500"):
         MetricsMonitor(errors_from=errors_from)
+
+
+def test_a_burn_rate_of_the_servers_own_errors(monitor: MetricsMonitor, clock: ManualClock) -> None:
+    with MetricsAlerter(
+        monitor,
+        rules=["burn_rate(99, 10m, 2m) > 10", "S: server_burn_rate(99, 10m, 2m) > 10"],
+        notify=str,
+        start=False,
+    ) as alerter:
+        fired = []
+        for minute in range(24):
+            for number in range(20):
+                bad = 404 if minute < 12 else 500
+                monitor.record_request(1.0, status=bad if number < 10 else 200)
+            clock.advance(60)
+            fired += [(alert.type, minute) for alert in alerter.check()]
+    assert [name for name, _ in fired] == ["BURN_RATE", "S"]
+    assert fired[0][1] < 12 <= fired[1][1]
