@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from math import inf
 from typing import NamedTuple
 
 from metricsmw.engine.storage.keys import LONG_TEXT, SHORT_TEXT
@@ -113,7 +114,8 @@ class Header:
             kind = OtherVersionError if is_one else CorruptSegmentError
             raise kind(OTHER_VERSION)
         # False for NaN, too.
-        if not all(map(BEYOND.__gt__, map(abs, self.numbers[1 : len(Field)].tolist()))):
+        fields = self.numbers[1 : len(Field)].tolist()
+        if not (max(fields) < BEYOND and min(fields) > -BEYOND and sum(fields) < inf):
             raise CorruptSegmentError("impossible header")
         if min(map(self.numbers.__getitem__, UNSIGNED)) < 0 or not (
             1 <= self.numbers[Field.PID] < MOST_PID

@@ -24,7 +24,7 @@ HISTOGRAM = (1 << 64 * BUCKETS) - 1
 ROUTE_HISTOGRAM = (1 << 64 * ROUTE_BUCKETS) - 1
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def lane_masks(lanes: int) -> tuple[int, int]:
     """Return the lanes' exponent bits, and lanes that have counted nothing."""
     high = int.from_bytes(struct.pack("<Q", 0xFFF << 52) * lanes, "little")

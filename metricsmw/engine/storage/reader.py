@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 from metricsmw.config import RANGES
 from metricsmw.engine.storage.header import Header, Part
+from metricsmw.engine.storage.histogram import BUCKETS
 from metricsmw.engine.storage.keys import (
     MAX_SAMPLING,
     Name,
@@ -193,6 +194,7 @@ class SegmentReading:
             self._baseline(SERVER_OFFSET),
             self._period.past,
             head,
+            buckets=BUCKETS * 8,
         )
 
     def _route_tables(self) -> RouteTableReader:

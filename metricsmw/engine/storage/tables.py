@@ -10,14 +10,16 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 from metricsmw.engine.storage.histogram import CEILING_SECONDS
 from metricsmw.engine.storage.lanes import lane_masks
-from metricsmw.engine.storage.layout import Shape
+from metricsmw.engine.storage.layout import Shape, zero_lanes
 
 # A torn or overtaken checkpoint is looked for again this often before the segment is given up.
 ATTEMPTS = 5
+CUT_BYTES = 512  # by so many a part of a state begins and ends
 NO_STEPS = sys.maxsize, sys.maxsize  # a window in which there is none
 
 Read = Callable[[int, int], bytes]
@@ -51,6 +53,90 @@ class TableReading(NamedTuple):
     head: bytes
 
 
+class Cut(NamedTuple):
+    """The part of a state that has counted anything: the cheaper to be worked with, the smaller.
+
+    Attributes:
+        begin: Where its buckets begin, in bytes.
+        end: Where they end.
+        tail: Where the counters begin, which are all in it.
+    """
+
+    begin: int
+    end: int
+    tail: int
+
+    @classmethod
+    def of(cls, state: bytes, buckets: int) -> Cut:
+        """Return the part of a state of which so many bytes are buckets; of 0, all of it."""
+        if not buckets:
+            return cls(0, len(state), len(state))
+        empty = _empty(len(state))
+
+        def is_empty(first: int, behind: int) -> bool:
+            begin, end = first * CUT_BYTES, behind * CUT_BYTES
+            return state[begin:end] == empty[begin:end]
+
+        pieces = buckets // CUT_BYTES
+        first, low = pieces, 0  # nothing was counted before low
+        while low < first:
+            middle = (low + first) // 2
+            if is_empty(low, middle + 1):
+                low = middle + 1
+            else:
+                first = middle
+        end = pieces * CUT_BYTES
+        if state[end:buckets] != empty[end:buckets]:
+            return cls(first * CUT_BYTES, buckets, buckets)
+        behind, low = pieces, first  # nothing was counted from behind on
+        while low < behind:
+            middle = (low + behind) // 2
+            if is_empty(middle, behind):
+                behind = middle
+            else:
+                low = middle + 1
+        return cls(first * CUT_BYTES, behind * CUT_BYTES, buckets)
+
+    def take(self, state: bytes) -> int:
+        """Return what was counted in this part of a state.
+
+        Raises:
+            CorruptSegmentError: The bytes are no counts, or there are some outside of it.
+        """
+        begin, end, tail = self
+        if begin or end < tail:
+            empty = _empty(len(state))
+            if state[:begin] != empty[:begin] or state[end:tail] != empty[end:tail]:
+                raise CorruptSegmentError("impossible counts")
+            state = state[begin:end] + state[tail:]
+        counted = int.from_bytes(state, "little")
+        high, zero = lane_masks(len(state) // 8)
+        if counted & high != zero:
+            raise CorruptSegmentError("no counts")
+        difference: int = counted - zero
+        return difference
+
+    def part(self, counted: int) -> int:
+        """Return this part of the lanes of a whole state. See `take` for what it raises."""
+        size = 8 * (self.end - self.begin)
+        found = (counted >> 8 * self.begin & (1 << size) - 1) | counted >> 8 * self.tail << size
+        if self.whole(found) != counted:
+            raise CorruptSegmentError("impossible counts")
+        return found
+
+    def whole(self, part: int) -> int:
+        """Return the lanes of a whole state, of which this is the part."""
+        size = 8 * (self.end - self.begin)
+        if part < 0:
+            return part
+        return (part & (1 << size) - 1) << 8 * self.begin | part >> size << 8 * self.tail
+
+
+@lru_cache(maxsize=8)
+def _empty(size: int) -> bytes:
+    return zero_lanes(size // 8)
+
+
 def read_table(
     read: Read,
     offset: int,
@@ -61,6 +147,7 @@ def read_table(
     past: bool,
     head: bytes | None = None,
     used: slice | None = None,
+    buckets: int = 0,
 ) -> TableReading:
     """Return the counts of one table since the reset and in the window.
 
@@ -74,6 +161,8 @@ def read_table(
         past: Read the table as it was when the last step ended.
         head: The table's first bytes, up to the end of the current lanes, if they are read already.
         used: The bytes of a state that are in use; None: all.
+        buckets: How many bytes at the beginning of a state are buckets, of which few have counted
+            anything; 0 says nothing about that.
 
     Raises:
         CorruptSegmentError: The bytes cannot be what a worker wrote.
@@ -81,9 +170,8 @@ def read_table(
     # Floats, as the labels are: comparing them with integers takes three times as long.
     last, first = float(steps[0]), float(max(steps[1], 1))  # label 0 is none
     used = used or slice(0, shape.stride)
-    high, zero = lane_masks((used.stop - used.start) // 8)
     size = shape.current + used.stop
-    start = zero if baseline is None else zero + (baseline >> 8 * used.start)
+    at_reset = 0 if baseline is None else baseline >> 8 * used.start
     for _ in range(ATTEMPTS):
         whole = head or read(offset, size)
         head = None
@@ -95,8 +183,9 @@ def read_table(
         labels = doubles[:slots]
         if sum(labels) % 1:  # NaN too
             raise CorruptSegmentError("impossible steps")
-        end = int.from_bytes(whole[shape.current + used.start :], "little")
-        begin = end
+        state = whole[shape.current + used.start :]
+        cut = Cut.of(state, buckets)
+        end = begin = cut.take(state)
         end_label = None
         if past:
             later = [label for label in labels if label > last]
@@ -105,7 +194,7 @@ def read_table(
                 checkpoint = _checkpoint(read, offset, shape, end_label, used)
                 if checkpoint is None:
                     continue
-                begin = end = checkpoint
+                begin = end = cut.take(checkpoint)
         inside = [slot for slot, label in enumerate(labels) if label >= first]
         if inside:
             begin_label = min([labels[slot] for slot in inside])
@@ -113,9 +202,9 @@ def read_table(
                 checkpoint = _checkpoint(read, offset, shape, begin_label, used)
                 if checkpoint is None:
                     continue
-                begin = checkpoint
-        if end & high != zero or begin & high != zero:
-            raise CorruptSegmentError("no counts")
+                begin = cut.take(checkpoint)
+        start = cut.part(at_reset) if at_reset else 0
+        high, _ = lane_masks(cut.end - cut.begin + len(state) - cut.tail >> 3)
         total, window = end - start, end - max(begin, start)
         if past:
             total, window = max(total, 0), max(window, 0)
@@ -129,11 +218,11 @@ def read_table(
         # False for NaN, too.
         if not (sum(peaks) >= 0.0 <= min(peaks) and max(peaks) <= CEILING_SECONDS):
             raise CorruptSegmentError("impossible peaks")
-        return TableReading(total, window, peaks, whole[: shape.current])
+        return TableReading(cut.whole(total), cut.whole(window), peaks, whole[: shape.current])
     raise CorruptSegmentError("no whole checkpoint")
 
 
-def _checkpoint(read: Read, offset: int, shape: Shape, label: float, used: slice) -> int | None:
+def _checkpoint(read: Read, offset: int, shape: Shape, label: float, used: slice) -> bytes | None:
     """Return the checkpoint of a label; None where it was overwritten while it was copied."""
     slot = int(label) % shape.slots
     state = read(offset + shape.checkpoint(slot) + used.start, used.stop - used.start)
@@ -142,7 +231,7 @@ def _checkpoint(read: Read, offset: int, shape: Shape, label: float, used: slice
     again = read(offset + slot * 8, 8)
     if len(again) != 8 or struct.unpack("d", again)[0] != label:
         return None
-    return int.from_bytes(state, "little")
+    return state
 
 
 def read_steps(
