@@ -156,6 +156,7 @@ def test_links_lead_to_files(page: Path) -> None:
     for target in LINK.findall(page.read_text()):
         if "://" not in target:
             file, _, heading = target.partition("#")
+            file = file or page.name
             assert (page.parent / file).is_file(), target
             assert not heading or heading in headings(page.parent / file), target
 

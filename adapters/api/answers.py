@@ -184,7 +184,9 @@ def _reset(monitor: MetricsMonitor, request: Request) -> Response:
     return _success({"message": "Metrics statistics reset successfully"})
 
 
-def _export_json(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
+def _export_json(monitor: MetricsMonitor, request: Request) -> Response:
+    # A reading of its own, as a lasting history may be long in coming.
+    reading = monitor.read()
     history = reading.history(monitor.settings.max_history_minutes)
     document = export_document(reading.statistics, history)
     body = to_indented_json(document)
@@ -324,7 +326,7 @@ ROUTES: Final[Mapping[str, Mapping[str, Answer]]] = {
     "/stream": {"GET": _stream},
     "/statistics": {"GET": Shared(_statistics)},
     "/reset": {"POST": _reset},
-    "/export/json": {"GET": Shared(_export_json)},
+    "/export/json": {"GET": _export_json},
     "/export/csv": {"GET": _export_csv},
     "/prometheus": {"GET": Shared(_prometheus)},
     "/health": {"GET": Shared(_health)},

@@ -126,7 +126,7 @@ class MountCheck:
         self._checked: dict[str, bool] = {}
 
     def is_alone(self, mount: str, resolver: Any) -> bool:
-        """Return whether no URL of the project serves a sub-app of another claim there.
+        """Return whether no URL of the project serves a sub-app of another given claim there.
 
         Args:
             mount: The path of the mount, without a slash at its end.
@@ -134,7 +134,7 @@ class MountCheck:
         """
         if mount not in self._checked and len(self._checked) < _MAX_MOUNTS:
             claims = _claims_at(mount, resolver.url_patterns, "/")
-            self._checked[mount] = all(each == self._claim for each in claims)
+            self._checked[mount] = all(each == self._claim or each.is_default for each in claims)
         return self._checked.get(mount, True)
 
 

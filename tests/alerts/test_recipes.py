@@ -141,4 +141,4 @@ def test_mail(
         assert "Dashboard: https://h/m/?a=1&b=2" in lines
     assert firing["Subject"].startswith("ALERT: ERROR_RATE (critical), GET /items/<int:id> of ")
     assert resolved["Subject"].startswith("RESOLVED: ERROR_RATE (critical)")
-    assert "error_rate_pct is 100, threshold > 5." in text_of(firing)
+    assert "error_rate_pct is 100 %, threshold > 5 %." in text_of(firing)

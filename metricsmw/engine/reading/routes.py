@@ -32,10 +32,10 @@ class RouteRow(TypedDict):
     latency_p99_ms: float
     latency_max_ms: float
     statuses: dict[str, int]
-    status_codes: dict[str, int]
     latency_ttfb_p50_ms: float | None
     latency_ttfb_p95_ms: float | None
     latency_ttfb_p99_ms: float | None
+    status_codes: dict[str, int]
 
 
 class RouteLanes:
@@ -127,10 +127,10 @@ def route_row(name: Name, routes: RouteLanes) -> RouteRow:
         "latency_p99_ms": p99,
         "latency_max_ms": counts.max_ms,
         "statuses": _classes(lanes, statuses),
-        "status_codes": {str(status): statuses[status] for status in sorted(statuses) if status},
         "latency_ttfb_p50_ms": ttfb[0],
         "latency_ttfb_p95_ms": ttfb[1],
         "latency_ttfb_p99_ms": ttfb[2],
+        "status_codes": {str(status): statuses[status] for status in sorted(statuses) if status},
     }
 
 

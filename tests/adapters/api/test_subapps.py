@@ -24,6 +24,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client, EnvironBuilder, run_wsgi_app
 
 from metricsmw import MetricsMonitor
+from metricsmw.adapters import arguments
 from metricsmw.adapters.api import asgi_app, wsgi_app
 from metricsmw.adapters.api.messages import Request
 from metricsmw.adapters.asgi import ASGIMetricsMiddleware
@@ -485,8 +486,7 @@ class TestSettings:
     def test_without_a_monitor_the_servers(
         self, monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for module in (wsgi_app, asgi_app):
-            monkeypatch.setattr(module, "get_metrics_monitor", lambda: monitor)
+        monkeypatch.setattr(arguments, "get_metrics_monitor", lambda: monitor)
         monitor.record_request(1.0)
         for ask in (
             over_wsgi(wsgi_app.metrics_app(auth=public())),

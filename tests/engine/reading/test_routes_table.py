@@ -23,10 +23,10 @@ COLUMNS = [
     "latency_p99_ms",
     "latency_max_ms",
     "statuses",
-    "status_codes",
     "latency_ttfb_p50_ms",
     "latency_ttfb_p95_ms",
     "latency_ttfb_p99_ms",
+    "status_codes",
 ]
 STANDARD_METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"]
 
