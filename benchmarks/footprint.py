@@ -17,6 +17,7 @@ from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
 
 MIB = 2**20
+LATENCIES_MS = (0.5, 4.0, 30.0, 250.0, 1500.0)
 STEP_SECONDS = 5  # a sixtieth of the default window
 
 
@@ -27,11 +28,12 @@ def own_bytes() -> int:
 
 
 def fill(monitor: MetricsMonitor, clock: ManualClock, routes: int) -> None:
-    """One request a step on each route, for longer than the window."""
-    for _ in range(70):
+    """One request a step on each route, for longer than the window; of 0.5 ms to 1.5 s."""
+    for step in range(70):
         monitor.record_request(12.5, user_id="user-17")
         for route in range(routes):
-            monitor.record_request(12.5, method="GET", route=f"/items/{route}", status=200)
+            latency = LATENCIES_MS[(step + route) % len(LATENCIES_MS)]
+            monitor.record_request(latency, method="GET", route=f"/items/{route}", status=200)
         clock.advance(STEP_SECONDS)
 
 

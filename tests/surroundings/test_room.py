@@ -40,6 +40,10 @@ def test_a_quarter_is_left_to_others_and_sums_stay_right(stage: Stage, small: Pa
     workers = [master.fork() for _ in range(5)]
     for worker in workers:
         worker.do("route", 200)
+    # Each worker has room for its 200 routes.
+    assert len(workers[0].do("routes")) == 200
+    assert free(small) >= 32 * MB
+    for worker in workers:
         worker.do("route", 200, "POST")
     shown = workers[0].do("read")
     assert shown["total_requests"] == 5 * 400
