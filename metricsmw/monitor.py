@@ -89,11 +89,13 @@ class MetricsMonitor:
         from metricsmw.engine.reading.moment import Reader
         from metricsmw.engine.recording.instruments import Instruments
         from metricsmw.engine.recording.recorder import Recorder
+        from metricsmw.engine.workers.events import EventLog
         from metricsmw.engine.workers.membership import Membership
 
         self.membership = Membership(self.settings, clock, self.faults, self._rejoined)
         self.lasting: SQLiteHistory | None = None
         self._history: SQLiteHistory | None = None  # made by `history=`, so closed here
+        self.events = EventLog(clock, self.faults)
         self._reader = Reader(self.settings, clock, self.membership, self)
         self.recorder = Recorder(
             self.settings, clock, self.membership, self.faults, self._reader.minutes.catch_up

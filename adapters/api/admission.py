@@ -178,7 +178,14 @@ class Admission:
                 return f'{what} needs the token here (reset="token")'
         return None
 
-    def tell_change(self, request: Request, grant: Grant) -> None:
+    def asker(self, request: Request, grant: Grant) -> str:
+        """Return who asks for a change, for the log and the events."""
+        try:
+            return asker(self.policy, grant, request)
+        except Exception:  # the app's own identity, which nobody has asked before
+            self._monitor.recorder.faults.report("identity")
+            return "whom the application's policy let in"
+
+    def tell_change(self, request: Request) -> None:
         """Log who has changed something for everybody."""
-        what = DONE[request.path]
-        logger.warning("metricsmw: %s by %s", what, asker(self.policy, grant, request))
+        logger.warning("metricsmw: %s by %s", DONE[request.path], request.asker)

@@ -28,6 +28,7 @@ from metricsmw.config import RANGES
 from metricsmw.engine.reading.health import OPERATIONAL, ServerHealth, check_health
 from metricsmw.engine.reading.instruments import as_rows
 from metricsmw.engine.reading.moment import Reading
+from metricsmw.engine.workers.events import MAX_EVENTS
 from metricsmw.exporters import negotiation
 from metricsmw.exporters.server import exposition
 from metricsmw.formats import csv_text, export_document
@@ -37,6 +38,7 @@ from .. import dashboard
 from ..arguments import require_serving
 from . import signin
 from .encoding import to_indented_json, to_json
+from .events import event_rows
 from .messages import Request, Response
 from .policies import bears
 
@@ -166,6 +168,13 @@ def _send_test(monitor: MetricsMonitor, request: Request) -> Response:
     return _success({"receivers": results})
 
 
+def _events(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
+    most = _whole(request.query, "limit", MAX_EVENTS) or MAX_EVENTS
+    reading.server.pids()  # by reading, what has changed is noted
+    rows = event_rows(monitor, most)
+    return _success({"events": rows, "count": len(rows)})
+
+
 def _check(monitor: MetricsMonitor, request: Request) -> Response:
     rules = parse_qs(request.query, keep_blank_values=True).get("rule", [])
     seconds = _whole(request.query, "seconds", MAX_WINDOW)
@@ -179,6 +188,7 @@ def _check(monitor: MetricsMonitor, request: Request) -> Response:
 def _reset(monitor: MetricsMonitor, request: Request) -> Response:
     try:
         monitor.reset_statistics()
+        monitor.events.note_reset(monitor.opened(), request.asker)
     except OSError as error:  # no room, or another process holds the server's lock
         return error_response(503, f"Nothing was reset: {error.strerror or 'files cannot be used'}")
     return _success({"message": "Metrics statistics reset successfully"})
@@ -337,6 +347,7 @@ ROUTES: Final[Mapping[str, Mapping[str, Answer]]] = {
     "/alerts/silence": {"POST": _silence},
     "/alerts/test": {"POST": _send_test},
     "/check": {"GET": _check},
+    "/events": {"GET": Shared(_events)},
     "/signin": {"POST": _sign_in},
     "/signout": {"POST": _sign_out},
     "/widget.js": {"GET": _widget},

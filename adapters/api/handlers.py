@@ -79,9 +79,11 @@ class Handlers:
             grant = await self._admission.admit(request)
             doing = f"answer to {request.path}" if request.path in ROUTES else "unknown path"
             found = grant if isinstance(grant, Response) else self._find(request, grant)
+            if request.path in CHANGES and isinstance(grant, Grant):
+                request.asker = self._admission.asker(request, grant)
             response = found if isinstance(found, Response) else await self._answer(found, request)
-            if request.path in CHANGES and response.status == 200 and isinstance(grant, Grant):
-                self._admission.tell_change(request, grant)
+            if request.path in CHANGES and response.status == 200:
+                self._admission.tell_change(request)
         except Exception:
             self._monitor.recorder.faults.report(doing)
             response = error_response(500, "Internal error")

@@ -58,6 +58,7 @@ class Request:
         token: The token that signing in from a browser asks for, or None; set by the handlers.
         by_session: Whether the app's session may let in; set by the handlers.
         is_known: Whether it has proved who asks; set by the handlers.
+        asker: Who asks for a change, as a refusal or the log names them; set by the handlers.
         ways: What lets in, as a refusal names it; set by the handlers.
     """
 
@@ -65,6 +66,7 @@ class Request:
         "_asked",
         "_identity",
         "_user",
+        "asker",
         "by_session",
         "headers",
         "is_known",
@@ -104,6 +106,7 @@ class Request:
         self.by_session = False
         self.is_known = False
         self.ways: list[str] = []
+        self.asker = ""
         self._identity = identity
         self._asked = False
         self._user: HostUser | None = None

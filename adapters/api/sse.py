@@ -36,6 +36,7 @@ from metricsmw.engine.storage.layout import STEPS_PER_WINDOW
 
 from ..servers import LoopServer, loop_server, transport_of
 from .encoding import to_json
+from .events import EventRow, event_rows
 from .messages import Response
 from .off_loop import OFF_LOOP
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from ..types import Message, Receive, Scope, Send
 
 TABLES_EVERY = 5  # updates
+LATEST_EVENTS = 20
 RETRY_MILLISECONDS = 1000
 
 HEARTBEAT = b": nothing new\n\n"
@@ -54,6 +56,7 @@ class Tables(TypedDict, total=False):
     routes: list[RouteRow]
     alerts: list[AlertRow]
     health: ServerHealth
+    events: list[EventRow]
 
 
 class Update(Tables):
@@ -379,6 +382,8 @@ class _Feed:
             "series": new,
             **reading.tables,
         }
+        if "events" in self._update:  # whoever listens already has the earlier ones
+            self._update["events"] = self._update["events"][-LATEST_EVENTS:]
         self._shared_from = known
         self._shared_to = self._steps[-1]["step"] if self._steps else known
         self._shared = _event(self._update, self._shared_to)
@@ -418,6 +423,7 @@ def read_feed(
             "routes": reading.routes,
             "alerts": get_alerts(monitor)[0],
             "health": reading.health,
+            "events": event_rows(monitor),
         }
     return FeedReading(
         reading.snapshot.to_dict(),

@@ -5,9 +5,7 @@ import { dated, full, make, write } from "./format.js";
 
 const SHOWN = { firing: "Firing", pending: "Pending" };
 const CHANGES = {
-  firing: ["Alert", "bad"],
-  pending: ["Alert pending", "info"],
-  resolved: ["Alert over", "good"],
+  pending: ["Alert pending", "info"], // beginning and end are among the server's events
 };
 
 export class Alerts {

@@ -3,6 +3,7 @@
 import { Alerts } from "./alerts.js";
 import { showBanners } from "./banners.js";
 import { Chart, hasCharts, looks, markers } from "./charts.js";
+import { Events } from "./events.js";
 import { Feed } from "./feed.js";
 import { dated, full, make, span, write, zoned } from "./format.js";
 import { Routes } from "./routes.js";
@@ -16,14 +17,12 @@ const SAME_MOMENT = 1000; // ms: one moment told twice by a wall clock
 const RANGES = { 60: "Last hour", 1440: "Last day" }; // minutes of history, beside 7 and 30 days
 const KEPT = Number(root.dataset.minutes); // how much of it the server has
 const POINTS = 300; // that a chart of the history has at most, about
-const MOST_EVENTS = 50;
 
 const state = {
   connection: "loading",
   metrics: null,
   steps: new Map(), // number of the step -> the step
   window: 300,
-  workers: null,
   started: null,
   age: null, // ms since the start, and since the last reset, as they were told last
   sinceReset: null,
@@ -177,6 +176,7 @@ const routes = new Routes({
 // --- updates -------------------------------------------------------------------------------------
 
 const alerts = new Alerts({ section: find("alerts"), list: find("alerts-list"), count: find("alerts-count"), happened, fires, base, dialog: find("silence-dialog") });
+const events = new Events({ list: find("events"), none: find("no-events") });
 const fields = [...document.querySelectorAll("[data-field]")];
 
 const NAME = `Live metrics · ${location.host}`;
@@ -204,20 +204,12 @@ function onUpdate(update) {
   if (update.series) {
     if (update.window_seconds) setWindow(update.window_seconds);
     onSeries(update);
-    countWorkers(metrics.workers);
-  } else if (state.connection === "polling") countWorkers(metrics.workers);
+  }
   if (update.routes) routes.show(update.routes);
   if (update.alerts) alerts.show(update.alerts);
+  if (update.events) events.show(update.events);
   if (update.health) showBanners(find("banners"), update.health, metrics.total_requests);
   showCharts();
-}
-
-/** Not of a first look at what may be another server: only its series tells. */
-function countWorkers(now) {
-  const before = state.workers;
-  state.workers = now;
-  if (before === null || before === now) return;
-  happened(`${now < before ? "Worker lost" : "Worker joined"}: ${before} → ${now}`, now < before ? "bad" : "good");
 }
 
 function onSeries({ started, reset, series }) {
@@ -233,10 +225,6 @@ function onSeries({ started, reset, series }) {
     state.history = null;
     loadHistory();
   }
-  if (restarted) {
-    state.workers = null;
-    happened("Server restarted", "info", Date.parse(started));
-  } else if (wasReset) happened("Counts were reset", "info", Date.parse(reset));
   state.markers = markers({ started, reset });
   for (const step of series) state.steps.set(step.step, { ...step, at: Date.parse(step.timestamp) / 1000 });
   const oldest = state.told / 1000 - state.window;
@@ -265,12 +253,7 @@ function serverTime() {
 }
 
 function happened(text, kind, at = serverTime()) {
-  const moment = new Date(at);
-  const stamp = make("time", { datetime: moment.toISOString(), title: moment.toString() }, dated(moment));
-  const entry = make("li", { class: kind }, stamp, make("span", {}, text));
-  find("events").prepend(entry);
-  find("no-events").hidden = true;
-  while (find("events").children.length > MOST_EVENTS) find("events").lastChild.remove();
+  events.add(text, kind, at);
 }
 
 // --- the connection ------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 // The connection: a stream where the server has one, else polling; it finds out, and comes back.
 //
-// `onUpdate` is given {metrics, started, reset, step_seconds, series, routes?, alerts?, health?}: `series`
+// `onUpdate` is given {metrics, started, reset, step_seconds, series, routes?, alerts?, health?, events?}: `series`
 // holds the steps that are new (all of them after a connect). `onState` is given "live" or
 // "polling", "lost" with a reason, and "unauthorised" with what is asked for: "bearer", "basic", "".
 
@@ -103,15 +103,16 @@ export class Feed {
         const update = await this.#ask("current");
         if (!asked || begun - tables >= TABLE_EVERY) {
           const seconds = asked ? Math.ceil((begun - asked) / 1000 + 3 * this.step) : "";
-          const [series, { routes }, { alerts }, health] = await Promise.all([
+          const [series, { routes }, { alerts }, health, { events }] = await Promise.all([
             this.#ask(asked ? `series?seconds=${seconds}` : "series"),
             this.#ask("routes"),
             this.#ask("alerts"),
             this.#ask("health"),
+            this.#ask(asked ? "events?limit=20" : "events"),
           ]);
           this.step = series.step_seconds;
           if (!asked) this.window = series.seconds;
-          Object.assign(update, series, { window_seconds: this.window, routes, alerts, health });
+          Object.assign(update, series, { window_seconds: this.window, routes, alerts, health, events });
           asked = tables = begun;
         }
         if (run !== this.#run) return;

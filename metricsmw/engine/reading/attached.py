@@ -88,6 +88,7 @@ class AttachedServer:
     is_open = True
     is_serving = False
     is_closed = False
+    events = None  # reading leaves no trace
     is_measured = True  # whether it is cannot be seen from outside
 
     def __init__(

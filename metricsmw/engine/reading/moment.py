@@ -34,6 +34,7 @@ from metricsmw.engine.reading.spans import StepTable
 from metricsmw.engine.storage.keys import Name
 from metricsmw.engine.storage.layout import STEP_RATIO, Field
 from metricsmw.engine.storage.reader import Period
+from metricsmw.engine.workers.events import EventLog
 from metricsmw.engine.workers.group import Group
 from metricsmw.engine.workers.job import job_health
 from metricsmw.engine.workers.membership import Membership, ServerMember
@@ -74,6 +75,10 @@ class Member(ServerMember, Protocol):
     @property
     def lasting(self) -> LongHistory | None:
         """A history that goes back further than the one in memory; None: there is none."""
+
+    @property
+    def events(self) -> EventLog | None:
+        """Where what happens to the server is noted; None: who reads is no worker of it."""
 
     @property
     def is_measured(self) -> bool:
@@ -157,7 +162,11 @@ class Reading:
         """All segments, read once."""
         group, now, _ = self._moment
         period = Period(now, self._reader.settings.step)
-        return self._reader.server.read(group, period, routes=self._with_routes)
+        server = self._reader.server.read(group, period, routes=self._with_routes)
+        events = self._reader.member.events
+        if events is not None:
+            events.look(group, server.pids())
+        return server
 
     # --- numbers ---------------------------------------------------------------------------------
 

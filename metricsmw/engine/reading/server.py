@@ -154,6 +154,10 @@ class ServerReading:
         """How many workers live."""
         return sum(segment.alive for segment in self.segments)
 
+    def pids(self) -> set[int]:
+        """Return the ids of the live workers' processes."""
+        return {segment.pid for segment in self.segments if segment.alive}
+
     def live_workers(self) -> list[WorkerUsage]:
         """Return the live workers' processes, and what each said last of its CPU and memory."""
         return [segment.usage() for segment in self.segments if segment.alive]

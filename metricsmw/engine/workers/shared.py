@@ -5,6 +5,7 @@ Only its owner can enter the directory (`directories` says where it is and when 
     worker-N   the segment of a worker, which holds an exclusive flock on it for its life
     token      what lets in where nobody has set a token; `token`
     reset      the states of all tables at the last reset; replaced as a whole
+    events     what happened to the server; replaced as a whole, see `events`
     history-M  the minute history of the workers that keep M minutes
     lock       its flock is held by the worker that adopts a segment, resets, or writes the history
 
@@ -69,6 +70,7 @@ from metricsmw.engine.workers.directories import (
     segment_names,
     this_owner,
 )
+from metricsmw.engine.workers.events import note_leaving
 from metricsmw.engine.workers.group import Mode, OwnSource, Savings
 from metricsmw.engine.workers.processes import find_root
 from metricsmw.engine.workers.resets import ResetFile
@@ -397,6 +399,7 @@ class SharedGroup:
         """See `Group`. The gauges of a segment that is lost are left alone."""
         if self.segment.is_whole:
             self.segment.zero_gauges()
+        note_leaving(self)
         self.release()
 
     def release(self) -> None:
@@ -407,13 +410,13 @@ class SharedGroup:
 
     def remove_if_last(self) -> None:
         """Remove the directory, if with this process the server ends; not one named by hand."""
-        if self._place.by_hand:
-            return
-        with self.exclusive(wait=False) as held:
-            if not held or self._is_kept():
-                return
-            self._life.close()
-            remove(self._place)
+        if not self._place.by_hand:
+            with self.exclusive(wait=False) as held:
+                if held and not self._is_kept():
+                    self._life.close()
+                    remove(self._place)
+                    return
+        note_leaving(self)
 
     def _is_kept(self) -> bool:
         """Return whether another process uses the directory, or keeps it for later workers."""
