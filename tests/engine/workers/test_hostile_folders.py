@@ -153,8 +153,8 @@ def test_only_names_of_ours_are_cleared(base: Path, monitor: MetricsMonitor) -> 
         (directory / name).write_text("old")
     assert used(monitor) == ("shared", "healthy")
     assert sorted(path.name for path in directory.iterdir()) == [
-        *(".thesis.tex.0123456789abcdef", "history-60", "lock", "photos", "resets", "thesis.tex"),
-        *("worker-0", "workers"),
+        *(".thesis.tex.0123456789abcdef", "events", "history-60", "lock", "photos", "resets"),
+        *("thesis.tex", "worker-0", "workers"),
     ]
     assert (directory / "photos" / "worker-1").read_text() == "mine"
 
@@ -173,7 +173,7 @@ def test_all_that_workers_write_is_cleared(base: Path, tmp_path: Path, clock: Ma
         alerter.check()
         assert monitor.directory is not None
         found = {path.name for path in monitor.directory.iterdir()}
-        assert {"token", "reset", "once-alerts.json", "worker-0", "history-60"} <= found
+        assert {"token", "reset", "once-alerts.json", "worker-0", "history-60", "events"} <= found
         assert any(name.startswith("started-") for name in found)
         assert {name for name in found if not directories.OUR_NAMES.fullmatch(name)} == set()
 
