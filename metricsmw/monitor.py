@@ -123,11 +123,6 @@ class MetricsMonitor:
         return self.recorder.is_serving
 
     @property
-    def is_measured(self) -> bool:
-        """Whether a middleware measures for this monitor in this process."""
-        return self.recorder.is_registered
-
-    @property
     def is_closed(self) -> bool:
         """Whether the monitor was closed, and not used since."""
         return self.membership.is_closed

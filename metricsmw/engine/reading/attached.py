@@ -89,7 +89,6 @@ class AttachedServer:
     is_serving = False
     is_closed = False
     events = None  # reading leaves no trace
-    is_measured = True  # whether it is cannot be seen from outside
 
     def __init__(
         self, found: FoundServer, clock: Clock = SYSTEM_CLOCK, here: Surroundings = HERE
@@ -121,6 +120,7 @@ class AttachedServer:
         settings = self._settings(group)
         if self._reader is None or self._reader.settings != settings:
             never = Membership(settings, self._clock, self.faults, lambda: None)
+            never.is_measured = True  # whether it is cannot be seen from outside
             self._reader = Reader(settings, self._clock, never, self)
         reading = self._reader.read(routes=True)
         server = reading.server

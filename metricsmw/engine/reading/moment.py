@@ -80,10 +80,6 @@ class Member(ServerMember, Protocol):
     def events(self) -> EventLog | None:
         """Where what happens to the server is noted; None: who reads is no worker of it."""
 
-    @property
-    def is_measured(self) -> bool:
-        """Whether a middleware measures in this process, as far as is known."""
-
     def opened(self) -> Group:
         """Return the group of this process, joined if need be."""
 
@@ -101,6 +97,7 @@ class Reader:
         self.settings = settings
         self.clock = clock
         self.member = member
+        self.membership = membership
         self.server = ServerReader(settings)
         self.snapshots = Snapshots(settings, clock)
         self.minutes = MinuteHistory(
@@ -368,7 +365,7 @@ class Reading:
             OPERATIONAL,
         )
         workers = number_left_out = faults = 0
-        measured = self._reader.member.is_measured
+        measured = self._reader.membership.is_measured
         processes: int | None = None
         mode, mode_reason = "private", "not open"
         try:

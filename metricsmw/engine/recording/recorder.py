@@ -202,8 +202,7 @@ class Recorder:
         self._membership = membership
         self._on_minute = on_minute
         self.faults = faults
-        self.is_registered = False
-        """Whether an adapter measures in this process, as `register_worker` was called."""
+        self._registered = False
         self._lock = threading.RLock()
         self._restarted = 0.0  # monotonic time of the last reset made here
         self.segment: Segment | None = None
@@ -677,7 +676,7 @@ class Recorder:
 
         A master that preloads the app opens nothing; its forks do, as they start.
         """
-        self.is_registered = True
+        self._registered = self._membership.is_measured = True
         do_aside(lambda _: self._open_worker(), self._clock.monotonic())
 
     def _open_worker(self) -> None:
@@ -708,7 +707,7 @@ class Recorder:
         self._lock = threading.RLock()
         self.release()
         # A child of a worker, or a helper process of the program, is no worker until it records.
-        if not self._membership.after_fork() and self.is_registered and is_forked_by_server():
+        if not self._membership.after_fork() and self._registered and is_forked_by_server():
             self._open_worker()
 
 

@@ -70,6 +70,7 @@ class Membership:
     Attributes:
         group: the group joined, None before and after.
         is_closed: whether the process has left by `close` and not joined again since.
+        is_measured: whether an adapter measures in this process.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Membership:
         self._next_try = 0.0  # when a private worker may try to join again
         self._remainder: Remainder | None = None
         self.group: Group | None = None
-        self.is_closed = False
+        self.is_closed = self.is_measured = False
 
     def join(self) -> Group:
         """Return the group of this process, joined if need be.
