@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from metricsmw.snapshot import FIELDS
+from metricsmw.snapshot import HISTORY_FIELDS
 
 
 def export_document(
@@ -22,12 +22,15 @@ def json_text(document: Mapping[str, object]) -> str:
 
 
 def csv_text(rows: Sequence[Mapping[str, object]]) -> str:
-    """Return a header of the snapshot's fields, and a line for each row."""
+    """Return a header of the fields of a history's rows, and a line for each row.
+
+    A field that a row does not have is left empty.
+    """
     import csv
     import io
 
     text = io.StringIO()
-    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    writer = csv.DictWriter(text, HISTORY_FIELDS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

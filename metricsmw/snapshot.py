@@ -52,3 +52,20 @@ NUMERIC_FIELDS = FIELDS[1:]
 INTEGER_FIELDS = frozenset(
     field.name for field in fields(MetricsSnapshot) if field.type in ("int", int)
 )
+
+# What a row of the minute history has behind its snapshot: what was counted in the minute itself.
+MINUTE_FIELDS = (
+    "minute_seconds",
+    "minute_requests",
+    "minute_errors",
+    "minute_server_errors",
+    "minute_request_rate_rpm",
+    "minute_error_rate_pct",
+    "minute_server_error_rate_pct",
+    "minute_latency_p50_ms",
+    "minute_latency_p95_ms",
+    "minute_latency_p99_ms",
+    "minute_latency_max_ms",
+)
+HISTORY_FIELDS = FIELDS + MINUTE_FIELDS
+INTEGER_FIELDS |= {"minute_requests", "minute_errors", "minute_server_errors"}

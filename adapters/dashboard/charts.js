@@ -19,6 +19,16 @@ export function markers({ started, reset }) {
   return marks;
 }
 
+/** A row of the history with what was counted in its own time, in place of the window at its end. */
+export function minuteOf(row) {
+  const at = Date.parse(row.timestamp) / 1000;
+  if (row.minute_seconds === undefined) return { ...row, at };
+  const own = Object.entries(row).filter(([name]) => name.startsWith("minute_"));
+  const isIdle = !row.minute_requests;
+  const values = own.map(([name, value]) => [name.slice(7), isIdle && name.includes("latency") ? null : value]);
+  return { ...row, ...Object.fromEntries(values), at };
+}
+
 /**
  * One figure. `lines`: [{field, label, colour, dash, fill, spanGaps}]; `unit` follows each number.
  *

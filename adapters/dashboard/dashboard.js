@@ -2,7 +2,7 @@
 
 import { Alerts } from "./alerts.js";
 import { showBanners } from "./banners.js";
-import { Chart, hasCharts, looks, markers } from "./charts.js";
+import { Chart, hasCharts, looks, markers, minuteOf } from "./charts.js";
 import { Events } from "./events.js";
 import { Feed } from "./feed.js";
 import { dated, full, make, span, write, zoned } from "./format.js";
@@ -115,7 +115,7 @@ async function askHistory(minutes, step) {
     const answer = await fetch(new URL(`history?${asked}`, base), { cache: "no-store" });
     if (!answer.ok) return null;
     const { history } = await answer.json();
-    return history.map((row) => ({ ...row, at: Date.parse(row.timestamp) / 1000 }));
+    return history.map(minuteOf);
   } catch {
     return null; // the feed says what is wrong, and comes back
   }
@@ -245,6 +245,7 @@ function isAnother(started, series) {
 function setWindow(seconds) {
   state.window = seconds;
   write(find("span-window"), `Live, ${span(seconds)}`);
+  for (const element of document.querySelectorAll(".of-window")) write(element, `over the last ${span(seconds)}`);
 }
 
 /** The server's clock, also where it is not heard of any more. */

@@ -2,7 +2,9 @@
 
 The history is what `/export/json`, `/history` or a scheduled export gave: a snapshot a minute,
 without the numbers of single routes. So spans (``over``, and that of a ``for``) are of whole
-minutes, rates over them are exact, and latencies are those of the snapshot's window.
+minutes, and rates over them are exact. So are latencies over one minute; over several they are
+taken from the percentiles of each, and never too low. Rows of older exports do not say what was
+counted in the minute: latencies over a span are then those of the snapshot's window.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from metricsmw.alerts.grammar import parse
@@ -28,6 +30,9 @@ from metricsmw.engine.reading.spans import StepTable
 
 PastSnapshot = Mapping[str, str | float | int]
 DEFAULT_WINDOW = 300
+# How many of a hundred latencies a minute's percentiles stand for, and for how many up to there.
+SHARES = {"latency_p50_ms": 50, "latency_p95_ms": 45, "latency_p99_ms": 4, "latency_max_ms": 1}
+SHARES_UP_TO = dict(zip(SHARES, accumulate(SHARES.values()), strict=True))
 
 
 class Change(NamedTuple):
@@ -86,9 +91,44 @@ class Past:
             value = None
         elif rule.field == "error_rate_pct":
             value = percent(counts.errors, counts.requests)
+        elif own := self._minutes(minutes):
+            value = _of_minutes(rule.field, own)
         else:
             value = look(rule, self).value
         return Look(self.now, self.wall, value, is_enough)
+
+    def _minutes(self, minutes: int) -> Sequence[PastSnapshot]:
+        """Return the rows of the last so many minutes; none where one does not say its own."""
+        begin = self.now - MINUTE * minutes + MINUTE / 2
+        rows = self._rows[bisect_right(self._times, begin) : self._place + 1]
+        # A row that was saved by hand is no minute.
+        own = [row for row in rows if "minute_requests" in row]
+        return own if len(own) >= min(minutes, len(rows)) else ()
+
+
+def _of_minutes(field: str, rows: Sequence[PastSnapshot]) -> float | None:
+    """Return a rate or latency of what was counted in minutes; None where that is nothing.
+
+    Of each minute's latencies half are taken to be its p50, and so on: no percentile is too low.
+    """
+    requests = sum(int(row["minute_requests"]) for row in rows)
+    if field == "server_error_rate_pct":
+        own = sum(int(row["minute_server_errors"]) for row in rows)
+        return percent(own, requests) if requests else None
+    busy = [row for row in rows if row["minute_requests"]]
+    if field == "latency_max_ms":
+        return max((float(row["minute_latency_max_ms"]) for row in busy), default=None)
+    weights = sorted(
+        (float(row[f"minute_{name}"]), share * int(row["minute_requests"]))
+        for row in busy
+        for name, share in SHARES.items()
+    )
+    missing = SHARES_UP_TO[field] * requests
+    for value, weight in weights:
+        missing -= weight
+        if missing <= 0:
+            return value
+    return None
 
 
 class RecordedHistory(NamedTuple):

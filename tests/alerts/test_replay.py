@@ -15,7 +15,7 @@ from metricsmw.alerts.grammar import parse
 from metricsmw.cli import main as cli
 from metricsmw.cli.replay import RecordedHistory, replay
 from metricsmw.clock import ManualClock
-from metricsmw.snapshot import iso_timestamp
+from metricsmw.snapshot import FIELDS, iso_timestamp
 
 RULES = [
     "error_rate_pct > 20 at least 1 requests",
@@ -169,3 +169,45 @@ def test_no_file(tmp_path: Path, run: Run) -> None:
     code, _, err = run("--rule", "workers > 1", "--history", str(tmp_path / "none.json"))
     assert code == 2
     assert "none.json" in err
+
+
+def test_latencies_over_minutes_are_those_of_the_minutes(
+    monitor: MetricsMonitor, clock: ManualClock, tmp_path: Path
+) -> None:
+    """Twenty slow requests of a hundred, in one minute of twenty: the window shows five of them."""
+    for minute in range(20):
+        for number in range(100):
+            monitor.record_request(900.0 if minute == 9 and number < 20 else 10.0)
+        clock.advance(60)
+    rows = monitor.get_metrics_history()
+
+    def fired(rule: str) -> list[int]:
+        changes = replay(parse(rule), RecordedHistory(rows))
+        stamps = [str(row["timestamp"]) for row in rows]
+        return [stamps.index(change.at.isoformat(timespec="microseconds")) for change in changes]
+
+    assert fired("latency_p95_ms > 500 over 1m") == [9, 10]
+    assert fired("latency_p95_ms > 500 over 2m") == [9, 11]
+    assert fired("latency_p95_ms > 500 for 2m") == []
+    assert fired("latency_max_ms > 500 over 3m") == [9, 12]
+    assert fired("latency_p50_ms > 500 over 1m") == []
+    rows = [{name: row[name] for name in FIELDS} for row in rows]  # of an older export
+    assert fired("latency_p99_ms > 500 over 1m") == [9, 14]
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [("server_error_rate > 5 over 1m", [4, 5]), ("server_error_rate > 5 over 2m", [4, 6])],
+)
+def test_server_errors_over_minutes(
+    monitor: MetricsMonitor, clock: ManualClock, rule: str, expected: list[int]
+) -> None:
+    for minute in range(12):
+        for number in range(50):
+            monitor.record_request(1.0, status=500 if minute == 4 and number < 10 else 404)
+        clock.advance(60)
+    rows = monitor.get_metrics_history()
+    changes = replay(parse(rule), RecordedHistory(rows))
+    stamps = [str(row["timestamp"]) for row in rows]
+    at = [stamps.index(change.at.isoformat(timespec="microseconds")) for change in changes]
+    assert at == expected

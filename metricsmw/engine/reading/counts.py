@@ -23,6 +23,7 @@ from metricsmw.engine.storage.lanes import (
     unpack,
 )
 from metricsmw.engine.storage.layout import Lane, RouteLane
+from metricsmw.snapshot import MINUTE_FIELDS
 
 # The highest bit of every lane of a server-wide histogram.
 HIGHEST = int.from_bytes(bytes([0] * 7 + [128]) * BUCKETS, "little")
@@ -122,6 +123,21 @@ class Counts:
     def max_ms(self) -> float:
         """The largest latency in milliseconds, to 2 decimals; 0.0 of no requests."""
         return milliseconds(self.latency.max)
+
+    def minute(self, seconds: float) -> dict[str, float | int]:
+        """Return the `MINUTE_FIELDS` of counts that so many seconds had."""
+        values = (
+            round(seconds, 2),
+            self.requests,
+            self.errors,
+            self.server_errors,
+            self.rate_rpm(seconds),
+            self.error_rate_pct,
+            self.server_error_rate_pct,
+            *self.percentiles_ms,
+            self.max_ms,
+        )
+        return dict(zip(MINUTE_FIELDS, values, strict=True))
 
 
 def percentiles_ms(times: Distribution) -> tuple[float, float, float]:

@@ -6,6 +6,7 @@
     server     tells a server, and what it counted since a reset, from others
     first      1 where it is the first row of its server
     …          the snapshot's numeric fields, by their names
+    minute_…   what was counted since the row before; minute_seconds is 0 where that is not known
     histogram  all latencies since the server's counts began: zlib over the counts of the 1153
                buckets, 8 bytes each, little endian, bucket -768 (2^-24 s) first
 
@@ -23,7 +24,15 @@ from typing import NamedTuple
 from metricsmw.engine.reading.counts import Counts
 from metricsmw.engine.storage.histogram import BUCKETS
 from metricsmw.extras import require
-from metricsmw.snapshot import FIELDS, INTEGER_FIELDS, NUMERIC_FIELDS, SnapshotDict, iso_timestamp
+from metricsmw.snapshot import (
+    FIELDS,
+    HISTORY_FIELDS,
+    INTEGER_FIELDS,
+    MINUTE_FIELDS,
+    NUMERIC_FIELDS,
+    SnapshotDict,
+    iso_timestamp,
+)
 
 try:
     import sqlite3
@@ -37,7 +46,8 @@ OTHERS_TURN = 2.0
 REMOVED_AT_ONCE = 10
 VERSION = 1
 TOTALS = ("total_requests", "total_errors", "total_server_errors")
-COLUMNS = ", ".join(NUMERIC_FIELDS)
+VALUES = (*NUMERIC_FIELDS, *MINUTE_FIELDS)
+COLUMNS = ", ".join(VALUES)
 SCHEMA = (
     """
     CREATE TABLE minutes (
@@ -84,8 +94,9 @@ class Span(NamedTuple):
         }
 
     def snapshot(self) -> SnapshotDict:
-        """Return the span as a snapshot."""
-        return in_order(self.at, self.row | self.rates())
+        """Return the span as a row of the history."""
+        own = self.counts.minute(self.seconds)
+        return in_order(self.at, {**self.row, **self.rates(), **own})
 
 
 class Written(NamedTuple):
@@ -120,7 +131,7 @@ def prepare(database: sqlite3.Connection) -> None:
         # Readers and the writer do not wait for each other then; kept in the file.
         database.execute("PRAGMA journal_mode = WAL")
     known = {name for _, name, *_ in database.execute("PRAGMA table_info (minutes)")}
-    fields = [name for name in NUMERIC_FIELDS if name not in known]
+    fields = [name for name in VALUES if name not in known]
     if version and not fields:
         return
     with database:
@@ -169,7 +180,7 @@ def append(
     seconds = row.now - (row.origin if since is None else since)
     values = [row.wall, row.now, seconds, row.server, since is None, _pack(row.counts.histogram)]
     values += [row.snapshot[name] for name in NUMERIC_FIELDS]
-    places = ", ".join("?" * len(values))
+    places = ", ".join("?" * (len(values) + len(MINUTE_FIELDS)))
     with database:
         # From here on nobody else may, so that of two servers only one does.
         database.execute("BEGIN IMMEDIATE")
@@ -181,6 +192,7 @@ def append(
         earliest = max(row.origin, row.now - OTHERS_TURN * row_seconds)
         if writer != row.server and earliest < at <= row.now:
             raise OSError("another server, or a worker with private numbers, writes there")
+        values += _since_last_row(database, row, seconds)
         database.execute(
             "INSERT INTO minutes (at, monotonic, seconds, server, first, histogram, "
             f"{COLUMNS}) VALUES ({places})",
@@ -193,6 +205,17 @@ def append(
             (oldest, REMOVED_AT_ONCE),
         )
     return True
+
+
+def _since_last_row(
+    database: sqlite3.Connection, row: Written, seconds: float
+) -> list[float | int]:
+    """Return the `MINUTE_FIELDS` of a row that covers so many seconds; zeros: not known."""
+    try:
+        begin, _, _ = _counts(database, "server = ?", row.server)  # nothing before the first row
+    except (sqlite3.DatabaseError, ArithmeticError, TypeError, ValueError):  # a damaged row
+        return [0.0] * len(MINUTE_FIELDS)
+    return list(row.counts.since(begin).minute(seconds).values())
 
 
 def hidden_before(database: sqlite3.Connection) -> float:
@@ -212,7 +235,7 @@ def read_rows(
         f"SELECT at, {COLUMNS} FROM minutes WHERE at > ? AND at <= ? ORDER BY at", (since, until)
     ).fetchmany(most + 1)
     _check_number(found, most)
-    return [in_order(at, dict(zip(NUMERIC_FIELDS, values, strict=True))) for at, *values in found]
+    return [in_order(at, dict(zip(VALUES, values, strict=True))) for at, *values in found]
 
 
 def read_spans(
@@ -316,7 +339,9 @@ def _unpack(data: bytes) -> int:
 def in_order(at: float, snapshot: SnapshotDict) -> SnapshotDict:
     """Return a snapshot of Unix time ``at`` with its fields in their order and of their types."""
     row: SnapshotDict = {"timestamp": iso_timestamp(at)}
-    for name in FIELDS[1:]:
+    # The minute's own numbers are not there in a row of the time before they were kept.
+    known = HISTORY_FIELDS if snapshot.get("minute_seconds") else FIELDS
+    for name in known[1:]:
         value = snapshot[name]
         row[name] = int(value) if name in INTEGER_FIELDS else float(value)
     return row

@@ -2,20 +2,22 @@
 
 No thread runs in the background. The first record or read past the end of a minute takes the
 server's lock, unless another worker has it, and writes a snapshot of each minute that is missing:
-the window as it was at the end of that minute.
+the window as it was at the end of that minute, and what was counted in the minute itself.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Protocol
 
 from metricsmw.clock import Clock
 from metricsmw.config import Settings
 from metricsmw.engine.faults import FaultLog
-from metricsmw.engine.reading.server import ServerReader
+from metricsmw.engine.reading.counts import Counts
+from metricsmw.engine.reading.server import ServerReader, ServerReading
 from metricsmw.engine.reading.snapshots import Snapshots
-from metricsmw.engine.storage.minutes import History
+from metricsmw.engine.storage.minutes import Cumulative, History
 from metricsmw.engine.storage.reader import Period
 from metricsmw.engine.workers.group import Group
 from metricsmw.engine.workers.membership import Membership
@@ -80,25 +82,59 @@ class MinuteHistory:
         """Write what is missing of the minutes since the history's origin; with the lock held."""
         history = group.history
         first = max(history.minutes, minutes - self._settings.max_history_minutes)
+        before: Cumulative | None = None
         idle: MetricsSnapshot | None = None
         for minute in range(first + 1, minutes + 1):
             at = history.origin + minute * MINUTE
             wall = self._clock.time() - (now - at)
             if idle is not None:
                 self._snapshots.store_gauges(idle, group, at)
-                _append(group, idle, at, wall, minute)
+                _append(group, idle, at, wall, minute, Counts().minute(MINUTE))
                 continue
             server = self._server.read(group, Period(at, self._settings.step, past=True))
+            total = _cumulative(server)
+            if minute == first + 1:
+                before = self._before(group, first, server, total)
+            own = None
+            if before is not None and before.left_out == total.left_out:
+                own = server.total.since(_counts(before)).minute(MINUTE)
+            before = total
             users, _ = server.active_users(self._settings.user_timeout_seconds)
             snapshot = self._snapshots.take(server, group, wall, users)
-            _append(group, snapshot, at, wall, minute)
+            _append(group, snapshot, at, wall, minute, own, total)
             if minute < minutes and not server.window.requests and not users:
                 latest = self._server.read(group, Period(now, self._settings.step))
                 if latest.total.requests == server.total.requests:
                     idle = snapshot  # as all later minutes are
 
+    def _before(
+        self, group: Group, first: int, server: ServerReading, total: Cumulative
+    ) -> Cumulative | None:
+        """Return what was counted before a minute; None where nobody knows.
+
+        Args:
+            group: The group, whose lock is held.
+            first: How many minutes are before it.
+            server: The reading of its end.
+            total: What was counted up to its end.
+        """
+        history = group.history
+        if first > history.minutes:  # those between are kept no more
+            at = history.origin + first * MINUTE
+            return _cumulative(self._server.read(group, Period(at, self._settings.step, past=True)))
+        kept = history.cumulative
+        if kept is not None and kept.reset_at == total.reset_at:
+            return kept
+        # The first minute of a server, or after a reset; not of a file that began later.
+        is_first = kept is not None or not history.minutes
+        if is_first and server.started >= history.origin:
+            return Cumulative(total.reset_at, total.left_out, 0, 0, 0, 0)
+        return None
+
     def save(self, group: Group) -> None:
         """Add a snapshot of now to the history, beside those of each minute.
+
+        What is counted in the minute is said once it is over, so this row does not say it.
 
         Raises:
             OSError: there is no room, or the lock cannot be had.
@@ -146,7 +182,29 @@ def before(recent: list[SnapshotDict], now: float) -> float:
 
 
 def _append(
-    group: Group, snapshot: MetricsSnapshot, at: float, wall: float, minute: int | None = None
+    group: Group,
+    snapshot: MetricsSnapshot,
+    at: float,
+    wall: float,
+    minute: int | None = None,
+    own: Mapping[str, float] | None = None,
+    cumulative: Cumulative | None = None,
 ) -> None:
     values = [getattr(snapshot, name) for name in NUMERIC_FIELDS]
-    group.history.append(at, wall, values, minute)
+    group.history.append(at, wall, values, minute, own, cumulative)
+
+
+def _cumulative(server: ServerReading) -> Cumulative:
+    total = server.total
+    return Cumulative(
+        server.reset.at,
+        len(server.damaged),
+        total.requests,
+        total.errors,
+        total.server_errors,
+        total.histogram,
+    )
+
+
+def _counts(kept: Cumulative) -> Counts:
+    return Counts(kept.requests, kept.errors, kept.histogram, server_errors=kept.server_errors)

@@ -3,13 +3,18 @@
     0    header: 5 doubles: magic, next row's number, first row's number, the origin (monotonic
          time that minutes count from, 0 = none), the minutes after it that are written
     40   capacity rows of doubles: number, monotonic time, Unix time, the snapshot's numeric
-         fields, number again (a row whose numbers differ is being written)
+         fields, the minute's own numbers (seconds 0: not known), number again (a row whose numbers
+         differ is being written)
     ...  the ring of gauge samples, one row a step: the step's number, requests in flight, CPU in
          percent, memory in MiB, the number again
+    ...  two places for all that was counted up to the end of a row, see `CumulativeSlots`
 
 Row n is in place n % capacity. Only the worker that holds the server's lock writes. It writes the
 header last, in one piece, and readers use no row that the header does not count: a worker that dies
 in between has added nothing.
+
+A minute's own numbers are of what was counted up to its end, less what was counted up to the end of
+the minute before. Only the latest of these counts are kept; a row has what was derived from them.
 
 Gauge samples (in flight, CPU, memory) cannot be derived from the counters of a step.
 So every reader of the metrics stores a gauge sample for the present step, over that of an earlier
@@ -21,16 +26,19 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from metricsmw.engine.files import FileHandle
-from metricsmw.snapshot import INTEGER_FIELDS, NUMERIC_FIELDS, iso_timestamp
+from metricsmw.engine.storage.histogram import BUCKETS
+from metricsmw.snapshot import INTEGER_FIELDS, MINUTE_FIELDS, NUMERIC_FIELDS, iso_timestamp
 
-MAGIC = 20_260_126.0
+MAGIC = 20_261_130.0
 HEADER = struct.Struct("5d")
-ROW = struct.Struct(f"{len(NUMERIC_FIELDS) + 4}d")
+VALUES = (*NUMERIC_FIELDS, *MINUTE_FIELDS)
+ROW = struct.Struct(f"{len(VALUES) + 4}d")
+UNKNOWN = (0.0,) * len(MINUTE_FIELDS)
 
 
 class Bytes(Protocol):
@@ -120,8 +128,9 @@ class History:
         self._data = data
         self._capacity = capacity
         end = HEADER.size + capacity * ROW.size
-        data.reserve(end + GAUGE_BYTES)
+        data.reserve(end + GAUGE_BYTES + CUMULATIVE_BYTES)
         self.gauge_samples = GaugeSamples(data, end)
+        self._cumulative = CumulativeSlots(data, end + GAUGE_BYTES)
 
     def _header(self) -> _HistoryHeader:
         raw = self._data.read(0, HEADER.size)
@@ -142,16 +151,37 @@ class History:
         """How many minutes after the origin are written."""
         return int(self._header().minutes)
 
+    @property
+    def cumulative(self) -> Cumulative | None:
+        """What was counted up to the end of the last minute; None where it is not there."""
+        header = self._header()
+        return self._cumulative.latest(header.first, header.next)
+
     def append(
-        self, at: float, wall: float, values: Sequence[float], minutes: int | None = None
+        self,
+        at: float,
+        wall: float,
+        values: Sequence[float],
+        minutes: int | None = None,
+        own: Mapping[str, float] | None = None,
+        cumulative: Cumulative | None = None,
     ) -> None:
         """Add a snapshot's numeric fields, taken at monotonic ``at``, Unix ``wall``.
 
-        With ``minutes`` that many minutes after the origin are now written.
+        Args:
+            at: Monotonic seconds.
+            wall: Unix time.
+            values: The snapshot's numeric fields.
+            minutes: So many minutes after the origin are now written; None: as many as before.
+            own: The minute's `MINUTE_FIELDS`; None: they are not known.
+            cumulative: What was counted up to its end; None: as much as before.
         """
         header = self._header()
         number = header.next
-        row = ROW.pack(number, at, wall, *values, number)
+        if cumulative is not None:
+            self._cumulative.put(cumulative, number, header.first)
+        minute = UNKNOWN if own is None else [own[name] for name in MINUTE_FIELDS]
+        row = ROW.pack(number, at, wall, *values, *minute, number)
         place = int(number) % self._capacity
         self._data.write(HEADER.size + place * ROW.size, row)
         written = header.minutes if minutes is None else float(minutes)
@@ -194,7 +224,9 @@ class History:
 
 def _as_snapshot(wall: float, values: Sequence[float]) -> dict[str, str | float | int]:
     row: dict[str, str | float | int] = {"timestamp": iso_timestamp(wall)}
-    for name, value in zip(NUMERIC_FIELDS, values, strict=True):
+    numbers = dict(zip(VALUES, values, strict=True))
+    for name in VALUES if numbers["minute_seconds"] else NUMERIC_FIELDS:
+        value = numbers[name]
         row[name] = int(value) if name in INTEGER_FIELDS else value
     return row
 
@@ -242,3 +274,74 @@ class GaugeSamples:
             ):
                 found[int(number)] = GaugeSample(int(in_flight), cpu, memory)
         return found
+
+
+CUMULATIVE_SLOT = struct.Struct(f"6d{BUCKETS * 8}sd")
+CUMULATIVE_BYTES = 2 * CUMULATIVE_SLOT.size
+
+
+class Cumulative(NamedTuple):
+    """All that a server had counted at one time.
+
+    Attributes:
+        reset_at: Monotonic time of the reset since which it was counted; 0.0: there was none.
+        left_out: How many segments could not be read.
+        requests: All requests.
+        errors: How many of them failed.
+        server_errors: How many of these are the server's own errors.
+        histogram: The latencies: one integer with a lane of 64 bits for each bucket.
+    """
+
+    reset_at: float
+    left_out: int
+    requests: int
+    errors: int
+    server_errors: int
+    histogram: int
+
+
+class CumulativeSlots:
+    """The two places, from byte ``offset`` on; the latest counts are in one of them.
+
+    A place has the row's number plus 1, the fields of a `Cumulative` as doubles, its histogram as
+    whole numbers of 8 bytes, and the first number again.
+    """
+
+    def __init__(self, data: Bytes, offset: int) -> None:
+        self._data = data
+        self._offset = offset
+
+    def put(self, counts: Cumulative, number: float, first: float) -> None:
+        """Store what was counted up to a row's end, in the place that is not the latest one's."""
+        latest = self._latest(first, number)
+        slot = 1 - latest[1] if latest else 0
+        *head, histogram = counts
+        data = CUMULATIVE_SLOT.pack(
+            number + 1, *head, histogram.to_bytes(BUCKETS * 8, "little"), number + 1
+        )
+        self._data.write(self._offset + slot * CUMULATIVE_SLOT.size, data)
+
+    def latest(self, first: float, end: float) -> Cumulative | None:
+        """Return the latest of a row from number ``first`` on and before ``end``."""
+        latest = self._latest(first, end)
+        return latest and latest[2]
+
+    def _latest(self, first: float, end: float) -> tuple[float, int, Cumulative] | None:
+        found: list[tuple[float, int, Cumulative]] = []
+        for slot in (0, 1):
+            raw = self._data.read(self._offset + slot * CUMULATIVE_SLOT.size, CUMULATIVE_SLOT.size)
+            if len(raw) != CUMULATIVE_SLOT.size:
+                continue
+            number, reset_at, *counts, histogram, again = CUMULATIVE_SLOT.unpack(raw)
+            if (
+                number == again
+                and first < number <= end
+                and 0 <= reset_at < BEYOND
+                and all(0 <= count < BEYOND and count % 1 == 0 for count in counts)
+                and max(memoryview(histogram).cast("Q")) < BEYOND
+            ):
+                left_out, requests, errors, own = map(int, counts)
+                lanes = int.from_bytes(histogram, "little")
+                cumulative = Cumulative(reset_at, left_out, requests, errors, own, lanes)
+                found.append((number, slot, cumulative))
+        return max(found, default=None)

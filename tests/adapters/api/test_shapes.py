@@ -28,6 +28,7 @@ from metricsmw.adapters.api.handlers import Handlers
 from metricsmw.adapters.auth import public, token
 from metricsmw.engine.reading.moment import Reading
 from metricsmw.engine.reading.server import ServerReader
+from metricsmw.snapshot import MINUTE_FIELDS
 
 
 class TestShapes:
@@ -151,7 +152,7 @@ class TestShapes:
         assert response.status == 200
         assert headers_of(response)["content-type"] == "text/csv; charset=utf-8"
         [row] = csv.DictReader(io.StringIO(response.body.decode()))
-        assert list(row) == SNAPSHOT
+        assert list(row) == [*SNAPSHOT, *MINUTE_FIELDS]
         assert row["total_requests"] == "2"
 
     def test_health(self, handlers: Handlers) -> None:
@@ -170,7 +171,7 @@ class TestShapes:
 
 def test_export_csv_without_history_is_the_header_alone(handlers: Handlers) -> None:
     rows = list(csv.reader(io.StringIO(ask(handlers, "/export/csv").body.decode())))
-    assert rows == [SNAPSHOT]
+    assert rows == [[*SNAPSHOT, *MINUTE_FIELDS]]
 
 
 @pytest.mark.parametrize(
