@@ -6,7 +6,7 @@ from metricsmw.alerts.asking import CheckedRule, check_now
 from metricsmw.alerts.delivery import Retry
 from metricsmw.alerts.grammar import parse
 from metricsmw.alerts.outbox import AlertRow, PastAlert, get_alerts, get_past_alerts
-from metricsmw.alerts.rules import BurnRate, Rule
+from metricsmw.alerts.rules import BurnRate, CustomRule, Rule
 from metricsmw.alerts.silences import Silence, read_silences, set_silence, until_time
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "AlertRow",
     "BurnRate",
     "CheckedRule",
+    "CustomRule",
     "MetricsAlerter",
     "PastAlert",
     "Retry",

@@ -9,7 +9,14 @@ from typing import Literal
 from metricsmw.alerts.rules import SEVERITIES, Comparison, Severity
 
 # What follows a number, by the end of its field's name.
-UNITS = {"_pct": " %", "_ms": " ms", "_rpm": " a minute", "_mb": " MB", "_rate": " times"}
+UNITS = {
+    "_pct": " %",
+    "_ms": " ms",
+    "_rpm": " a minute",
+    "_mb": " MB",
+    "_rate": " times",
+    " rate": " a minute",
+}
 
 
 @dataclass(frozen=True)

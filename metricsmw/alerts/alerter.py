@@ -31,7 +31,7 @@ from metricsmw.alerts.delivery import (
 from metricsmw.alerts.grammar import parse
 from metricsmw.alerts.memory import AlertMemory
 from metricsmw.alerts.outbox import AlertOutbox, AlertRow, PastAlert
-from metricsmw.alerts.rules import SPAN_FIELDS, AnyRule, BurnRate, Rule, identity
+from metricsmw.alerts.rules import SPAN_FIELDS, AnyRule, BurnRate, CustomRule, Rule, identity
 from metricsmw.alerts.silences import read_silences
 from metricsmw.alerts.source import ReadingInput
 from metricsmw.engine.workers.job import PATIENCE_SECONDS, ServerJob
@@ -68,7 +68,7 @@ class MetricsAlerter:
             ``metricsmw[alerts]``), or a list of these; None, or an empty list: the log
             ``metricsmw.alerts``. Or a mapping from severities to these, where alerts of a severity
             that it does not name go to the log.
-        rules: `Rule` and `BurnRate` objects, or texts that `parse` takes.
+        rules: `Rule`, `BurnRate` and `CustomRule` objects, or texts that `parse` takes.
         for_seconds: The thresholds fire only after having been exceeded for so long.
         at_least: The thresholds of rates and latencies begin to fire only where there were so many
             requests; None: 20.
@@ -159,6 +159,7 @@ class MetricsAlerter:
             renew=self._after_fork,
         )
         self._outbox = AlertOutbox(self._job.leader, monitor.clock, retry.max_waiting)
+        self._term = 0  # of the lead in which the last check was
         self._memory = AlertMemory(monitor, name)
         self._make_senders: Callable[[], list[Sender]] = lambda: [
             Sender(monitor.faults, receiver, self._outbox, timeout, retry) for receiver in receivers
@@ -169,8 +170,8 @@ class MetricsAlerter:
             self._job.start(everywhere=bool(start))
 
     def _check_rule(self, rule: AnyRule) -> None:
-        if not isinstance(rule, (Rule, BurnRate)):
-            raise TypeError(f"rules must be Rule, BurnRate or str, got {rule!r}")
+        if not isinstance(rule, (Rule, BurnRate, CustomRule)):
+            raise TypeError(f"rules must be Rule, BurnRate, CustomRule or str, got {rule!r}")
         kept = self.monitor.settings.max_history_minutes
         if isinstance(rule, BurnRate) and rule.long_minutes > kept:
             raise ValueError(
@@ -232,6 +233,7 @@ class MetricsAlerter:
     def _after_fork(self) -> None:
         """In a forked child: threads, and locks that they held, are the parent's."""
         self._outbox.after_fork()
+        self._checker.forget()
         self._senders = self._make_senders()
 
     def check(self) -> list[Alert]:
@@ -287,6 +289,9 @@ class MetricsAlerter:
     def _check(self) -> list[Alert]:
         clock = self.monitor.clock
         saved = self._outbox.read()
+        if self._term != self._job.leader.terms:  # another worker has checked since
+            self._term = self._job.leader.terms
+            self._checker.forget()
         if not saved["statuses"]:  # the server's first check
             saved = self._memory.load(clock.monotonic())
         silences = read_silences(self.monitor, clock.time())

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypedDict
 
+from metricsmw.alerts.custom import found_custom
 from metricsmw.alerts.grammar import parse
 from metricsmw.alerts.rules import (
     NEEDS_REQUESTS,
     SPAN_FIELDS,
     AnyRule,
     Comparison,
+    CustomRule,
     Rule,
     is_beyond,
 )
@@ -76,6 +78,11 @@ def _asked(text: str, over_seconds: int | None, window: int) -> AnyRule:
             f'a rule that is asked once has no "for", "clear" or "repeat": {text!r}; '
             '"over" names a span'
         )
+    if isinstance(rule, CustomRule) and rule.taken != "value":
+        raise ValueError(
+            f"a {rule.taken} of the app's own numbers takes several looks, so that only an alerter "
+            f'can watch it; what can be asked once is a "value": {text!r}'
+        )
     if not isinstance(rule, Rule):
         return rule
     if rule.field in NEEDS_REQUESTS and rule.at_least is None:
@@ -92,7 +99,9 @@ def _asked(text: str, over_seconds: int | None, window: int) -> AnyRule:
 
 def _check(text: str, rule: AnyRule, source: ReadingInput, window: int) -> CheckedRule:
     over = rule.over_seconds
-    if isinstance(rule, Rule) and over is not None:
+    if isinstance(rule, CustomRule):
+        found = found_custom(rule, source)
+    elif isinstance(rule, Rule) and over is not None:
         found = found_over(rule, source, window)
     else:
         found = found_now(rule, source)

@@ -18,8 +18,9 @@ from dataclasses import asdict, replace
 from typing import Any, NamedTuple, cast
 
 from metricsmw.alerts.alert import Alert
+from metricsmw.alerts.custom import CustomLooks
 from metricsmw.alerts.outbox import MAX_PAST, AlertRow, AlertState, PastAlert, SavedStatus
-from metricsmw.alerts.rules import AnyRule, Rule
+from metricsmw.alerts.rules import AnyRule, CustomRule, Rule
 from metricsmw.alerts.silences import Silence, silenced_until
 from metricsmw.alerts.source import ReadingInput
 from metricsmw.alerts.states import Look, RuleStatus, advance
@@ -86,6 +87,11 @@ class RuleChecker:
         self._interval = interval
         self._window = window
         self._faults = faults
+        self._custom = CustomLooks(interval, window)
+
+    def forget(self) -> None:
+        """Forget the app's own numbers at the checks before, after which there was another's."""
+        self._custom = CustomLooks(self._interval, self._window)
 
     def check(
         self, saved: AlertState, source: Callable[[], ReadingInput], silences: list[Silence]
@@ -140,7 +146,9 @@ class RuleChecker:
     def _looks(self, rule: AnyRule, status: RuleStatus, moment: ReadingInput) -> StepLooks:
         """Return what a rule finds; nothing where it cannot be had."""
         try:
-            if isinstance(rule, Rule) and goes_by_steps(rule):
+            if isinstance(rule, CustomRule):
+                found = self._custom.look(rule, moment)
+            elif isinstance(rule, Rule) and goes_by_steps(rule):
                 back = self._interval + 2 * rule.for_seconds
                 found = looks_by_step(rule, moment, status.step, back, self._window)
             else:

@@ -2,12 +2,13 @@
 
 ``[NAME:] FIELD > NUMBER``, and then, as needed and in any order: ``on [METHOD] ROUTE``, ``over
 DURATION``, ``at least NUMBER requests``, ``for DURATION``, ``clear NUMBER``, a severity, ``repeat
-every DURATION``. A field is one of a snapshot, a short name of one (`rules.SHORT_NAMES`), or a burn
-rate.
+every DURATION``. A field is one of a snapshot, a short name of one (`rules.SHORT_NAMES`), a burn
+rate, or a number of the app's own: ``NAME{label="value"} rate``, or another of `rules.TAKEN`.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Final, TypeVar, cast
@@ -16,11 +17,14 @@ from metricsmw.alerts.rules import (
     LEAST_BURN_REQUESTS,
     SEVERITIES,
     SHORT_NAMES,
+    TAKEN,
     AnyRule,
     BurnRate,
     Comparison,
+    CustomRule,
     Rule,
     Severity,
+    Taken,
 )
 
 T = TypeVar("T")
@@ -28,13 +32,16 @@ T = TypeVar("T")
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 DURATION = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?[smhd]?"
 UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+LABEL_PAIR = r'\s*([A-Za-z_]\w*)\s*=\s*("(?:[^"\\]|\\.)*")\s*'
 HEAD = re.compile(
     rf"""\s* (?: (?P<name>[A-Za-z][\w-]*) \s* : \s* )?
     (?: (?P<server>server_)? burn_rate \s* \( \s* (?P<objective>{NUMBER}) \s* , \s*
         (?P<long>{DURATION}) \s* , \s* (?P<short>{DURATION}) \s* \)
+      | (?P<metric>[A-Za-z_:][\w:]*) \s* (?: \{{ (?P<labels>(?:[^"}}]|"(?:[^"\\]|\\.)*")*) \}} )?
+        \s* \b (?P<taken>{"|".join(TAKEN)})
       | (?P<field>[A-Za-z_]\w*) )
     \s* (?P<comparison>>=|<=|>|<) \s* (?P<threshold>{NUMBER}) (?=\s|$)""",
-    re.VERBOSE,
+    re.VERBOSE | re.DOTALL,
 )
 PARTS = re.compile(
     rf"""\s+ (?: on \s+ (?: (?P<method>[A-Z_]+) \s+ )? (?P<route>\S+)
@@ -49,7 +56,8 @@ PARTS = re.compile(
 )
 FORM: Final = (
     "write FIELD > NUMBER, then, as needed: on [METHOD] ROUTE, over DURATION, at least NUMBER "
-    "requests, for DURATION, clear NUMBER, info|warning|critical, repeat every DURATION"
+    "requests, for DURATION, clear NUMBER, info|warning|critical, repeat every DURATION; "
+    'FIELD of a number of the app\'s own is NAME{label="value"} and one of ' + ", ".join(TAKEN)
 )
 
 
@@ -85,6 +93,8 @@ def parse(text: str) -> AnyRule:
             at_least,
             repeat,
         )
+    if said["metric"] is not None:
+        return _custom(text, said, parts)
     if "route" in parts:
         raise ValueError(f"a burn rate is of the whole server, not of a route: {text!r}")
     if "over" in parts:
@@ -103,6 +113,41 @@ def parse(text: str) -> AnyRule:
         repeat,
         said["server"] is not None,
     )
+
+
+def _custom(text: str, said: Mapping[str, str], parts: Mapping[str, str]) -> CustomRule:
+    """Return a rule on a number of the app's own."""
+    for part, name in (("route", "on ROUTE"), ("least", "at least NUMBER requests")):
+        if part in parts:
+            raise ValueError(
+                f'a number of the app\'s own is not about requests, and has no "{name}": {text!r}'
+            )
+    return CustomRule(
+        said["metric"],
+        cast("Taken", said["taken"]),
+        float(said["threshold"]),
+        _labels(text, said["labels"] or ""),
+        cast("Comparison", said["comparison"]),
+        seconds(parts.get("for", "0")),
+        _if_given(parts, "clear", float),
+        cast("Severity", parts.get("severity", "warning")),
+        said["name"] or "",
+        _if_given(parts, "over", seconds),
+        _if_given(parts, "repeat", seconds),
+    )
+
+
+def _labels(text: str, written: str) -> tuple[tuple[str, str], ...]:
+    """Return the pairs of ``label="value",…``, whose values are quoted as in JSON."""
+    if re.fullmatch(rf"(?:{LABEL_PAIR},)*(?:{LABEL_PAIR})?|\s*", written, re.DOTALL) is None:
+        raise ValueError(f'labels must be like {{shop="north",kind="card"}}, got {text!r}')
+    try:
+        return tuple(
+            (label, json.loads(value, strict=False))
+            for label, value in re.findall(LABEL_PAIR, written, re.DOTALL)
+        )
+    except ValueError:
+        raise ValueError(f"the value of a label must be quoted as in JSON, got {text!r}") from None
 
 
 def _parts(text: str, start: int) -> Mapping[str, str]:

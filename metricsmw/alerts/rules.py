@@ -6,24 +6,29 @@ text::
     error_rate_pct > 5 over 1m at least 50 requests for 2m clear 3 critical repeat every 4h
     SLOW: p95 >= 800 on GET /items/{id} for 60s
     burn_rate(99.9, 60m, 5m) > 14.4 critical
+    orders_failed{shop="north"} rate > 5 for 2m
 
 How a rule's value is found says `metricsmw.alerts.values`, its states `metricsmw.alerts.states`.
 """
 
 from __future__ import annotations
 
+import json
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Literal, get_args
 
+from metricsmw.engine.recording.definitions import LABEL, NAME
 from metricsmw.engine.storage.keys import METHODS, OTHER_METHOD
 from metricsmw.snapshot import NUMERIC_FIELDS
 from metricsmw.validation import whole
 
 Comparison = Literal[">", ">=", "<", "<="]
 Severity = Literal["info", "warning", "critical"]
+# What a rule takes of a number of the app's own.
+Taken = Literal["rate", "value", "p50", "p95", "p99", "mean"]
 
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
@@ -32,6 +37,7 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
 }
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+TAKEN: tuple[Taken, ...] = get_args(Taken)
 ROUTE_FIELDS = (
     "requests",
     "error_rate_pct",
@@ -124,8 +130,14 @@ class Rule:
         fields = NUMERIC_FIELDS if self.route is None else ROUTE_FIELDS
         if self.field not in fields:
             of = "snapshot" if self.route is None else "route"
+            own = (
+                f'; a number of the app\'s own is "{self.field} rate" or another of '
+                f"{', '.join(TAKEN)}"
+                if self.route is None
+                else ""
+            )
             raise ValueError(
-                f"no {of} field {self.field!r}: a rule may name one of {', '.join(fields)}"
+                f"no {of} field {self.field!r}: a rule may name one of {', '.join(fields)}{own}"
             )
         if self.method is not None and self.route is None:
             raise ValueError(f"method {self.method!r} needs a route")
@@ -248,7 +260,92 @@ class BurnRate:
         )
 
 
-AnyRule = Rule | BurnRate
+@dataclass(frozen=True)
+class CustomRule:
+    """Compare one of the app's own numbers with a threshold.
+
+    Attributes:
+        metric: The number's name, with its unit or without, as `GET /custom` or exports have it.
+        taken: What is compared. Of a counter its "rate", by which it grew a minute; of a gauge its
+            "value"; of a histogram "p50", "p95", "p99" or "mean" of the values in the span.
+        threshold: As that of a `Rule`.
+        labels: Pairs of label and value that the series must have. What is compared is the sum over
+            all series that have them.
+        comparison: As that of a `Rule`.
+        for_seconds: As that of a `Rule`.
+        clear: As that of a `Rule`.
+        severity: "info", "warning" or "critical".
+        name: The alert's type; by default the number's name in capitals.
+        over_seconds: The span, at most the window; None: the window or, with ``for_seconds``, half
+            of these seconds. A gauge has none.
+        repeat_seconds: As that of a `Rule`.
+
+    Raises:
+        ValueError: The settings make no rule; the message says what may be.
+        TypeError: A setting is of another type.
+    """
+
+    metric: str
+    taken: Taken
+    threshold: float
+    labels: tuple[tuple[str, str], ...] = ()
+    comparison: Comparison = ">"
+    for_seconds: float = 0.0
+    clear: float | None = None
+    severity: Severity = "warning"
+    name: str = ""
+    over_seconds: float | None = None
+    repeat_seconds: float | None = None
+    route: None = None
+    method: None = None
+    at_least: None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings, and name the rule where it has no name."""
+        if not isinstance(self.metric, str) or not NAME.fullmatch(self.metric):
+            raise ValueError(
+                f"a number's name is letters, digits, underscores and colons, got {self.metric!r}"
+            )
+        if self.taken not in TAKEN:
+            raise ValueError(f"taken must be one of {', '.join(TAKEN)}, got {self.taken!r}")
+        for label, value in self.labels:
+            if not LABEL.fullmatch(label) or not isinstance(value, str):
+                raise ValueError(f"labels must be names with texts, got {self.labels!r}")
+        if len(dict(self.labels)) != len(self.labels):
+            raise ValueError(f"labels must be different ones, got {self.labels!r}")
+        if self.over_seconds is not None:
+            _check_seconds("over_seconds", self.over_seconds, 1)
+            if self.taken == "value":
+                raise ValueError(
+                    f'"over" needs one of {", ".join(one for one in TAKEN if one != "value")}: the '
+                    f"value of a gauge is that of now; got {self.field!r}"
+                )
+        _check_common(self)
+        if self.taken == "rate":
+            object.__setattr__(self, "metric", self.metric.removesuffix("_total"))
+        object.__setattr__(self, "labels", tuple(sorted(self.labels)))
+        if not self.name:
+            object.__setattr__(self, "name", self.metric.upper().replace(":", "_"))
+
+    @property
+    def field(self) -> str:
+        """What an alert names as the field: the number and its labels, and what is taken of it."""
+        pairs = (f"{label}={json.dumps(value, ensure_ascii=False)}" for label, value in self.labels)
+        return f"{self.metric}{'{' + ','.join(pairs) + '}' if self.labels else ''} {self.taken}"
+
+    @property
+    def least_requests(self) -> int:
+        """How many requests there must be for the rule to begin to fire: it is not about any."""
+        return 0
+
+    def __str__(self) -> str:
+        """Return the rule as `parse` reads it."""
+        over = "" if self.over_seconds is None else f" over {number_text(self.over_seconds)}s"
+        return _text(self, self.field, over, None)
+
+
+ServerRule = Rule | BurnRate
+AnyRule = ServerRule | CustomRule
 
 
 def identity(rule: AnyRule) -> str:
@@ -256,6 +353,8 @@ def identity(rule: AnyRule) -> str:
     plain = replace(rule, threshold=0.0, for_seconds=0.0, clear=None, repeat_seconds=None)
     if isinstance(plain, Rule):
         return str(replace(plain, over_seconds=None, at_least=None))
+    if isinstance(plain, CustomRule):
+        return str(replace(plain, over_seconds=None))
     return str(replace(plain, at_least=LEAST_BURN_REQUESTS))
 
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from metricsmw.alerts.values import PastCounts
+from metricsmw.engine.reading.instruments import InstrumentSeries
 from metricsmw.engine.reading.routes import RouteRow
 from metricsmw.engine.reading.spans import StepTable
 from metricsmw.snapshot import SnapshotDict
@@ -37,9 +38,14 @@ class ReadingInput:
         return self._reading.wall
 
     @property
+    def started(self) -> float:
+        """Monotonic time of the server's start, or of its last reset."""
+        return self._reading.server.started
+
+    @property
     def age(self) -> float:
         """Seconds since the server's start, or since its last reset."""
-        return self.now - self._reading.server.started
+        return self.now - self.started
 
     @cached_property
     def snapshot(self) -> SnapshotDict:
@@ -55,6 +61,11 @@ class ReadingInput:
     def window_requests(self) -> int:
         """How many requests the snapshot's rates and latencies are of."""
         return self._reading.server.window.requests
+
+    @property
+    def custom(self) -> Sequence[InstrumentSeries]:
+        """The app's own numbers."""
+        return self._reading.server.instruments()
 
     def counts(self, minutes: int) -> PastCounts:
         """Return what was counted since the last saved minute that is at least so old."""

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from metricsmw.alerts.rules import NEEDS_REQUESTS, SPAN_FIELDS, AnyRule, BurnRate, Rule
+from metricsmw.alerts.rules import NEEDS_REQUESTS, SPAN_FIELDS, AnyRule, BurnRate, Rule, ServerRule
 from metricsmw.alerts.states import Look
 from metricsmw.engine.reading.counts import Counts
 from metricsmw.engine.reading.routes import RouteRow
@@ -107,7 +107,7 @@ class RuleSpan(NamedTuple):
 
 def goes_by_steps(rule: AnyRule) -> bool:
     """Return whether a rule is looked at in each step, and not at each check."""
-    if isinstance(rule, BurnRate) or rule.field not in SPAN_FIELDS:
+    if not isinstance(rule, Rule) or rule.field not in SPAN_FIELDS:
         return False
     # A number of requests is one of the window: of another span it would be another number.
     is_rate = rule.field != "requests"
@@ -135,7 +135,7 @@ def _steps(seconds: float, step: float) -> int:
     return max(math.ceil(seconds / step - 1e-9), 1)
 
 
-def look(rule: AnyRule, source: RuleInput) -> Look:
+def look(rule: ServerRule, source: RuleInput) -> Look:
     """Return what a rule finds at the moment of the source.
 
     Raises:
@@ -146,7 +146,7 @@ def look(rule: AnyRule, source: RuleInput) -> Look:
     return Look(source.now, source.wall, found.value, is_enough)
 
 
-def found_now(rule: AnyRule, source: RuleInput) -> Found:
+def found_now(rule: ServerRule, source: RuleInput) -> Found:
     """Return a rule's value at the moment of the source, of a rule that does not go by steps.
 
     Raises:

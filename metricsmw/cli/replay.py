@@ -19,7 +19,7 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from metricsmw.alerts.grammar import parse
-from metricsmw.alerts.rules import AnyRule, Rule
+from metricsmw.alerts.rules import AnyRule, CustomRule, Rule, ServerRule
 from metricsmw.alerts.source import MINUTE, counts_since
 from metricsmw.alerts.states import Look, RuleStatus, State, advance
 from metricsmw.alerts.values import PastCounts, goes_by_steps, look, span_of
@@ -77,7 +77,7 @@ class Past:
         """Raise: a history has no steps."""
         raise ValueError("a history has no steps")
 
-    def look(self, rule: AnyRule) -> Look:
+    def look(self, rule: ServerRule) -> Look:
         """Return what a rule finds, as far as minutes can tell."""
         if not isinstance(rule, Rule) or not goes_by_steps(rule):
             return look(rule, self)
@@ -170,6 +170,10 @@ def replay(rule: AnyRule, history: RecordedHistory) -> list[Change]:
     """Return the alerts of a rule over rows. Raises `ValueError` for rows that it cannot read."""
     if rule.route is not None:
         raise ValueError(f"a history has no routes, so this rule cannot be tried: {rule}")
+    if isinstance(rule, CustomRule):
+        raise ValueError(
+            f"a history has no numbers of the app's own, so this rule cannot be tried: {rule}"
+        )
     rows = history.rows
     try:
         moments = [datetime.fromisoformat(str(row["timestamp"])) for row in rows]

@@ -15,9 +15,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from metricsmw.alerts.rules import AnyRule, BurnRate, Rule, identity
+from metricsmw.alerts.rules import AnyRule, BurnRate, CustomRule, Rule, identity
 from metricsmw.alerts.values import goes_by_steps
 from metricsmw.engine.storage.keys import OTHER, UNMATCHED
+from metricsmw.exporters.model import CounterFamily, GaugeFamily, HistogramFamily
+from metricsmw.exporters.names import label_name, metric_name
 
 GROUP = "metricsmw"
 OVERALL = "metricsmw_request_duration_seconds"
@@ -108,6 +110,23 @@ def _route_expression(rule: Rule, window: str) -> str:
     return f"{worst} by ({SERVER_LABELS}) ({value})"
 
 
+def _custom_expression(rule: CustomRule, window: str) -> str:
+    """Return the PromQL of a number of the app's own, which is named as the rule names it."""
+    pairs = (f"{label_name(label)}={_quoted(value)}" for label, value in rule.labels)
+    where = "{" + ",".join(pairs) + "}" if rule.labels else ""
+    by_server = f"sum by ({SERVER_LABELS})"
+    if rule.taken == "value":
+        return f"{by_server} ({metric_name(GaugeFamily(rule.metric, '', '', []))}{where})"
+    if rule.taken == "rate":
+        name = metric_name(CounterFamily(rule.metric, "", "", []))
+        return f"60 * {by_server} (rate({name}{where}[{window}]))"
+    name = metric_name(HistogramFamily(rule.metric, "", "", []))
+    values = f"{by_server} (rate({name}{where}[{window}]))"
+    if rule.taken == "mean":
+        return f"histogram_sum({values}) / histogram_count({values})"
+    return f"histogram_quantile(0.{rule.taken.removeprefix('p')}, {values})"
+
+
 def window_seconds(window: str) -> int:
     """Return the seconds of a Prometheus duration such as "5m"; `ValueError` for another text."""
     units = {"s": 1, "m": 60, "h": 3600}
@@ -127,6 +146,8 @@ def expression(rule: AnyRule, window: str = "5m") -> str:
     Raises:
         ValueError: What the rule watches is not exported.
     """
+    if isinstance(rule, CustomRule):
+        return _custom_expression(rule, window)
     assert isinstance(rule, Rule)
     if rule.route is not None:
         return _route_expression(rule, window)
@@ -137,10 +158,12 @@ def expression(rule: AnyRule, window: str = "5m") -> str:
 
 def span(rule: AnyRule, window: str) -> str:
     """Return the time that a rule's rates are over; ``window`` where the rule does not say."""
-    if not isinstance(rule, Rule) or not goes_by_steps(rule):
+    if isinstance(rule, BurnRate) or (isinstance(rule, Rule) and not goes_by_steps(rule)):
         return window
     if rule.over_seconds is not None:
         return f"{max(math.ceil(rule.over_seconds), LEAST_SECONDS)}s"
+    if not rule.for_seconds:
+        return window
     half = max(int(rule.for_seconds / 2), LEAST_SECONDS)
     return f"{half}s" if half < window_seconds(window) else window
 

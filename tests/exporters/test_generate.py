@@ -14,7 +14,13 @@ from metricsmw.alerts.grammar import parse
 from metricsmw.alerts.states import Look, RuleStatus, advance
 from metricsmw.cli.main import main
 from metricsmw.exporters.grafana import dashboard, queries
-from metricsmw.exporters.prometheus_rules import FIELDS, expression, rule_label, rules_file
+from metricsmw.exporters.prometheus_rules import (
+    FIELDS,
+    condition,
+    expression,
+    rule_label,
+    rules_file,
+)
 from metricsmw.snapshot import NUMERIC_FIELDS
 
 pytestmark = pytest.mark.timeout(240)
@@ -31,6 +37,10 @@ RULES = [
     "SLOW: latency_p99_ms > 500 on GET /items/{id} over 2m at least 50 requests",
     "BUSY: request_rate_rpm > 500 for 10s",
     "SLO: burn_rate(95, 6h, 30m) > 6 for 2m clear 3 info",
+    'orders_failed{shop="nor\\"th"} rate > 5 for 2m',
+    "queue_length value > 100 for 1m clear 50",
+    "payment_seconds p99 > 2 over 2m",
+    "payment_seconds mean > 2 critical",
 ]
 
 
@@ -50,6 +60,7 @@ COURSES = {
     "workers": ("workers > 5 for 2m clear 3", "metricsmw_workers"),
     "no clear": ("workers > 5 for 2m", "metricsmw_workers"),
     "at once": ("workers >= 5 clear 4", "metricsmw_workers"),
+    "own": ("queue_length value > 5 for 2m clear 3", "queue_length"),
     "below": ("active_users < 3 for 1m clear 5", "metricsmw_users_active"),
 }
 VALUES = [1, 6, 2, 7, 8, 9, 6, 4, 4, 6, 4, 3, 2, 6, 6, 6, 5, 5, 3, 1, 1, 4, 4, 5, 6, 7]
@@ -100,7 +111,29 @@ def test_prometheus_fires_when_we_do(suite: str, text: str, series: str, tmp_pat
     assert status == 0, said
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            'orders_failed{shop="north"} rate > 5 for 2m',
+            '60 * sum by (job, instance) (rate(orders_failed_total{shop="north"}[60s])) > 5.0',
+        ),
+        ("orders rate < 5", "60 * sum by (job, instance) (rate(orders_total[5m])) < 5.0"),
+        ("queue value > 5 for 2m", "sum by (job, instance) (queue) > 5.0"),
+        (
+            "payment_seconds p95 > 2 over 90s",
+            "histogram_quantile(0.95, sum by (job, instance) (rate(payment_seconds[90s]))) > 2.0",
+        ),
+    ],
+)
+def test_the_apps_own_numbers_are_translated(text: str, expected: str) -> None:
+    assert condition(parse(text)) == expected
+
+
 # --- real numbers ---------------------------------------------------------------------------------
+
+
+OWN = ('orders{shop="north"} rate', "queue value", "payment_seconds p99", "payment_seconds mean")
 
 
 def test_every_query_has_data() -> None:
@@ -120,6 +153,7 @@ def test_every_query_has_data() -> None:
             for query in queries()
         ]
         asked += [expression(parse(f"{field} > 1"), "1m") for field in FIELDS]
+        asked += [expression(parse(f"{own} > 1"), "1m") for own in OWN]
         asked += [
             expression(parse(f"{field} > 1 on GET /sent"), "1m")
             for field in ("requests", "error_rate_pct", "latency_p99_ms")

@@ -99,7 +99,9 @@ class Distribution:
         # A boundary value may sit 11 ulp outside its bucket, hence the slack.
         if upper_bound(highest - 1, self._scale) * (1 - 1e-12) < exact:
             return min(exact, upper_bound(highest, self._scale))
-        return min(representative(highest, self._scale), CEILING_SECONDS)
+        named = representative(highest, self._scale)
+        # Only seconds have a ceiling, and they have the finer scales.
+        return min(named, CEILING_SECONDS) if self._scale >= ROUTE_SCALE else named
 
     def percentile(self, percent: int) -> float:
         """Return the nearest-rank percentile in seconds, 1 <= percent <= 100; 0.0 if empty."""

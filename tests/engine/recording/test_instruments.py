@@ -62,6 +62,14 @@ def test_a_histogram_knows_its_percentiles(monitor: MetricsMonitor) -> None:
     assert row["p99"] == pytest.approx(990, rel=0.044)
 
 
+def test_only_seconds_have_a_ceiling(monitor: MetricsMonitor) -> None:
+    for unit in ("bytes", "seconds"):
+        monitor.histogram(f"a_{unit}", unit=unit).observe(1e9)
+    in_bytes, in_seconds = monitor.get_custom()
+    assert in_bytes["p50"] == in_bytes["max"] == pytest.approx(1e9, rel=0.044)
+    assert in_seconds["p50"] == in_seconds["max"] == 3600
+
+
 def test_time_is_counted_in_blocks_and_calls(monitor: MetricsMonitor, clock: ManualClock) -> None:
     pay = monitor.histogram("pay", unit="seconds")
     with pay.time():

@@ -1,7 +1,8 @@
 """A bare app, WSGI and ASGI, that records the latencies it is sent: `GET /sent?ms=1.5,20,3`.
 
-So a test knows exactly what was measured. Its own requests are in no number; each answer names the
-worker that gave it. Where the environment names a receiver, the numbers are pushed to it.
+So a test knows exactly what was measured, also by numbers of the app's own. Its own requests are in
+no number; each answer names the worker that gave it. Where the environment names a receiver, the
+numbers are pushed to it.
 """
 
 from __future__ import annotations
@@ -24,11 +25,17 @@ if TYPE_CHECKING:
 monitor = get_metrics_monitor()
 if "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT" in os.environ:
     OTLPExport(monitor)
+orders = monitor.counter("orders", "Latencies sent.", ["shop"]).labels("north")
+queue = monitor.gauge("queue", merge="last")
+payment = monitor.histogram("payment")
 
 
 def take(query: str) -> bytes:
     for text in filter(None, ",".join(parse_qs(query).get("ms", [])).split(",")):
         monitor.record_request(float(text), method="GET", route="/sent", status=200)
+        orders.inc()
+        queue.set(float(text))
+        payment.observe(float(text) / 1000)
     return str(os.getpid()).encode()
 
 
