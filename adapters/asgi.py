@@ -147,7 +147,8 @@ class ASGIMetricsMiddleware(Remade):
         exchange.carrier = scope
         exchange.inner = send
         exchange.status = None
-        exchange.plain = exchange.gone = False
+        exchange.plain = None
+        exchange.gone = False
         exchange.first_byte = 0.0
         exchange.state = OPEN
         scope[key] = exchange
@@ -272,7 +273,7 @@ class ASGIMeasurement(Measurement):
         inner_receive: The server's `receive`.
         inner: The server's `send`.
         server: The server's entry in the table; None: it has none.
-        plain: The response has started, and no trailers are to follow.
+        plain: The message that has started the response, where no trailers are to follow.
         gone: The client has gone, by `receive` or `send`.
     """
 
@@ -284,7 +285,7 @@ class ASGIMeasurement(Measurement):
     inner: Send
     server: Server | None
     status: int | None
-    plain: bool
+    plain: Message | None
     gone: bool
 
     async def receive(self) -> Message:
@@ -350,7 +351,8 @@ def _exchange_class(
             if "status" in message:
                 if self.status is None:
                     self.status = message["status"]
-                    self.plain = "trailers" not in message or not message["trailers"]
+                    if "trailers" not in message or not message["trailers"]:
+                        self.plain = message
                 inner = self.inner
                 return inner(message)
             if (
@@ -377,6 +379,7 @@ def _exchange_class(
                 raise
             if not self.first_byte and message.get("body"):
                 self.first_byte = clock()
+                self.headers = self.plain.get("headers", ()) if self.plain else ()
 
         async def send_last(self, message: Message) -> None:
             """Send what completes the response, and report it."""
@@ -430,7 +433,8 @@ def _exchange_class(
                     if user_id is not None:
                         saw_user(user_id)
                 else:
-                    end(self.start, status, template, method, user_id, now)
+                    start = self.latency_start(now) if self.first_byte else self.start
+                    end(start, status, template, method, user_id, now)
             except Exception:
                 self.give_up()
                 return

@@ -120,6 +120,7 @@ def body_class(recorder: Recorder) -> type[Body]:
         def __iter__(self) -> Iterator[bytes]:
             self.exhausted = False
             exchange = self.exchange
+            taken = 0.0
             # A generator is its own iterator; another body sees but one iter().
             body = self.body if type(self.body) is GeneratorType else chain(self.body)
             try:
@@ -138,6 +139,7 @@ def body_class(recorder: Recorder) -> type[Body]:
             except GeneratorExit:
                 raise
             except BaseException as error:
+                exchange.first_byte = exchange.first_byte or taken
                 exchange.failed(error)
                 raise
             self.exhausted = True

@@ -208,6 +208,7 @@ def _follow(
     if not response.streaming:
         measurement.report(COMPLETE)
         return response
+    measurement.headers = response.headers.items()
     # What is of the other kind than the server Django reads whole before it sends any of it.
     is_async = measurement.middleware.is_async or isinstance(request, ASGIRequest)
     stream = _Stream(measurement, has_first_byte=response.is_async is is_async)

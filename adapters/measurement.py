@@ -18,7 +18,7 @@ nearly every request takes it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -51,6 +51,8 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     EXCLUDED: frozenset(),
 }
 
+CONTENT_TYPE = b"content-type"
+
 # Stands for environ or scope once the outcome is reported.
 NO_CARRIER: dict[str, Any] = {}
 
@@ -61,6 +63,7 @@ class Measurement:
     Attributes:
         carrier: The request's environ or scope, until its outcome is reported.
         first_byte: When the first bytes of a stream had been passed on; 0.0: no stream so far.
+        headers: Those of the response, of a stream at least; not set before they are known.
         start: When the request began. Times are monotonic seconds.
         state: How far it is.
         status: The status that the app has sent, None before that.
@@ -71,7 +74,7 @@ class Measurement:
         is_marker: It stands for a request that is not measured.
     """
 
-    __slots__ = ("carrier", "first_byte", "start", "state", "status")
+    __slots__ = ("carrier", "first_byte", "headers", "start", "state", "status")
 
     recorder: ClassVar[Recorder]
     route_of: ClassVar[Callable[[Any], str | None]]
@@ -81,6 +84,7 @@ class Measurement:
 
     carrier: Any  # a WSGIEnvironment or a Scope
     first_byte: float
+    headers: Iterable[tuple[str | bytes, str | bytes]]
     start: float
     state: State
     status: Any
@@ -117,14 +121,15 @@ class Measurement:
         self.take_out()
         recorder = self.recorder
         template = self._template(carrier)
+        start = self.latency_start(recorder.clock()) if self.first_byte else self.start
         try:
             code, method = self.code(), self.method(carrier)
             if outcome is DISCONNECTED:
                 now = recorder.abandon(code, template, method)
             elif outcome is FAILED:
-                now = recorder.fail(self.start, code, template, method, type_name(error))
+                now = recorder.fail(start, code, template, method, type_name(error))
             else:
-                now = recorder.end(self.start, code, template, method)
+                now = recorder.end(start, code, template, method)
         except Exception:
             self.give_up()
             return
@@ -161,8 +166,31 @@ class Measurement:
             self.recorder.faults.report("the route resolver")
             return None
 
+    def latency_start(self, now: float) -> float:
+        """Return the start of a stream's latency, which ends at ``now``.
+
+        The latency of a stream of events is the time to its first byte.
+        """
+        return self.start + now - self.first_byte if self._has_events() else self.start
+
+    def _has_events(self) -> bool:
+        """Return whether the response is a stream of events, by its content type."""
+        try:
+            for name, value in self.headers:
+                if len(name) == len(CONTENT_TYPE) and name.lower() in (
+                    CONTENT_TYPE,
+                    "content-type",
+                ):
+                    text = value.decode("latin-1") if isinstance(value, bytes) else value
+                    return text.lstrip().lower().startswith("text/event-stream")
+        except Exception:  # no headers, or none of what they are to be
+            return False
+        return False
+
     def count_stream(self, now: float, template: str | None, method: str) -> None:
         """Record when the first and the last byte of a stream were passed on."""
+        if self._has_events():
+            return  # its latency is that of its first byte
         try:
             self.recorder.streamed(self.start, self.first_byte, now, template, method)
         except Exception:

@@ -256,6 +256,7 @@ class WSGIMeasurement(Measurement):
             finally:
                 exc_info = None  # as PEP 3333 asks: no circle through the traceback
         self.status = status
+        self.headers = headers
         if ON_START_RESPONSE:
             try:
                 for call in ON_START_RESPONSE:
@@ -383,7 +384,8 @@ def _exchange_class(
                     code = codes[line]
                 except KeyError:
                     code = _code_of(line)
-                end(self.start, code, template, method, user_id, now)
+                start = self.latency_start(now) if self.first_byte else self.start
+                end(start, code, template, method, user_id, now)
             except Exception:
                 self.give_up()
                 return

@@ -68,4 +68,6 @@ MINUTE_FIELDS = (
     "minute_latency_max_ms",
 )
 HISTORY_FIELDS = FIELDS + MINUTE_FIELDS
+# The time to first byte, over the window of the per-route table: of the server, and of each route.
+FIRST_BYTE_FIELDS = ("latency_ttfb_p50_ms", "latency_ttfb_p95_ms", "latency_ttfb_p99_ms")
 INTEGER_FIELDS |= {"minute_requests", "minute_errors", "minute_server_errors"}

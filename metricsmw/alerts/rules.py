@@ -22,7 +22,7 @@ from typing import Literal, get_args
 
 from metricsmw.engine.recording.definitions import LABEL, NAME
 from metricsmw.engine.storage.keys import METHODS, OTHER_METHOD
-from metricsmw.snapshot import NUMERIC_FIELDS
+from metricsmw.snapshot import FIRST_BYTE_FIELDS, NUMERIC_FIELDS
 from metricsmw.validation import whole
 
 Comparison = Literal[">", ">=", "<", "<="]
@@ -47,14 +47,15 @@ ROUTE_FIELDS = (
     "latency_max_ms",
 )
 # Of no request there is none of these.
-NEEDS_REQUESTS = frozenset((*ROUTE_FIELDS[1:], "server_error_rate_pct"))
+NEEDS_REQUESTS = frozenset((*ROUTE_FIELDS[1:], "server_error_rate_pct", *FIRST_BYTE_FIELDS))
 # Fields that are counted, so that they can be had of any span of the window.
-SPAN_FIELDS = NEEDS_REQUESTS | {"request_rate_rpm", "requests"}
+SPAN_FIELDS = NEEDS_REQUESTS - {*FIRST_BYTE_FIELDS} | {"request_rate_rpm", "requests"}
 # What may be written for a field.
 SHORT_NAMES = {
     "request_rate": "request_rate_rpm",
     "error_rate": "error_rate_pct",
     "server_error_rate": "server_error_rate_pct",
+    **{f"ttfb_{name[13:16]}": name for name in FIRST_BYTE_FIELDS},
     "p50": "latency_p50_ms",
     "p95": "latency_p95_ms",
     "p99": "latency_p99_ms",
@@ -78,7 +79,7 @@ TYPES = {
     "cpu_share_pct": "HIGH_CPU",
 } | {
     field: "HIGH_LATENCY" if field.startswith("latency") else "HIGH_MEMORY"
-    for field in NUMERIC_FIELDS
+    for field in (*NUMERIC_FIELDS, *FIRST_BYTE_FIELDS)
     if field.startswith(("latency", "memory"))
 }
 
@@ -88,7 +89,8 @@ class Rule:
     """Compare one number of the server, or of one route, with a threshold.
 
     Attributes:
-        field: A numeric field of a snapshot; with ``route``, one of the per-route table.
+        field: A numeric field of a snapshot; with ``route``, one of the per-route table; or the
+            time to first byte, of the server or the route.
         threshold: A value is beyond where ``value comparison threshold`` holds.
         comparison: ">", ">=", "<" or "<=".
         for_seconds: The rule fires only after values were beyond for so long, 0 to 604800.
@@ -127,7 +129,10 @@ class Rule:
 
     def __post_init__(self) -> None:
         """Check the settings, and name the rule where it has no name."""
-        fields = NUMERIC_FIELDS if self.route is None else ROUTE_FIELDS
+        fields = (
+            *(NUMERIC_FIELDS if self.route is None else ROUTE_FIELDS),
+            *FIRST_BYTE_FIELDS,
+        )
         if self.field not in fields:
             of = "snapshot" if self.route is None else "route"
             own = (
@@ -147,7 +152,7 @@ class Rule:
         if self.over_seconds is not None:
             _check_seconds("over_seconds", self.over_seconds, 1)
             self._check_counted("over")
-        if self.at_least is not None:
+        if self.at_least is not None and self.field not in FIRST_BYTE_FIELDS:
             self._check_counted("at least")
         _check_common(self)
         if not self.name:

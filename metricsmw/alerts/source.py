@@ -49,8 +49,8 @@ class ReadingInput:
 
     @cached_property
     def snapshot(self) -> SnapshotDict:
-        """The snapshot's fields."""
-        return self._reading.snapshot.to_dict()
+        """The snapshot's fields, and the time to first byte."""
+        return self._reading.snapshot.to_dict() | self._reading.first_bytes_ms
 
     @property
     def routes(self) -> Sequence[RouteRow]:

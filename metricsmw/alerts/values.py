@@ -174,10 +174,13 @@ def _found_of_rows(rule: Rule, rows: Sequence[RouteRow]) -> Found:
     of_route = [
         row for row in rows if row["route"] == rule.route and rule.method in (None, row["method"])
     ]
-    return _worst(
-        rule,
-        (Found(number(rule.field, dict(row)[rule.field]), row["requests"]) for row in of_route),
-    )
+    found = []
+    for row in of_route:
+        value = dict(row)[rule.field]
+        # The time to first byte is not always known.
+        known = None if value is None else number(rule.field, value)
+        found.append(Found(known, row["requests"]))
+    return _worst(rule, found)
 
 
 def _worst(rule: Rule, rows: Iterable[Found]) -> Found:

@@ -38,7 +38,7 @@ from metricsmw.engine.workers.events import EventLog
 from metricsmw.engine.workers.group import Group
 from metricsmw.engine.workers.job import job_health
 from metricsmw.engine.workers.membership import Membership, ServerMember
-from metricsmw.snapshot import MetricsSnapshot, SnapshotDict
+from metricsmw.snapshot import FIRST_BYTE_FIELDS, MetricsSnapshot, SnapshotDict
 from metricsmw.validation import whole
 
 if TYPE_CHECKING:
@@ -327,6 +327,12 @@ class Reading:
         # A worker that is killed as it resets leaves the rows from before; they count no more.
         return group.history.rows(now - minutes * MINUTE, group.reset.at)
 
+    @lazy
+    def first_bytes_ms(self) -> SnapshotDict:
+        """Return the percentiles of the time to first byte, over the routes' window."""
+        values = percentiles_ms(self.server.first_bytes())
+        return dict(zip(FIRST_BYTE_FIELDS, values, strict=True))
+
     # --- documents -------------------------------------------------------------------------------
 
     @lazy
@@ -338,8 +344,7 @@ class Reading:
             current["active_users_error_pct"] = round(100 * error, 2)
         if unknown := self.usage.unknown:
             current["workers_unmeasured"] = unknown
-        for p, value in zip((50, 95, 99), percentiles_ms(server.first_bytes()), strict=True):
-            current[f"latency_ttfb_p{p}_ms"] = value
+        current |= self.first_bytes_ms
         total = server.total
         return {
             "current": current,
