@@ -45,9 +45,10 @@ ROUTE_FIELDS = (
     "latency_p95_ms",
     "latency_p99_ms",
     "latency_max_ms",
+    "server_error_rate_pct",
 )
 # Of no request there is none of these.
-NEEDS_REQUESTS = frozenset((*ROUTE_FIELDS[1:], "server_error_rate_pct", *FIRST_BYTE_FIELDS))
+NEEDS_REQUESTS = frozenset((*ROUTE_FIELDS[1:], *FIRST_BYTE_FIELDS))
 # Fields that are counted, so that they can be had of any span of the window.
 SPAN_FIELDS = NEEDS_REQUESTS - {*FIRST_BYTE_FIELDS} | {"request_rate_rpm", "requests"}
 # What may be written for a field.

@@ -103,6 +103,12 @@ def _route_expression(rule: Rule, window: str) -> str:
         return f"{seconds}sum by ({SERVER_LABELS}) ({requests})"
     if rule.field == "error_rate_pct":
         value = f"100 * rate(metricsmw_route_errors_total{where}[{window}]) / {requests}"
+    elif rule.field == "server_error_rate_pct":
+        # By the conventions only an error of the server has a type; where there was none, it is 0.
+        own = where[:-1] + ',error_type!=""}'
+        failed = f"rate({BY_ROUTE}{own}[{window}])"
+        failed = f"histogram_count(sum without ({ANSWER_LABELS}) ({failed}))"
+        value = f"100 * ({failed} or 0 * {counted}) / {requests}"
     else:
         quantile = QUANTILES[rule.field]
         value = f"1000 * histogram_quantile({quantile}, {durations})"

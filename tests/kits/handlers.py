@@ -47,6 +47,7 @@ ROUTE = [
     "latency_ttfb_p95_ms",
     "latency_ttfb_p99_ms",
     "status_codes",
+    "server_error_rate_pct",
 ]
 
 ROUTES = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import add
 
 from metricsmw.engine.reading.lazy import lazy
 from metricsmw.engine.storage.histogram import (
@@ -25,6 +26,8 @@ from metricsmw.engine.storage.lanes import (
 from metricsmw.engine.storage.layout import Lane, RouteLane
 from metricsmw.snapshot import MINUTE_FIELDS
 
+# The classes of statuses that are counted; 2xx is the rest.
+CLASSES = (1, 3, 4, 5)
 # The highest bit of every lane of a server-wide histogram.
 HIGHEST = int.from_bytes(bytes([0] * 7 + [128]) * BUCKETS, "little")
 
@@ -41,7 +44,8 @@ class Counts:
         histogram: the latencies: one integer with a lane of 64 bits for each bucket.
         peak: the exact largest latency in seconds; 0.0 where it is not known.
         scale: the scale of the buckets, `SCALE` or `ROUTE_SCALE`.
-        server_errors: how many errors are the server's own; 0 where it is not known, as of a route.
+        server_errors: how many errors are the server's own.
+        classes: how many answers had a status of 1xx, 3xx, 4xx and 5xx; 0 of a route.
     """
 
     requests: int = 0
@@ -50,6 +54,7 @@ class Counts:
     peak: float = 0.0
     scale: int = SCALE
     server_errors: int = 0
+    classes: tuple[int, ...] = (0,) * len(CLASSES)
 
     @classmethod
     def of_server(cls, lanes: int, peak: float = 0.0) -> Counts:
@@ -58,7 +63,8 @@ class Counts:
         requests = _sum(histogram) + lane_of(lanes, Lane.ABANDONED)
         errors = min(lane_of(lanes, Lane.ERRORS), requests)
         own = min(lane_of(lanes, Lane.SERVER_ERRORS), errors)
-        return cls(requests, errors, histogram, peak, server_errors=own)
+        classes = tuple(lane_of(lanes, Lane.CLASSES + number) for number in CLASSES)
+        return cls(requests, errors, histogram, peak, SCALE, own, classes)
 
     @classmethod
     def of_route(cls, lanes: int, peak: float = 0.0) -> Counts:
@@ -66,7 +72,8 @@ class Counts:
         histogram = lanes & ROUTE_HISTOGRAM
         requests = _sum(histogram) + lane_of(lanes, RouteLane.ABANDONED)
         errors = min(lane_of(lanes, RouteLane.ERRORS), requests)
-        return cls(requests, errors, histogram, peak, ROUTE_SCALE)
+        own = min(lane_of(lanes, RouteLane.SERVER_ERRORS), errors)
+        return cls(requests, errors, histogram, peak, ROUTE_SCALE, own)
 
     def plus(self, other: Counts) -> Counts:
         """Return the counts of both spans."""
@@ -75,6 +82,7 @@ class Counts:
             self.errors + other.errors,
             self.histogram + other.histogram,
             server_errors=self.server_errors + other.server_errors,
+            classes=tuple(map(add, self.classes, other.classes)),
         )
 
     def since(self, earlier: Counts) -> Counts:
@@ -92,6 +100,9 @@ class Counts:
             max(self.errors - earlier.errors, 0),
             histogram,
             server_errors=max(self.server_errors - earlier.server_errors, 0),
+            classes=tuple(
+                max(n - e, 0) for n, e in zip(self.classes, earlier.classes, strict=True)
+            ),
         )
 
     @lazy
@@ -99,6 +110,19 @@ class Counts:
         """Return the latencies, ready to be asked for percentiles."""
         first = FIRST if self.scale == SCALE else ROUTE_FIRST
         return distribution(self.histogram, first, self.scale, self.peak)
+
+    @property
+    def statuses(self) -> dict[str, int]:
+        """How many of the answered requests had a status of each class, of those that occurred.
+
+        Not of a route.
+        """
+        counted, rest = {}, self.latency.count
+        for number, count in zip(reversed(CLASSES), reversed(self.classes), strict=True):
+            counted[number] = min(count, rest)
+            rest -= counted[number]
+        counted[2] = rest
+        return {f"{number}xx": counted[number] for number in sorted(counted) if counted[number]}
 
     @property
     def server_error_rate_pct(self) -> float:

@@ -36,6 +36,7 @@ class RouteRow(TypedDict):
     latency_ttfb_p95_ms: float | None
     latency_ttfb_p99_ms: float | None
     status_codes: dict[str, int]
+    server_error_rate_pct: float
 
 
 class RouteLanes:
@@ -131,6 +132,7 @@ def route_row(name: Name, routes: RouteLanes) -> RouteRow:
         "latency_ttfb_p95_ms": ttfb[1],
         "latency_ttfb_p99_ms": ttfb[2],
         "status_codes": {str(status): statuses[status] for status in sorted(statuses) if status},
+        "server_error_rate_pct": counts.server_error_rate_pct,
     }
 
 

@@ -44,6 +44,7 @@ class SeriesStep(RouteStep):
     memory_usage_mb: float | None
     server_errors: int
     server_error_rate_pct: float
+    statuses: dict[str, int]
 
 
 class Series(TypedDict):
@@ -136,6 +137,7 @@ def server_steps(
                 "memory_usage_mb": memory,
                 "server_errors": counted.server_errors,
                 "server_error_rate_pct": counted.server_error_rate_pct,
+                "statuses": counted.statuses,
             }
         )
     return rows

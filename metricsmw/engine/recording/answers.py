@@ -22,6 +22,7 @@ from metricsmw.engine.storage.layout import (
     MAX_ANSWERS,
     TABLE_ROWS,
     Kind,
+    Lane,
     RouteLane,
     place_of,
 )
@@ -93,15 +94,16 @@ class AnswerPlace:
     """Where the answers of a row with one status are counted.
 
     Attributes:
+        class_lane: The server's lane of their class; 0 where they are 2xx, which have none.
         counter: The place of their counter among the lanes of ``row``.
-        is_error: Whether they are errors.
+        is_error: Whether they are errors; then they have a ``class_lane``.
         is_server_error: Whether they are errors of the server: a status of 500 or above.
         lanes: Those of their own row, by their places in a state.
         row: The row of what is not plain of their route, or of ``_OTHER <other>`` where there is no
             room for them there.
     """
 
-    __slots__ = ("counter", "is_error", "is_server_error", "lanes", "row")
+    __slots__ = ("class_lane", "counter", "is_error", "is_server_error", "lanes", "row")
 
     def __init__(self, row: Row, counter: int, lanes: memoryview[float], key: AnswerKey) -> None:
         self.row = row
@@ -109,6 +111,7 @@ class AnswerPlace:
         self.lanes = lanes
         status = key.status if isinstance(key, AnswerName) else key
         self.is_error = _is_error(key)
+        self.class_lane = class_lane(status)
         self.is_server_error = status is not None and status >= 500
 
     @classmethod
@@ -134,6 +137,19 @@ def _status(key: AnswerKey) -> int:
 
 def _class_of(key: AnswerKey) -> int:
     return _status(key) // 100
+
+
+def class_lane(status: int | None, *, is_error: bool = False) -> int:
+    """Return the server's lane of a status' class; 0 where it is 2xx, which has none.
+
+    Args:
+        status: The status; above 599 it is one of 5xx, below 100 it has no lane.
+        is_error: What is known of an answer without a status: an error is one of 5xx.
+    """
+    if status is None:
+        status = 500 if is_error else 200
+    number = min(status // 100, 5)
+    return Lane.CLASSES + number if number in (1, 3, 4, 5) else 0
 
 
 def _is_error(key: AnswerKey) -> bool:

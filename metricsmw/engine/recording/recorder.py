@@ -26,7 +26,7 @@ from metricsmw.engine.aside import do_aside, runs_event_loop
 from metricsmw.engine.builds import NEEDS_LOCK
 from metricsmw.engine.faults import FaultLog
 from metricsmw.engine.fork import Stage, on_fork
-from metricsmw.engine.recording.answers import AnswerKey, AnswerPlace, Row
+from metricsmw.engine.recording.answers import AnswerKey, AnswerPlace, Row, class_lane
 from metricsmw.engine.recording.routes import PLACES, RouteTables
 from metricsmw.engine.recording.users import UserTable
 from metricsmw.engine.storage.histogram import BUCKETS, CEILING_SECONDS, FLOOR_SECONDS
@@ -130,8 +130,8 @@ class Fail(Protocol):
 class Observe(Protocol):
     """`Recorder.observe`."""
 
-    def __call__(self, seconds: float, is_error: bool, is_client_error: bool = False) -> None:
-        """Record a latency without a route; an error is the server's unless it is the client's."""
+    def __call__(self, seconds: float, is_error: bool, status: int | None = None) -> None:
+        """Record a latency without a route; an error is the server's but with a status of 4xx."""
 
 
 class RecordRequest(Protocol):
@@ -228,10 +228,16 @@ class Recorder:
         settings = self._settings
         step = settings.step
         errors, abandoned = int(Lane.ERRORS), int(Lane.ABANDONED)
-        server_errors = int(Lane.SERVER_ERRORS)
+        server_errors, errors_5xx = int(Lane.SERVER_ERRORS), Lane.CLASSES + 5
         errors_from = settings.errors_from
-        route_errors, route_abandoned, route_streams = map(
-            place_of, (RouteLane.ERRORS, RouteLane.ABANDONED, RouteLane.STREAMS)
+        route_errors, route_server_errors, route_abandoned, route_streams = map(
+            place_of,
+            (
+                RouteLane.ERRORS,
+                RouteLane.SERVER_ERRORS,
+                RouteLane.ABANDONED,
+                RouteLane.STREAMS,
+            ),
         )
         # The place in a route's row for each bucket of scale 5, of which the first is -768.
         places = list(PLACES)
@@ -327,9 +333,13 @@ class Recorder:
             route_lanes[place] += 1.0
             route_lanes[counter] += 1.0
             answer_lanes[place] += 1.0
-            if answer.is_error:
+            if answer.class_lane:
+                lanes[answer.class_lane] += 1.0
+                if not answer.is_error:
+                    return
                 if answer.is_server_error:
                     lanes[server_errors] += 1.0
+                    route_lanes[route_server_errors] += 1.0
                 elif errors_from > 400:
                     return
                 lanes[errors] += 1.0
@@ -411,6 +421,7 @@ class Recorder:
             if is_error:
                 lanes[errors] += 1.0
                 lanes[server_errors] += 1.0
+                lanes[errors_5xx] += 1.0
 
         def record_all(
             latency_ms: float,
@@ -426,22 +437,25 @@ class Recorder:
             check_text("method", method)
             check_text("route", route)
             if method is None and route is None:
-                observe(seconds, is_error, status is not None and 400 <= status < 500)
+                observe(seconds, is_error, status)
             else:
                 observe_route(seconds, is_error, route, method or "", status)
             if user_id is not None:
                 user(user_id)
 
-        def observe(seconds: float, is_error: bool, is_client_error: bool = False) -> None:
+        def observe(seconds: float, is_error: bool, status: int | None = None) -> None:
             now = clock()
             if now >= deadline:
                 take_checkpoint(now)
             if not FLOOR_SECONDS <= seconds <= step_max:
                 seconds = edge(seconds)
             lanes[ceil(log2(seconds) * 32.0 + 768.0)] += 1.0
+            by_class = class_lane(status, is_error=is_error)
+            if by_class:
+                lanes[by_class] += 1.0
             if is_error:
                 lanes[errors] += 1.0
-                if not is_client_error:
+                if status is None or not 400 <= status < 500:
                     lanes[server_errors] += 1.0
 
         def observe_route(
@@ -470,7 +484,10 @@ class Recorder:
                 route_lanes[place] += 1.0
             if is_error:
                 route_lanes = row.lanes
+                if status is None:
+                    lanes[errors_5xx] += 1.0
                 lanes[server_errors] += 1.0  # whatever status was sent before it failed
+                route_lanes[route_server_errors] += 1.0
                 lanes[errors] += 1.0
                 route_lanes[route_errors] += 1.0
 

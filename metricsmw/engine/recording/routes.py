@@ -5,7 +5,7 @@ none share ``<unmatched>``, and methods outside the standard set share ``_OTHER`
 counted nothing in the window goes to a new template when all are taken; what it has counted
 before is of ``<other>`` from then on (`quiet`).
 
-A route has a plain status, that of its first answer if that is from 200 to 399. Its answers with
+A route has a plain status, that of its first answer if that is from 200 to 299. Its answers with
 any other one are counted in a second row, and by status (`answers`): so plain ones cost no more
 than a comparison.
 
@@ -74,7 +74,8 @@ MAX_STREAMS = 16
 # Made with the segment: for what has no row of its own, and for the streams among that.
 _LAST = Name(OTHER_METHOD, OTHER)
 LAST_RESORT = (_LAST, _LAST.of_others(), *UNTOLD_STREAMS)
-PLAIN = range(200, 400)
+# Of one class, so that the server's row knows the class of plain answers without counting it.
+PLAIN = range(200, 300)
 
 # The place in a state for each bucket of scale 5: two of them make one of a route's row. The first
 # bucket of scale 5, -768, has lane 0.

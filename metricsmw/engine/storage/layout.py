@@ -133,6 +133,7 @@ class Lane(IntEnum):
     ERRORS = BUCKETS
     ABANDONED = BUCKETS + 1
     SERVER_ERRORS = BUCKETS + 2  # those errors that are the server's own; no status is one, too
+    CLASSES = BUCKETS + 3  # + 1, 3, 4, 5: answers by the class of their status; all others are 2xx
 
 
 SERVER_LANES = 1216
@@ -144,6 +145,7 @@ class RouteLane(IntEnum):
     ERRORS = ROUTE_BUCKETS
     ABANDONED = ROUTE_BUCKETS + 1
     STREAMS = ROUTE_BUCKETS + 2  # whose first byte is in no row of this route
+    SERVER_ERRORS = ROUTE_BUCKETS + 3  # those errors that are the server's own
     REST = ROUTE_BUCKETS + 4  # + 1 … 5: answers of no row but the shared one, by class; + 0: none
     ANSWERS = ROUTE_BUCKETS + 10  # + the answer's number in its route
 

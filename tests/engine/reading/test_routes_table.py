@@ -27,6 +27,7 @@ COLUMNS = [
     "latency_ttfb_p95_ms",
     "latency_ttfb_p99_ms",
     "status_codes",
+    "server_error_rate_pct",
 ]
 STANDARD_METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from metricsmw.engine.reading.counts import CLASSES
 from metricsmw.engine.storage import layout
 from metricsmw.engine.storage.histogram import ROUTE_BUCKETS
 from metricsmw.engine.storage.layout import (
@@ -15,6 +16,7 @@ from metricsmw.engine.storage.layout import (
     SERVER_SHAPE,
     Field,
     Kind,
+    Lane,
     RouteLane,
 )
 
@@ -56,6 +58,10 @@ def test_the_servers_table() -> None:
     shape = SERVER_SHAPE
     assert int(offset) == layout.SERVER_OFFSET
     assert list(map(int, numbers)) == [shape.rows, shape.lanes, shape.slots, shape.name_bytes]
+    lanes = [int(lane) for lane, _ in table("| lane of the server's row | what |")]
+    counted = [Lane.CLASSES + number for number in CLASSES]
+    assert lanes == [Lane.ERRORS, Lane.ABANDONED, Lane.SERVER_ERRORS, *counted]
+    assert max(lanes) < layout.SERVER_LANES
 
 
 @pytest.mark.parametrize(("column", "shape"), [(1, ROUTE_SHAPE), (2, ANSWER_SHAPE)])
@@ -84,6 +90,6 @@ def test_the_blocks() -> None:
     assert f"Block\n{layout.COUNTER_BLOCK} has the counters" in PAGE
     rows = table("| lane of the counter block | what |")
     firsts = [int(row[0].split(" ")[0]) for row in rows]
-    lanes = "ERRORS", "ABANDONED", "STREAMS", "REST", "ANSWERS"
+    lanes = "ERRORS", "ABANDONED", "STREAMS", "SERVER_ERRORS", "REST", "ANSWERS"
     assert firsts == [RouteLane[name] - ROUTE_BUCKETS for name in lanes]
     assert rows[-1][0] == f"{firsts[-1]} to {firsts[-1] + layout.MAX_ANSWERS - 1}"

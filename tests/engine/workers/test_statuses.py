@@ -44,6 +44,24 @@ def by_route(monitor: MetricsMonitor) -> Counter[str]:
     return +counted
 
 
+def by_class(monitor: MetricsMonitor) -> dict[str, int]:
+    """In a worker: what the server counted since the reset, by class."""
+    return monitor.read().server.total.statuses
+
+
+def steps_by_class(monitor: MetricsMonitor) -> Counter[str]:
+    """In a worker: what the steps that have ended counted, by class."""
+    return sum((Counter(step["statuses"]) for step in monitor.get_series()["series"]), Counter())
+
+
+def classes(counted: Counter[int]) -> Counter[str]:
+    """The statuses by class."""
+    found = Counter[str]()
+    for status, count in counted.items():
+        found[f"{status // 100}xx"] += count
+    return found
+
+
 def window(monitor: MetricsMonitor) -> Counter[str]:
     """In a worker: what the window has, by status."""
     counted = Counter[str]()
@@ -88,8 +106,12 @@ def test_through_kills_takeovers_resets_and_full_tables(seed: int) -> None:
                 recent.clear()
             reader = next(each for each in workers.workers if each.process.is_alive())
             assert reader.do(by_status) == counted
+            assert reader.do(by_class) == classes(counted)
             assert reader.do(window) == recent
             assert sum(reader.do(by_route).values()) == counted.total()
+        clock.advance(1.0)
+        in_steps = classes(Counter({int(status): count for status, count in recent.items()}))
+        assert reader.do(steps_by_class) == in_steps
 
 
 def record_until_killed(monitor: MetricsMonitor, after: int) -> None:
