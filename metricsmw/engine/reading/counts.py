@@ -45,7 +45,8 @@ class Counts:
         peak: the exact largest latency in seconds; 0.0 where it is not known.
         scale: the scale of the buckets, `SCALE` or `ROUTE_SCALE`.
         server_errors: how many errors are the server's own.
-        classes: how many answers had a status of 1xx, 3xx, 4xx and 5xx; 0 of a route.
+        classes: how many answers had a status of 1xx, 3xx, 4xx and 5xx; 0 where it is not known, as
+            of a route or of a kept minute.
     """
 
     requests: int = 0
