@@ -138,7 +138,7 @@ def chosen(rule: CustomRule, series: Sequence[InstrumentSeries]) -> list[Instrum
     Raises:
         ValueError: They are of a type of which what the rule takes cannot be had.
     """
-    named = [one for one in series if rule.metric in (one.name, _exported(one))]
+    named = [one for one in series if rule.metric in (one.name, with_unit(one.name, one.unit))]
     kind = {"rate": Kind.COUNTERS, "value": Kind.GAUGES}.get(rule.taken, Kind.HISTOGRAMS)
     fitting = [one for one in named if one.kind is kind]
     if named and not fitting:
@@ -148,9 +148,8 @@ def chosen(rule: CustomRule, series: Sequence[InstrumentSeries]) -> list[Instrum
     return [one for one in fitting if one.labels.items() >= set(rule.labels)]
 
 
-def _exported(series: InstrumentSeries) -> str:
-    """Return a name that ends in its unit."""
-    name, unit = series.name, series.unit
+def with_unit(name: str, unit: str) -> str:
+    """Return a number's name as exports have it: with its unit at the end."""
     return name if not unit or f"_{name}".endswith(f"_{unit}") else f"{name}_{unit}"
 
 

@@ -42,6 +42,7 @@ class AnswerShape:
     numbers: tuple[str, ...] = ()
     texts_or_null: tuple[str, ...] = ()
     numbers_or_null: tuple[str, ...] = ()
+    texts_by_name: tuple[str, ...] = ()
 
     def check(self, row: object) -> None:
         """Raise `ValueError` for a row that is not so."""
@@ -59,6 +60,10 @@ class AnswerShape:
         for name in self.numbers_or_null:
             if row.get(name) is not None and not is_number(row[name]):
                 raise ValueError(f"{name} is no number")
+        for name in self.texts_by_name:
+            found = row.get(name)
+            if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
+                raise ValueError(f"{name} are no texts by name")
 
 
 METRICS = AnswerShape(texts=("timestamp",), numbers=NUMERIC_FIELDS)
@@ -80,6 +85,11 @@ ALERTS = AnswerShape(
     texts_or_null=("route", "since"),
     numbers_or_null=("value",),
 )
+CUSTOM = AnswerShape(
+    texts=("name", "unit"),
+    numbers_or_null=("value", "count", "sum", "p50", "p95", "p99"),
+    texts_by_name=("labels",),
+)
 
 
 class TopError(Exception):
@@ -92,14 +102,14 @@ class TopError(Exception):
 
 @dataclass
 class ServerAnswers:
-    """What the server said at one moment; the last three are of an attached one only."""
+    """What the server said at one moment; workers and health are of an attached one only."""
 
     metrics: Fields
     routes: Sequence[Fields]
     series: Sequence[Fields]
     alerts: Sequence[Fields] = ()
-    workers: Sequence[Fields] = ()
     custom: Sequence[Fields] = ()
+    workers: Sequence[Fields] = ()
     health: Fields = field(default_factory=dict)
 
 
@@ -163,6 +173,16 @@ class MetricsClient:
         deadline = self._deadline if seconds is None else seconds
         return self._ask(path, part, monotonic() + deadline, "POST" if post else "GET")
 
+    def ask_rows(self, path: str, part: str, shape: AnswerShape) -> list[Fields]:
+        """Return the rows of an answer. Raises `TopError` where it has none, or of another shape.
+
+        Args:
+            path: The route.
+            part: The field of the answer.
+            shape: What each row has.
+        """
+        return self._rows(path, part, shape, monotonic() + self._deadline)
+
     def fetch_aside(self) -> Future[ServerAnswers]:
         """Ask in a thread that nobody has to wait for, should the server not answer."""
         future: Future[ServerAnswers] = Future()
@@ -185,6 +205,7 @@ class MetricsClient:
             self._rows("/routes", "routes", ROUTES, end),
             self._rows("/series", "series", SERIES, end),
             self._rows("/alerts", "alerts", ALERTS, end),
+            self._rows("/custom", "custom", CUSTOM, end),
         )
 
     def _rows(self, path: str, part: str, shape: AnswerShape, end: float) -> list[Fields]:

@@ -164,6 +164,9 @@ def _generate_arguments(parser: argparse.ArgumentParser) -> None:
         "prometheus-rules", help="alert rules and burn rates, as a rules file of Prometheus"
     )
     rules.add_argument(
+        "url", nargs="?", metavar="URL", help="the site of a running server, for its rules"
+    )
+    rules.add_argument(
         "--rule",
         action="append",
         help='a rule such as "error_rate_pct > 5 for 2m clear 3"; may be given several times',
@@ -174,6 +177,7 @@ def _generate_arguments(parser: argparse.ArgumentParser) -> None:
     rules.add_argument(
         "--window", default="5m", help="over how long rates are taken, such as 5m (%(default)s)"
     )
+    add_token_arguments(rules)
 
 
 def _whose_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Panels of `metricsmw top` for an attached server: its health, its workers, the app's numbers.
+"""Panels of `metricsmw top`: the app's own numbers; of an attached server its health and workers.
 
 The texts of others are plain here, too.
 """

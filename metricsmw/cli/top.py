@@ -160,10 +160,10 @@ def run(options: argparse.Namespace) -> int:
                 "metrics": snapshot.metrics,
                 "routes": snapshot.routes,
                 "alerts": snapshot.alerts,
+                "custom": snapshot.custom,
             }
             if snapshot.health:
                 told["workers"] = snapshot.workers
-                told["custom"] = snapshot.custom
                 told["health"] = snapshot.health
             json.dump(told, sys.stdout, indent=2)
             print()
@@ -305,7 +305,8 @@ def render(
     if rows is not None:
         hidden = len(routes) - len(shown)
         more = f"{hidden} more routes   " if hidden else ""
-        keys = " · ".join([KEYS, *(PANEL_KEYS.values() if snapshot.health else ())])
+        panels = {"w": snapshot.workers, "c": snapshot.custom}
+        keys = " · ".join([KEYS, *(PANEL_KEYS[key] for key, found in panels.items() if found)])
         parts.append(Text(more + keys, style="dim"))
     return Group(*parts)
 

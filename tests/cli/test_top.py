@@ -337,11 +337,20 @@ ALERT: dict[str, object] = {
     "since": None,
     "value": None,
 }
+OWN: dict[str, object] = {
+    "name": "orders",
+    "type": "counter",
+    "help": "",
+    "unit": "",
+    "labels": {"shop": "north\x1b"},
+    "value": 7,
+}
 GOOD: dict[str, object] = {
     "/current": {"metrics": SNAPSHOT},
     "/routes": {"routes": [ROUTE]},
     "/series": {"series": [{"request_rate_rpm": 1, "error_rate_pct": 0, "latency_p95_ms": None}]},
     "/alerts": {"alerts": [ALERT]},
+    "/custom": {"custom": [OWN]},
 }
 
 
@@ -388,7 +397,23 @@ def problem(url: str, deadline: float = 20.0) -> str:
 
 def test_good_answers_are_taken(strange: Callable[..., str]) -> None:
     url = strange("/current", json.dumps(GOOD["/current"]).encode())
-    assert client.MetricsClient(url, "").fetch().metrics["workers"] == 1
+    answers = client.MetricsClient(url, "").fetch()
+    assert answers.metrics["workers"] == 1
+
+    def shown(keys: str) -> str:
+        from rich.console import Console
+
+        view = top.View("http://h")
+        view.press(keys)
+        console = Console(width=160, color_system=None)
+        with console.capture() as caught:
+            console.print(top.render(answers, view, 160, rows=1))
+        return caught.get()
+
+    assert "orders{shop=north\ufffd}" in shown("c")
+    assert "orders" not in shown("cc")
+    assert "c the app's own numbers" in shown("")
+    assert "w workers" not in shown("")
 
 
 @pytest.mark.parametrize(
@@ -416,6 +441,8 @@ def test_good_answers_are_taken(strange: Callable[..., str]) -> None:
         ("/alerts", {"alerts": [{**ALERT, "route": 1}]}, "route is no text"),
         ("/alerts", {"alerts": [{**ALERT, "value": "1"}]}, "value is no number"),
         ("/alerts", {"alerts": [{"state": "firing"}]}, "type is no text"),
+        ("/custom", {"custom": [{**OWN, "value": "7"}]}, "value is no number"),
+        ("/custom", {"custom": [{**OWN, "labels": {"a": 1}}]}, "labels are no texts by name"),
     ],
 )
 def test_an_answer_of_another_shape_is_one_sentence(

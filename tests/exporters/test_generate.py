@@ -243,3 +243,29 @@ def test_a_file_has_a_rule_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     path.write_text("# mine\n\nworkers < 2\n  error_rate_pct > 5 for 2m\n")
     assert main(["generate", "prometheus-rules", "--file", str(path)]) == 0
     assert capsys.readouterr().out.count("- alert:") == 2
+
+
+def test_the_rules_of_a_running_server(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("METRICSMW_TOKEN", raising=False)
+    with serve("uvicorn", "apps.ruled:app", workers=1, env={"METRICSMW_TOKEN": "a" * 32}) as server:
+        assert main(["generate", "prometheus-rules", server.url, "--token", "b"]) == 3
+        assert "lets nobody in" in capsys.readouterr().err
+        (tmp_path / "token").write_text("a" * 32)
+
+        def printed() -> tuple[str, str]:
+            arguments = [server.url, "--token-file", str(tmp_path / "token")]
+            main(["generate", "prometheus-rules", *arguments])
+            return capsys.readouterr()
+
+        wait_until(lambda: "alert" in printed()[0], "the first check")
+        out, err = printed()
+    alerts = [json.loads(line.partition(": ")[2]) for line in out.splitlines() if "alert:" in line]
+    assert sorted(alerts) == ["BURN_RATE", "ORDERS", "PAYMENT"]
+    assert "rate(payment_seconds[" in out, "units are those of the running server"
+    assert "left out: HIGH_MEMORY" in err
+    assert "memory_usage_pct is not exported" in err
+    (tmp_path / "rules.yml").write_text(out)
+    status, said = promtool("forky", "check", "rules", str(tmp_path / "rules.yml"))
+    assert status == 0, said
