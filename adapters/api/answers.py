@@ -111,7 +111,7 @@ def _statistics(monitor: MetricsMonitor, reading: Reading, request: Request) -> 
 
 
 def _routes(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
-    return _success({"routes": reading.routes})
+    return _success({"routes": reading.routes, "first_bytes": reading.first_bytes_ms})
 
 
 def _custom(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:

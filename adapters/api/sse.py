@@ -33,6 +33,7 @@ from metricsmw.engine.reading.moment import Reading
 from metricsmw.engine.reading.routes import RouteRow
 from metricsmw.engine.reading.series import Series, SeriesStep
 from metricsmw.engine.storage.layout import STEPS_PER_WINDOW
+from metricsmw.snapshot import SnapshotDict
 
 from ..servers import LoopServer, loop_server, transport_of
 from .encoding import to_json
@@ -54,6 +55,7 @@ class Tables(TypedDict, total=False):
     """The tables, which are in a client's first event and in every fifth update."""
 
     routes: list[RouteRow]
+    first_bytes: SnapshotDict
     alerts: list[AlertRow]
     health: ServerHealth
     events: list[EventRow]
@@ -421,6 +423,7 @@ def read_feed(
     if with_tables:
         tables = {
             "routes": reading.routes,
+            "first_bytes": reading.first_bytes_ms,
             "alerts": get_alerts(monitor)[0],
             "health": reading.health,
             "events": event_rows(monitor),

@@ -196,7 +196,9 @@ function onUpdate(update) {
   state.told = Date.parse(metrics.timestamp);
   state.toldAt = performance.now();
   state.metrics = metrics;
-  for (const element of fields) write(element, full(metrics[element.dataset.field]));
+  state.first = update.first_bytes ?? state.first;
+  const numbers = { ...state.first, ...metrics };
+  for (const element of fields) write(element, full(numbers[element.dataset.field]));
   find("empty").hidden = metrics.total_requests > 0;
   write(find("updated"), zoned(state.told));
   find("updated").dateTime = metrics.timestamp;

@@ -103,7 +103,7 @@ export class Feed {
         const update = await this.#ask("current");
         if (!asked || begun - tables >= TABLE_EVERY) {
           const seconds = asked ? Math.ceil((begun - asked) / 1000 + 3 * this.step) : "";
-          const [series, { routes }, { alerts }, health, { events }] = await Promise.all([
+          const [series, { routes, first_bytes }, { alerts }, health, { events }] = await Promise.all([
             this.#ask(asked ? `series?seconds=${seconds}` : "series"),
             this.#ask("routes"),
             this.#ask("alerts"),
@@ -112,7 +112,7 @@ export class Feed {
           ]);
           this.step = series.step_seconds;
           if (!asked) this.window = series.seconds;
-          Object.assign(update, series, { window_seconds: this.window, routes, alerts, health, events });
+          Object.assign(update, series, { window_seconds: this.window, routes, first_bytes, alerts, health, events });
           asked = tables = begun;
         }
         if (run !== this.#run) return;

@@ -307,7 +307,7 @@ class RoutesSmoke:
         server.get("/hello")
         api.settled(1)
         body = api.get("/routes").json()
-        assert list(body) == ["success", "routes", "timestamp"]
+        assert list(body) == ["success", "routes", "first_bytes", "timestamp"]
         assert body["success"] is True
         assert is_utc(body["timestamp"])
         (row,) = body["routes"]

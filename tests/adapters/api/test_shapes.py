@@ -112,7 +112,7 @@ class TestShapes:
         response = ask(handlers, "/routes")
         body = body_of(response)
         assert response.status == 200
-        assert list(body) == ["success", "routes", "timestamp"]
+        assert list(body) == ["success", "routes", "first_bytes", "timestamp"]
         assert body["success"] is True
         assert_utc(body["timestamp"])
         [row] = body["routes"]

@@ -139,7 +139,8 @@ def test_what_a_listener_gets(monitor: MetricsMonitor) -> None:
         assert first["alerts"] == alerter.get_alerts()
         assert first["alerts"][0]["state"] == "firing"
         # The tables come with every fifth update.
-        for name in ("routes", "alerts"):
+        assert first["first_bytes"] == monitor.read().first_bytes_ms
+        for name in ("routes", "first_bytes", "alerts"):
             assert [name in update for update in client.updates[:11]] == [
                 number % 5 == 0 for number in range(11)
             ]

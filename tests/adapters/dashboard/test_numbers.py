@@ -68,7 +68,10 @@ def test_the_numbers_are_those_of_the_api(site: Server, window: Window) -> None:
     until(page, equal, "the page to show what the API says")
     if busy is not None:
         busy.join()
-    assert set(shown(page)) == set(MetricsSnapshot.__dataclass_fields__) - {"timestamp"}
+    expected = {*MetricsSnapshot.__dataclass_fields__, "latency_ttfb_p95_ms"} - {"timestamp"}
+    until(page, lambda: shown(page)["latency_ttfb_p95_ms"] is not None, "the first bytes")
+    assert set(shown(page)) == expected
+    expect(page.locator("#group-latency .of-window")).to_have_text("over the last 5 min")
     expect(page.locator("#banners .banner")).to_have_count(0)
     assert all(isinstance(value, float) for value in shown(page).values())
     assert shown(page)["memory_usage_mb"] == pytest.approx(
