@@ -41,6 +41,7 @@ from .encoding import to_indented_json, to_json
 from .events import event_rows
 from .messages import Request, Response
 from .policies import bears
+from .summaries import summary_of
 
 require_serving()
 
@@ -76,9 +77,10 @@ def _history(monitor: MetricsMonitor, request: Request) -> Response:
     # At most 1440 entries, so that no question takes long.
     step = max(_whole(request.query, "step_minutes", longest) or 1, -(-minutes // 1440))
     history = monitor.get_metrics_history(minutes, step)
-    return _success(
-        {"history": history, "count": len(history), "minutes": minutes, "step_minutes": step}
-    )
+    answer = {"history": history, "count": len(history), "minutes": minutes, "step_minutes": step}
+    if _parameter(request.query, "summary") not in (None, "", "0"):
+        answer["summary"] = summary_of(monitor, minutes)
+    return _success(answer)
 
 
 def _series(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:

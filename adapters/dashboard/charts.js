@@ -1,6 +1,6 @@
 // Charts by uPlot, and where it was not built in, the same numbers as tables.
 
-import { compact, dated, full, make, NONE, tick, write } from "./format.js";
+import { compact, dated, full, make, measured, NONE, tick, write } from "./format.js";
 
 const COLOURS = { accent: "--accent", one: "--line-1", two: "--line-2", three: "--line-3" };
 const DASHES = { solid: undefined, dashed: [7, 4], dotted: [2, 3] };
@@ -38,6 +38,8 @@ export class Chart {
   #lines;
   #unit;
   #log;
+  #onZoom;
+  #dragging = false;
   #plot = null;
   #box;
   #summary;
@@ -49,18 +51,20 @@ export class Chart {
   #data = null;
   #markers = [];
 
-  constructor({ title, unit, lines, sync, height = 180, wide = false, logarithmic = false }) {
+  constructor({ title, unit, lines, sync, height = 180, wide = false, logarithmic = false, onZoom }) {
     this.#lines = lines;
     this.#unit = unit;
     this.#log = logarithmic;
+    this.#onZoom = onZoom;
     this.sync = sync;
     this.height = height;
     const legend = make("ul", { class: "legend" });
     for (const line of lines) {
       const value = make("b", {}, NONE);
-      this.#legend.set(line.field, value);
+      const told = make("i", {}, unit);
+      this.#legend.set(line.field, [value, told]);
       const key = make("span", { class: `key ${line.colour} ${line.dash ?? "solid"}`, "aria-hidden": "true" });
-      legend.append(make("li", {}, key, `${line.label} `, value, ` ${unit}`));
+      legend.append(make("li", {}, key, `${line.label} `, value, " ", told));
     }
     this.#box = make("div", { class: "plot" });
     this.#summary = make("p", { class: "hidden" });
@@ -71,6 +75,8 @@ export class Chart {
       const slider = { role: "slider", tabindex: "0", "aria-label": `${title}, point by point`, "aria-valuenow": "0" };
       for (const [name, value] of Object.entries(slider)) this.#box.setAttribute(name, value);
       this.#box.addEventListener("keydown", (event) => this.#step(event));
+      this.#box.addEventListener("mousedown", () => (this.#dragging = true));
+      this.#box.addEventListener("dblclick", () => this.#onZoom?.(null));
       this.#box.addEventListener("blur", () => this.#plot?.setCursor({ left: -10, top: -10 }, true, true));
       this.observer = new ResizeObserver(() => this.#resize());
       this.observer.observe(this.#box);
@@ -126,13 +132,24 @@ export class Chart {
     return this.#columns[line].filter((value) => value != null);
   }
 
+  #said(value) {
+    return measured(value, this.#unit).join(" ");
+  }
+
+  #legendOf(field, value) {
+    const [number, unit] = this.#legend.get(field);
+    const told = measured(value, this.#unit);
+    write(number, told[0]);
+    write(unit, told[1]);
+  }
+
   #describe() {
     const words = this.#lines.map(({ field, label }, index) => {
       const known = this.#known(index);
-      write(this.#legend.get(field), known.length ? full(known.at(-1)) : NONE);
+      this.#legendOf(field, known.at(-1));
       if (!known.length) return `${label}: no numbers yet.`;
-      const [low, high] = [Math.min(...known), Math.max(...known)].map(full);
-      return `${label}: now ${full(known.at(-1))} ${this.#unit}, lowest ${low}, highest ${high}.`;
+      const [now, low, high] = [known.at(-1), Math.min(...known), Math.max(...known)].map((value) => this.#said(value));
+      return `${label}: now ${now}, lowest ${low}, highest ${high}.`;
     });
     const marks = this.#markers.map(({ label, at }) => `${label} at ${dated(at * 1000)}.`);
     write(this.#summary, [...words, ...marks].join(" "));
@@ -178,7 +195,7 @@ export class Chart {
         sync: this.sync ? { key: this.sync } : undefined,
         points: { size: 7 },
         y: false,
-        drag: { x: false, y: false },
+        drag: { x: Boolean(this.#onZoom), y: false, setScale: false },
       },
       scales: {
         x: { range: () => this.range },
@@ -188,7 +205,7 @@ export class Chart {
       },
       axes: [
         { ...axis, size: 22, space: width > 500 ? 90 : 40, values: (_, splits) => splits.map((at) => tick(at * 1000, splits[1] - splits[0])) },
-        { ...axis, grid: { ...axis.grid, ...(this.#logarithmic && { filter: decades }) }, size: 46, space: 34, values: (_, splits) => splits.map((value) => (value === null ? "" : compact(value))) },
+        { ...axis, grid: { ...axis.grid, ...(this.#logarithmic && { filter: decades }) }, size: 46, space: 34, values: (_, splits) => splits.map((value) => (value === null ? "" : this.#short(value))) },
       ],
       series: [
         {},
@@ -205,6 +222,7 @@ export class Chart {
         }),
       ],
       hooks: {
+        setSelect: [(plot) => this.#select(plot)],
         setCursor: [(plot) => this.#hover(plot.cursor.idx)],
         draw: [(plot) => this.#mark(plot, colour("--mark"), colour("--bad"))],
       },
@@ -221,16 +239,29 @@ export class Chart {
     const index = Math.min(Math.max(to, 0), last);
     const left = this.#plot.valToPos(this.#data[0][index], "x");
     this.#plot.setCursor({ left, top: 0 }, true, true);
-    const words = this.#lines.map(({ label }, line) => `${label} ${full(this.#columns[line][index])} ${this.#unit}`);
+    const words = this.#lines.map(({ label }, line) => `${label} ${this.#said(this.#columns[line][index])}`);
     this.#box.setAttribute("aria-valuenow", String(index));
     this.#box.setAttribute("aria-valuetext", `${dated(this.#rows[index].at * 1000)}: ${words.join(", ")}`);
+  }
+
+  #short(value) {
+    return this.#unit === "ms" && value >= 1000 ? `${compact(value / 1000)} s` : compact(value);
+  }
+
+  /** A span was dragged: in this chart, or in one that moves with it. */
+  #select(plot) {
+    const { left, width } = plot.select;
+    if (width < 4) return;
+    if (this.#dragging) this.#onZoom?.([plot.posToVal(left, "x"), plot.posToVal(left + width, "x")]);
+    this.#dragging = false;
+    plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
   }
 
   #hover(index) {
     write(this.#at, index == null ? "" : dated(this.#rows[index].at * 1000));
     this.#lines.forEach(({ field }, line) => {
       const value = index == null ? this.#known(line).at(-1) : this.#columns[line][index];
-      write(this.#legend.get(field), full(value));
+      this.#legendOf(field, value);
     });
   }
 

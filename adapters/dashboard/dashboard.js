@@ -2,21 +2,21 @@
 
 import { Alerts } from "./alerts.js";
 import { showBanners } from "./banners.js";
-import { Chart, hasCharts, looks, markers, minuteOf } from "./charts.js";
+import { Chart, hasCharts, markers } from "./charts.js";
 import { Events } from "./events.js";
 import { Feed } from "./feed.js";
-import { dated, full, make, span, write, zoned } from "./format.js";
+import { dated, measured, write, zoned } from "./format.js";
 import { Routes } from "./routes.js";
+import { inAddress, keep, recall } from "./settings.js";
 import { signIn, signInByAddress } from "./signin.js";
+import { Spans } from "./spans.js";
+import { Looks } from "./theme.js";
 
 const root = document.documentElement;
 const find = (id) => document.getElementById(id);
 // This file is at <mount>/static/<hash>/dashboard.js.
 const base = new URL("../../", import.meta.url);
 const SAME_MOMENT = 1000; // ms: one moment told twice by a wall clock
-const RANGES = { 60: "Last hour", 1440: "Last day" }; // minutes of history, beside 7 and 30 days
-const KEPT = Number(root.dataset.minutes); // how much of it the server has
-const POINTS = 300; // that a chart of the history has at most, about
 
 const state = {
   connection: "loading",
@@ -28,28 +28,10 @@ const state = {
   sinceReset: null,
   wasAway: false, // not connected since the last series
   markers: [], // {at, label}
-  minutes: 0, // of history in the charts; 0: the live window
-  history: null, // rows; null until they came
+  zoom: null, // the span that was dragged in a chart
   told: 0, // the server's clock at the last update
   toldAt: 0, // the browser's monotonic clock then
 };
-
-/** What was stored; where a site may store nothing, choices last as long as the page. */
-function recall(name) {
-  try {
-    return localStorage.getItem(`metricsmw-${name}`);
-  } catch {
-    return null;
-  }
-}
-
-function keep(name, value) {
-  try {
-    localStorage.setItem(`metricsmw-${name}`, value);
-  } catch {
-    // It may not.
-  }
-}
 
 // --- charts --------------------------------------------------------------------------------------
 
@@ -65,100 +47,38 @@ const charts = [
   { title: "Error rate", unit: "%", lines: [{ field: "error_rate_pct", label: "Errors", colour: "one", dash: "dotted" }, { field: "server_error_rate_pct", label: "of the server", colour: "three", fill: true }] },
   { title: "CPU", unit: "%", lines: [{ field: "cpu_usage_pct", label: "CPU", colour: "one", fill: true, spanGaps: true }] },
   { title: "Memory", unit: "MB", lines: [{ field: "memory_usage_mb", label: "Memory", colour: "two", fill: true, spanGaps: true }] },
-].map((options) => new Chart({ ...options, sync: "page", height: options.wide ? 200 : 160 }));
+].map((options) => new Chart({ ...options, sync: "page", onZoom: zoomTo, height: options.wide ? 200 : 160 }));
 find("charts").append(...charts.map((chart) => chart.element));
 find("no-charts").hidden = hasCharts;
 
 function showCharts() {
   if (!state.told) return;
   const now = state.told / 1000;
-  const rows = state.minutes ? (state.history ?? []) : [...state.steps.values()];
-  const from = now - (state.minutes ? 60 * state.minutes : state.window);
-  for (const chart of charts) chart.show(rows, from, now, [...state.markers, ...alerts.marks(chart.fields)]);
+  const { minutes } = spans;
+  const rows = minutes ? (spans.rows ?? []) : [...state.steps.values()];
+  const [from, to] = state.zoom ?? [now - (minutes ? 60 * minutes : state.window), now];
+  for (const chart of charts) chart.show(rows, from, to, [...state.markers, ...alerts.marks(chart.fields)]);
 }
 
-function noHistory(text) {
-  write(find("no-history"), text);
-  find("no-history").hidden = !text;
-}
+// --- the span ------------------------------------------------------------------------------------
 
-// --- the history ---------------------------------------------------------------------------------
-
-let load = 0; // a later one ends the earlier ones
-let nextLoad = 0;
-
-async function loadHistory() {
-  clearTimeout(nextLoad);
-  const mine = (load += 1);
-  const { minutes } = state;
-  if (!minutes) return;
-  const step = Math.ceil(minutes / POINTS);
-  let again = 30_000 * step;
-  if (isFed()) {
-    const rows = await askHistory(minutes, minutes > 60 ? step : 1);
-    if (mine !== load) return;
-    if (rows) {
-      state.history = withGaps(rows, 60 * step);
-      noHistory(rows.length ? "" : "No minute has passed yet. This fills with one point a minute.");
-      showCharts();
-    } else {
-      again = 5000;
-      if (!state.history) noHistory("The history cannot be loaded. Trying again…");
-    }
-  }
-  nextLoad = setTimeout(loadHistory, again);
-}
-
-async function askHistory(minutes, step) {
-  try {
-    const asked = new URLSearchParams({ minutes, step_minutes: step });
-    const answer = await fetch(new URL(`history?${asked}`, base), { cache: "no-store" });
-    if (!answer.ok) return null;
-    const { history } = await answer.json();
-    return history.map(minuteOf);
-  } catch {
-    return null; // the feed says what is wrong, and comes back
-  }
-}
-
-/** Rows so many seconds apart, with a gap where some are missing: nothing was measured there. */
-function withGaps(rows, apart) {
-  return rows.flatMap((row, index) => {
-    const before = rows[index - 1];
-    const missing = before && row.at - before.at > 2.5 * apart;
-    return missing ? [{ at: before.at + apart, gap: true }, row] : [row];
-  });
-}
-
-function choose(minutes) {
-  state.minutes = minutes;
-  state.history = null;
-  for (const button of find("spans").children) {
-    button.setAttribute("aria-pressed", String(Number(button.dataset.minutes) === minutes));
-  }
-  noHistory(minutes ? "Loading…" : "");
-  showCharts();
-  loadHistory();
-}
-
-const ranges = [60, 1440, 7 * 1440, 30 * 1440].filter((minutes) => minutes < KEPT);
-for (const minutes of [...ranges, KEPT]) {
-  const label = RANGES[minutes] ?? `Last ${span(60 * minutes)}`;
-  find("spans").append(make("button", { type: "button", "data-minutes": minutes, "aria-pressed": "false" }, label));
-}
-find("spans").addEventListener("click", (event) => {
-  const button = event.target.closest("button");
-  if (button) choose(Number(button.dataset.minutes));
+const spans = new Spans({
+  place: find("spans"), window: find("span-window"), note: find("no-history"),
+  kept: Number(root.dataset.minutes), base, isFed,
+  changed() {
+    showTiles();
+    zoomTo(null);
+  },
 });
 
-function setLog(on) {
-  looks.log = on;
-  find("log").setAttribute("aria-pressed", String(on));
-  keep("log", on ? "yes" : "no");
-  restyle();
+/** A span that was dragged in a chart, or null for all that there is. */
+function zoomTo(range) {
+  state.zoom = range;
+  find("unzoom").hidden = !range;
+  routes.zoomTo(range);
+  showCharts();
 }
-find("log").hidden = !hasCharts;
-find("log").addEventListener("click", () => setLog(!looks.log));
+find("unzoom").addEventListener("click", () => zoomTo(null));
 
 // --- routes --------------------------------------------------------------------------------------
 
@@ -171,6 +91,7 @@ const routes = new Routes({
     if (!answer.ok) throw answer;
     return answer.json();
   },
+  zoomed: zoomTo,
 });
 
 // --- updates -------------------------------------------------------------------------------------
@@ -178,6 +99,7 @@ const routes = new Routes({
 const alerts = new Alerts({ section: find("alerts"), list: find("alerts-list"), count: find("alerts-count"), happened, fires, base, dialog: find("silence-dialog") });
 const events = new Events({ list: find("events"), none: find("no-events") });
 const fields = [...document.querySelectorAll("[data-field]")];
+const spanNames = [...document.querySelectorAll(".of-window")];
 
 const NAME = `Live metrics · ${location.host}`;
 const icon = document.querySelector("link[rel=icon]");
@@ -197,8 +119,6 @@ function onUpdate(update) {
   state.toldAt = performance.now();
   state.metrics = metrics;
   state.first = update.first_bytes ?? state.first;
-  const numbers = { ...state.first, ...metrics };
-  for (const element of fields) write(element, full(numbers[element.dataset.field]));
   find("empty").hidden = metrics.total_requests > 0;
   write(find("updated"), zoned(state.told));
   find("updated").dateTime = metrics.timestamp;
@@ -207,11 +127,27 @@ function onUpdate(update) {
     if (update.window_seconds) setWindow(update.window_seconds);
     onSeries(update);
   }
+  showTiles();
   if (update.routes) routes.show(update.routes);
   if (update.alerts) alerts.show(update.alerts);
   if (update.events) events.show(update.events);
   if (update.health) showBanners(find("banners"), update.health, metrics.total_requests);
   showCharts();
+}
+
+/** The numbers of now; in a longer span those of it as a whole, as far as the server tells them. */
+function showTiles() {
+  if (!state.metrics) return;
+  const summary = spans.summary ?? {};
+  const numbers = { ...state.first, ...state.metrics, ...summary };
+  for (const element of fields) {
+    const { field } = element.dataset;
+    const [text, unit] = measured(numbers[field], field.endsWith("_ms") ? "ms" : "");
+    write(element, text);
+    if (unit && element.nextElementSibling?.tagName === "I") write(element.nextElementSibling, unit);
+    element.closest("dd").classList.toggle("of-span", field in summary);
+  }
+  for (const element of spanNames) write(element, `over the ${spans.summary ? spans.name : spans.liveName}`);
 }
 
 function onSeries({ started, reset, series }) {
@@ -224,8 +160,8 @@ function onSeries({ started, reset, series }) {
   Object.assign(state, { started, age, sinceReset, wasAway: false });
   if (restarted || wasReset) {
     state.steps.clear();
-    state.history = null;
-    loadHistory();
+    spans.forget();
+    spans.load();
   }
   state.markers = markers({ started, reset });
   for (const step of series) state.steps.set(step.step, { ...step, at: Date.parse(step.timestamp) / 1000 });
@@ -246,8 +182,7 @@ function isAnother(started, series) {
 
 function setWindow(seconds) {
   state.window = seconds;
-  write(find("span-window"), `Live, ${span(seconds)}`);
-  for (const element of document.querySelectorAll(".of-window")) write(element, `over the last ${span(seconds)}`);
+  spans.setWindow(seconds);
 }
 
 /** The server's clock, also where it is not heard of any more. */
@@ -269,7 +204,8 @@ function onState(now, detail) {
     const last = state.metrics ? ` These are the numbers of ${dated(state.told)}.` : "";
     write(find("lost-text"), `${detail || "The server does not answer."}${last} Trying again…`);
   }
-  if (now === before) return;
+  find("signin-rested").hidden = now !== "resting";
+  if (now === before || now === "resting") return;
   state.connection = now;
   document.body.dataset.state = now;
   write(find("connection-text"), SAID[now]);
@@ -281,7 +217,7 @@ function onState(now, detail) {
   if (now === "lost" && state.metrics) happened("Connection lost", "bad");
   state.wasAway ||= !isFed();
   if (before === "lost" && (now === "live" || now === "polling") && state.metrics) happened("Connection restored", "good");
-  if (isFed()) loadHistory();
+  if (isFed()) spans.load();
 }
 
 const session = root.dataset.session === "yes";
@@ -321,7 +257,7 @@ document.addEventListener("visibilitychange", () => {
     asleep = false;
     state.wasAway = true;
     if (!paused) feed.start();
-    loadHistory();
+    spans.load();
   }
 });
 
@@ -338,7 +274,7 @@ function askToSignIn(scheme) {
   if (scheme === "bearer") find("token").focus();
 }
 
-find("signin-again").addEventListener("click", go);
+for (const id of ["signin-again", "signin-look"]) find(id).addEventListener("click", go);
 
 function remember(signedIn) {
   // The cookie itself cannot be seen from here.
@@ -396,33 +332,15 @@ find("reset-confirm").addEventListener("click", async () => {
 
 // --- theme ---------------------------------------------------------------------------------------
 
-const THEMES = { system: "System", light: "Light", dark: "Dark" };
-
-function setTheme(theme) {
-  if (theme === "system") delete root.dataset.theme;
-  else root.dataset.theme = theme;
-  write(find("theme-text"), THEMES[theme]);
-  find("theme").setAttribute("aria-label", `Theme: ${theme === "system" ? "as the system" : theme}`);
-  keep("theme", theme);
-  restyle();
-}
-
 function restyle() {
   for (const chart of charts) chart.restyle();
   routes.restyle();
 }
 
-find("theme").addEventListener("click", () => {
-  const names = Object.keys(THEMES);
-  setTheme(names[(names.indexOf(root.dataset.theme ?? "system") + 1) % names.length]);
-});
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", restyle);
+const look = new Looks({ theme: find("theme"), log: find("log"), restyle });
 
 // --- and go --------------------------------------------------------------------------------------
 
-const theme = recall("theme");
-setTheme(theme in THEMES ? theme : "system");
-setLog(recall("log") === "yes");
 document.addEventListener("click", (event) => {
   if (!find("menu").contains(event.target)) find("menu").open = false;
 });
@@ -440,9 +358,13 @@ document.addEventListener("keydown", (event) => {
 write(find("host"), location.host);
 document.title = NAME;
 async function enter(event) {
+  if (event && !inAddress("token")) {
+    for (const part of [look, routes, spans]) part.apply();
+    return;
+  }
   const isIn = await signInByAddress(base);
   if (isIn) remember(true);
   if (isIn || !event) feed.start();
 }
 addEventListener("hashchange", enter);
-enter();
+enter().then(() => spans.apply());

@@ -8,6 +8,7 @@ const POLL_EVERY = 1000;
 const TABLE_EVERY = 5000;
 const SILENCE = 6000; // without an event for so long, a stream is lost
 const RETRY = 1500;
+const MOST_LOOKS = 100; // of a page that nobody has signed in to: ten minutes
 
 export class Feed {
   #base;
@@ -16,6 +17,7 @@ export class Feed {
   #onUpdate;
   #onState;
   #isLetIn = false;
+  #looks = 0; // in vain, since somebody has done something
   #run = 0; // a later run ends the earlier ones
   #source = null;
   #watch = 0;
@@ -32,6 +34,7 @@ export class Feed {
   /** Connect, or connect again. A first look tells whether one may, which a stream cannot. */
   start() {
     this.stop();
+    this.#looks = 0;
     const run = this.#run;
     if (this.#streams) this.#probe(run);
     else this.#poll(run);
@@ -144,7 +147,11 @@ export class Feed {
       this.#onState("unauthorised", scheme);
       // Where the host has a session of its own, somebody may sign in there meanwhile. For Basic
       // the browser itself would ask again and again.
-      if (!scheme || (scheme === "bearer" && this.#session)) this.#later(run, retry, 4 * RETRY);
+      if (!scheme || (scheme === "bearer" && this.#session)) {
+        this.#looks += 1;
+        if (this.#looks < MOST_LOOKS) this.#later(run, retry, 4 * RETRY);
+        else this.#onState("resting");
+      }
       return;
     }
     const reason = problem instanceof Response ? `It answers with ${problem.status}.` : "";

@@ -2,6 +2,7 @@
 
 const number = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
 const hundredths = new Intl.NumberFormat("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+const thousandths = new Intl.NumberFormat("en", { minimumFractionDigits: 3, maximumFractionDigits: 3 });
 const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3, notation: "compact" });
 const MINUTES = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
 const minutes = new Intl.DateTimeFormat([], MINUTES);
@@ -19,6 +20,29 @@ export function full(value) {
 /** The same with two decimals, for columns in which points stand below each other. */
 export function fixed(value) {
   return typeof value === "number" && Number.isFinite(value) ? hundredths.format(value) : NONE;
+}
+
+/** A number and its unit: of milliseconds from 1,000 on seconds, to the millisecond. */
+export function measured(value, unit) {
+  if (unit === "ms" && value >= 1000) return [thousandths.format(value / 1000), "s"];
+  return [full(value), unit];
+}
+
+/** The same of milliseconds as one text. */
+export function timed(value) {
+  return measured(value, "ms").join(" ");
+}
+
+/** Milliseconds for a column that has "ms" in its head: from 1,000 on with their unit. */
+export function fixedTime(value) {
+  return value >= 1000 ? timed(value) : fixed(value);
+}
+
+/** A text cut in its middle: the end of a template says most. */
+export function cut(text, most) {
+  if (text.length <= most) return text;
+  const head = Math.floor((most - 1) / 2);
+  return `${text.slice(0, head)}…${text.slice(text.length - (most - 1 - head))}`;
 }
 
 /** A number for an axis: three digits. */

@@ -1,75 +1,108 @@
 // The per-route table: sorted by any column, filtered by text, and a row opens its own detail.
 
-import { Chart, markers } from "./charts.js";
-import { fixed, full, make, write } from "./format.js";
+import { Detail } from "./detail.js";
+import { cut, fixed, fixedTime, full, make, timed, write } from "./format.js";
+import { allInAddress, inAddress, putInAddress } from "./settings.js";
 
 const COLUMNS = [
   { key: "route", label: "Route", text: true },
   { key: "requests", label: "Requests", format: full },
+  { key: "request_rate_rpm", label: "Rate / min", wide: true, wider: true },
   { key: "error_rate_pct", label: "Errors %" },
-  { key: "latency_p50_ms", label: "P50 ms", wide: true },
-  { key: "latency_p95_ms", label: "P95 ms" },
-  { key: "latency_p99_ms", label: "P99 ms", wide: true },
-  { key: "latency_max_ms", label: "Slowest ms", wide: true },
+  { key: "latency_p50_ms", label: "P50 ms", wide: true, format: fixedTime },
+  { key: "latency_p95_ms", label: "P95 ms", format: fixedTime },
+  { key: "latency_p99_ms", label: "P99 ms", wide: true, format: fixedTime },
+  { key: "latency_max_ms", label: "Slowest ms", wide: true, format: fixedTime },
+  { key: "time_share_pct", label: "Time spent %", wide: true, wider: true },
 ];
-const CLASSES = {
-  "1xx": "informational", "2xx": "success", "3xx": "redirect", "4xx": "client error", "5xx": "server error",
-};
 // Where the stylesheet hides the columns that are for wide screens.
 const NARROW = matchMedia("(max-width: 699px)");
+const MIDDLE = matchMedia("(max-width: 1199px)");
 // Beyond so many characters a template is cut on the page; its title has more of it.
 const LONGEST = 300;
+const LONGEST_NARROW = 48; // on a phone, where it is cut in its middle
+const MOST_OPEN = 20; // rows that the address names
+const USUAL = { key: "requests", up: false };
 
 export class Routes {
   #rows = null; // until they are told
-  #sort = { key: "requests", up: false };
+  #sort = USUAL;
   #filter = "";
-  #open = null; // key of the row whose detail is shown
-  #detail = null;
-  #chart = null;
+  #open = new Map(); // key of an open row -> its detail, null until it is made
   #elements = new Map();
   #heads = new Map();
   #body = make("tbody");
   #none = make("p", { class: "quiet" });
   #count;
   #ask;
+  #zoomed;
+  #input;
+  zoom = null; // the span that was dragged, or null
 
-  /** `ask(method, route)` answers with that route's series. */
-  constructor({ place, filter, count, ask }) {
+  /** `ask(method, route)` answers with that route's series; `zoomed(span)` is told of a dragged one. */
+  constructor({ place, filter, count, ask, zoomed }) {
+    this.#input = filter;
+    this.#zoomed = zoomed;
     this.#count = count;
     this.#ask = ask;
     const head = make("tr");
-    for (const { key, label, wide, text } of COLUMNS) {
+    for (const { key, label, wide, wider, text } of COLUMNS) {
       const arrow = make("span", { class: "arrow", "aria-hidden": "true" });
       // Beside the numbers it points away from them: heads end where their numbers do.
       const button = make("button", { type: "button" }, ...(text ? [label, arrow] : [arrow, label]));
       button.addEventListener("click", () => this.#sortBy(key, text));
-      const cell = make("th", { scope: "col", class: wide ? "wide" : undefined, "data-key": key }, button);
+      const cell = make("th", { scope: "col", class: wider ? "wide wider" : wide ? "wide" : undefined, "data-key": key }, button);
       this.#heads.set(key, cell);
       head.append(cell);
     }
     place.append(make("table", { class: "routes" }, make("thead", {}, head), this.#body), this.#none);
     filter.addEventListener("input", () => {
       this.#filter = filter.value.trim().toLowerCase();
+      putInAddress("filter", filter.value.trim());
       this.#render();
     });
-    NARROW.addEventListener("change", () => this.#render());
+    for (const query of [NARROW, MIDDLE]) {
+      query.addEventListener("change", () => {
+        this.#elements.clear();
+        this.#render();
+      });
+    }
+    this.apply();
+  }
+
+  /** Take sort, filter and open rows of the address. */
+  apply() {
+    const [, down, key] = /^(-?)(\w+)$/.exec(inAddress("sort") ?? "") ?? [];
+    this.#sort = COLUMNS.some((column) => column.key === key) ? { key, up: !down } : USUAL;
+    const filter = inAddress("filter") ?? "";
+    if (this.#input.value.trim() !== filter) this.#input.value = filter;
+    this.#filter = filter.toLowerCase();
+    const wanted = new Set(allInAddress("open").slice(0, MOST_OPEN));
+    for (const known of [...this.#open.keys()]) if (!wanted.has(known)) this.#close(known);
+    for (const each of wanted) if (!this.#open.has(each)) this.#open.set(each, null);
     this.#render();
+  }
+
+  /** Show a span that was dragged; null: all there is. */
+  zoomTo(span) {
+    this.zoom = span;
+    for (const detail of this.#open.values()) detail?.show(span);
   }
 
   show(rows) {
     this.#rows = rows;
     this.#render();
-    if (this.#detail?.row.isConnected) this.#refresh();
+    for (const detail of this.#open.values()) if (detail?.row.isConnected) detail.refresh(this.zoom);
   }
 
   restyle() {
-    this.#chart?.restyle();
+    for (const detail of this.#open.values()) detail?.restyle();
   }
 
   #sortBy(key, text) {
     const up = this.#sort.key === key ? !this.#sort.up : Boolean(text);
     this.#sort = { key, up };
+    putInAddress("sort", key === USUAL.key && up === USUAL.up ? null : `${up ? "" : "-"}${key}`);
     this.#render();
   }
 
@@ -99,10 +132,11 @@ export class Routes {
       kept.set(key, element);
       this.#fill(element, row);
       shown.push(element.row);
-      if (this.#open === key && this.#detail) {
-        this.#detail.cell.colSpan = COLUMNS.filter(({ wide }) => !wide || !NARROW.matches).length;
-        shown.push(this.#detail.row);
-        this.#fillStatuses(row);
+      if (this.#open.has(key)) {
+        const detail = this.#detailOf(key, row);
+        const rest = COLUMNS.filter(({ wide, wider }) => (wide && NARROW.matches) || (wider && MIDDLE.matches));
+        detail.fill(row, COLUMNS.length - rest.length, rest.map((column) => said(column, row)));
+        shown.push(detail.row);
       }
     }
     this.#elements = kept;
@@ -124,15 +158,16 @@ export class Routes {
 
   #makeRow(row) {
     const key = nameOf(row);
-    const text = row.route.length > LONGEST ? `${row.route.slice(0, LONGEST)}…` : row.route;
+    const long = row.route.length > LONGEST ? `${row.route.slice(0, LONGEST)}…` : row.route;
+    const text = NARROW.matches ? cut(row.route, LONGEST_NARROW) : long;
     const button = make(
       "button", { type: "button", class: "name", "aria-expanded": "false", title: row.route.slice(0, 1000) },
       make("span", { class: "method" }, row.method), make("bdi", { class: "path" }, text),
     );
-    button.addEventListener("click", () => this.#toggle(key, row));
-    const cells = COLUMNS.map(({ key: column, wide }) => {
+    button.addEventListener("click", () => this.#toggle(key));
+    const cells = COLUMNS.map(({ key: column, wide, wider }) => {
       if (column === "route") return make("th", { scope: "row" }, button);
-      return make("td", { class: wide ? "wide" : undefined, "data-key": column });
+      return make("td", { class: wider ? "wide wider" : wide ? "wide" : undefined, "data-key": column });
     });
     const element = make("tr", {}, ...cells);
     return { row: element, cells, button };
@@ -143,62 +178,29 @@ export class Routes {
       if (key !== "route") write(cells[index], format(values[key]));
     });
     row.classList.toggle("failing", ownErrors(values) > 0);
-    button.setAttribute("aria-expanded", String(this.#open === nameOf(values)));
+    button.setAttribute("aria-expanded", String(this.#open.has(nameOf(values))));
   }
 
-  #toggle(key, row) {
-    this.#chart?.destroy();
-    this.#detail?.row.remove();
-    this.#chart = this.#detail = null;
-    this.#open = this.#open === key ? null : key;
-    if (this.#open) {
-      this.#chart = new Chart({
-        title: "Latency of this route",
-        unit: "ms",
-        height: 150,
-        logarithmic: true,
-        lines: [
-          { field: "latency_p50_ms", label: "P50", colour: "one" },
-          { field: "latency_p95_ms", label: "P95", colour: "two", dash: "dashed" },
-          { field: "latency_p99_ms", label: "P99", colour: "three", dash: "dotted" },
-        ],
-      });
-      const statuses = make("div", { class: "statuses" });
-      const cell = make("td", {}, make("div", { class: "detail" }, statuses, this.#chart.element));
-      this.#detail = { row: make("tr", { class: "opened" }, cell), cell, statuses, method: row.method, route: row.route };
-      this.#refresh();
-    }
+  #toggle(key) {
+    if (this.#open.has(key)) this.#close(key);
+    else this.#open.set(key, null);
+    putInAddress("open", [...this.#open.keys()].slice(0, MOST_OPEN));
     this.#render();
   }
 
-  async #refresh() {
-    const detail = this.#detail;
-    if (!detail) return;
-    const told = await this.#ask(detail.method, detail.route).catch(() => null);
-    if (!told || detail !== this.#detail) return;
-    const rows = told.series.map((step) => ({ ...step, at: Date.parse(step.timestamp) / 1000 }));
-    const end = Date.parse(told.timestamp) / 1000;
-    this.#chart.show(rows, end - told.seconds, end, markers(told));
+  #close(key) {
+    this.#open.get(key)?.destroy();
+    this.#open.delete(key);
   }
 
-  #fillStatuses(row) {
-    const total = Object.values(row.statuses).reduce((sum, count) => sum + count, 0);
-    const bar = make("div", { class: "split", "aria-hidden": "true" });
-    const list = make("ul", {});
-    for (const [name, count] of Object.entries(row.statuses)) {
-      const part = make("span", { class: `s${name[0]}` });
-      part.style.flexGrow = String(count);
-      bar.append(part);
-      const share = total ? ` · ${full(Math.round((1000 * count) / total) / 10)} %` : "";
-      list.append(make("li", {}, make("span", { class: `key s${name[0]}`, "aria-hidden": "true" }), `${name} ${CLASSES[name] ?? ""} `, make("b", {}, full(count)), share));
+  #detailOf(key, { method, route }) {
+    let detail = this.#open.get(key);
+    if (!detail) {
+      detail = new Detail({ ask: () => this.#ask(method, route), zoomed: this.#zoomed });
+      this.#open.set(key, detail);
+      detail.refresh(this.zoom);
     }
-    const rest = COLUMNS.filter(({ wide }) => wide).map(({ key, label }) => `${label.replace(" ms", "")} ${full(row[key])} ms`);
-    const first = [50, 95, 99].map((percent) => `P${percent} ${full(row[`latency_ttfb_p${percent}_ms`])} ms`);
-    this.#detail.statuses.replaceChildren(
-      make("p", { class: "title" }, "Statuses"), bar, list,
-      make("p", { class: "title" }, "Time to first byte"), make("p", { class: "first-byte" }, first.join(" · ")),
-      make("p", { class: "narrow-only" }, rest.join(" · ")),
-    );
+    return detail;
   }
 }
 
@@ -206,6 +208,11 @@ export class Routes {
 function byName(a, b) {
   const [x, y] = a.route === b.route ? [a.method, b.method] : [a.route, b.route];
   return x < y ? -1 : Number(x > y);
+}
+
+/** A column's name and number, for where there is no column. */
+function said({ key, label }, row) {
+  return key.endsWith("_ms") ? `${label.replace(" ms", "")} ${timed(row[key])}` : `${label} ${full(row[key])}`;
 }
 
 function nameOf({ method, route }) {

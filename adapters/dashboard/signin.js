@@ -1,5 +1,7 @@
 // The token of the server for a cookie: from the form, or from the page's address.
 
+import { inAddress, putInAddress } from "./settings.js";
+
 /** Ask for the cookie; answers with the response, or null where there was none. */
 export function signIn(base, token) {
   // Headers take bytes, and a token may be any text.
@@ -10,8 +12,8 @@ export function signIn(base, token) {
 
 /** Sign in by `#token=…`, which reaches no server's log, and take it out of the address at once. */
 export async function signInByAddress(base) {
-  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  const token = inAddress("token");
   if (!token) return false;
-  history.replaceState(history.state, "", location.pathname + location.search);
+  putInAddress("token", null);
   return (await signIn(base, token))?.ok ?? false;
 }

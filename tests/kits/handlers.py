@@ -48,6 +48,8 @@ ROUTE = [
     "latency_ttfb_p99_ms",
     "status_codes",
     "server_error_rate_pct",
+    "request_rate_rpm",
+    "time_share_pct",
 ]
 
 ROUTES = {

@@ -34,8 +34,9 @@ RESTLESS = {
     *("timestamp", "cpu_usage_pct", "cpu_share_pct", "memory_usage_pct", "memory_usage_mb"),
 }
 COLUMNS = [
-    *("requests", "error_rate_pct"),
+    *("requests", "request_rate_rpm", "error_rate_pct"),
     *(f"latency_{name}_ms" for name in ("p50", "p95", "p99", "max")),
+    "time_share_pct",
 ]
 FIELDS = [name for name in MetricsSnapshot.__dataclass_fields__ if name not in RESTLESS]
 
@@ -102,11 +103,21 @@ def shown(page: Page) -> dict[str, float | None]:
     """The numbers on the page, by field."""
     texts: dict[str, str] = page.evaluate(
         "Object.fromEntries([...document.querySelectorAll('[data-field]')]"
-        ".map(e => [e.dataset.field, e.textContent]))"
+        ".map(e => [e.dataset.field, e.textContent"
+        " + (e.nextElementSibling?.textContent === 's' ? ' s' : '')]))"
     )
-    return {
-        name: None if text == NONE else float(text.replace(",", "")) for name, text in texts.items()
-    }
+    return {name: None if text == NONE else parsed(text) for name, text in texts.items()}
+
+
+def parsed(text: str) -> float:
+    """A number of the page; what is told in seconds in milliseconds."""
+    figure = float(text.removesuffix(" s").replace(",", ""))
+    return round(1000 * figure, 2) if text.endswith(" s") else figure
+
+
+def told(name: str, value: float) -> float:
+    """A number of the API as the page tells it: seconds to the millisecond."""
+    return float(round(value)) if name.endswith("_ms") and value >= 1000 else value
 
 
 def until(page: Page, probe: Callable[[], object], what: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from operator import mul
 from typing import TypedDict
 
 from metricsmw.engine.reading.counts import Counts, percentiles_ms
@@ -11,6 +12,7 @@ from metricsmw.engine.storage.histogram import (
     ROUTE_FIRST,
     ROUTE_SCALE,
     Distribution,
+    representative,
 )
 from metricsmw.engine.storage.keys import OTHER, UNTOLD_STREAMS, Name, Times
 from metricsmw.engine.storage.lanes import ROUTE_HISTOGRAM, in_use, lane_of, unpack
@@ -18,6 +20,8 @@ from metricsmw.engine.storage.layout import (
     RouteLane,
 )
 from metricsmw.engine.storage.routes import RouteCounts
+
+MIDPOINTS = [representative(ROUTE_FIRST + lane, ROUTE_SCALE) for lane in range(ROUTE_BUCKETS)]
 
 
 class RouteRow(TypedDict):
@@ -37,6 +41,8 @@ class RouteRow(TypedDict):
     latency_ttfb_p99_ms: float | None
     status_codes: dict[str, int]
     server_error_rate_pct: float
+    request_rate_rpm: float
+    time_share_pct: float
 
 
 class RouteLanes:
@@ -108,8 +114,21 @@ def _buckets(lanes: int) -> list[int]:
     return unpack(lanes & ROUTE_HISTOGRAM, ROUTE_BUCKETS)
 
 
-def route_row(name: Name, routes: RouteLanes) -> RouteRow:
-    """Return the row of one route."""
+def seconds_spent(lanes: int) -> float:
+    """Return the seconds that the answered requests of a route took in all, within 2.2 %."""
+    lowest, counts = in_use(lanes & ROUTE_HISTOGRAM)
+    return sum(map(mul, counts, MIDPOINTS[lowest:]), 0.0)
+
+
+def route_row(name: Name, routes: RouteLanes, covered: float, spent: float) -> RouteRow:
+    """Return the row of one route.
+
+    Args:
+        name: The route.
+        routes: All of them.
+        covered: The seconds that the window's counts cover.
+        spent: The seconds that the requests of all routes took.
+    """
     lanes = routes.lanes[name]
     statuses = {status: count for status, count in routes.statuses[name].items() if count}
     counts = Counts.of_route(lanes, routes.peaks[name])
@@ -133,6 +152,8 @@ def route_row(name: Name, routes: RouteLanes) -> RouteRow:
         "latency_ttfb_p99_ms": ttfb[2],
         "status_codes": {str(status): statuses[status] for status in sorted(statuses) if status},
         "server_error_rate_pct": counts.server_error_rate_pct,
+        "request_rate_rpm": counts.rate_rpm(covered),
+        "time_share_pct": round(100 * seconds_spent(lanes) / spent, 2) if spent else 0.0,
     }
 
 

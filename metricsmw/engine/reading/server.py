@@ -12,7 +12,7 @@ from metricsmw.config import Settings
 from metricsmw.engine.reading.counts import Counts
 from metricsmw.engine.reading.instruments import InstrumentSeries, join
 from metricsmw.engine.reading.lazy import lazy
-from metricsmw.engine.reading.routes import RouteLanes, RouteRow, route_row
+from metricsmw.engine.reading.routes import RouteLanes, RouteRow, route_row, seconds_spent
 from metricsmw.engine.storage.header import OtherVersionError
 from metricsmw.engine.storage.histogram import (
     ROUTE_FIRST,
@@ -122,6 +122,7 @@ class ServerReading:
         self.reset = reset
         self.damaged: dict[str, str] = {}
         self._sources = sources
+        self._window_seconds = window_seconds
         self.segments: list[SegmentReading] = []
         for name, source in sources.items():
             try:
@@ -246,7 +247,10 @@ class ServerReading:
         routes = RouteLanes(self._route_rows)
         # Each worker holds to the maximum; together they may know more.
         routes.hold_to(max_routes)
-        found = [route_row(name, routes) for name in routes.names()]
+        names = routes.names()
+        covered = self.covered(self._window_seconds)
+        spent = sum(seconds_spent(routes.lanes[name]) for name in names)
+        found = [route_row(name, routes, covered, spent) for name in names]
         return sorted(found, key=lambda row: (-row["requests"], row["route"], row["method"]))
 
     def instruments(self) -> list[InstrumentSeries]:

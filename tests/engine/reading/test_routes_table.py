@@ -28,6 +28,8 @@ COLUMNS = [
     "latency_ttfb_p99_ms",
     "status_codes",
     "server_error_rate_pct",
+    "request_rate_rpm",
+    "time_share_pct",
 ]
 STANDARD_METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"]
 
@@ -53,6 +55,19 @@ def test_a_row(monitor: MetricsMonitor) -> None:
     for name in ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms"):
         assert row[name] == pytest.approx(50.0, rel=ROUTE_BOUND)
     assert classes(row) == {"1xx": 1, "2xx": 2, "3xx": 1, "4xx": 1, "5xx": 1}
+
+
+def test_rate_and_time_spent() -> None:
+    clock = ManualClock()
+    with MetricsMonitor(60, clock=clock) as monitor:
+        for _ in range(30):
+            monitor.record_request(10.0, method="GET", route="/quick", status=200)
+        monitor.record_request(900.0, method="GET", route="/slow", status=200)
+        clock.advance(30)
+        quick, slow = monitor.get_routes()
+        assert (quick["request_rate_rpm"], slow["request_rate_rpm"]) == (30.0, 1.0)
+        assert quick["time_share_pct"] == pytest.approx(25.0, rel=2 * ROUTE_BOUND)
+        assert slow["time_share_pct"] == pytest.approx(75.0, rel=2 * ROUTE_BOUND)
 
 
 def test_none_yet(monitor: MetricsMonitor) -> None:

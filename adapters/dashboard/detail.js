@@ -1,0 +1,85 @@
+// What a row of the per-route table opens: charts of its rate, errors and latency, its statuses.
+
+import { Chart, markers } from "./charts.js";
+import { full, make, timed } from "./format.js";
+
+const CLASSES = {
+  "1xx": "informational", "2xx": "success", "3xx": "redirect", "4xx": "client error", "5xx": "server error",
+};
+
+export class Detail {
+  #charts;
+  #statuses = make("div", { class: "statuses" });
+  #cell;
+  #ask;
+  #shown = null; // {rows, from, to, marks}
+
+  /** `ask()` answers with the route's series; `onZoom(from, to)` is told of a dragged span. */
+  constructor({ ask, zoomed }) {
+    this.#ask = ask;
+    const options = { height: 130, onZoom: zoomed };
+    this.#charts = [
+      new Chart({
+        ...options, title: "Latency of this route", unit: "ms", logarithmic: true,
+        lines: [
+          { field: "latency_p50_ms", label: "P50", colour: "one" },
+          { field: "latency_p95_ms", label: "P95", colour: "two", dash: "dashed" },
+          { field: "latency_p99_ms", label: "P99", colour: "three", dash: "dotted" },
+        ],
+      }),
+      new Chart({ ...options, title: "Rate of this route", unit: "a minute", lines: [{ field: "request_rate_rpm", label: "Requests", colour: "accent", fill: true }] }),
+      new Chart({ ...options, title: "Errors of this route", unit: "%", lines: [{ field: "error_rate_pct", label: "Errors", colour: "three", fill: true }] }),
+    ];
+    const charts = this.#charts.map((chart) => chart.element);
+    this.#cell = make("td", {}, make("div", { class: "detail" }, this.#statuses, make("div", { class: "detail-charts" }, ...charts)));
+    this.row = make("tr", { class: "opened" }, this.#cell);
+  }
+
+  async refresh(zoom) {
+    const told = await this.#ask().catch(() => null);
+    if (!told || !this.#charts) return;
+    const rows = told.series.map((step) => ({ ...step, at: Date.parse(step.timestamp) / 1000 }));
+    const to = Date.parse(told.timestamp) / 1000;
+    this.#shown = { rows, from: to - told.seconds, to, marks: markers(told) };
+    this.show(zoom);
+  }
+
+  /** Show what was loaded, or the part of it that was zoomed to. */
+  show(zoom) {
+    if (!this.#shown) return;
+    const { rows, from, to, marks } = this.#shown;
+    const [begin, end] = zoom && zoom[1] > from && zoom[0] < to ? zoom : [from, to];
+    for (const chart of this.#charts) chart.show(rows, begin, end, marks);
+  }
+
+  restyle() {
+    for (const chart of this.#charts) chart.restyle();
+  }
+
+  destroy() {
+    for (const chart of this.#charts) chart.destroy();
+    this.#charts = [];
+    this.row.remove();
+  }
+
+  /** `columns` so many that the row goes below; `rest`: what the table does not show at this width. */
+  fill(row, columns, rest) {
+    this.#cell.colSpan = columns;
+    const total = Object.values(row.statuses).reduce((sum, count) => sum + count, 0);
+    const bar = make("div", { class: "split", "aria-hidden": "true" });
+    const list = make("ul", {});
+    for (const [name, count] of Object.entries(row.statuses)) {
+      const part = make("span", { class: `s${name[0]}` });
+      part.style.flexGrow = String(count);
+      bar.append(part);
+      const share = total ? ` · ${full(Math.round((1000 * count) / total) / 10)} %` : "";
+      list.append(make("li", {}, make("span", { class: `key s${name[0]}`, "aria-hidden": "true" }), `${name} ${CLASSES[name] ?? ""} `, make("b", {}, full(count)), share));
+    }
+    const first = [50, 95, 99].map((percent) => `P${percent} ${timed(row[`latency_ttfb_p${percent}_ms`])}`);
+    this.#statuses.replaceChildren(
+      make("p", { class: "title" }, "Statuses"), bar, list,
+      make("p", { class: "title" }, "Time to first byte"), make("p", { class: "first-byte" }, first.join(" · ")),
+      make("p", { class: "rest" }, rest.join(" · ")),
+    );
+  }
+}
