@@ -57,7 +57,7 @@ class LocalServer:
         reading = self._server.read()
         workers = self._server.workers(reading)
         return ServerAnswers(
-            metrics=reading.snapshot.to_dict(),
+            metrics=reading.snapshot.to_dict() | reading.first_bytes_ms,
             routes=reading.routes,
             series=reading.series()["series"],
             alerts=get_alerts(self._server)[0],

@@ -20,7 +20,7 @@ from time import monotonic
 from typing import Any, NoReturn, Protocol
 from urllib.parse import urlsplit
 
-from metricsmw.snapshot import NUMERIC_FIELDS
+from metricsmw.snapshot import FIRST_BYTE_FIELDS, NUMERIC_FIELDS
 
 MOUNT = "/api/metrics"
 # For all answers together.
@@ -200,16 +200,20 @@ class MetricsClient:
         end = monotonic() + self._deadline
         metrics = self._ask("/current", "metrics", end)
         self._check("/current", METRICS, [metrics])
+        routes = self._answer("/routes", "routes", end)
         return ServerAnswers(
-            metrics,
-            self._rows("/routes", "routes", ROUTES, end),
+            {**metrics, **_first_bytes(routes)},
+            self._rows_of(routes, "/routes", "routes", ROUTES),
             self._rows("/series", "series", SERIES, end),
             self._rows("/alerts", "alerts", ALERTS, end),
             self._rows("/custom", "custom", CUSTOM, end),
         )
 
     def _rows(self, path: str, part: str, shape: AnswerShape, end: float) -> list[Fields]:
-        rows = self._ask(path, part, end)
+        return self._rows_of(self._answer(path, part, end), path, part, shape)
+
+    def _rows_of(self, answer: Fields, path: str, part: str, shape: AnswerShape) -> list[Fields]:
+        rows = answer[part]
         if not isinstance(rows, list):
             self._refuse(path, f"{part} is no list")
         self._check(path, shape, rows)
@@ -223,6 +227,10 @@ class MetricsClient:
                 self._refuse(path, error)
 
     def _ask(self, path: str, part: str, end: float, method: str = "GET") -> Any:
+        return self._answer(path, part, end, method)[part]
+
+    def _answer(self, path: str, part: str, end: float, method: str = "GET") -> Fields:
+        """Return an answer that has this part."""
         address = self.base + path
         request = urllib.request.Request(address, headers=self._headers, method=method)
         left = end - monotonic()
@@ -254,7 +262,7 @@ class MetricsClient:
             self._refuse(path, "it is no JSON")
         if not isinstance(document, dict) or part not in document:
             self._refuse(path, f"it has no {part}")
-        return document[part]
+        return document
 
     def _read(self, path: str, answer: http.client.HTTPResponse, end: float) -> bytes:
         """Return a body, which may come in drops or have no end."""
@@ -339,3 +347,11 @@ def base_of(url: str) -> str:
             f"URL must be like http://host:port or http://host{MOUNT}, got {url!r}", WRONG_USAGE
         )
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or MOUNT}"
+
+
+def _first_bytes(answer: Fields) -> Fields:
+    """Return the time to first byte that an answer has; nothing of an older server's."""
+    found = answer.get("first_bytes")
+    if not isinstance(found, dict):
+        return {}
+    return {name: found[name] for name in FIRST_BYTE_FIELDS if is_number(found.get(name))}

@@ -79,6 +79,7 @@ TILES: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("P95", "latency_p95_ms", "ms"),
             ("P99", "latency_p99_ms", "ms"),
             ("Slowest", "latency_max_ms", "ms"),
+            ("First P95", "latency_ttfb_p95_ms", "ms"),
             ("In flight", "requests_in_flight", ""),
         ),
     ),

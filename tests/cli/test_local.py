@@ -79,6 +79,7 @@ def test_top_by_the_process_of_a_worker(workers: Crew, capsys: pytest.CaptureFix
     assert set(answer) == {"metrics", "routes", "alerts", "workers", "custom", "health"}
     assert answer["metrics"]["total_requests"] == 6
     assert answer["routes"][0]["requests"] == 6
+    assert answer["metrics"]["latency_ttfb_p95_ms"] > 0
     assert [row["value"] for row in answer["custom"]] == [8]
     assert answer["health"]["components"]["workers"] == "operational"
     assert main(["top", "--once", pid]) == 0

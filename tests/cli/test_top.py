@@ -275,6 +275,7 @@ def test_json(server: Server) -> None:
     assert told["metrics"]["workers"] == 2
     assert [row["state"] for row in told["alerts"]] == ["inactive"] * 2
     assert {row["route"] for row in told["routes"]} == {"/fast", "/items/{number:int}", "/fail"}
+    assert told["metrics"]["latency_ttfb_p95_ms"] > 0
 
 
 def test_exit_codes(server: Server) -> None:
