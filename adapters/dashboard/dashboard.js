@@ -144,8 +144,7 @@ function showTiles() {
     const { field } = element.dataset;
     const [text, unit] = measured(numbers[field], field.endsWith("_ms") ? "ms" : "");
     write(element, text);
-    if (unit && element.nextElementSibling?.tagName === "I") write(element.nextElementSibling, unit);
-    element.closest("dd").classList.toggle("of-span", field in summary);
+    if (unit) write(element.nextElementSibling, unit);
   }
   for (const element of spanNames) write(element, `over the ${spans.summary ? spans.name : spans.liveName}`);
 }
