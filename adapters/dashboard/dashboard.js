@@ -4,6 +4,7 @@ import { Alerts } from "./alerts.js";
 import { showBanners } from "./banners.js";
 import { Chart, hasCharts, markers } from "./charts.js";
 import { Events } from "./events.js";
+import { Custom } from "./custom.js";
 import { Feed } from "./feed.js";
 import { dated, measured, write, zoned } from "./format.js";
 import { Routes } from "./routes.js";
@@ -94,6 +95,10 @@ const routes = new Routes({
   zoomed: zoomTo,
 });
 
+// --- the app's own numbers ---------------------------------------------------------------------------
+
+const custom = new Custom({ section: find("custom"), count: find("custom-count"), table: find("custom-table"), place: find("custom-chart"), base });
+
 // --- updates -------------------------------------------------------------------------------------
 
 const alerts = new Alerts({ section: find("alerts"), list: find("alerts-list"), count: find("alerts-count"), happened, fires, base, dialog: find("silence-dialog") });
@@ -128,7 +133,10 @@ function onUpdate(update) {
     onSeries(update);
   }
   showTiles();
-  if (update.routes) routes.show(update.routes);
+  if (update.routes) {
+    routes.show(update.routes);
+    custom.refresh(); // as often, and no more where nobody looks
+  }
   if (update.alerts) alerts.show(update.alerts);
   if (update.events) events.show(update.events);
   if (update.health) showBanners(find("banners"), update.health, metrics.total_requests);
@@ -334,6 +342,7 @@ find("reset-confirm").addEventListener("click", async () => {
 function restyle() {
   for (const chart of charts) chart.restyle();
   routes.restyle();
+  custom.restyle();
 }
 
 const look = new Looks({ theme: find("theme"), log: find("log"), restyle });

@@ -1,6 +1,7 @@
 // Numbers and times as the page writes them, and elements made of text alone.
 
 const number = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
+const little = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 const hundredths = new Intl.NumberFormat("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 const thousandths = new Intl.NumberFormat("en", { minimumFractionDigits: 3, maximumFractionDigits: 3 });
 const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3, notation: "compact" });
@@ -12,9 +13,10 @@ const zone = new Intl.DateTimeFormat([], { ...MINUTES, second: "2-digit", timeZo
 
 export const NONE = "–";
 
-/** A number in full, as the API tells it. */
+/** A number in full, as the API tells it; of less than a tenth, as own ones in seconds may be, three digits. */
 export function full(value) {
-  return typeof value === "number" && Number.isFinite(value) ? number.format(value) : NONE;
+  if (typeof value !== "number" || !Number.isFinite(value)) return NONE;
+  return (Math.abs(value) < 0.1 ? little : number).format(value);
 }
 
 /** The same with two decimals, for columns in which points stand below each other. */

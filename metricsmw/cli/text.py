@@ -8,9 +8,11 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 def number(value: object) -> str:
-    """Return a number as people read it, to its last decimal."""
+    """Return a number as people read it, to its last decimal; of less than a tenth three digits."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return "-"
+    if 0 < abs(value) < 0.1:
+        return f"{value:.3g}"
     text = f"{value:,.2f}"
     return text.rstrip("0").rstrip(".")
 

@@ -612,6 +612,15 @@ sys.exit(main(["top", "http://h"]))
 """
 
 
+@pytest.mark.parametrize(
+    ("value", "said"), [(1234.5, "1,234.5"), (0.125, "0.12"), (0.00123, "0.00123"), (0, "0")]
+)
+def test_numbers(value: float, said: str) -> None:
+    from metricsmw.cli.text import number
+
+    assert number(value) == said
+
+
 def test_the_command_is_there_without_rich() -> None:
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_RICH],

@@ -1,6 +1,7 @@
 """A site that is watched: two alert rules, and a lasting history in the file that HISTORY names.
 
-`/ok` and `/fail` answer 200 and 500. `app` is open to all, `guarded` asks for Basic credentials.
+`/ok` and `/fail` answer 200 and 500; the app itself counts those that went well. `app` is open to
+all, `guarded` asks for Basic credentials.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ RULES = ["error_rate_pct > 50 at least 1 critical", "SLOW_FAILURE: requests > 0 
 
 
 async def ok(request: Request) -> Response:
+    orders.labels("north").inc()
+    payment.observe(0.5)
+    queue.set(0.007)
     return PlainTextResponse("ok")
 
 
@@ -32,6 +36,9 @@ async def fail(request: Request) -> Response:
 ROUTES = [Route("/ok", ok), Route("/fail", fail)]
 
 monitor = get_metrics_monitor(window_seconds=60)
+orders = monitor.counter("orders", "Orders taken.", ["shop"])
+payment = monitor.histogram("payment")
+queue = monitor.gauge("queue", merge="last")
 alerter = MetricsAlerter(monitor, check_interval=0.2, rules=RULES)
 lasting = SQLiteHistory(monitor, os.environ["HISTORY"], days=3)
 app = wrap(Starlette(routes=ROUTES), monitor, auth=public())
