@@ -105,6 +105,8 @@ class ASGIMetricsMiddleware(Remade):
         reset: ResetRule = True,
     ) -> None:
         self.app = app
+        self._host: object = None  # an app measured in place; see `interpose`
+        self._plain: Any = None
         self.monitor = given_monitor(monitor, user, route)
         self.recorder = self.monitor.recorder
         self.recorder.in_asgi = True
@@ -142,7 +144,7 @@ class ASGIMetricsMiddleware(Remade):
                 finally:
                     if scope.get(key) is self._excludes:
                         del scope[key]
-        app = self.app
+        app, host = self.app, self._host
         exchange = new()
         exchange.carrier = scope
         exchange.inner = send
@@ -173,7 +175,10 @@ class ASGIMetricsMiddleware(Remade):
             exchange.server = None
             self.recorder.faults.report("recording a request")
         try:
-            returned = await app(scope, receive, exchange.send)
+            if host is None:
+                returned = await app(scope, receive, exchange.send)
+            else:
+                returned = await self._plain.__call__(host, scope, receive, exchange.send)
         except BaseException as error:
             exchange.failed(error)
             scope.pop(key, None)

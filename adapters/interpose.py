@@ -134,24 +134,37 @@ def _remake(kind: Callable[..., _T], args: tuple[Any, ...], settings: dict[str, 
     return kind(*args, **settings)
 
 
-def interpose(target: ASGIApp, make: Callable[[ASGIApp], ASGIApp]) -> None:
+def interpose(target: ASGIApp, make: Callable[[ASGIApp, Any], ASGIApp]) -> None:
     """Have each call of an ASGI app go to something else.
 
     Args:
         target: The app, which is changed in place.
-        make: Given what calls the object as before, returns what is to be called in its place.
+        make: Given what calls the object as before, and what it finds that by, returns what is to
+            be called in its place. `plain.__call__(target, scope, receive, send)` is the same call
+            in one frame less.
     """
     kind = type(target)
-    if _KIND in vars(kind) and "__call__" in vars(kind):
-        type.__setattr__(kind, "__call__", _unbound(make(getattr(kind, "__call__"))))  # noqa: B004,B009
-        return
-    plain: Any = kind
+    repeated = _KIND in vars(kind) and "__call__" in vars(kind)
+    plain: Any = _before(getattr(kind, "__call__")) if repeated else kind  # noqa: B004,B009
 
     # Looked up for each call: others patch the class, sooner or later.
     def inner(scope: Scope, receive: Receive, send: Send) -> Any:
         return plain.__call__(target, scope, receive, send)
 
-    own_class(target, __call__=_unbound(make(inner)))
+    call = _unbound(make(inner, plain))
+    if repeated:
+        type.__setattr__(kind, "__call__", call)
+    else:
+        own_class(target, __call__=call)
+
+
+def _before(call: ASGIApp) -> types.SimpleNamespace:
+    """Return what has, as a class does, a `__call__` that takes the object first."""
+
+    def call_of(_: object, scope: Scope, receive: Receive, send: Send) -> Any:
+        return call(scope, receive, send)
+
+    return types.SimpleNamespace(__call__=call_of)
 
 
 def _unbound(call: Callable[..., Any]) -> Any:

@@ -27,6 +27,8 @@ from .paths import as_exclusions, is_below, mount_path, split
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
 
+    from starlette.routing import Router
+
     from metricsmw import MetricsMonitor
 
     from .api.policies import Policy, ResetRule
@@ -71,12 +73,13 @@ def instrument(
     paths: list[str] = fields.setdefault(_PATHS, [])
     if monitor not in monitors:
         make = partial(_InPlace, monitor=monitor, exclude=exclude, user=user, route=route)
-        interpose(app, lambda inner: make(inner, host=app).__call__)
+        interpose(app, lambda inner, plain: make(inner, host=app, plain=plain).__call__)
         monitors.append(monitor)
     if path not in paths:
         key = monitor.recorder.key
         served = _Once(app, path, claim, metrics)
-        interpose(app.router, lambda routes: _dispatch(routes, path, served, key))
+        router = app.router
+        interpose(router, lambda _, plain: _dispatch(router, plain, path, served, key))
         paths.append(path)
     redo = partial(
         instrument,
@@ -95,9 +98,9 @@ def instrument(
 class _InPlace(ASGIMetricsMiddleware):
     """Stands outside an app that sets `root_path` by itself as it is called, as FastAPI does."""
 
-    def __init__(self, app: ASGIApp, *, host: Starlette, **settings: Any) -> None:
+    def __init__(self, app: ASGIApp, *, host: Starlette, plain: Any, **settings: Any) -> None:
         super().__init__(app, **settings)
-        self._host = host
+        self._host, self._plain = host, plain
 
     def _bypass(self, scope: Scope) -> ASGIApp | None:
         root = getattr(self._host, "root_path", "")
@@ -134,8 +137,16 @@ class _Once:
         return self._metrics(scope, receive, send)
 
 
-def _dispatch(routes: ASGIApp, path: str, metrics: ASGIApp, key: str) -> ASGIApp:
-    """Return what answers in a router's place: the sub-app at `path`, the router elsewhere."""
+def _dispatch(router: Router, plain: Any, path: str, metrics: ASGIApp, key: str) -> ASGIApp:
+    """Return what answers in a router's place: the sub-app at `path`, the router elsewhere.
+
+    Args:
+        router: The router.
+        plain: Has the router's own `__call__`, as `interpose` says.
+        path: Where the sub-app is served.
+        metrics: The sub-app.
+        key: The recorder's key.
+    """
 
     # Not a coroutine function: this stands in every request's way.
     def dispatch(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -162,6 +173,7 @@ def _dispatch(routes: ASGIApp, path: str, metrics: ASGIApp, key: str) -> ASGIApp
                 and "REQUEST_METHOD" not in measurement.carrier
             ):
                 measurement.carrier = scope
-        return routes(scope, receive, send)
+        answer: Awaitable[None] = plain.__call__(router, scope, receive, send)
+        return answer
 
     return dispatch

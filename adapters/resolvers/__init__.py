@@ -146,11 +146,13 @@ def environ_reader(
             if "bottle.route" in environ:
                 return read(environ)
             matched: MatchedRequest = environ[FRAMEWORK_KEY]
-            template = matched.route()
+            template, user_id = matched.both()
             prefix = environ["SCRIPT_NAME"]
             if prefix and template is not None and type(matched) is not ForwardedRequest:
                 template = join(mount_of_environ(environ), template)
-            return template, matched.user() or environ.get("REMOTE_USER") or None
+            if not user_id and "REMOTE_USER" in environ:
+                user_id = environ["REMOTE_USER"]
+            return template, user_id or None
         except Exception:  # of which resolver, `read` finds out
             return read(environ)
 
@@ -163,19 +165,21 @@ def scope_reader(route: ScopeRoute | None, user: ScopeUser | None, faults: Fault
     rows = dict(_scope_templates)
     if route or user or _scope_users or rows.get("router") is not _starlette:
         return read
-    template_of: Callable[[Carrier], str | None] | None = None
 
-    # The same for a request that a router of Starlette's has answered, in fewer calls.
+    # The same for a request that a router of Starlette's has answered, in fewer calls: where its
+    # templates are known, and one leads to the endpoint.
     def read_routed(scope: Carrier) -> tuple[str | None, object | None]:
-        nonlocal template_of
-        if FRAMEWORK_KEY in scope or "path_template" in scope:
-            return read(scope)
         try:
-            if template_of is None:
-                template_of = starlette_resolver()
-            template = template_of(scope)
-            if template is None:
+            if FRAMEWORK_KEY in scope or "path_template" in scope:
                 return read(scope)
+            router = scope["router"]
+            templates = router._metricsmw_templates
+            template: str | None = templates.only.get(id(scope.get("endpoint")))
+            if template is None or len(router.routes) != templates.top:
+                return read(scope)
+            root = scope["app_root_path"] if "app_root_path" in scope else scope["root_path"]
+            if root:
+                template = join(mount_of_scope(scope, root), template)
             return template, session_user(scope["session"]) if "session" in scope else None
         except Exception:  # of which resolver, `read` finds out
             return read(scope)

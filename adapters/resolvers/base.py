@@ -12,7 +12,7 @@ import sys
 import weakref
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
@@ -43,17 +43,25 @@ SESSION_KEYS = ("user", "user_id", "_user_id", "_auth_user_id")
 _NAMES = ("id", "user_id", "sub", "username", "email", "name")
 
 
-class MatchedRequest(Protocol):
+class MatchedRequest:
     """The route and the user of one request, left in environ or scope under `FRAMEWORK_KEY`."""
+
+    __slots__ = ()
 
     def route(self) -> str | None:
         """Return the template without the prefix that the app is mounted under, or None."""
+        raise NotImplementedError
 
     def user(self) -> object | None:
         """Return the session's user as far as the app has loaded it, or None."""
+        raise NotImplementedError
+
+    def both(self) -> tuple[str | None, object | None]:
+        """Return route and user, in that order."""
+        return self.route(), self.user()
 
 
-class ForwardedRequest:
+class ForwardedRequest(MatchedRequest):
     """A `MatchedRequest` whose answers stand in the copy of environ or scope that was passed on.
 
     Unlike others it returns the template with the prefix, which only the copy knows.
@@ -144,21 +152,21 @@ def join(prefix: str, route: str) -> str:
 
 
 # The keys of all recorders that some middleware of this process measures with.
-_MEASUREMENT_KEYS: list[str] = []
+MEASUREMENT_KEYS: list[str] = []
 # Their fault logs, by the same keys.
 _FAULT_LOGS: dict[str, FaultLog] = {}
 
 
 def measured_by(recorder: Recorder) -> None:
     """Have `follow_copy` look for this recorder's measurements, as long as the recorder lives."""
-    if recorder.key not in _MEASUREMENT_KEYS:
-        _MEASUREMENT_KEYS.append(recorder.key)
+    if recorder.key not in MEASUREMENT_KEYS:
+        MEASUREMENT_KEYS.append(recorder.key)
         _FAULT_LOGS[recorder.key] = recorder.faults
         weakref.finalize(recorder, _forget, recorder.key).atexit = False
 
 
 def _forget(key: str) -> None:
-    _MEASUREMENT_KEYS.remove(key)
+    MEASUREMENT_KEYS.remove(key)
     del _FAULT_LOGS[key]
 
 
@@ -184,7 +192,7 @@ def follow_copy(carrier: MutableMapping[str, Any]) -> bool:
         Whether anybody may read it: False where all middlewares around exclude the request.
     """
     excluded = measured = False
-    for key in _MEASUREMENT_KEYS:
+    for key in MEASUREMENT_KEYS:
         measurement = carrier.get(key)
         if measurement is not None:
             if measurement.carrier is carrier:
@@ -200,11 +208,19 @@ def follow_copy(carrier: MutableMapping[str, Any]) -> bool:
 
 def session_user(session: object) -> str | None:
     """Return the user that a session names, or None; does not mark the session as accessed."""
-    if session is None:
+    if type(session) is dict:
+        for key in SESSION_KEYS:
+            if key in session:
+                value = session[key]
+                if type(value) is not str:
+                    value = _text_of(value)
+                if value:
+                    name: str = value
+                    return name
         return None
     # By its real type, and past its own methods: a lazy session would load itself for
     # isinstance(), and a tracking one would add "Vary: Cookie" to the app's response for get().
-    if type(session) is dict or issubclass(type(session), dict):
+    if issubclass(type(session), dict):
         if not _keys(session):
             return None
         for key in SESSION_KEYS:

@@ -14,9 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib.sessions.backends.base import SessionBase
 from django.core.handlers.base import BaseHandler
+from django.core.handlers.wsgi import WSGIRequest
 from django.utils.functional import LazyObject, empty
 
-from .base import FRAMEWORK_KEY, follow_copy, report_fault, session_user
+from .base import (
+    FRAMEWORK_KEY,
+    MEASUREMENT_KEYS,
+    MatchedRequest,
+    follow_copy,
+    report_fault,
+    session_user,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,8 +47,15 @@ def install() -> None:
     def resolve_request(handler: BaseHandler, request: HttpRequest) -> ResolverMatch:
         match: ResolverMatch | None = None
         try:
-            carrier = carrier_of(request)
-            if follow_copy(carrier):
+            carrier = request.META if type(request) is WSGIRequest else carrier_of(request)
+            for key in MEASUREMENT_KEYS:
+                measurement = carrier.get(key)
+                if measurement is None or measurement.carrier is not carrier:
+                    wanted = follow_copy(carrier)
+                    break
+            else:  # as most are: measured by all, and no copy
+                wanted = True
+            if wanted:
                 carrier[FRAMEWORK_KEY] = matched = DjangoRequest()
                 matched.request = request
             if MATCH_KEY in carrier:
@@ -64,7 +79,11 @@ def carrier_of(request: HttpRequest) -> dict[str, Any]:
     return carrier
 
 
-class DjangoRequest:
+# Whether a WSGI request has a user and a session by being given them only.
+_IS_GIVEN = not (hasattr(WSGIRequest, "user") or hasattr(WSGIRequest, "session"))
+
+
+class DjangoRequest(MatchedRequest):
     """The `MatchedRequest` of Django.
 
     `user()`, which is asked last, releases the request and keeps the answers: the request refers to
@@ -91,6 +110,23 @@ class DjangoRequest:
             self._user = user_of(request)
             self.request = None
         return self._user
+
+    def both(self) -> tuple[str | None, str | None]:
+        """Return route and user; as `user()` does, it releases the request."""
+        request = self.request
+        if request is None:
+            return self.route(), self._user
+        self._match = match = request.resolver_match
+        template = None if match is None else template_of(match.route or "")
+        # For most this is less than a look into the request's dict, which has to be made first.
+        is_nobodys = (
+            _IS_GIVEN
+            and type(request) is WSGIRequest
+            and not (hasattr(request, "session") or hasattr(request, "user"))
+        )
+        self._user = user = None if is_nobodys else user_of(request)
+        self.request = None
+        return template, user
 
 
 def releasing(user: Callable[[Any], object] | None) -> Callable[[Any], object] | None:

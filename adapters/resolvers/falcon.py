@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .base import FRAMEWORK_KEY, follow_copy, report_fault
+from .base import FRAMEWORK_KEY, MatchedRequest, follow_copy, report_fault
 
 if TYPE_CHECKING:
     import falcon
@@ -43,7 +43,7 @@ class _Component:
             report_fault("Falcon's route")
 
 
-class _FalconRequest:
+class _FalconRequest(MatchedRequest):
     """The template; Falcon has no session."""
 
     __slots__ = ("_template",)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyramid.router import Router  # type: ignore[import-untyped]
 
-from .base import FRAMEWORK_KEY, report_fault, session_user
+from .base import FRAMEWORK_KEY, MatchedRequest, report_fault, session_user
 
 if TYPE_CHECKING:
     from pyramid.request import Request  # type: ignore[import-untyped]
@@ -48,7 +48,7 @@ def install() -> None:
     Router.invoke_request = invoke_request
 
 
-class _PyramidRequest:
+class _PyramidRequest(MatchedRequest):
     """The `MatchedRequest` of Pyramid: the route, the session, and that of a mounted app.
 
     The session is None where the app has not asked for it. The request itself is not kept: it

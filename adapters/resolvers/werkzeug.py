@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from werkzeug.exceptions import HTTPException
 
-from .base import session_user
+from .base import MatchedRequest, session_user
 
 if TYPE_CHECKING:
     from werkzeug.routing import MapAdapter, Rule
 
 
-class RuleRequest:
+class RuleRequest(MatchedRequest):
     """The rule and the session of a request's context.
 
     The context itself is not kept: it refers to environ, which would close a reference cycle.
@@ -35,6 +35,11 @@ class RuleRequest:
     def user(self) -> str | None:
         """Return the user that the session names, or None."""
         return session_user(self.session)
+
+    def both(self) -> tuple[str | None, str | None]:
+        """Return route and user."""
+        rule = self.rule
+        return None if rule is None else rule.rule, session_user(self.session)
 
 
 def rule_of_another_method(error: object, adapter: MapAdapter | None) -> Rule | None:
