@@ -379,6 +379,29 @@ def test_twice_is_harmless(monitor: MetricsMonitor) -> None:
     assert not isinstance(app.middleware_stack, ASGIMetricsMiddleware)
 
 
+def test_two_monitors_and_a_patch_of_the_class_that_comes_later(
+    monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = Starlette(routes=[Route("/x/{id}", ok)])
+    other = MetricsMonitor()
+    instrument(app, monitor, auth=public())
+    instrument(app, other, path="/other", auth=public())
+    called = []
+    for kind in (Starlette, Router):
+        plain: Any = kind.__call__
+
+        async def patched(self: Any, *arguments: Any, plain: Any = plain) -> None:
+            called.append(plain)
+            await plain(self, *arguments)
+
+        monkeypatch.setattr(kind, "__call__", patched)
+    assert ask(app, "/x/1") == 200
+    assert rows(monitor) == rows(other) == {"GET /x/{id}": 1}
+    assert len(called) >= 2
+    for path in ("/api/metrics/current", "/other/current"):
+        assert ask(app, path) == 200
+
+
 def test_a_path_that_is_served_keeps_its_policy(monitor: MetricsMonitor) -> None:
     app = instrument(Starlette(), monitor, auth=token("secret"))
     instrument(app, monitor)

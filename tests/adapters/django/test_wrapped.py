@@ -58,6 +58,21 @@ def test_wrapped_user(monitor: MetricsMonitor, bare: None, asynchronous: bool) -
 
 
 @both
+@pytest.mark.parametrize(
+    ("path", "user"), [("/keep?user=ann", ["ann"]), ("/keep?x=1", []), ("/items/7/", [])]
+)
+def test_two_monitors_read_the_same(
+    monitor: MetricsMonitor, bare: None, path: str, user: list[str], asynchronous: bool
+) -> None:
+    with MetricsMonitor() as other:
+        app = Wrapped(asynchronous).wrap(monitor).wrap(other)
+        app.get(path)
+        assert monitor.get_active_user_ids() == other.get_active_user_ids() == user
+        assert rows(monitor) == rows(other)
+        assert len(rows(monitor)) == 1
+
+
+@both
 @pytest.mark.parametrize("mount", ["/api/metrics", "/m"])
 def test_wrapped_sub_app(
     monitor: MetricsMonitor, bare: None, mount: str, asynchronous: bool
