@@ -105,8 +105,7 @@ class ASGIMetricsMiddleware(Remade):
         reset: ResetRule = True,
     ) -> None:
         self.app = app
-        self._host: object = None  # an app measured in place; see `interpose`
-        self._plain: Any = None
+        self._in_place: tuple[Any, Any] | None = None  # a target of `interpose`, and its `plain`
         self.monitor = given_monitor(monitor, user, route)
         self.recorder = self.monitor.recorder
         self.recorder.in_asgi = True
@@ -144,7 +143,7 @@ class ASGIMetricsMiddleware(Remade):
                 finally:
                     if scope.get(key) is self._excludes:
                         del scope[key]
-        app, host = self.app, self._host
+        app, in_place = self.app, self._in_place
         exchange = new()
         exchange.carrier = scope
         exchange.inner = send
@@ -171,14 +170,13 @@ class ASGIMetricsMiddleware(Remade):
         except NotOpenError:
             await self._begin_first(exchange)
         except Exception:
-            exchange.state = EXCLUDED
-            exchange.server = None
+            exchange.state, exchange.server = EXCLUDED, None
             self.recorder.faults.report("recording a request")
         try:
-            if host is None:
+            if in_place is None:
                 returned = await app(scope, receive, exchange.send)
             else:
-                returned = await self._plain.__call__(host, scope, receive, exchange.send)
+                returned = await in_place[1].__call__(in_place[0], scope, receive, exchange.send)
         except BaseException as error:
             exchange.failed(error)
             scope.pop(key, None)
@@ -212,8 +210,7 @@ class ASGIMetricsMiddleware(Remade):
             await self._open()
             exchange.start = self.recorder.begin()
         except BaseException as error:
-            exchange.state = EXCLUDED
-            exchange.server = None
+            exchange.state, exchange.server = EXCLUDED, None
             if not isinstance(error, Exception):  # cancelled
                 exchange.take_out()
                 raise
@@ -250,8 +247,7 @@ class ASGIMetricsMiddleware(Remade):
             scope[self._key] = self._excludes  # middlewares further in do not count it again
             return await self._websocket(scope, receive, send)
         if kind == "lifespan":
-            # A server's worker that has just started is one before its first request.
-            await self._open()
+            await self._open()  # a server's worker is one before its first request
             self.recorder.serve()
         return await self.app(scope, receive, send)
 

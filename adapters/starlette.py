@@ -100,7 +100,8 @@ class _InPlace(ASGIMetricsMiddleware):
 
     def __init__(self, app: ASGIApp, *, host: Starlette, plain: Any, **settings: Any) -> None:
         super().__init__(app, **settings)
-        self._host, self._plain = host, plain
+        self._host = host
+        self._in_place = host, plain
 
     def _bypass(self, scope: Scope) -> ASGIApp | None:
         root = getattr(self._host, "root_path", "")
