@@ -2,7 +2,7 @@
 
 import { compact, dated, full, make, measured, NONE, tick, write } from "./format.js";
 
-const COLOURS = { accent: "--accent", one: "--line-1", two: "--line-2", three: "--line-3" };
+const COLOURS = { accent: "--accent", one: "--line-1", two: "--line-2", three: "--line-3", quiet: "--quiet", bad: "--bad" };
 const DASHES = { solid: undefined, dashed: [7, 4], dotted: [2, 3] };
 
 const LEAST = 0.01; // where a logarithmic axis begins: the last decimal that is told
@@ -29,8 +29,23 @@ export function minuteOf(row) {
   return { ...row, ...Object.fromEntries(values), at };
 }
 
+/** Lines of what `byClass` returns: red is for the server's own errors, and what clients caused is quiet. */
+export const CLASSES = [
+  { field: "2xx", label: "2xx", colour: "one", fill: true },
+  { field: "3xx", label: "1xx, 3xx", colour: "two", dash: "dashed", fill: true },
+  { field: "4xx", label: "4xx", colour: "quiet", dash: "dotted", fill: true },
+  { field: "5xx", label: "5xx", colour: "bad", fill: true },
+];
+
+/** The answers of a step by the class of their status, a minute. */
+export function byClass({ statuses = {}, requests, request_rate_rpm: rate }) {
+  const each = (...names) => names.reduce((sum, name) => sum + (statuses[name] ?? 0), 0) * (requests ? rate / requests : 0);
+  return { "2xx": each("2xx"), "3xx": each("1xx", "3xx"), "4xx": each("4xx"), "5xx": each("5xx") };
+}
+
 /**
  * One figure. `lines`: [{field, label, colour, dash, fill, spanGaps}]; `unit` follows each number.
+ * `stacked`: each line stands on those behind it.
  *
  * The mouse moves along its points, and so do the arrow keys.
  */
@@ -38,6 +53,7 @@ export class Chart {
   #lines;
   #unit;
   #log;
+  #stacked;
   #onZoom;
   #dragging = false;
   #plot = null;
@@ -51,10 +67,11 @@ export class Chart {
   #data = null;
   #markers = [];
 
-  constructor({ title, unit, lines, sync, height = 180, wide = false, logarithmic = false, onZoom }) {
+  constructor({ title, unit, lines, sync, height = 180, wide = false, logarithmic = false, stacked = false, onZoom }) {
     this.#lines = lines;
     this.#unit = unit;
     this.#log = logarithmic;
+    this.#stacked = stacked;
     this.#onZoom = onZoom;
     this.sync = sync;
     this.height = height;
@@ -70,7 +87,7 @@ export class Chart {
     this.#summary = make("p", { class: "hidden" });
     this.#at = make("span", { class: "at" });
     const caption = make("figcaption", {}, make("span", { class: "title" }, title, this.#at), legend);
-    this.element = make("figure", { class: wide ? "card chart wide" : "card chart" }, caption, this.#box, this.#summary);
+    this.element = make("figure", { class: `card chart ${stacked ? "full" : wide ? "wide" : ""}` }, caption, this.#box, this.#summary);
     if (hasCharts) {
       const slider = { role: "slider", tabindex: "0", "aria-label": `${title}, point by point`, "aria-valuenow": "0" };
       for (const [name, value] of Object.entries(slider)) this.#box.setAttribute(name, value);
@@ -93,7 +110,8 @@ export class Chart {
     this.#columns = this.#lines.map(({ field, spanGaps }) =>
       rows.map((row) => row[field] ?? (spanGaps && !row.gap ? undefined : null)));
     const drawn = (value) => (typeof value === "number" && this.#logarithmic ? Math.max(value, LEAST) : value);
-    this.#data = [rows.map((row) => row.at), ...this.#columns.map((column) => column.map(drawn))];
+    const columns = this.#stacked ? stack(this.#columns) : this.#columns;
+    this.#data = [rows.map((row) => row.at), ...columns.map((column) => column.map(drawn))];
     this.#markers = marks.filter(({ at }) => at >= from && at <= to);
     this.range = [from, to];
     this.#describe();
@@ -216,11 +234,12 @@ export class Chart {
             stroke,
             width: 1.75,
             dash: DASHES[dash ?? "solid"],
-            fill: fill ? `${stroke}22` : undefined,
+            fill: fill ? `${stroke}${this.#stacked ? "55" : "22"}` : undefined,
             points: { show: true, size: 4, fill: stroke, filter: (plot, index) => alone(plot.data[index]) },
           };
         }),
       ],
+      bands: this.#stacked ? this.#lines.slice(1).map((_, line) => ({ series: [line + 1, line + 2] })) : undefined,
       hooks: {
         setSelect: [(plot) => this.#select(plot)],
         setCursor: [(plot) => this.#hover(plot.cursor.idx)],
@@ -286,6 +305,12 @@ export class Chart {
     }
     ctx.restore();
   }
+}
+
+/** The columns, each with those behind it added. */
+function stack(columns) {
+  return columns.map((column, line) =>
+    column.map((value, index) => (value === null ? null : columns.slice(line).reduce((sum, each) => sum + each[index], 0))));
 }
 
 /** Places of the values that no line leads to or from. */

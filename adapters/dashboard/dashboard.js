@@ -2,7 +2,7 @@
 
 import { Alerts } from "./alerts.js";
 import { showBanners } from "./banners.js";
-import { Chart, hasCharts, markers } from "./charts.js";
+import { byClass, Chart, CLASSES, hasCharts, markers } from "./charts.js";
 import { Events } from "./events.js";
 import { Custom } from "./custom.js";
 import { Feed } from "./feed.js";
@@ -45,6 +45,7 @@ const percentiles = [
 const charts = [
   { title: "Request rate", unit: "a minute", wide: true, lines: [{ field: "request_rate_rpm", label: "Requests", colour: "accent", fill: true }] },
   { title: "Latency", unit: "ms", wide: true, lines: percentiles, logarithmic: true },
+  { title: "Statuses", unit: "a minute", stacked: true, lines: CLASSES },
   { title: "Error rate", unit: "%", lines: [{ field: "error_rate_pct", label: "Errors", colour: "one", dash: "dotted" }, { field: "server_error_rate_pct", label: "of the server", colour: "three", fill: true }] },
   { title: "CPU", unit: "%", lines: [{ field: "cpu_usage_pct", label: "CPU", colour: "one", fill: true, spanGaps: true }] },
   { title: "Memory", unit: "MB", lines: [{ field: "memory_usage_mb", label: "Memory", colour: "two", fill: true, spanGaps: true }] },
@@ -58,6 +59,7 @@ function showCharts() {
   const { minutes } = spans;
   const rows = minutes ? (spans.rows ?? []) : [...state.steps.values()];
   const [from, to] = state.zoom ?? [now - (minutes ? 60 * minutes : state.window), now];
+  for (const chart of charts) chart.element.hidden = minutes > 0 && chart.fields.includes("5xx"); // minutes know none
   for (const chart of charts) chart.show(rows, from, to, [...state.markers, ...alerts.marks(chart.fields)]);
 }
 
@@ -171,7 +173,7 @@ function onSeries({ started, reset, series }) {
     spans.load();
   }
   state.markers = markers({ started, reset });
-  for (const step of series) state.steps.set(step.step, { ...step, at: Date.parse(step.timestamp) / 1000 });
+  for (const step of series) state.steps.set(step.step, { ...step, ...byClass(step), at: Date.parse(step.timestamp) / 1000 });
   const oldest = state.told / 1000 - state.window;
   for (const [number, { at }] of state.steps) if (at < oldest) state.steps.delete(number);
 }

@@ -67,6 +67,7 @@ TILES: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         (
             ("Request rate", "request_rate_rpm", "/ min"),
             ("Error rate", "error_rate_pct", "%"),
+            ("Server's own", "server_error_rate_pct", "%"),
             ("Requests", "total_requests", ""),
             ("Errors", "total_errors", ""),
             ("Active users", "active_users", ""),

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import threading
+from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -117,14 +118,14 @@ def test_charts_grow(site: Server, window: Window) -> None:
     site.get(PATHS[site.name].fast)
     until(page, lambda: min(points(page)) >= 1, "a first point")
     before = points(page)
-    assert len(before) == 5
+    assert len(before) == 6
     until(page, lambda: all(b > a for a, b in zip(before, points(page), strict=True)), "more")
     summary = page.locator("#charts figure p.hidden").first.text_content() or ""
     assert "now" in summary
     assert "start at" in summary
     if dashboard.CHARTS not in dashboard.files():
         return
-    assert page.locator("#charts canvas").count() == 5
+    assert page.locator("#charts canvas").count() == 6
     page.get_by_role("button", name="Pause").click()
     paint = "document.querySelectorAll('#charts canvas')[1].toDataURL()"
     latency = page.evaluate(paint)
@@ -144,7 +145,7 @@ def test_charts_grow(site: Server, window: Window) -> None:
     page.keyboard.press("End")
     last = page.get_by_role("slider", name="Request rate").get_attribute("aria-valuetext") or ""
     assert re.fullmatch(r".*\d\d:\d\d:\d\d: Requests [\d,.]+ a minute", last)
-    assert page.locator("#charts .at").all_inner_texts() == [last.partition(": ")[0]] * 5
+    assert page.locator("#charts .at").all_inner_texts() == [last.partition(": ")[0]] * 6
     page.keyboard.press("ArrowLeft")
     before_last = page.locator("#charts .at").first.inner_text()
     assert before_last not in ("", last.partition(": ")[0])
@@ -160,7 +161,8 @@ def test_a_history_that_is_still_empty_is_said_so(site: Server, window: Window) 
     assert page.locator("#spans button").all_inner_texts() == ["Live, 5 min", "Last hour"]
     page.get_by_role("button", name="Last hour").click()
     expect(page.get_by_text("No minute has passed yet.")).to_be_visible()
-    assert points(page) == [0] * 5
+    assert points(page) == [0] * 6
+    expect(page.locator("figure", has_text="Statuses")).to_be_hidden()
     page.get_by_role("button", name="Live, 5 min").click()
     expect(page.locator("#no-history")).to_be_hidden()
 
@@ -395,3 +397,25 @@ def test_a_row_opens_its_own_detail(anew: Server, window: Window) -> None:
     button.click()
     expect(detail).to_have_count(0)
     assert button.get_attribute("aria-expanded") == "false"
+
+
+@on_gunicorn
+def test_statuses_are_told_by_class(anew: Server, window: Window) -> None:
+    for path in ("/hello", "/hello", "/nowhere", "/fail"):
+        anew.get(path)
+    page = window.open(anew)
+    alive(page)
+    figure = page.locator("figure", has_text="Statuses")
+    until(page, lambda: int(figure.get_attribute("data-points") or 0) >= 2, "a step that ended")
+
+    def steps() -> list[dict[str, int]]:
+        series = anew.get(f"{PATH}/series", BEARER).json()["series"]
+        return [step["statuses"] for step in series if step["requests"]]
+
+    until(page, lambda: sum(sum(step.values()) for step in steps()) == 4, "all answers")
+    assert sum((Counter(step) for step in steps()), Counter()) == {"2xx": 2, "4xx": 1, "5xx": 1}
+    summary = figure.locator("p.hidden")
+    expect(summary).to_have_text(re.compile(r"4xx: now 0 .* highest [1-9].* 5xx: .* highest [1-9]"))
+    keys = figure.locator(".key").evaluate_all("l => l.map(e => getComputedStyle(e).color)")
+    assert len(set(keys)) == 4
+    assert keys[-1] == "rgb(185, 28, 28)"  # --bad
