@@ -6,7 +6,6 @@ file holds up every request in it, so a thread does that, and the first request 
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ def not_open() -> float:
 
 async def open_segment(monitor: MetricsMonitor) -> None:
     """Open the segment of this process, unless it is open; what fails is reported."""
+    import asyncio  # here, as a WSGI app has no need of it
+
     recorder = monitor.recorder
     try:
         if recorder.segment is None and monitor.settings.shared is not False:

@@ -64,6 +64,10 @@ ROUTE_ROW = [
     "latency_max_ms",
     "statuses",
     *TTFB,
+    "status_codes",
+    "server_error_rate_pct",
+    "request_rate_rpm",
+    "time_share_pct",
 ]
 COMPONENTS = ["metrics_monitor", "request_tracking", "resource_monitoring", "websocket_tracking"]
 CONFIGURATION = {"window_seconds": 300, "user_timeout_seconds": 300, "max_history_minutes": 60}

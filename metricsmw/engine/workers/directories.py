@@ -211,12 +211,15 @@ def segment_names(directory: Directory) -> list[str]:
 def clear(directory: Directory, *, keep_lock: bool = True) -> None:
     """Remove all files of servers that have ended; with the server's lock held.
 
-    Files of other names, and folders, are somebody else's and stay.
+    Files of other names, and folders that hold anything, are somebody else's and stay.
     """
     for name in directory.names():
         if OUR_NAMES.fullmatch(name) and not (keep_lock and name == LOCK):
             with contextlib.suppress(OSError):
-                directory.remove(name)
+                try:
+                    directory.remove(name)
+                except IsADirectoryError:
+                    directory.remove_directory(name)
 
 
 def _remove_server(folder: Directory, name: str) -> None:

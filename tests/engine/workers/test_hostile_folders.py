@@ -146,6 +146,7 @@ def test_only_names_of_ours_are_cleared(base: Path, monitor: MetricsMonitor) -> 
     directory.mkdir(mode=0o700)
     for name in ("thesis.tex", "workers", "resets", ".thesis.tex.0123456789abcdef"):
         (directory / name).write_text("mine")
+    (directory / "worker-8").mkdir()
     (directory / "photos").mkdir()
     (directory / "photos" / "worker-1").write_text("mine")
     left = ("worker-7", "once-alerts.json", "once-alerts.lock", "started-12.500000000", "new-reset")
