@@ -161,7 +161,7 @@ def scrape(report: Report, quick: bool) -> None:
     with tempfile.TemporaryDirectory() as ours, tempfile.TemporaryDirectory() as theirs:
         found = _child(
             "scrape.py",
-            *(8, 200, 50 if quick else 500, 8 if quick else 40),
+            *(8, 200, 50 if quick else 500, 8 if quick else 40, 50 if quick else 1000),
             METRICSMW_DIR=ours,
             PROMETHEUS_MULTIPROC_DIR=theirs,
         )

@@ -1,8 +1,9 @@
 """Starts workers that record by route and stay, and times scrapes of them all; prints JSON.
 
-`scrape.py WORKERS ROUTES REQUESTS ROUNDS`, with METRICSMW_DIR and PROMETHEUS_MULTIPROC_DIR naming
-empty directories. Each worker has every route, REQUESTS a route; the known client counts the same
-latencies in a histogram with its default buckets and the labels method and route.
+`scrape.py WORKERS ROUTES REQUESTS ROUNDS DEAD`, with METRICSMW_DIR and PROMETHEUS_MULTIPROC_DIR
+naming empty directories. Each worker has every route, REQUESTS a route; the known client counts the
+same latencies in a histogram with its default buckets and the labels method and route. Then DEAD
+more workers record every route once, by our way only, and are killed; the scrape is timed again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import gzip
 import json
 import os
 import random
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -28,6 +30,7 @@ ROUTES = "get_routes()"
 PROTOBUF = "scrape, protobuf with native histograms"
 GZIP = "scrape, protobuf, gzip"
 TEXT = "scrape, text"
+AFTER = "scrape, protobuf with native histograms, after"
 CLIENT = "prometheus_client, multi-process"
 ACCEPT = (
     "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
@@ -48,6 +51,16 @@ def work(routes: int, requests: int) -> MetricsMonitor:
     return monitor
 
 
+def die(monitor: MetricsMonitor, routes: int) -> None:
+    """Have a worker record every route, and be killed; return once it is gone."""
+    if (child := os.fork()) == 0:
+        for route in range(routes):
+            template = f"/section/{route}/items/{{id}}"
+            monitor.record_request(20.0, method="GET", route=template, status=200)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
 def client() -> bytes:
     """Return the known client's answer to a scrape."""
     registry = CollectorRegistry()
@@ -55,7 +68,7 @@ def client() -> bytes:
     return generate_latest(registry)
 
 
-def main(workers: int, routes: int, requests: int, rounds: int) -> None:
+def main(workers: int, routes: int, requests: int, rounds: int, dead: int) -> None:
     ready, ready_in = os.pipe()
     release, release_in = os.pipe()
     for _ in range(workers - 1):
@@ -88,8 +101,14 @@ def main(workers: int, routes: int, requests: int, rounds: int) -> None:
         TEXT: text.write(exposition(monitor)),
         CLIENT: client(),
     }
+    for _ in range(dead):
+        die(monitor, routes)
+    if monitor.total_requests != (workers * requests + dead) * routes:
+        sys.exit("not all dead workers are in the reading")
+    after = race({AFTER: calls(ways[PROTOBUF])}, rounds, 0.002)
     found = {
-        "costs": {name: asdict(timed.cost(name)) for name in ways},
+        "costs": {name: asdict(timed.cost(name)) for name in ways}
+        | {f"{AFTER} {dead} dead workers": asdict(after.cost(AFTER))},
         "ratio": asdict(timed.multiple(PROTOBUF, ROUTES)),
         "bytes": {name: (len(body), len(gzip.compress(body, 4))) for name, body in bodies.items()},
     }
