@@ -7,6 +7,7 @@ none of them is the quick tier: `pytest -m "not (server or browser or slow)"`.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -167,6 +168,8 @@ def server_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in [name for name in os.environ if name.startswith("METRICSMW_")]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(metricsmw.monitor, "_singleton", None)
+    # A framework's app sets up logging for the whole process, where one is imported.
+    logging.root.setLevel(logging.WARNING)
     # What an earlier test has left for the garbage collector would open itself again in every
     # process that this one forks.
     recorder.live_recorders.clear()

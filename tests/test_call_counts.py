@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 ASGI_LIMIT = 14
-WSGI_LIMIT = 17
+WSGI_LIMIT = 18
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ DURATION = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?[smhd]?"
 UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 LABEL_PAIR = r'\s*([A-Za-z_]\w*)\s*=\s*("(?:[^"\\]|\\.)*")\s*'
 HEAD = re.compile(
-    rf"""\s* (?: (?P<name>[A-Za-z][\w-]*) \s* : \s* )?
+    rf"""\s* (?: (?P<name>[A-Za-z_][\w-]*) \s* : \s* )?
     (?: (?P<server>server_)? burn_rate \s* \( \s* (?P<objective>{NUMBER}) \s* , \s*
         (?P<long>{DURATION}) \s* , \s* (?P<short>{DURATION}) \s* \)
       | (?P<metric>[A-Za-z_:][\w:]*) \s* (?: \{{ (?P<labels>(?:[^"}}]|"(?:[^"\\]|\\.)*")*) \}} )?
