@@ -357,7 +357,7 @@ def _exchange_class(
                 inner = self.inner
                 return inner(message)
             if (
-                self.plain
+                self.plain is not None
                 and message["type"] == BODY
                 and ("more_body" not in message or not message["more_body"])
             ):
@@ -366,7 +366,7 @@ def _exchange_class(
 
         async def send_other(self, message: Message) -> None:
             """Send part of a stream, one of the rarer messages, or one out of turn."""
-            if self.plain:
+            if self.plain is not None:
                 last = message["type"] in FINAL and not message.get("more_body")
             else:
                 last = message["type"] == TRAILERS and not message.get("more_trailers")
@@ -380,7 +380,7 @@ def _exchange_class(
                 raise
             if not self.first_byte and message.get("body"):
                 self.first_byte = clock()
-                self.headers = self.plain.get("headers", ()) if self.plain else ()
+                self.headers = () if self.plain is None else self.plain.get("headers", ())
 
         async def send_last(self, message: Message) -> None:
             """Send what completes the response, and report it."""

@@ -217,9 +217,16 @@ def calls_per_request(requests: Requests) -> float:
 
 def _calls(requests: Requests, n: int) -> int:
     profile = cProfile.Profile()
-    profile.enable()
-    requests(n)
-    profile.disable()
+    # What is called at a collection is not the request's.
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        profile.enable()
+        requests(n)
+        profile.disable()
+    finally:
+        if enabled:
+            gc.enable()
     return sum(entry.callcount for entry in profile.getstats())
 
 

@@ -173,8 +173,9 @@ def server_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # What an earlier test has left for the garbage collector would open itself again in every
     # process that this one forks.
     recorder.live_recorders.clear()
-    # Not tmp_path, whose teardown fails where a test is interrupted before it has begun.
-    with TemporaryDirectory(prefix="metricsmw-test-") as folder:
+    # Not tmp_path, whose teardown fails where a test is interrupted before it has begun. A thread
+    # that opens a segment may be at it still.
+    with TemporaryDirectory(prefix="metricsmw-test-", ignore_cleanup_errors=True) as folder:
         monkeypatch.setenv("METRICSMW_DIR", folder)
         yield
         if metricsmw.monitor._singleton is not None:
