@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import add
 
 from metricsmw.engine.reading.lazy import lazy
@@ -75,6 +75,14 @@ class Counts:
         errors = min(lane_of(lanes, RouteLane.ERRORS), requests)
         own = min(lane_of(lanes, RouteLane.SERVER_ERRORS), errors)
         return cls(requests, errors, histogram, peak, ROUTE_SCALE, own)
+
+    def held_to(self, requests: int) -> Counts:
+        """Return the counts of so many requests, of which no more are errors."""
+        if requests == self.requests:
+            return self
+        errors = min(self.errors, requests)
+        own = min(self.server_errors, errors)
+        return replace(self, requests=requests, errors=errors, server_errors=own)
 
     def plus(self, other: Counts) -> Counts:
         """Return the counts of both spans."""

@@ -131,7 +131,10 @@ def route_row(name: Name, routes: RouteLanes, covered: float, spent: float) -> R
     """
     lanes = routes.lanes[name]
     statuses = {status: count for status, count in routes.statuses[name].items() if count}
-    counts = Counts.of_route(lanes, routes.peaks[name])
+    classes = _classes(lanes, statuses)
+    # A row is copied while it grows: a latency may be there already, and its status not yet.
+    requests = sum(classes) + lane_of(lanes, RouteLane.ABANDONED)
+    counts = Counts.of_route(lanes, routes.peaks[name]).held_to(requests)
     p50, p95, p99 = counts.percentiles_ms
     first = routes.first_bytes(name)
     ttfb: tuple[float | None, float | None, float | None] = None, None, None
@@ -146,7 +149,7 @@ def route_row(name: Name, routes: RouteLanes, covered: float, spent: float) -> R
         "latency_p95_ms": p95,
         "latency_p99_ms": p99,
         "latency_max_ms": counts.max_ms,
-        "statuses": _classes(lanes, statuses),
+        "statuses": {f"{k}xx": classes[k] for k in range(1, 6) if classes[k]},
         "latency_ttfb_p50_ms": ttfb[0],
         "latency_ttfb_p95_ms": ttfb[1],
         "latency_ttfb_p99_ms": ttfb[2],
@@ -157,10 +160,10 @@ def route_row(name: Name, routes: RouteLanes, covered: float, spent: float) -> R
     }
 
 
-def _classes(lanes: int, statuses: Mapping[int, int]) -> dict[str, int]:
-    """Return how many of the answered requests had a status of each class."""
+def _classes(lanes: int, statuses: Mapping[int, int]) -> list[int]:
+    """Return how many of the answered requests had a status of each class; the first had none."""
     # Those that share a row of answers are counted by class.
     classes = [lane_of(lanes, RouteLane.REST + k) for k in range(6)]
     for status, count in statuses.items():
         classes[status // 100] += count
-    return {f"{k}xx": classes[k] for k in range(1, 6) if classes[k]}
+    return classes
