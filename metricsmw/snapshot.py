@@ -71,3 +71,23 @@ HISTORY_FIELDS = FIELDS + MINUTE_FIELDS
 # The time to first byte, over the window of the per-route table: of the server, and of each route.
 FIRST_BYTE_FIELDS = ("latency_ttfb_p50_ms", "latency_ttfb_p95_ms", "latency_ttfb_p99_ms")
 INTEGER_FIELDS |= {"minute_requests", "minute_errors", "minute_server_errors"}
+
+
+def history_row(at: float, numbers: SnapshotDict) -> SnapshotDict:
+    """Return a row of the minute history with its fields in their order and of their types.
+
+    Args:
+        at: Its Unix time.
+        numbers: The fields behind the timestamp. The minute's own are left out where there are
+            none, as in a row of the time before they were kept.
+
+    Raises:
+        OverflowError: There is no such time.
+        ValueError: There is no such time.
+    """
+    row: SnapshotDict = {"timestamp": iso_timestamp(at)}
+    known = HISTORY_FIELDS if numbers.get("minute_seconds") else FIELDS
+    for name in known[1:]:
+        value = numbers[name]
+        row[name] = int(value) if name in INTEGER_FIELDS else float(value)
+    return row

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from concurrent.futures import Future
 
@@ -15,10 +14,10 @@ from metricsmw.cli.client import (
     ServerAnswers,
     Source,
     TopError,
-    read_token,
 )
 from metricsmw.cli.locate import locate
 from metricsmw.cli.servers import choose, quiet_log, title
+from metricsmw.cli.tokens import token_in
 from metricsmw.engine.reading.attached import AttachedServer, UnreadableServerError
 from metricsmw.engine.workers.catalog import FoundServer
 
@@ -90,8 +89,4 @@ def source_of(options: argparse.Namespace) -> Source:
 
 
 def _client(options: argparse.Namespace, url: str) -> MetricsClient:
-    if (file := getattr(options, "token_file", None)) is not None:
-        token = read_token(file)
-    else:
-        token = options.token or os.environ.get("METRICSMW_TOKEN", "").strip()
-    return MetricsClient(locate(url), token)
+    return MetricsClient(locate(url), token_in(options))

@@ -1,4 +1,4 @@
-"""What `metricsmw top` reads of a server: its own routes, as any client would read them.
+"""A server's own routes, as commands such as `metricsmw top` ask them, and as any client would.
 
 Nothing is taken on trust: an answer has a limit of size, all answers together have one of time, and
 each is checked to have the numbers and texts that are shown of it.

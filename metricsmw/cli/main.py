@@ -12,7 +12,6 @@ from importlib import import_module
 from typing import TypeVar
 
 from metricsmw import __version__
-from metricsmw.alerts.grammar import seconds
 from metricsmw.cli.tokens import add_token_arguments
 from metricsmw.extras import MissingExtraError, require
 
@@ -147,6 +146,8 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _seconds(text: str) -> int:
     """Return the whole seconds of a duration, for argparse."""
+    from metricsmw.alerts.grammar import seconds  # and all of alerts, for `check --for` only
+
     try:
         length = round(seconds(text))
         if 1 <= length <= 3600:
@@ -211,16 +212,9 @@ def _top_arguments(parser: argparse.ArgumentParser) -> None:
         "of it or a part of its command line (default: the only one)",
     )
     _whose_arguments(parser)
-    token = parser.add_mutually_exclusive_group()
-    token.add_argument(
-        "--token-file",
-        metavar="FILE",
-        help="a file with the bearer token (default: METRICSMW_TOKEN; where none is set and the "
-        "server asks for one, so does this command)",
-    )
-    token.add_argument(
-        "--token",
-        help="the bearer token itself; everybody on this machine can see it, in `ps`",
+    add_token_arguments(
+        parser,
+        "METRICSMW_TOKEN; where none is set and the server asks for one, so does this command",
     )
     parser.add_argument("--once", action="store_true", help="print the numbers once")
     parser.add_argument("--json", action="store_true", help="print them once, as JSON")
@@ -294,8 +288,8 @@ COMMANDS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the console script with `arguments` (default: the process's own); return its exit code.
 
-    0: done; 1: it failed; 2: wrong usage, a port in use or a missing extra; 3: `top` was not let
-    in; 130: interrupted. Wrong usage and `--version` leave through `SystemExit`, as argparse does.
+    0: done; 1: it failed; 2: wrong usage, a port in use or a missing extra; 3: not let in;
+    130: interrupted. Wrong usage and `--version` leave through `SystemExit`, as argparse does.
     """
     options = _parser().parse_args(arguments)
     command: Command = options.command

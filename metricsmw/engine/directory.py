@@ -113,11 +113,6 @@ class Directory:
         """Give a file another name; a file that had it is gone. Raises OSError."""
         os.replace(name, new, src_dir_fd=self.fileno(), dst_dir_fd=self.fileno())
 
-    def link(self, name: str, new: str) -> None:
-        """Give a file a second name. Raises OSError; FileExistsError where there is one."""
-        at = self.fileno()
-        os.link(name, new, src_dir_fd=at, dst_dir_fd=at, follow_symlinks=False)
-
     def write_draft(self, name: str, data: bytes) -> str:
         """Write a file beside its place; return the draft's name, which is then to be renamed.
 
@@ -143,6 +138,19 @@ class Directory:
             with contextlib.suppress(OSError):
                 self.remove(draft)
             raise
+
+    def write_first(self, name: str, data: bytes) -> None:
+        """Write a file unless there is one: it appears as a whole, and of two the first stays.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        draft, at = self.write_draft(name, data), self.fileno()
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, name, src_dir_fd=at, dst_dir_fd=at, follow_symlinks=False)
+        finally:
+            self.remove(draft)
 
     # --- directories in it -----------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ are histograms of their own.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
@@ -54,7 +53,6 @@ if TYPE_CHECKING:
     from metricsmw.monitor import MetricsMonitor
 
 OVERFLOW = "otel.metric.overflow"
-CORES = os.cpu_count() or 1
 
 # The value that stands for each bucket, for sums: no value of it is further away than 1.1 %, or
 # 2.2 % at the routes' scale. A sum of these only grows, as the counts do.

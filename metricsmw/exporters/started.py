@@ -45,13 +45,7 @@ def _agree(directory: Directory, name: str, worked_out: float) -> float:
     with suppress(OSError, ValueError):
         with suppress(FileNotFoundError):
             return _parse(directory.read(name, MAX_BYTES))
-        draft = directory.write_draft(name, repr(worked_out).encode())
-        try:
-            # Not a replacement: the file appears as a whole, and of two the first stays.
-            with suppress(FileExistsError):
-                directory.link(draft, name)
-        finally:
-            directory.remove(draft)
+        directory.write_first(name, repr(worked_out).encode())
         for old in directory.files(PREFIX):
             if old != name:
                 directory.remove(old)

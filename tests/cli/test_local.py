@@ -143,7 +143,7 @@ def test_which_server_is_meant(
 )
 def test_what_is_an_address(target: str, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "find_servers", lambda uid, folders: [SHOP])
-    options = Namespace(target=target, user=None, dir=None, token=None)
+    options = Namespace(target=target, user=None, dir=None, token=None, token_file=None)
     source = attach.source_of(options)
     assert isinstance(source, MetricsClient)
     assert source.base == base

@@ -468,27 +468,19 @@ def test_an_answer_without_end_is_left(strange: Callable[..., str]) -> None:
     assert "it has more than 16 MB" in problem(strange("/series", endless))
 
 
-def test_an_answer_in_drops_is_left(strange: Callable[..., str]) -> None:
+@pytest.mark.parametrize(
+    ("head", "drop"),
+    [(b"HTTP/1.0 200 OK\r\n\r\n", b" "), (b"HTTP/1.0 200 OK\r\nX: ", b"x")],
+    ids=["body", "head"],
+)
+def test_an_answer_in_drops_is_left(strange: Callable[..., str], head: bytes, drop: bytes) -> None:
     left = threading.Event()
 
     def drops(handler: Strange) -> None:
-        handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n")
+        handler.wfile.write(head)
         with suppress(OSError):
             while not left.wait(0.05):
-                handler.wfile.write(b" ")
-
-    assert "has not answered in full within 0.5 s" in problem(strange("/current", drops), 0.5)
-    left.set()
-
-
-def test_a_head_in_drops_is_left(strange: Callable[..., str]) -> None:
-    left = threading.Event()
-
-    def drops(handler: Strange) -> None:
-        handler.wfile.write(b"HTTP/1.0 200 OK\r\nX: ")
-        with suppress(OSError):
-            while not left.wait(0.05):
-                handler.wfile.write(b"x")
+                handler.wfile.write(drop)
 
     assert "has not answered in full within 0.5 s" in problem(strange("/current", drops), 0.5)
     left.set()

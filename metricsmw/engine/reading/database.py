@@ -25,13 +25,11 @@ from metricsmw.engine.reading.counts import Counts
 from metricsmw.engine.storage.histogram import BUCKETS
 from metricsmw.extras import require
 from metricsmw.snapshot import (
-    FIELDS,
     HISTORY_FIELDS,
-    INTEGER_FIELDS,
     MINUTE_FIELDS,
     NUMERIC_FIELDS,
     SnapshotDict,
-    iso_timestamp,
+    history_row,
 )
 
 try:
@@ -46,7 +44,7 @@ OTHERS_TURN = 2.0
 REMOVED_AT_ONCE = 10
 VERSION = 1
 TOTALS = ("total_requests", "total_errors", "total_server_errors")
-VALUES = (*NUMERIC_FIELDS, *MINUTE_FIELDS)
+VALUES = HISTORY_FIELDS[1:]
 COLUMNS = ", ".join(VALUES)
 SCHEMA = (
     """
@@ -96,7 +94,7 @@ class Span(NamedTuple):
     def snapshot(self) -> SnapshotDict:
         """Return the span as a row of the history."""
         own = self.counts.minute(self.seconds)
-        return in_order(self.at, {**self.row, **self.rates(), **own})
+        return history_row(self.at, {**self.row, **self.rates(), **own})
 
 
 class Written(NamedTuple):
@@ -235,7 +233,7 @@ def read_rows(
         f"SELECT at, {COLUMNS} FROM minutes WHERE at > ? AND at <= ? ORDER BY at", (since, until)
     ).fetchmany(most + 1)
     _check_number(found, most)
-    return [in_order(at, dict(zip(VALUES, values, strict=True))) for at, *values in found]
+    return [history_row(at, dict(zip(VALUES, values, strict=True))) for at, *values in found]
 
 
 def read_spans(
@@ -334,14 +332,3 @@ def _unpack(data: bytes) -> int:
     if len(lanes) != BUCKETS * 8:
         raise sqlite3.DatabaseError("a histogram is damaged")
     return int.from_bytes(lanes, "little")
-
-
-def in_order(at: float, snapshot: SnapshotDict) -> SnapshotDict:
-    """Return a snapshot of Unix time ``at`` with its fields in their order and of their types."""
-    row: SnapshotDict = {"timestamp": iso_timestamp(at)}
-    # The minute's own numbers are not there in a row of the time before they were kept.
-    known = HISTORY_FIELDS if snapshot.get("minute_seconds") else FIELDS
-    for name in known[1:]:
-        value = snapshot[name]
-        row[name] = int(value) if name in INTEGER_FIELDS else float(value)
-    return row

@@ -120,14 +120,17 @@ def seconds_spent(lanes: int) -> float:
     return sum(map(mul, counts, MIDPOINTS[lowest:]), 0.0)
 
 
-def route_row(name: Name, routes: RouteLanes, covered: float, spent: float) -> RouteRow:
+def route_row(
+    name: Name, routes: RouteLanes, covered: float, spent: float, total: float
+) -> RouteRow:
     """Return the row of one route.
 
     Args:
         name: The route.
         routes: All of them.
         covered: The seconds that the window's counts cover.
-        spent: The seconds that the requests of all routes took.
+        spent: The seconds that its requests took (`seconds_spent`).
+        total: The seconds that the requests of all routes took.
     """
     lanes = routes.lanes[name]
     statuses = {status: count for status, count in routes.statuses[name].items() if count}
@@ -156,7 +159,7 @@ def route_row(name: Name, routes: RouteLanes, covered: float, spent: float) -> R
         "status_codes": {str(status): statuses[status] for status in sorted(statuses) if status},
         "server_error_rate_pct": counts.server_error_rate_pct,
         "request_rate_rpm": counts.rate_rpm(covered),
-        "time_share_pct": round(100 * seconds_spent(lanes) / spent, 2) if spent else 0.0,
+        "time_share_pct": round(100 * spent / total, 2) if total else 0.0,
     }
 
 

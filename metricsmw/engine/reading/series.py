@@ -86,11 +86,14 @@ class Steps:
         self.started = self._wall_time(reading.created)
         self.reset = self._wall_time(reading.reset.at) if reading.reset.at else None
 
-    def rows(self, counts: Mapping[int, int], count: Callable[[int], Counts]) -> list[RouteStep]:
+    def counts(self, lanes: Mapping[int, int], count: Callable[[int], Counts]) -> dict[int, Counts]:
+        """Return the counts of every step, by its number."""
+        return {number: count(lanes.get(number, 0)) for number in range(self.first, self.last + 1)}
+
+    def rows(self, counts: Mapping[int, Counts]) -> list[RouteStep]:
         """Return every step, with its counts."""
         rows: list[RouteStep] = []
-        for number in range(self.first, self.last + 1):
-            counted = count(counts.get(number, 0))
+        for number, counted in counts.items():
             answered = counted.latency.count
             p50, p95, p99 = counted.percentiles_ms if answered else (None, None, None)
             rows.append(
@@ -125,9 +128,9 @@ def server_steps(
     """
     samples = seen(steps.first, steps.last)
     rows: list[SeriesStep] = []
-    lanes = reading.steps(steps.first)
-    for row in steps.rows(lanes, Counts.of_server):
-        counted = Counts.of_server(lanes.get(row["step"], 0))
+    counts = steps.counts(reading.steps(steps.first), Counts.of_server)
+    for row in steps.rows(counts):
+        counted = counts[row["step"]]
         in_flight, cpu, memory = samples.get(row["step"], (None, None, None))
         rows.append(
             {
@@ -145,7 +148,8 @@ def server_steps(
 
 def route_steps(reading: ServerReading, steps: Steps, method: str, route: str) -> list[RouteStep]:
     """Return the steps of one route; ``steps`` must be tenths of the window."""
-    return steps.rows(reading.route_steps(Name(method, route), steps.first), Counts.of_route)
+    lanes = reading.route_steps(Name(method, route), steps.first)
+    return steps.rows(steps.counts(lanes, Counts.of_route))
 
 
 def clamp_seconds(seconds: int | None, window: int) -> int:

@@ -249,8 +249,9 @@ class ServerReading:
         routes.hold_to(max_routes)
         names = routes.names()
         covered = self.covered(self._window_seconds)
-        spent = sum(seconds_spent(routes.lanes[name]) for name in names)
-        found = [route_row(name, routes, covered, spent) for name in names]
+        spent = {name: seconds_spent(routes.lanes[name]) for name in names}
+        total = sum(spent.values())
+        found = [route_row(name, routes, covered, spent[name], total) for name in names]
         return sorted(found, key=lambda row: (-row["requests"], row["route"], row["method"]))
 
     def instruments(self) -> list[InstrumentSeries]:

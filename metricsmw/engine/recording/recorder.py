@@ -158,14 +158,17 @@ class Recorder:
     - ``begin() -> float``: one more request in flight; its start.
     - ``end(start, status, route, method, user_id=None, now=None) -> float``: its response is
       complete; when that was.
-    - ``fail(start, status, route, method) -> float``: it failed, whatever the status that was sent.
-    - ``abandon(status, route, method)``: its client went away: in the totals only.
+    - ``fail(start, status, route, method, error="") -> float``: it failed, whatever the status that
+      was sent; when that was.
+    - ``abandon(status, route, method) -> float``: its client went away: in the totals only.
     - ``record_request(…)``: `MetricsMonitor.record_request`.
-    - ``observe(seconds, is_error)``: a latency without a route.
+    - ``observe(seconds, is_error, status=None)``: a latency without a route.
+    - ``observe_route(seconds, is_error, route, method, key)``: one of a route.
     - ``streamed(start, first, end, route, method)``: it ended at ``end``, by one of these two; its
       first byte had been sent at ``first``.
     - ``cancel()``: one request in flight less, and nothing counted.
-    - ``user(user_id, at=None)``: the user was active at that time, or now.
+    - ``user(user_id, now=None)``: the user was active at that time, or now.
+    - ``websocket(number)``: so many WebSockets more are open.
 
     ``clock`` returns monotonic seconds.
 
@@ -583,7 +586,7 @@ class Recorder:
                     # Truncated, removed or overwritten: the next store could be a SIGBUS.
                     # Other threads record there until the new one is open, and wait here then.
                     gauges = [in_flight, 0.0]
-                    _, websockets = self.segment.saved_gauges()
+                    websockets = self.segment.saved_websockets()
                     gauges[1] += websockets
                     self.segment = None
                     self.on_release()

@@ -45,7 +45,7 @@ def rows_of(state: int, used: slice) -> list[int]:
     """Return the lanes of each row of a table of routes or of answers.
 
     Args:
-        state: Lanes of the blocks in use, a difference of states or one with its exponent bits.
+        state: Lanes of the blocks in use, without exponent bits.
         used: Their bytes in a whole state.
     """
     if not state:

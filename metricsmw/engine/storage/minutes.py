@@ -32,11 +32,11 @@ from typing import NamedTuple, Protocol
 
 from metricsmw.engine.files import FileHandle
 from metricsmw.engine.storage.histogram import BUCKETS
-from metricsmw.snapshot import INTEGER_FIELDS, MINUTE_FIELDS, NUMERIC_FIELDS, iso_timestamp
+from metricsmw.snapshot import HISTORY_FIELDS, MINUTE_FIELDS, SnapshotDict, history_row
 
 MAGIC = 20_261_130.0
 HEADER = struct.Struct("5d")
-VALUES = (*NUMERIC_FIELDS, *MINUTE_FIELDS)
+VALUES = HISTORY_FIELDS[1:]
 ROW = struct.Struct(f"{len(VALUES) + 4}d")
 UNKNOWN = (0.0,) * len(MINUTE_FIELDS)
 
@@ -81,7 +81,6 @@ class FileBytes:
 
     def reserve(self, size: int) -> None:
         """See `Bytes`. A full disk is an error here, not a missing minute later."""
-        # A full disk is an error here, not a missing minute later.
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(self._file.fileno(), 0, size)
 
@@ -212,23 +211,15 @@ class History:
         # The oldest of a full ring may just be making room for the next one.
         return rows[len(rows) == self._capacity :].count(None)
 
-    def rows(self, since: float, reset_at: float = 0.0) -> list[dict[str, str | float | int]]:
+    def rows(self, since: float, reset_at: float = 0.0) -> list[SnapshotDict]:
         """Return snapshots, oldest first, from after monotonic ``since`` and since the reset."""
         rows = []
         for row in self._rows():
             if row is not None and row[0] > since and row[0] >= reset_at:
                 with suppress(ValueError, OverflowError):  # no time that there is
-                    rows.append(_as_snapshot(row[1], row[2:]))
+                    numbers: SnapshotDict = dict(zip(VALUES, row[2:], strict=True))
+                    rows.append(history_row(row[1], numbers))
         return rows
-
-
-def _as_snapshot(wall: float, values: Sequence[float]) -> dict[str, str | float | int]:
-    row: dict[str, str | float | int] = {"timestamp": iso_timestamp(wall)}
-    numbers = dict(zip(VALUES, values, strict=True))
-    for name in VALUES if numbers["minute_seconds"] else NUMERIC_FIELDS:
-        value = numbers[name]
-        row[name] = int(value) if name in INTEGER_FIELDS else value
-    return row
 
 
 GAUGE_ROW = struct.Struct("5d")

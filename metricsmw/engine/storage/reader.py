@@ -164,7 +164,7 @@ class SegmentReading:
         self._routes: list[RouteCounts] | None = None
         if routes:
             self._take_header(self._read(0, HEADER_BYTES))
-            self._routes = self._route_tables().window()
+            self._routes = self._route_tables(self._read).window()
         whole = self._read(0, OVERALL)
         self._take_header(whole[:HEADER_BYTES])
         # Where any part is missing, the whole segment is left out.
@@ -197,12 +197,12 @@ class SegmentReading:
             buckets=BUCKETS * 8,
         )
 
-    def _route_tables(self) -> RouteTableReader:
+    def _route_tables(self, read: Read) -> RouteTableReader:
         steps = NO_STEPS
         if self._same_window:
             steps = self._period.steps(STEP_RATIO, ROUTE_STEPS_PER_WINDOW)
         return RouteTableReader(
-            self._source.opened().read,
+            read,
             self._header,
             steps,
             self._reset.at,
@@ -299,11 +299,13 @@ class SegmentReading:
 
     def routes(self) -> Iterable[RouteCounts]:
         """Return the window's counts of every row that has any; a route may have two."""
-        return self._route_tables().window() if self._routes is None else self._routes
+        if self._routes is not None:
+            return self._routes
+        return self._route_tables(self._source.opened().read).window()
 
     def route_totals(self) -> Iterable[RouteTotal]:
         """Return what was counted since the reset; a route has several parts."""
-        return self._route_tables().totals()
+        return self._route_tables(self._source.opened().read).totals()
 
     def instruments(self) -> Iterable[tuple[Kind, str, int]]:
         """Yield (kind, packed name, lanes since the reset) of the app's own numbers.
@@ -337,7 +339,7 @@ class SegmentReading:
 
     def route_steps(self, name: Name, first: int) -> Iterable[tuple[int, int]]:
         """Yield the counts of one route in each route step from ``first`` on, as lanes."""
-        return self._route_tables().steps(name, first)
+        return self._route_tables(self._source.opened().read).steps(name, first)
 
     def _baseline(self, offset: int) -> int | None:
         return self._reset.states.get((self._header.nonce, offset))

@@ -60,8 +60,6 @@ COUNTS = int(BIAS) - 1  # the bits of a lane that count, without those of the bi
 SPARE = ROUTE_LANES - RouteLane.ANSWERS
 # The lanes of a row but those of its answers.
 OWN_LANES = (1 << 64 * RouteLane.ANSWERS) - 1
-# The highest bit of every lane of a row's histogram.
-HIGHEST = int.from_bytes(bytes([0] * 7 + [128]) * ROUTE_BUCKETS, "little")
 
 
 class RouteCounts(NamedTuple):
@@ -284,9 +282,7 @@ class RouteTableReader:
         begun = [max(of_base - of_reset, 0) for of_base, of_reset in pairs]
         counted = []
         for row, earlier in zip(total, begun, strict=True):
-            if earlier > row or (row - earlier) & HIGHEST:
-                raise CorruptSegmentError("impossible counts")
-            counted.append((row - earlier, earlier))
+            counted.append((since(row, earlier, ROUTE_BUCKETS), earlier))
         return head, counted
 
     def _base(self, offset: int) -> int:

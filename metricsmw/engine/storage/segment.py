@@ -59,10 +59,7 @@ class Table:
         self._peaks = view[shape.peaks : shape.peaks + shape.slots * shape.rows * 8].cast("d")
         self.step = 0 if fresh else int(max(self._labels, default=0))
         if fresh:
-            self._begin()
-
-    def _begin(self) -> None:
-        self.current[:] = zero_lanes(self.shape.rows * self.shape.lanes)
+            self.current[:] = zero_lanes(shape.rows * shape.lanes)
 
     @property
     def _slot(self) -> int:
@@ -185,13 +182,6 @@ class BlockTable(Table):
         begin = self.shape.facts + number * FACT_BYTES
         return self.view[begin : begin + FACT_BYTES]
 
-    def pieces(self, number: int, state: int) -> Iterator[memoryview]:
-        """Yield what a row has in each block that is in use, of the state at an offset."""
-        size = BLOCK_LANES * 8
-        for begin in range(self.used.start, self.used.stop, BLOCK_BYTES):
-            place = state + begin + number * size
-            yield self.view[place : place + size]
-
     def allocate_base(self) -> None:
         """Have memory for the base. Raises OSError where there is no room."""
         begin, used = self.offset + self.shape.base, self.used
@@ -295,15 +285,16 @@ class Segment:
         """Whether the memory is all there, and readers still take it for this worker's."""
         return self.memory.is_whole and self._read_identity() == self._identity
 
-    def saved_gauges(self) -> list[float]:
-        """Return the gauges, read without touching mapped memory that may be gone.
+    def saved_websockets(self) -> float:
+        """Return how many WebSockets are open, read without touching memory that may be gone.
 
-        0 where they are gone, or stand in a header that somebody else has written.
+        0 where the number is gone, or stands in a header that somebody else has written.
         """
-        raw = self.memory.read(Field.IN_FLIGHT * 8, 16)
-        if len(raw) < 16 or self._read_identity() != self._identity:
-            return [0.0, 0.0]
-        return [v if 0 <= v < BIAS else 0.0 for v in struct.unpack("2d", raw)]
+        raw = self.memory.read(Field.WEBSOCKETS * 8, 8)
+        if len(raw) < 8 or self._read_identity() != self._identity:
+            return 0.0
+        (number,) = struct.unpack("d", raw)
+        return number if 0 <= number < BIAS else 0.0
 
     def _reopen_chunks(self) -> None:
         for number in range(int(self.header[Field.CHUNKS])):

@@ -41,7 +41,6 @@ from metricsmw.engine.storage.layout import (
 from metricsmw.engine.storage.reader import FUTURE_SECONDS
 from metricsmw.engine.workers.processes import (
     Process,
-    Root,
     find_root,
     server_root,
     site,
@@ -119,14 +118,14 @@ class Place(NamedTuple):
     by_hand: bool
 
 
-def choose_places(root: Root | None = None, here: Surroundings = HERE) -> list[Place]:
+def choose_places(here: Surroundings = HERE) -> list[Place]:
     """Return where this process's server may have its directory, the best place first.
 
     None of the directories may be there yet. `METRICSMW_DIR` leaves one place.
     """
     if (folder := folder_by_hand()) is not None:
         return [Place(folder / f"metricsmw-{os.geteuid()}", "METRICSMW_DIR", "", True)]
-    root = root or server_root()
+    root = server_root()
     name = f"{root.process.pid}-{root.process.start}"
     if part := site():
         name += f"-{zlib.crc32(part.encode()):08x}"
@@ -276,7 +275,7 @@ def this_owner(here: Surroundings = HERE) -> Owner:
 
 
 def is_name_locked(directory: Directory, name: str) -> bool:
-    """Return the same of a file's name; False where it cannot be opened.
+    """Return whether the worker whose segment has this name lives; False where it cannot be opened.
 
     It is quick, as a joining worker asks it of all workers under the server's lock.
     """

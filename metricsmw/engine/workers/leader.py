@@ -26,6 +26,7 @@ from contextlib import suppress
 
 from metricsmw.engine.directory import Directory
 from metricsmw.engine.files import FileHandle
+from metricsmw.engine.workers.directories import is_locked
 from metricsmw.engine.workers.membership import ServerMember
 from metricsmw.engine.workers.notes import (
     CorruptNoteError,
@@ -136,7 +137,7 @@ class LeaderLock:
     @property
     def is_leader(self) -> bool:
         """Whether this worker leads already."""
-        if not self._member.is_open:  # `directory` would open it
+        if not self._member.is_open:  # `shared_directory` would open it
             return False
         directory = self._member.shared_directory
         with self._lock:
@@ -182,10 +183,7 @@ class LeaderLock:
         Raises:
             CorruptNoteError: The note is damaged.
         """
-        directory = self._member.shared_directory
-        if directory is None:
-            return parse_note(self._member.jobs.notes.get(self.name, ""))
-        return read_note(directory, f"once-{self.name}.json")
+        return _read(self._member, self.name)
 
     def write(self, note: Mapping[str, object]) -> bool:
         """Save a note, as the leader, for all workers and for the next leader.
@@ -236,9 +234,9 @@ def _is_named(file: FileHandle) -> bool:
         return False
 
 
-def _try_lock(file: FileHandle, mode: int | None = None) -> bool:
+def _try_lock(file: FileHandle) -> bool:
     try:
-        fcntl.flock(file, (fcntl.LOCK_EX if mode is None else mode) | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -292,7 +290,7 @@ def led_jobs(
                 file = directory.open(f"once-{name}.lock", os.O_RDONLY)
             except OSError:
                 continue  # whether it is locked is not known
-            if _try_lock(file, fcntl.LOCK_SH):
+            if not is_locked(file):
                 continue
             deadline = read_deadline(file, now)
         try:

@@ -30,13 +30,14 @@ from metricsmw.engine.workers.leader import LOCK_FILE, NOTE_FILE, read_deadline
 from metricsmw.engine.workers.notes import MAX_BYTES
 from metricsmw.engine.workers.processes import Process
 from metricsmw.engine.workers.registry import JobRegistry
+from metricsmw.engine.workers.resets import MOST_BYTES as MOST_RESET_BYTES
+from metricsmw.engine.workers.resets import NAME as RESET
 from metricsmw.engine.workers.resets import unpack_reset
 from metricsmw.engine.workers.sources import Unreadable
 from metricsmw.engine.workers.surroundings import HERE, Surroundings
 
 HISTORY_FILE = re.compile(r"history-([1-9][0-9]{0,3})")
 DEFAULT_MINUTES = 60
-MOST_RESET_BYTES = 256 << 20
 # 1: FLOCK  ADVISORY  WRITE 1534 00:1b:21277 0 EOF
 FLOCK_LINE = re.compile(
     rb"^\d+: FLOCK +\w+ +WRITE +-?\d+ ([0-9a-f]+):([0-9a-f]+):(\d+) ", re.MULTILINE
@@ -242,10 +243,10 @@ class OutsideGroup:
         self._sources[name] = segment
 
     def _read_reset(self, folder: Folder, names: list[str], now: float) -> Reset:
-        if "reset" not in names:
+        if RESET not in names:
             return NEVER
         try:
-            return unpack_reset(folder.read("reset", MOST_RESET_BYTES), now)
+            return unpack_reset(folder.read(RESET, MOST_RESET_BYTES), now)
         except FileNotFoundError:
             return NEVER
         except OSError:
@@ -302,14 +303,9 @@ class CopiedJobs(JobRegistry):
     A job has a leader where the kernel lists the lock of its lock file.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._held: list[object] = []  # stand for the leaders, which are only known weakly
-
     def copy(self, folder: Folder, flocks: Flocks, now: float) -> None:
         """Copy the server's notes and deadlines, as they are at monotonic ``now``."""
         self.clear()
-        self._held = []
         for name in folder.names():
             if match := NOTE_FILE.fullmatch(name):
                 with contextlib.suppress(OSError):
@@ -318,14 +314,5 @@ class CopiedJobs(JobRegistry):
             elif match := LOCK_FILE.fullmatch(name):
                 with contextlib.suppress(OSError), contextlib.closing(folder.open(name)) as file:
                     if flocks.has(file):
-                        self._lead(match[1], read_deadline(file, now))
-
-    def _lead(self, name: str, deadline: float) -> None:
-        leader = _Leader()
-        self._held.append(leader)
-        self.leaders[name] = leader
-        self.deadlines[name] = deadline
-
-
-class _Leader:
-    """Stands for the worker that leads a job."""
+                        self.leaders[match[1]] = self  # any object stands for the leader
+                        self.deadlines[match[1]] = read_deadline(file, now)

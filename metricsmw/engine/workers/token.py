@@ -45,13 +45,7 @@ def server_token(directory: Directory | Path, *, create: bool = True) -> str | N
 
 def _kept(directory: Directory, token: str) -> str:
     """Return the token of a directory, this one where it had none."""
-    # Complete before it has its name, which only the first worker to come can give it.
-    draft = directory.write_draft(TOKEN, token.encode())
-    try:
-        with contextlib.suppress(FileExistsError):
-            directory.link(draft, TOKEN)
-    finally:
-        directory.remove(draft)
+    directory.write_first(TOKEN, token.encode())
     return _read(directory)
 
 

@@ -15,6 +15,7 @@ from kits.crew import Crew, SharedClock, crew, wait_until
 from metricsmw import MetricsMonitor
 from metricsmw.alerts import MetricsAlerter, get_alerts
 from metricsmw.engine.reading.attached import AttachedServer, UnreadableServerError
+from metricsmw.engine.reading.moment import Reading
 from metricsmw.engine.storage.layout import LAYOUT, Field, Owner
 from metricsmw.engine.workers.catalog import FoundServer, find_servers, shorten
 from metricsmw.engine.workers.outside import Flocks, Folder, is_alive
@@ -39,8 +40,7 @@ def serve(monitor: MetricsMonitor, user: str) -> int:
     return os.getpid()
 
 
-def report(monitor: MetricsMonitor) -> dict[str, Any]:
-    reading = monitor.read(routes=True)
+def parts(reading: Reading) -> dict[str, Any]:
     return {
         "snapshot": reading.snapshot.to_dict(),
         "routes": reading.routes,
@@ -51,6 +51,10 @@ def report(monitor: MetricsMonitor) -> dict[str, Any]:
         "custom": [one.as_row("") for one in reading.server.instruments()],
         "totals": reading.statistics["totals"],
     }
+
+
+def report(monitor: MetricsMonitor) -> dict[str, Any]:
+    return parts(monitor.read(routes=True))
 
 
 def health(monitor: MetricsMonitor) -> dict[str, Any]:
@@ -103,16 +107,7 @@ def test_it_says_what_a_worker_says(workers: Crew, clock: SharedClock) -> None:
     said = workers.workers[1].do(report)
     server = AttachedServer(in_dir(), clock)
     reading = server.read()
-    seen = {
-        "snapshot": reading.snapshot.to_dict(),
-        "routes": reading.routes,
-        "series": reading.series(),
-        "route": reading.route_series("GET", "/items/{id}"),
-        "users": reading.active_user_ids,
-        "history": reading.history(60),
-        "custom": [one.as_row("") for one in reading.server.instruments()],
-        "totals": reading.statistics["totals"],
-    }
+    seen = parts(reading)
     for name in BY_READER:
         said["snapshot"].pop(name), seen["snapshot"].pop(name)
     assert seen == said
