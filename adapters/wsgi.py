@@ -50,8 +50,9 @@ if TYPE_CHECKING:
     from .api.policies import Policy, ResetRule
     from .types import EnvironIdentity, EnvironRoute, EnvironUser, Exclude, Headers, Thresholds
 
-MAX_TYPES = 100  # of complete bodies, that are remembered
-MAX_STATUS_LINES = 1000  # that are remembered; an app that makes them up is parsed each time
+# So many are remembered; then all are forgotten: what an app makes up takes no room for good.
+MAX_TYPES = 100  # of complete bodies
+MAX_STATUS_LINES = 1000
 _codes: dict[str, int] = {}
 
 
@@ -199,8 +200,9 @@ class WSGIMetricsMiddleware(Remade):
 
     def _hand_out_whole(self, exchange: WSGIMeasurement, body: Iterable[bytes]) -> Iterable[bytes]:
         """Report a response that is complete, as are all whose body is of the same type."""
-        if len(self._whole) < MAX_TYPES:
-            self._whole.add(type(body))
+        if len(self._whole) >= MAX_TYPES:
+            self._whole.clear()
+        self._whole.add(type(body))
         exchange.complete()
         return body
 
@@ -337,8 +339,9 @@ def _code_of(line: str) -> int:
         code = int(line[:3])
     except (TypeError, ValueError):
         return 500
-    if len(_codes) < MAX_STATUS_LINES:
-        _codes[line] = code
+    if len(_codes) >= MAX_STATUS_LINES:
+        _codes.clear()
+    _codes[line] = code
     return code
 
 
