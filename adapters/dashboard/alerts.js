@@ -4,9 +4,6 @@
 import { dated, full, make, write } from "./format.js";
 
 const SHOWN = { firing: "Firing", pending: "Pending" };
-const CHANGES = {
-  pending: ["Alert pending", "info"], // beginning and end are among the server's events
-};
 
 export class Alerts {
   #section;
@@ -89,8 +86,8 @@ export class Alerts {
     this.#states = new Map(rows.map((row) => [`${row.type} ${row.rule}`, row.state]));
     for (const row of rows) {
       const was = before?.get(`${row.type} ${row.rule}`);
-      const [word, kind] = CHANGES[row.state] ?? [];
-      if (word && was && was !== row.state) this.#happened(`${word}: ${row.type}, ${said(row)}`, kind);
+      // Beginning and end are among the server's events.
+      if (row.state === "pending" && was && was !== "pending") this.#happened(`Alert pending: ${row.type}, ${said(row)}`, "info");
     }
     const known = rows.filter(({ state }) => state in SHOWN);
     const firing = known.filter(({ state }) => state === "firing");

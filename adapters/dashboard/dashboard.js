@@ -22,6 +22,7 @@ const SAME_MOMENT = 1000; // ms: one moment told twice by a wall clock
 const state = {
   connection: "loading",
   metrics: null,
+  first: null, // the time to first byte, as it was told last
   steps: new Map(), // number of the step -> the step
   window: 300,
   started: null,
@@ -36,7 +37,6 @@ const state = {
 
 // --- charts --------------------------------------------------------------------------------------
 
-// CPU and memory are known where somebody looked: at least once a minute.
 const percentiles = [
   { field: "latency_p50_ms", label: "P50", colour: "one" },
   { field: "latency_p95_ms", label: "P95", colour: "two", dash: "dashed" },
@@ -55,9 +55,10 @@ find("no-charts").hidden = hasCharts;
 
 function showCharts() {
   if (!state.told) return;
-  const now = state.told / 1000;
   const { minutes } = spans;
   const rows = minutes ? (spans.rows ?? []) : [...state.steps.values()];
+  // Who polls asks for the steps after the numbers: one may have ended in between.
+  const now = Math.max(state.told / 1000, rows.at(-1)?.at ?? 0);
   const [from, to] = state.zoom ?? [now - (minutes ? 60 * minutes : state.window), now];
   for (const chart of charts) chart.element.hidden = minutes > 0 && chart.fields.includes("5xx"); // minutes know none
   for (const chart of charts) chart.show(rows, from, to, [...state.markers, ...alerts.marks(chart.fields)]);
@@ -199,8 +200,8 @@ function serverTime() {
   return state.told ? state.told + performance.now() - state.toldAt : Date.now();
 }
 
-function happened(text, kind, at = serverTime()) {
-  events.add(text, kind, at);
+function happened(text, kind) {
+  events.add(text, kind, serverTime());
 }
 
 // --- the connection ------------------------------------------------------------------------------

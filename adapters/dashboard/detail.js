@@ -14,7 +14,7 @@ export class Detail {
   #ask;
   #shown = null; // {rows, from, to, marks}
 
-  /** `ask()` answers with the route's series; `onZoom(from, to)` is told of a dragged span. */
+  /** `ask()` answers with the route's series; `zoomed(span)` is told of a dragged span, [from, to] or null. */
   constructor({ ask, zoomed }) {
     this.#ask = ask;
     const options = { height: 130, onZoom: zoomed };

@@ -8,7 +8,7 @@ const MOST = 250;
 export class Events {
   #list;
   #none;
-  #rows = new Map(); // by id: {at, text, kind, element}
+  #rows = new Map(); // by id: {at, text, element}
   #own = 0;
 
   constructor({ list, none }) {

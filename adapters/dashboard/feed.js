@@ -1,8 +1,9 @@
 // The connection: a stream where the server has one, else polling; it finds out, and comes back.
 //
-// `onUpdate` is given {metrics, started, reset, step_seconds, series, routes?, alerts?, health?, events?}: `series`
-// holds the steps that are new (all of them after a connect). `onState` is given "live" or
-// "polling", "lost" with a reason, and "unauthorised" with what is asked for: "bearer", "basic", "".
+// `onUpdate` is given {metrics, window_seconds?, started?, reset?, step_seconds?, series?, routes?,
+// first_bytes?, alerts?, health?, events?}: `series` holds the steps that are new (all of them after a
+// connect). `onState` is given "live" or "polling", "lost" with a reason, "unauthorised" with what is
+// asked for ("bearer", "basic", ""), and "resting" where the page asks no more.
 
 const POLL_EVERY = 1000;
 const TABLE_EVERY = 5000;

@@ -96,7 +96,7 @@ export class Spans {
     const step = Math.ceil(minutes / POINTS);
     let again = 30_000 * step;
     if (asked || this.#isFed()) {
-      const found = await this.#ask(minutes, minutes > 60 ? step : 1);
+      const found = await this.#ask(minutes, step);
       if (mine !== this.#load) return;
       if (found) {
         this.rows = withGaps(found.rows, 60 * step);

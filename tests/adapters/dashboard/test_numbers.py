@@ -33,6 +33,7 @@ from kits.page import (
 )
 from kits.servers import Server, wait_until
 from playwright.sync_api import (
+    Route,
     expect,
 )
 
@@ -151,6 +152,30 @@ def test_charts_grow(site: Server, window: Window) -> None:
     assert before_last not in ("", last.partition(": ")[0])
     page.get_by_role("button", name="log scale").focus()
     assert page.locator("#charts .at").first.inner_text() == ""
+
+
+@on_gunicorn
+def test_a_step_that_ended_after_the_numbers_were_taken_is_in_its_chart(
+    site: Server, window: Window
+) -> None:
+    def earlier(route: Route) -> None:
+        answer = route.fetch()
+        body = answer.json()
+        told = datetime.fromisoformat(body["metrics"]["timestamp"]) - timedelta(seconds=20)
+        body["metrics"]["timestamp"] = told.isoformat()
+        route.fulfill(response=answer, json=body)
+
+    window.page.route("**/current", earlier)
+    page = window.open(site)
+    alive(page)
+    if dashboard.CHARTS not in dashboard.files():
+        return
+    until(page, lambda: min(points(page)) >= 1, "a first point")
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("slider", name="Request rate").focus()
+    page.keyboard.press("End")
+    last = page.get_by_role("slider", name="Request rate").get_attribute("aria-valuetext") or ""
+    assert page.locator("#charts .at").first.inner_text() == last.partition(": ")[0] != ""
 
 
 @on_gunicorn
