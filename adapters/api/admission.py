@@ -132,8 +132,7 @@ class Admission:
         return Grant.of(await verdict if isawaitable(verdict) else verdict)
 
     async def _slowed_refusal(self, request: Request) -> Response | None:
-        secret = token_of(self.policy)
-        guess = guess_of(self.policy, request, secret)
+        guess = guess_of(self.policy, request)
         if guess is None:
             return None
         wait = LOGIN_RATE_LIMIT.failed(guess, self._monitor.clock.monotonic())

@@ -144,6 +144,8 @@ def _silence(monitor: MetricsMonitor, request: Request) -> Response:
         )
     except ValueError as error:
         raise BadRequestError(str(error)) from error
+    except OSError as error:  # no room, or another worker is setting one
+        return error_response(503, f"Nothing was silenced: {error.strerror or error}")
     return _success({"silences": _silences(silences)})
 
 
@@ -305,7 +307,7 @@ def _sign_in(monitor: MetricsMonitor, request: Request) -> Response:
     if not bears(request, request.token):
         return error_response(401, "Wrong token")
     cookie = signin.cookie(request.token, request.headers)
-    return _json(200, {"success": True, "timestamp": _timestamp()}, {"Set-Cookie": cookie})
+    return _success({}, {"Set-Cookie": cookie})
 
 
 def _sign_out(monitor: MetricsMonitor, request: Request) -> Response:
@@ -316,7 +318,7 @@ def _sign_out(monitor: MetricsMonitor, request: Request) -> Response:
     cookie = (
         {"Set-Cookie": signin.expired_cookie(request.token, request.headers)} if known else None
     )
-    return _json(200, {"success": True, "timestamp": _timestamp()}, cookie)
+    return _success({}, cookie)
 
 
 _PAGE_HEADERS: Final = {
@@ -377,10 +379,9 @@ def _minutes(query: str, maximum: int) -> int:
 
 def _whole(query: str, name: str, maximum: int) -> int | None:
     """Return that parameter, the last one where it is repeated, held to the maximum."""
-    given = parse_qs(query, keep_blank_values=True).get(name)
-    if given is None:
+    text = _parameter(query, name)
+    if text is None:
         return None
-    text = given[-1]
     digits = text.lstrip("0")
     if not (digits and text.isascii() and text.isdigit()):
         raise BadRequestError(
@@ -395,8 +396,8 @@ def _parameter(query: str, name: str) -> str | None:
     return None if given is None else given[-1]
 
 
-def _success(content: dict[str, object]) -> Response:
-    return _json(200, {"success": True, **content, "timestamp": _timestamp()})
+def _success(content: dict[str, object], headers: Mapping[str, str] | None = None) -> Response:
+    return _json(200, {"success": True, **content, "timestamp": _timestamp()}, headers)
 
 
 def error_response(

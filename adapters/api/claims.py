@@ -132,10 +132,12 @@ class MountCheck:
             mount: The path of the mount, without a slash at its end.
             resolver: The project's, of all its URLs.
         """
-        if mount not in self._checked and len(self._checked) < _MAX_MOUNTS:
+        if mount not in self._checked:
+            if len(self._checked) >= _MAX_MOUNTS:
+                self._checked.clear()
             claims = _claims_at(mount, resolver.url_patterns, "/")
             self._checked[mount] = all(each == self._claim or each.is_default for each in claims)
-        return self._checked.get(mount, True)
+        return self._checked[mount]
 
 
 def _claims_at(mount: str, patterns: Any, above: str) -> Iterator[Claim]:

@@ -29,7 +29,7 @@ def event_rows(monitor: MetricsMonitor, most: int = MAX_EVENTS) -> list[EventRow
         most: How many events at most, the latest.
     """
     rows = _server_rows(monitor) + _alert_rows(monitor)
-    return sorted(rows, key=lambda row: row["timestamp"])[-min(most, MAX_EVENTS) :]
+    return sorted(rows, key=lambda row: row["timestamp"])[-most:]
 
 
 def _server_rows(monitor: MetricsMonitor) -> list[EventRow]:

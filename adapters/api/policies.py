@@ -244,11 +244,7 @@ class _Session:
         if self.allow is None:
             return Grant.AMBIENT
         allowed = self.allow(user.account)
-        return _settled(allowed) if isawaitable(allowed) else Grant.of(allowed)
-
-
-async def _settled(allowed: Awaitable[object]) -> object:
-    return await allowed
+        return allowed if isawaitable(allowed) else Grant.of(allowed)
 
 
 @dataclass(frozen=True)
@@ -331,10 +327,7 @@ class _Default:
                 " terminal or in debug mode; `metricsmw token` prints it on the machine itself, and"
                 f" {TOKEN_VARIABLE} sets another one."
             )
-        return [
-            *ways,
-            f"Send `Authorization: Bearer <token>`, or sign in on the page, with {which}",
-        ]
+        return [*ways, _TOKEN_WAY.format(which)]
 
     def __call__(self, request: Request) -> Grant | None:
         if is_bearing(request):
@@ -383,19 +376,21 @@ def _credentials(request: Request, scheme: str) -> str:
     return rest.strip(" \t") if given.lower() == scheme else ""
 
 
-def guess_of(policy: Policy, request: Request, secret: str | None) -> bytes | None:
+def guess_of(policy: Policy, request: Request) -> bytes | None:
     """Return a digest of the wrong credentials that a refused request carries; None: it has none.
 
     Args:
         policy: What refused it.
         request: The request.
-        secret: The token that the policy takes, or None.
     """
     challenge = (challenge_of(policy) or "").lower()
-    if not challenge and secret is None:
-        return None  # there is no secret that could be guessed
     of_proxy = _scheme(request) in _OF_PROXIES and not challenge.startswith("basic")
     sent = "" if of_proxy else request.headers.get("authorization", "").strip(_SPACE)
+    if not sent and COOKIE not in request.headers.get("cookie", ""):
+        return None  # and the token, which may be in a file, is not asked for
+    secret = token_of(policy)
+    if not challenge and secret is None:
+        return None  # there is no secret that could be guessed
     return guess_in(secret, sent, request.headers)
 
 

@@ -42,8 +42,8 @@ def expired_cookie(secret: str, headers: Mapping[str, str]) -> str:
 def is_signed_in(secret: str, headers: Mapping[str, str]) -> bool:
     """Return whether the request's cookies hold one that was signed with the secret, in time."""
     name = _name(secret)
-    for each in re.split("[;,]", headers.get("cookie", "")):
-        key, _, value = each.strip().partition("=")
+    for each in _cookies(headers):
+        key, _, value = each.partition("=")
         if key == name and _is_valid(secret, value):
             return True
     return False
@@ -60,11 +60,11 @@ def guess_in(secret: str | None, sent: str, headers: Mapping[str, str]) -> bytes
         headers: The request's.
     """
     own = f"{_name(secret)}=" if secret else "="
-    cookies = [each.strip() for each in re.split("[;,]", headers.get("cookie", ""))]
     guesses = [
         each
-        for each in cookies
-        if each.startswith(COOKIE) and not (each.startswith(own) and _is_over(secret, each))
+        for each in _cookies(headers)
+        if each.startswith(COOKIE)
+        and not (secret and each.startswith(own) and _was_valid(secret, each.partition("=")[2]))
     ]
     if not sent and not guesses:
         return None
@@ -111,24 +111,22 @@ class LoginRateLimit:
 LOGIN_RATE_LIMIT = LoginRateLimit()
 
 
-def _is_over(secret: str | None, cookie: str) -> bool:
-    """Return whether a cookie of the secret, as "name=value", was right once."""
-    from itsdangerous import BadData
-
-    try:
-        if secret:
-            signed = _signer(secret).unsign(cookie.partition("=")[2])
-            return signed == _SIGNED
-    except (BadData, UnicodeError):
-        pass
-    return False
+def _cookies(headers: Mapping[str, str]) -> list[str]:
+    """Return the request's cookies, each as "name=value"."""
+    return [each.strip() for each in re.split("[;,]", headers.get("cookie", ""))]
 
 
 def _is_valid(secret: str, value: str) -> bool:
+    """Return whether a cookie's value was signed with the secret, in time."""
+    return _was_valid(secret, value, LIFETIME_SECONDS)
+
+
+def _was_valid(secret: str, value: str, age: int | None = None) -> bool:
+    """Return the same of a cookie of so many seconds at most; None: of any age."""
     from itsdangerous import BadData
 
     try:
-        return _signer(secret).unsign(value, max_age=LIFETIME_SECONDS) == _SIGNED
+        return _signer(secret).unsign(value, max_age=age) == _SIGNED
     except (BadData, UnicodeError):
         return False
 

@@ -114,7 +114,7 @@ class RuleChecker:
             until = silenced_until(silences, rule.name, moment.wall)
             row = _row(rule, status, changed, at, until)
             changes = self._changes(row, before, fired, status)
-            _note(done.past, key, row["checked"], changes)
+            _note(done.past, key, changes)
             messages = (
                 [] if until is not None else self._messages(rule, row, status, changes, moment.now)
             )
@@ -198,7 +198,7 @@ class RuleChecker:
             done.changes.append(alert)
             if status.told_at is not None:
                 done.messages.append(alert)
-            _note(done.past, key, at, [alert])
+            _note(done.past, key, [alert])
 
     def _alert(self, row: AlertRow, status: RuleStatus) -> Alert:
         route = row["route"]
@@ -282,7 +282,7 @@ def _row(
     }
 
 
-def _note(past: list[PastAlert], key: str, at: str, changes: list[Alert]) -> None:
+def _note(past: list[PastAlert], key: str, changes: list[Alert]) -> None:
     """Note a rule's beginning to fire and its recovery among the past alerts."""
     for alert in changes:
         if alert.state == "firing":
@@ -297,7 +297,7 @@ def _note(past: list[PastAlert], key: str, at: str, changes: list[Alert]) -> Non
                     "comparison": alert.comparison,
                     "threshold": alert.threshold,
                     "since": alert.since,
-                    "noticed": at,
+                    "noticed": alert.at,
                     "ended": None,
                     "rule": alert.rule,
                 }
@@ -306,5 +306,5 @@ def _note(past: list[PastAlert], key: str, at: str, changes: list[Alert]) -> Non
             continue
         for place in reversed(range(len(past))):
             if past[place]["key"] == key and past[place]["ended"] is None:
-                past[place] = {**past[place], "ended": at}
+                past[place] = {**past[place], "ended": alert.at}
                 break

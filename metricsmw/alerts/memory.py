@@ -77,7 +77,7 @@ class AlertMemory:
             saved["statuses"][key] = {
                 **status, "since": now, "told_at": told_at, "step": 0, "carried": True
             }  # fmt: skip
-        return {**no_state(), **saved}
+        return saved
 
     def save(self, state: AlertState) -> None:
         """Save which rules fire; never raises.

@@ -23,7 +23,7 @@ class ReadingInput:
     """What the rules read of a monitor at one moment."""
 
     def __init__(self, monitor: MetricsMonitor) -> None:
-        """Read nothing yet."""
+        """Read the monitor, its table of routes included."""
         self._reading = monitor.read(routes=True)
         self._kept = monitor.settings.max_history_minutes
 

@@ -25,7 +25,6 @@ from metricsmw.adapters.flask import metrics_blueprint, metrics_bp
 A, B = auth.token("a token of sixteen"), auth.token("another of sixteen")
 PATH = "/api/metrics"
 Served = Callable[[MetricsMonitor, Any], Any]
-Again = Callable[[Any, MetricsMonitor, Any], Any]
 
 
 def bare_wsgi(environ: Any, start_response: Any) -> list[bytes]:

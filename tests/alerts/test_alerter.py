@@ -148,7 +148,7 @@ def test_a_broken_source_changes_nothing(
     broken: Any,
 ) -> None:
     one = alerter(rules=["cpu_usage_pct > 80", "memory_usage_pct > 200"])
-    base = monitor.get_current_snapshot()
+    base = replace(monitor.get_current_snapshot(), cpu_usage_pct=1.0)
     shown: list[MetricsSnapshot] = [replace(base, cpu_usage_pct=99.0)]
     show(monkeypatch, monitor, lambda: shown[-1])
     assert check(one) == ["firing"]

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from metricsmw import MetricsMonitor
+from metricsmw.adapters.api import answers
 from metricsmw.adapters.api.handlers import Handlers
 from metricsmw.adapters.api.messages import Request, Response
 from metricsmw.adapters.auth import public, token
@@ -162,6 +163,19 @@ def test_the_route_to_silence(monitor: MetricsMonitor, query: str, status: int) 
     answer = ask(monitor, "POST", "/alerts/silence", query)
     assert answer.status == status
     assert len(read_silences(monitor, monitor.clock.time())) == (status == 200)
+
+
+def test_a_silence_that_cannot_be_saved_now(
+    monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise OSError("another worker is setting a silence")
+
+    monkeypatch.setattr(answers, "set_silence", fail)
+    answer = ask(monitor, "POST", "/alerts/silence", "for=2h")
+    assert answer.status == 503
+    assert b"Nothing was silenced: another worker is setting a silence" in answer.body
+    assert monitor.get_health()["faults"] == 0
 
 
 @pytest.mark.parametrize("path", ["/alerts/silence", "/alerts/test"])

@@ -6,6 +6,7 @@ import json
 from datetime import datetime, timedelta
 from typing import Any
 
+from metricsmw.adapters.api import answers
 from metricsmw.adapters.api.handlers import Handlers
 from metricsmw.adapters.api.messages import Identity, Request, Response
 
@@ -52,22 +53,14 @@ ROUTE = [
     "time_share_pct",
 ]
 
+# Each has one method. Signing in and the widget's file are asked for apart, and so is the stream.
 ROUTES = {
-    "": "GET",
-    "/": "GET",
-    "/current": "GET",
-    "/history": "GET",
-    "/series": "GET",
-    "/statistics": "GET",
-    "/reset": "POST",
-    "/export/json": "GET",
-    "/export/csv": "GET",
-    "/prometheus": "GET",
-    "/health": "GET",
-    "/routes": "GET",
-    "/custom": "GET",
-    "/alerts": "GET",
+    path: next(iter(methods))
+    for path, methods in answers.ROUTES.items()
+    if path not in ("/signin", "/signout", "/widget.js", "/stream")
 }
+# What is answered, where it is not 200, to one who asks for nothing in particular.
+STATUS = {"/alerts/silence": 400, "/alerts/test": 404}
 OPEN = ("/health", "/signin", "/signout", "/widget.js")
 READABLE = [path for path, method in ROUTES.items() if method == "GET"]
 GUARDED = [path for path in ROUTES if path not in OPEN]

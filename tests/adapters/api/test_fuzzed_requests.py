@@ -26,10 +26,14 @@ values = octets | st.sampled_from(
         *(b"1", b"-1", b"0", b"1e300", b"NaN", b"99999999999999999999", b"60", b"GET", b"%ff"),
         *(b"%ed%b0%80", b"%00", b"Bearer ", b"Bearer x", b"Basic !!", b"Basic Og==", b"gzip;q=x"),
         *(b"application/vnd.google.protobuf;q=2", b"a=b; c=", b'W/"', b"evil.example:99999"),
+        *(b"p95+<+300", b"burn_rate(99,60m,5m)+>+1", b"2h", b"2026-01-25T08:00:00Z"),
     ]
 )
 parameters = st.sampled_from(
-    [b"minutes", b"since", b"until", b"step", b"route", b"method", b"format", b"name", b"limit"]
+    [
+        *(b"minutes", b"step_minutes", b"summary", b"seconds", b"route", b"method", b"limit"),
+        *(b"rule", b"type", b"for", b"until", b"classic"),
+    ]
 )
 queries = st.lists(st.tuples(parameters | octets, values), max_size=4).map(
     lambda pairs: b"&".join(name + b"=" + value for name, value in pairs)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from flask import Flask
+from kits.handlers import ask
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
@@ -21,6 +22,7 @@ from starlette.testclient import TestClient
 from metricsmw import MetricsMonitor
 from metricsmw.adapters import auth, wrap
 from metricsmw.adapters.api import welcome
+from metricsmw.adapters.api.handlers import Handlers
 from metricsmw.engine.directory import Directory, make_directory
 from metricsmw.engine.workers import token
 from metricsmw.engine.workers.directories import OUR_NAMES
@@ -183,6 +185,18 @@ def test_the_token_is_for_its_user_only_and_for_the_server_s_life(place: Directo
     assert place.names() == ["token"]
     other = make_directory(place.path.parent / "two")
     assert token.server_token(other) != made
+
+
+def test_who_shows_nothing_does_not_have_it_made() -> None:
+    """Nor read: every probe of `/health` would do it, in the event loop."""
+    with MetricsMonitor(shared=True) as monitor:
+        handlers = Handlers(monitor)
+        for path in ("/health", "/current", "/nope"):
+            ask(handlers, path)
+        assert monitor.shared_directory is not None
+        assert "token" not in monitor.shared_directory.names()
+        assert ask(handlers, "/current", authorization="Bearer wrong").status == 401
+        assert "token" in monitor.shared_directory.names()
 
 
 @pytest.mark.parametrize("kind", ["link", "fifo", "empty", "folder"])
