@@ -10,26 +10,22 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from statistics import median, quantiles
 
+from demo_worker import ASK, TOKEN, answers, demo_worker
 from report import Report
 from timing import estimate
 
 from metricsmw import MetricsMonitor
 
-TOKEN = "benchmark"
 WORKERS = 16
 ROUTES = 200
 POLLERS = 3
 SECONDS = 3.0
 PAUSE = 0.002  # seconds between requests: the worker is not at its limit
-ASK = b"GET /fast HTTP/1.1\r\nHost: x\r\n\r\n"
 POLL = (
     f"GET /api/metrics/routes HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
 ).encode()
@@ -38,9 +34,6 @@ POLL = (
 def polled(report: Report, quick: bool) -> None:
     """Report the median latency of a request with three pollers of `/routes`, and without."""
     report.section(f"{POLLERS} pollers of /routes, {WORKERS} workers, {ROUTES} routes")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as directory:
         os.chmod(directory, 0o700)
         os.environ["METRICSMW_DIR"] = directory
@@ -50,17 +43,10 @@ def polled(report: Report, quick: bool) -> None:
         waiting = len(others)
         while waiting:
             waiting -= len(os.read(ready, waiting))
-        command = ["-m", "uvicorn", "metricsmw.cli.demo_app:app", "--port", str(port)]
-        worker = subprocess.Popen(
-            [sys.executable, *command, "--log-level", "error", "--no-access-log"],
-            env={**os.environ, "METRICSMW_TOKEN": TOKEN},
-            cwd="/",
-        )
         try:
-            alone, beside, polls = asyncio.run(_measure(port, 3 if quick else 10))
+            with demo_worker() as (_, port):
+                alone, beside, polls = asyncio.run(_measure(port, 3 if quick else 10))
         finally:
-            worker.terminate()
-            worker.wait()
             os.close(held)
             for other in others:
                 os.waitpid(other, 0)
@@ -99,12 +85,7 @@ def _other_worker(release: int, held: int, is_ready: int) -> int:
 
 
 async def _measure(port: int, rounds: int) -> tuple[list[list[float]], list[list[float]], float]:
-    while True:
-        with suppress(OSError):
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.close()
-            break
-        await asyncio.sleep(0.05)
+    await answers(port)
     await _latencies(port)  # warm
     alone, beside = [], []
     polls = [0]

@@ -8,25 +8,21 @@ themselves is in it. Rounds with and without streams alternate, as many requests
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import socket
-import subprocess
 import sys
 import time
 from contextlib import suppress
 from statistics import median
 
 import psutil
+from demo_worker import ASK, TOKEN, answers, demo_worker
 from report import Report
 from timing import estimate
 
 from metricsmw.adapters.api.sse import PACE
 
-TOKEN = "benchmark"
 STREAMS = 200
 RATE = 1000  # requests a second
-ASK = b"GET /fast HTTP/1.1\r\nHost: x\r\n\r\n"
 LISTEN = (
     f"GET /api/metrics/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
 ).encode()
@@ -35,22 +31,10 @@ LISTEN = (
 def streams(report: Report, quick: bool) -> None:
     """Return the cost of a request and of a stream, with 200 streams open on one worker."""
     report.section(f"{STREAMS} open streams on one uvicorn worker, {RATE} requests a second")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = ["-m", "uvicorn", "metricsmw.cli.demo_app:app", "--port", str(port)]
-    worker = subprocess.Popen(
-        [sys.executable, *command, "--log-level", "error", "--no-access-log"],
-        env={**os.environ, "METRICSMW_TOKEN": TOKEN},
-        cwd="/",
-    )
-    try:
+    with demo_worker() as (pid, port):
         without, with_, kilobytes = asyncio.run(
-            _measure(psutil.Process(worker.pid), port, 4 if quick else 12)
+            _measure(psutil.Process(pid), port, 4 if quick else 12)
         )
-    finally:
-        worker.terminate()
-        worker.wait()
     rounds = list(zip(without, with_, strict=True))
     report.figure(
         "a request, no stream", estimate(rounds, lambda a, b: median(a)).scaled(1e6), "µs"
@@ -68,7 +52,7 @@ def streams(report: Report, quick: bool) -> None:
 async def _measure(
     worker: psutil.Process, port: int, rounds: int
 ) -> tuple[list[float], list[float], float]:
-    await _answers(port)
+    await answers(port)
     await _cost(worker, port)  # warm
     without, with_ = [], []
     kilobytes = 0.0
@@ -85,15 +69,6 @@ async def _measure(
         await asyncio.wait(listeners)
         await asyncio.sleep(0.5)
     return without, with_, kilobytes
-
-
-async def _answers(port: int) -> None:
-    while True:
-        with suppress(OSError):
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.close()
-            return
-        await asyncio.sleep(0.05)
 
 
 async def _cost(worker: psutil.Process, port: int, seconds: float = 4.0) -> float:
