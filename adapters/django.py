@@ -309,7 +309,8 @@ def metrics_view(
     check = MountCheck(claim)
 
     def view(request: HttpRequest, below: str) -> HttpResponse:
-        exclude_request(carrier_of(request))
+        carrier = carrier_of(request)
+        exclude_request(carrier)
         # The slash before it may be the end of the pattern that includes ours.
         if request.path.endswith("/" + below):
             below = "/" + below
@@ -319,7 +320,6 @@ def metrics_view(
         if not check.is_alone(mount, get_resolver()):
             return HttpResponse(tell_conflict(mount), "application/json", 500)
         has_login = hasattr(request, "user") or hasattr(request, "session")
-        carrier = carrier_of(request)
         streams: list[Response] | None = carrier.get(STREAM_KEY)
         answer = Handlers(answering, auth, reset=reset).handle(
             Request(
