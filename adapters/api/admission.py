@@ -152,6 +152,7 @@ class Admission:
 
     def refused(self, request: Request) -> Response:
         """Return the answer to a request that has proved nothing."""
+        self._token()  # of which the answer tells: made now, for `metricsmw token` to print
         challenge = challenge_of(self.policy)
         headers = {} if challenge is None else {"WWW-Authenticate": challenge}
         if is_page(request) and "text/html" in request.headers.get("accept", ""):
