@@ -434,7 +434,7 @@ def _exchange_class(
                     if user_id is not None:
                         saw_user(user_id)
                 else:
-                    start = self.latency_start(now) if self.first_byte else self.start
+                    start = self.latency_start(now, template) if self.first_byte else self.start
                     end(start, status, template, method, user_id, now)
             except Exception:
                 self.give_up()

@@ -121,7 +121,9 @@ class Measurement:
         self.take_out()
         recorder = self.recorder
         template = self._template(carrier)
-        start = self.latency_start(recorder.clock()) if self.first_byte else self.start
+        start = self.start
+        if self.first_byte:
+            start = self.latency_start(recorder.clock(), template)
         try:
             code, method = self.code(), self.method(carrier)
             if outcome is DISCONNECTED:
@@ -166,30 +168,33 @@ class Measurement:
             self.recorder.faults.report("the route resolver")
             return None
 
-    def latency_start(self, now: float) -> float:
+    def latency_start(self, now: float, template: str | None) -> float:
         """Return the start of a stream's latency, which ends at ``now``.
 
         The latency of a stream of events is the time to its first byte.
         """
-        return self.start + now - self.first_byte if self._has_events() else self.start
+        return self.start + now - self.first_byte if self._has_events(template) else self.start
 
-    def _has_events(self) -> bool:
-        """Return whether the response is a stream of events, by its content type."""
+    def _has_events(self, template: str | None) -> bool:
+        """Return whether the response is a stream of events, by its route or content type."""
+        named = self.recorder.event_streams
         try:
+            if template in named:
+                return True
             for name, value in self.headers:
                 if len(name) == len(CONTENT_TYPE) and name.lower() in (
                     CONTENT_TYPE,
                     "content-type",
                 ):
                     text = value.decode("latin-1") if isinstance(value, bytes) else value
-                    return text.lstrip().lower().startswith("text/event-stream")
-        except Exception:  # no headers, or none of what they are to be
+                    return text.partition(";")[0].strip().lower() in named
+        except Exception:  # no headers, or none of what they are to be; a template that is no text
             return False
         return False
 
     def count_stream(self, now: float, template: str | None, method: str) -> None:
         """Record when the first and the last byte of a stream were passed on."""
-        if self._has_events():
+        if self._has_events(template):
             return  # its latency is that of its first byte
         try:
             self.recorder.streamed(self.start, self.first_byte, now, template, method)

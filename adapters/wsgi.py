@@ -387,7 +387,7 @@ def _exchange_class(
                     code = codes[line]
                 except KeyError:
                     code = _code_of(line)
-                start = self.latency_start(now) if self.first_byte else self.start
+                start = self.latency_start(now, template) if self.first_byte else self.start
                 end(start, code, template, method, user_id, now)
             except Exception:
                 self.give_up()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +23,9 @@ RANGES: dict[str, tuple[int, int]] = {
 
 
 MAX_NAME = 100
+EVENT_STREAM = "text/event-stream"
+# A content type without its parameters (RFC 9110, section 8.3.1).
+_CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+/[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Settings:
     history_days: int = 30
     name: str = ""
     errors_from: Literal[400, 500] = 400
+    event_streams: Iterable[str] = ()
 
     def __post_init__(self) -> None:
         for name, (lowest, highest) in RANGES.items():
@@ -55,6 +61,7 @@ class Settings:
                 raise
         if self.errors_from not in (400, 500) or isinstance(self.errors_from, float):
             raise ValueError(f"errors_from must be 400 or 500, got {self.errors_from!r}")
+        object.__setattr__(self, "event_streams", _event_streams(self.event_streams))
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a str, got {self.name!r}")
         if len(self.name) > MAX_NAME or not self.name.isprintable():
@@ -68,3 +75,26 @@ class Settings:
     def step(self) -> float:
         """Seconds by which the window slides: a sixtieth of it."""
         return self.window_seconds / 60
+
+
+def _event_streams(given: Iterable[str]) -> frozenset[str]:
+    """Return the content types and templates whose streams are event streams."""
+    try:
+        names = [given] if isinstance(given, str) else list(given)
+    except TypeError:
+        raise _no_event_streams(given) from None
+    for name in names:
+        if not isinstance(name, str):
+            raise _no_event_streams(name)
+        if not name.startswith("/") and not _CONTENT_TYPE.fullmatch(name):
+            raise ValueError(
+                "event_streams must hold content types, such as 'application/x-ndjson', and "
+                f"templates of routes, which begin with a slash, got {name!r}"
+            )
+    return frozenset(name if name.startswith("/") else name.lower() for name in names)
+
+
+def _no_event_streams(given: object) -> TypeError:
+    return TypeError(
+        f"event_streams must hold content types and templates of routes (str), got {given!r}"
+    )

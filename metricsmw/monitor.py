@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -51,6 +51,8 @@ class MetricsMonitor:
       `SQLiteHistory`; ``history_days``: for how long, 1 to 3650.
     - ``name``: the application's name, which alerts say; up to 100 characters.
     - ``errors_from``: the lowest status that counts as an error, 400 or 500.
+    - ``event_streams``: content types, and templates of routes, whose streams are event streams as
+      those of ``text/event-stream`` are: their latency is the time to first byte.
 
     Raises `ValueError` for a setting out of its range, `TypeError` for one of another type. Safe to
     use from any number of threads.
@@ -69,6 +71,7 @@ class MetricsMonitor:
         history_days: int = 30,
         name: str = "",
         errors_from: Literal[400, 500] = 400,
+        event_streams: Iterable[str] = (),
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.settings = Settings(
@@ -81,6 +84,7 @@ class MetricsMonitor:
             history_days=history_days,
             name=name,
             errors_from=errors_from,
+            event_streams=event_streams,
         )
         self.clock = clock
         self.faults = FaultLog()
@@ -271,10 +275,7 @@ class MetricsMonitor:
         return self.read().series(seconds)
 
     def get_route_series(self, method: str, route: str, seconds: int | None = None) -> RouteSeries:
-        """Return the same of one row of the per-route table, in tenths of the window.
-
-        ``method`` and ``route`` as `get_routes` names them; one that is not there has idle steps.
-        """
+        """Return the same of a row of `get_routes`, in tenths of the window; idle if not there."""
         return self.read().route_series(method, route, seconds)
 
     def get_custom(self) -> list[dict[str, object]]:
@@ -287,9 +288,8 @@ class MetricsMonitor:
     def get_statistics(self) -> Statistics:
         """Return the current snapshot, the totals, and the settings in force.
 
-        ``current`` also has ``latency_ttfb_p50_ms`` and so on, the time to first byte of requests
-        with a route; where they are known of some workers or users only, ``workers_unmeasured`` and
-        ``active_users_error_pct``, the estimate's relative standard error.
+        ``current`` also has the time to first byte (``latency_ttfb_p50_ms`` and so on); where only
+        some workers or users are known ``workers_unmeasured`` and ``active_users_error_pct``.
         """
         return self.read().statistics
 
@@ -418,6 +418,7 @@ def get_metrics_monitor(
     history_days: int = 30,
     name: str = "",
     errors_from: Literal[400, 500] = 400,
+    event_streams: Iterable[str] = (),
 ) -> MetricsMonitor:
     """Return the monitor of this process: one per process, one truth per server.
 
@@ -439,9 +440,9 @@ def get_metrics_monitor(
                 history_days=history_days,
                 name=name,
                 errors_from=errors_from,
+                event_streams=event_streams,
             )
             return _singleton
-    lasting = _singleton.lasting
-    kept = None if lasting is None else lasting.path
+    kept = getattr(_singleton.lasting, "path", None)
     warn_of_others(_singleton.window_seconds, window_seconds, kept, history)
     return _singleton

@@ -29,7 +29,7 @@ PAGES = [*(ROOT / name for name in NAMES), *sorted((ROOT / "docs").glob("*.md"))
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 # Settings that are no whole numbers.
-NOT_NUMBERS = ("errors_from", "history", "name", "shared")
+NOT_NUMBERS = ("errors_from", "event_streams", "history", "name", "shared")
 FIELDS = [field.name for field in dataclasses.fields(MetricsSnapshot)]
 
 

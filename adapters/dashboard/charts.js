@@ -37,6 +37,15 @@ export const CLASSES = [
   { field: "5xx", label: "5xx", colour: "bad", fill: true },
 ];
 
+/** The line of the time to first byte: a legend has it where something streamed. */
+export const FIRST_BYTE = { field: "first_byte", label: "First byte P95", colour: "accent", dash: "dashed", spanGaps: true, optional: true };
+
+/** Rows with that line's field, where any of them tells of a stream; all others are measured by the latency. */
+export function withFirstBytes(rows) {
+  if (!rows.some(({ streams }) => streams)) return rows;
+  return rows.map((row) => ({ ...row, first_byte: row.latency_ttfb_p95_ms }));
+}
+
 /** The answers of a step by the class of their status, a minute. */
 export function byClass({ statuses = {}, requests, request_rate_rpm: rate }) {
   const each = (...names) => names.reduce((sum, name) => sum + (statuses[name] ?? 0), 0) * (requests ? rate / requests : 0);
@@ -44,7 +53,8 @@ export function byClass({ statuses = {}, requests, request_rate_rpm: rate }) {
 }
 
 /**
- * One figure. `lines`: [{field, label, colour, dash, fill, spanGaps}]; `unit` follows each number.
+ * One figure. `lines`: [{field, label, colour, dash, fill, spanGaps, optional}]; `unit` follows each number.
+ * An `optional` line is in the legend while it has numbers.
  * `stacked`: each line stands on those behind it.
  *
  * The mouse moves along its points, and so do the arrow keys.
@@ -81,7 +91,7 @@ export class Chart {
       const told = make("i", {}, unit);
       this.#legend.set(line.field, [value, told]);
       const key = make("span", { class: `key ${line.colour} ${line.dash ?? "solid"}`, "aria-hidden": "true" });
-      legend.append(make("li", {}, key, `${line.label} `, value, " ", told));
+      legend.append(make("li", { hidden: line.optional && "" }, key, `${line.label} `, value, " ", told));
     }
     this.#box = make("div", { class: "plot" });
     this.#summary = make("p", { class: "hidden" });
@@ -162,23 +172,28 @@ export class Chart {
   }
 
   #describe() {
-    const words = this.#lines.map(({ field, label }, index) => {
+    const words = this.#lines.map(({ field, label, optional }, index) => {
       const known = this.#known(index);
       this.#legendOf(field, known.at(-1));
+      if (optional) {
+        this.#legend.get(field)[0].parentElement.hidden = !known.length;
+        if (!known.length) return "";
+      }
       if (!known.length) return `${label}: no numbers yet.`;
       const [now, low, high] = [known.at(-1), Math.min(...known), Math.max(...known)].map((value) => this.#said(value));
       return `${label}: now ${now}, lowest ${low}, highest ${high}.`;
     });
     const marks = this.#markers.map(({ label, at }) => `${label} at ${dated(at * 1000)}.`);
-    write(this.#summary, [...words, ...marks].join(" "));
+    write(this.#summary, [...words, ...marks].filter(Boolean).join(" "));
     this.element.dataset.points = String(this.#rows.filter(({ gap }) => !gap).length);
     if (hasCharts) this.#box.setAttribute("aria-valuemax", String(Math.max(this.#rows.length - 1, 0)));
   }
 
   #tabulate() {
     const head = make("tr", {}, make("td"), ...["lowest", "average", "highest"].map((name) => make("th", { scope: "col" }, name)));
-    const rows = this.#lines.map(({ label }, index) => {
+    const rows = this.#lines.flatMap(({ label, optional }, index) => {
       const known = this.#known(index);
+      if (optional && !known.length) return [];
       const sum = known.reduce((total, value) => total + value, 0);
       const cells = known.length ? [Math.min(...known), sum / known.length, Math.max(...known)] : [null, null, null];
       return make("tr", {}, make("th", { scope: "row" }, label), ...cells.map((value) => make("td", {}, full(value))));
@@ -258,7 +273,11 @@ export class Chart {
     const index = Math.min(Math.max(to, 0), last);
     const left = this.#plot.valToPos(this.#data[0][index], "x");
     this.#plot.setCursor({ left, top: 0 }, true, true);
-    const words = this.#lines.map(({ label }, line) => `${label} ${this.#said(this.#columns[line][index])}`);
+    const said = ({ label, optional }, line) => {
+      const value = this.#columns[line][index];
+      return optional && value == null ? [] : `${label} ${this.#said(value)}`;
+    };
+    const words = this.#lines.flatMap(said);
     this.#box.setAttribute("aria-valuenow", String(index));
     this.#box.setAttribute("aria-valuetext", `${dated(this.#rows[index].at * 1000)}: ${words.join(", ")}`);
   }

@@ -2,7 +2,7 @@
 
 import { Alerts } from "./alerts.js";
 import { showBanners } from "./banners.js";
-import { byClass, Chart, CLASSES, hasCharts, markers } from "./charts.js";
+import { byClass, Chart, CLASSES, FIRST_BYTE, hasCharts, markers, withFirstBytes } from "./charts.js";
 import { Events } from "./events.js";
 import { Custom } from "./custom.js";
 import { Feed } from "./feed.js";
@@ -44,7 +44,7 @@ const percentiles = [
 ];
 const charts = [
   { title: "Request rate", unit: "a minute", wide: true, lines: [{ field: "request_rate_rpm", label: "Requests", colour: "accent", fill: true }] },
-  { title: "Latency", unit: "ms", wide: true, lines: percentiles, logarithmic: true },
+  { title: "Latency", unit: "ms", wide: true, lines: [...percentiles, FIRST_BYTE], logarithmic: true },
   { title: "Statuses", unit: "a minute", stacked: true, lines: CLASSES },
   { title: "Error rate", unit: "%", lines: [{ field: "error_rate_pct", label: "Errors", colour: "one", dash: "dotted" }, { field: "server_error_rate_pct", label: "of the server", colour: "three", fill: true }] },
   { title: "CPU", unit: "%", lines: [{ field: "cpu_usage_pct", label: "CPU", colour: "one", fill: true, spanGaps: true }] },
@@ -61,7 +61,8 @@ function showCharts() {
   const now = Math.max(state.told / 1000, rows.at(-1)?.at ?? 0);
   const [from, to] = state.zoom ?? [now - (minutes ? 60 * minutes : state.window), now];
   for (const chart of charts) chart.element.hidden = minutes > 0 && chart.fields.includes("5xx"); // minutes know none
-  for (const chart of charts) chart.show(rows, from, to, [...state.markers, ...alerts.marks(chart.fields)]);
+  const told = withFirstBytes(rows);
+  for (const chart of charts) chart.show(told, from, to, [...state.markers, ...alerts.marks(chart.fields)]);
 }
 
 // --- the span ------------------------------------------------------------------------------------

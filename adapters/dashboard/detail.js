@@ -1,6 +1,6 @@
 // What a row of the per-route table opens: charts of its rate, errors and latency, its statuses.
 
-import { Chart, markers } from "./charts.js";
+import { Chart, FIRST_BYTE, markers, withFirstBytes } from "./charts.js";
 import { full, make, timed } from "./format.js";
 
 const CLASSES = {
@@ -25,6 +25,7 @@ export class Detail {
           { field: "latency_p50_ms", label: "P50", colour: "one" },
           { field: "latency_p95_ms", label: "P95", colour: "two", dash: "dashed" },
           { field: "latency_p99_ms", label: "P99", colour: "three", dash: "dotted" },
+          FIRST_BYTE,
         ],
       }),
       new Chart({ ...options, title: "Rate of this route", unit: "a minute", lines: [{ field: "request_rate_rpm", label: "Requests", colour: "accent", fill: true }] }),
@@ -38,7 +39,7 @@ export class Detail {
   async refresh(zoom) {
     const told = await this.#ask().catch(() => null);
     if (!told || !this.#charts) return;
-    const rows = told.series.map((step) => ({ ...step, at: Date.parse(step.timestamp) / 1000 }));
+    const rows = withFirstBytes(told.series.map((step) => ({ ...step, at: Date.parse(step.timestamp) / 1000 })));
     const to = Date.parse(told.timestamp) / 1000;
     this.#shown = { rows, from: to - told.seconds, to, marks: markers(told) };
     this.show(zoom);

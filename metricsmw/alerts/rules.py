@@ -50,7 +50,7 @@ ROUTE_FIELDS = (
 # Of no request there is none of these.
 NEEDS_REQUESTS = frozenset((*ROUTE_FIELDS[1:], *FIRST_BYTE_FIELDS))
 # Fields that are counted, so that they can be had of any span of the window.
-SPAN_FIELDS = NEEDS_REQUESTS - {*FIRST_BYTE_FIELDS} | {"request_rate_rpm", "requests"}
+SPAN_FIELDS = NEEDS_REQUESTS | {"request_rate_rpm", "requests"}
 # What may be written for a field.
 SHORT_NAMES = {
     "request_rate": "request_rate_rpm",
@@ -153,7 +153,7 @@ class Rule:
         if self.over_seconds is not None:
             _check_seconds("over_seconds", self.over_seconds, 1)
             self._check_counted("over")
-        if self.at_least is not None and self.field not in FIRST_BYTE_FIELDS:
+        if self.at_least is not None:
             self._check_counted("at least")
         _check_common(self)
         if not self.name:
@@ -161,7 +161,8 @@ class Rule:
 
     def _check_counted(self, part: str) -> None:
         if self.field not in SPAN_FIELDS:
-            counted = [name for name in (*NUMERIC_FIELDS, "requests") if name in SPAN_FIELDS]
+            fields = (*NUMERIC_FIELDS, "requests", *FIRST_BYTE_FIELDS)
+            counted = [name for name in fields if name in SPAN_FIELDS]
             raise ValueError(
                 f'"{part}" needs a field that is counted, one of {", ".join(counted)}; '
                 f"got {self.field!r}"

@@ -84,6 +84,10 @@ class ReadingInput:
             return self._reading.step_table
         return self._reading.route_step_table(method, route)
 
+    def first_byte_table(self, method: str | None, route: str | None) -> StepTable:
+        """Return the times to first byte in steps, likewise."""
+        return self._reading.first_byte_table(method, route)
+
 
 def counts_since(
     earlier: Mapping[str, str | float | int],

@@ -1,11 +1,11 @@
 """What a rule finds in the numbers: its value, of which span, and of enough requests or not.
 
 A rule with ``over`` takes the value over that span, at the end of each of the window's steps (a
-sixtieth of it; a tenth for routes), so that nothing between two checks is missed. A rule with
-``for`` and without ``over`` takes half of its time as the span, at least one step and at most the
-window, so that what happened before that time does not hold it up, and one burst does not last for
-it: a burst within one step shows in the spans of less time than the rule needs. All other rules
-take the value of the check's moment, as a snapshot shows it.
+sixtieth of it; a tenth for routes and the time to first byte), so that nothing between two checks
+is missed. A rule with ``for`` and without ``over`` takes half of its time as the span, at least one
+step and at most the window, so that what happened before that time does not hold it up, and one
+burst does not last for it: a burst within one step shows in the spans of less time than the rule
+needs. All other rules take the value of the check's moment, as a snapshot shows it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from metricsmw.alerts.states import Look
 from metricsmw.engine.reading.counts import Counts
 from metricsmw.engine.reading.routes import RouteRow
 from metricsmw.engine.reading.spans import StepTable
+from metricsmw.snapshot import FIRST_BYTE_FIELDS
 
 PERCENTILES = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
 
@@ -67,6 +68,9 @@ class RuleInput(Protocol):
 
     def step_table(self, method: str | None, route: str | None) -> StepTable:
         """Return the steps of a row of the per-route table; of the server where it is None."""
+
+    def first_byte_table(self, method: str | None, route: str | None) -> StepTable:
+        """Return the times to first byte in steps, likewise."""
 
 
 class Found(NamedTuple):
@@ -237,12 +241,14 @@ def looks_by_step(
 
 
 def _tables(rule: Rule, source: RuleInput) -> Iterator[StepTable]:
+    is_first = rule.field in FIRST_BYTE_FIELDS
+    table = source.first_byte_table if is_first else source.step_table
     if rule.route is None or rule.method is not None:
-        yield source.step_table(rule.method, rule.route)
+        yield table(rule.method, rule.route)
         return
     methods = [row["method"] for row in source.routes if row["route"] == rule.route]
     for method in methods or ["GET"]:  # a route without a row has idle steps under any method
-        yield source.step_table(method, rule.route)
+        yield table(method, rule.route)
 
 
 def _found_of_steps(rule: Rule, table: StepTable, step: int, span: RuleSpan) -> Found:
@@ -269,7 +275,8 @@ def _of_counts(field: str, counts: Counts) -> float | None:
         return None
     if field == "latency_max_ms":
         return counts.max_ms
-    return counts.percentiles_ms[PERCENTILES.index(field)]
+    percentiles = FIRST_BYTE_FIELDS if field in FIRST_BYTE_FIELDS else PERCENTILES
+    return counts.percentiles_ms[percentiles.index(field)]
 
 
 def number(field: str, value: object) -> float:

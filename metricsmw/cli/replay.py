@@ -77,6 +77,8 @@ class Past:
         """Raise: a history has no steps."""
         raise ValueError("a history has no steps")
 
+    first_byte_table = step_table
+
     def look(self, rule: ServerRule) -> Look:
         """Return what a rule finds, as far as minutes can tell."""
         if not isinstance(rule, Rule) or not goes_by_steps(rule):

@@ -109,6 +109,8 @@ def _route_expression(rule: Rule, window: str) -> str:
         failed = f"rate({BY_ROUTE}{own}[{window}])"
         failed = f"histogram_count(sum without ({ANSWER_LABELS}) ({failed}))"
         value = f"100 * ({failed} or 0 * {counted}) / {requests}"
+    elif rule.field not in QUANTILES:
+        raise ValueError(f"{rule.field} is not exported, so Prometheus cannot watch it")
     else:
         quantile = QUANTILES[rule.field]
         value = f"1000 * histogram_quantile({quantile}, {durations})"

@@ -11,11 +11,16 @@ import pytest
 from metricsmw import MetricsMonitor
 from metricsmw.adapters.asgi import ASGIMetricsMiddleware
 from metricsmw.adapters.wsgi import WSGIMetricsMiddleware
-from metricsmw.alerts import MetricsAlerter
+from metricsmw.alerts import MetricsAlerter, check_now
 from metricsmw.clock import ManualClock
 
 EVENTS = "text/event-stream; charset=utf-8"
 Serve = Callable[[MetricsMonitor, ManualClock, Sequence[tuple[str, str]], bool], None]
+
+
+def _route(monitor: MetricsMonitor) -> Callable[[Any], str | None] | None:
+    """Return a resolver of /feed where the monitor's streams are named by option."""
+    return (lambda _: "/feed") if len(monitor.recorder.event_streams) > 1 else None
 
 
 def wsgi(
@@ -39,7 +44,9 @@ def wsgi(
         return body()
 
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/"}
-    body = WSGIMetricsMiddleware(app, monitor)(environ, lambda *_: bytes.join)  # type: ignore[arg-type]
+    body = WSGIMetricsMiddleware(app, monitor, route=_route(monitor))(
+        environ, lambda *_: bytes.join
+    )  # type: ignore[arg-type]
     try:
         assert len(list(body)) == 2
     finally:
@@ -51,6 +58,7 @@ def asgi(
     clock: ManualClock,
     headers: Sequence[tuple[str, str]],
     is_broken: bool = False,
+    seconds: float = 10,
 ) -> None:
     """The same by ASGI."""
     raw = [(name.encode(), value.encode()) for name, value in headers]
@@ -59,7 +67,7 @@ def asgi(
         await send({"type": "http.response.start", "status": 200, "headers": raw})
         clock.advance(0.1)
         await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
-        clock.advance(10)
+        clock.advance(seconds)
         if is_broken:
             raise RuntimeError
         await send({"type": "http.response.body", "body": b"data: 2\n\n"})
@@ -68,7 +76,7 @@ def asgi(
         return None
 
     scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
-    asyncio.run(ASGIMetricsMiddleware(app, monitor)(scope, nothing, nothing))
+    asyncio.run(ASGIMetricsMiddleware(app, monitor, route=_route(monitor))(scope, nothing, nothing))
 
 
 both = pytest.mark.parametrize("serve", [wsgi, asgi])
@@ -154,5 +162,74 @@ def test_rules_may_be_on_the_first_byte(monitor: MetricsMonitor, clock: ManualCl
         asgi(monitor, clock, [])
     assert [alert.type for alert in alerter.check()] == ["slow", "route"]
     alerter.stop()
-    with pytest.raises(ValueError, match="counted"):
-        MetricsAlerter(monitor, rules=["ttfb_p95 > 1 over 1m"], notify=str, start=False)
+
+
+def test_rules_may_be_on_the_first_byte_over_a_span(
+    monitor: MetricsMonitor, clock: ManualClock
+) -> None:
+    rules = [
+        "S: ttfb_p95 > 90 over 30s",
+        "R: ttfb_p95 > 90 on <unmatched> over 1m",
+        "F: ttfb_p95 > 90 for 1m",
+    ]
+    with MetricsAlerter(monitor, rules=rules, notify=str, start=False) as alerter:
+        changes = []
+        for is_slow in (False, True, True, True, False, False, False, False):
+            clock.advance(-clock.now % 30)
+            for _ in range(25):
+                if is_slow:
+                    asgi(monitor, clock, [("Content-Type", "text/plain")], seconds=0.5)
+                else:
+                    monitor.record_request(1.0, method="GET", route="<unmatched>", status=200)
+            clock.advance(30 - clock.now % 30)
+            changes.append([f"{alert.type} {alert.state}" for alert in alerter.check()])
+        assert changes == [
+            [],
+            ["S firing", "R firing"],
+            [],
+            ["F firing"],
+            ["S resolved", "F resolved"],
+            ["R resolved"],
+            [],
+            [],
+        ]
+    assert check_now(monitor, ["ttfb_p95 < 90 over 30s"])[0]["verdict"] == "ok"
+
+
+@both
+@pytest.mark.parametrize(
+    ("named", "headers"),
+    [
+        ("application/x-ndjson", [("Content-Type", "Application/X-NDJSON; charset=utf-8")]),
+        (["/feed", "Application/X-NDJSON"], [("Content-Type", "application/x-ndjson")]),
+        (["/feed"], []),
+        (["/other"], [("Content-Type", EVENTS)]),
+    ],
+)
+def test_streams_by_option_take_as_long_as_their_first_byte(
+    clock: ManualClock, serve: Serve, named: Any, headers: Sequence[tuple[str, str]]
+) -> None:
+    with MetricsMonitor(clock=clock, event_streams=named) as monitor:
+        serve(monitor, clock, headers, False)
+        snapshot = monitor.get_current_snapshot()
+        assert snapshot.latency_max_ms == pytest.approx(100, rel=0.011)
+        (row,) = monitor.get_routes()
+        assert row["latency_ttfb_p99_ms"] == row["latency_p99_ms"]
+        serve(monitor, clock, [("Content-Type", "text/html")], False)
+        is_by_route = "/feed" in named
+        assert (monitor.get_current_snapshot().latency_max_ms < 10_000) == is_by_route
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("feed", "event_streams must hold content types, .* got 'feed'"),
+        (["text/plain; charset=utf-8"], "begin with a slash, got 'text/plain; charset"),
+        ([""], "got ''"),
+        (1, r"event_streams must hold content types and templates of routes \(str\), got 1"),
+        ([b"/x"], "got b'/x'"),
+    ],
+)
+def test_what_names_no_streams_is_refused(given: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        MetricsMonitor(event_streams=given)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict
 from metricsmw.clock import Clock
 from metricsmw.config import Settings
 from metricsmw.engine.reading.counts import Counts, percentiles_ms
+from metricsmw.engine.reading.first_bytes import first_bytes, of_route, of_server
 from metricsmw.engine.reading.health import (
     OPERATIONAL,
     ServerHealth,
@@ -293,6 +294,24 @@ class Reading:
         steps = Steps(self.server, settings.window_seconds, step, self._moment.wall)
         lanes = self.server.route_steps(Name(method, route), steps.first)
         return StepTable(lanes, Counts.of_route, steps.first, steps.last, step)
+
+    def first_byte_table(self, method: str | None = None, route: str | None = None) -> StepTable:
+        """Return the times to first byte, in tenths of the window.
+
+        Args:
+            method: that of one row of the per-route table; None: of all requests.
+            route: that row's template.
+        """
+        settings = self._reader.settings
+        step = settings.step * STEP_RATIO
+        steps = Steps(self.server, settings.window_seconds, step, self._moment.wall)
+        tenths = range(steps.first, steps.last + 1)
+        if method is not None and route is not None:
+            lanes = of_route(self.server, Name(method, route), tenths)
+        else:
+            found = self.server.steps((steps.first - 1) * STEP_RATIO + 1)
+            lanes = of_server(self.server, found, tenths)
+        return StepTable(lanes, first_bytes, steps.first, steps.last, step)
 
     def history(self, minutes: int = 60, step_minutes: int = 1) -> list[SnapshotDict]:
         """Return the snapshots of the last ``minutes``, oldest first.

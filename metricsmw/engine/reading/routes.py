@@ -90,17 +90,17 @@ class RouteLanes:
         lanes = self.lanes[name]
         if lane_of(lanes, RouteLane.STREAMS):
             return None
-        return _first_bytes(lanes, *(self.lanes.get(part, 0) for part in name.of_stream()))
+        return first_byte_buckets(lanes, *(self.lanes.get(part, 0) for part in name.of_stream()))
 
     def all_first_bytes(self) -> list[int]:
         """Return the buckets of all routes' times to first byte."""
         routes = self.names()
         pairs = [*(name.of_stream() for name in routes), UNTOLD_STREAMS]
         first, last = (sum(self.lanes.get(pair[k], 0) for pair in pairs) for k in (0, 1))
-        return _first_bytes(sum(self.lanes[name] for name in routes), first, last)
+        return first_byte_buckets(sum(self.lanes[name] for name in routes), first, last)
 
 
-def _first_bytes(lanes: int, first: int, last: int) -> list[int]:
+def first_byte_buckets(lanes: int, first: int, last: int) -> list[int]:
     """Return all latencies less those of streams, plus the streams' first bytes."""
     buckets = _buckets(lanes)
     if first:

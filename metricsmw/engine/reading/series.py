@@ -14,16 +14,23 @@ from collections.abc import Callable, Mapping
 from typing import TypedDict
 
 from metricsmw.engine.reading.counts import Counts
+from metricsmw.engine.reading.first_bytes import (
+    UNKNOWN,
+    FirstByteFields,
+    fields,
+    of_route,
+    of_server,
+)
 from metricsmw.engine.reading.server import ServerReading
 from metricsmw.engine.storage.keys import Name
-from metricsmw.engine.storage.layout import step_number
+from metricsmw.engine.storage.layout import STEP_RATIO, step_number
 from metricsmw.engine.storage.minutes import GaugeSample
 from metricsmw.snapshot import iso_timestamp
 from metricsmw.validation import whole
 
 
-class RouteStep(TypedDict):
-    """One step of one route. Latencies are None where nothing was answered in it."""
+class Step(TypedDict):
+    """What is counted of a step. Latencies are None where nothing was answered in it."""
 
     step: int
     timestamp: str
@@ -36,8 +43,15 @@ class RouteStep(TypedDict):
     latency_p99_ms: float | None
 
 
-class SeriesStep(RouteStep):
-    """One step of the server. The gauges are None where nobody looked during it."""
+class RouteStep(Step, FirstByteFields):
+    """One step of one route."""
+
+
+class SeriesStep(Step, FirstByteFields):
+    """One step of the server. The gauges are None where nobody looked during it.
+
+    The time to first byte is that of the tenth of the window which ends with the step.
+    """
 
     requests_in_flight: int | None
     cpu_usage_pct: float | None
@@ -90,9 +104,9 @@ class Steps:
         """Return the counts of every step, by its number."""
         return {number: count(lanes.get(number, 0)) for number in range(self.first, self.last + 1)}
 
-    def rows(self, counts: Mapping[int, Counts]) -> list[RouteStep]:
+    def rows(self, counts: Mapping[int, Counts]) -> list[Step]:
         """Return every step, with its counts."""
-        rows: list[RouteStep] = []
+        rows: list[Step] = []
         for number, counted in counts.items():
             answered = counted.latency.count
             p50, p95, p99 = counted.percentiles_ms if answered else (None, None, None)
@@ -128,9 +142,14 @@ def server_steps(
     """
     samples = seen(steps.first, steps.last)
     rows: list[SeriesStep] = []
-    counts = steps.counts(reading.steps(steps.first), Counts.of_server)
+    # Those that end with one of the steps.
+    tenths = range(-(-steps.first // STEP_RATIO), steps.last // STEP_RATIO + 1)
+    lanes = reading.steps(min(steps.first, (tenths.start - 1) * STEP_RATIO + 1))
+    first_bytes = of_server(reading, lanes, tenths) if tenths else {}
+    counts = steps.counts(lanes, Counts.of_server)
     for row in steps.rows(counts):
         counted = counts[row["step"]]
+        tenth, inside = divmod(row["step"], STEP_RATIO)
         in_flight, cpu, memory = samples.get(row["step"], (None, None, None))
         rows.append(
             {
@@ -141,6 +160,7 @@ def server_steps(
                 "server_errors": counted.server_errors,
                 "server_error_rate_pct": counted.server_error_rate_pct,
                 "statuses": counted.statuses,
+                **(UNKNOWN if inside else fields(first_bytes[tenth])),
             }
         )
     return rows
@@ -148,8 +168,11 @@ def server_steps(
 
 def route_steps(reading: ServerReading, steps: Steps, method: str, route: str) -> list[RouteStep]:
     """Return the steps of one route; ``steps`` must be tenths of the window."""
-    lanes = reading.route_steps(Name(method, route), steps.first)
-    return steps.rows(steps.counts(lanes, Counts.of_route))
+    name = Name(method, route)
+    lanes = reading.route_steps(name, steps.first)
+    first_bytes = of_route(reading, name, range(steps.first, steps.last + 1))
+    rows = steps.rows(steps.counts(lanes, Counts.of_route))
+    return [{**row, **fields(first_bytes.get(row["step"], 0))} for row in rows]
 
 
 def clamp_seconds(seconds: int | None, window: int) -> int:

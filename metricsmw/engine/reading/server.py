@@ -23,6 +23,7 @@ from metricsmw.engine.storage.keys import (
     KEY_BITS,
     AnswerName,
     Name,
+    Times,
 )
 from metricsmw.engine.storage.layout import (
     Field,
@@ -229,6 +230,19 @@ class ServerReading:
     def route_steps(self, name: Name, first: int) -> dict[int, int]:
         """Return what all workers counted of one route in each of the routes' steps, as lanes."""
         return self._add_up(lambda segment: segment.route_steps(name, first))
+
+    def stream_steps(self, first: int, name: Name | None = None) -> dict[int, dict[Times, int]]:
+        """Return what all workers counted of streams in each of the routes' steps, as lanes.
+
+        Args:
+            first: The number of the first step.
+            name: Of that route only; None: of all.
+        """
+        found: dict[int, dict[Times, int]] = {}
+        for step, times, lanes in self._gather(lambda segment: segment.stream_steps(first, name)):
+            counted = found.setdefault(step, {})
+            counted[times] = counted.get(times, 0) + lanes
+        return found
 
     def _add_up(
         self, read: Callable[[SegmentReading], Iterable[tuple[int, int]]]

@@ -21,7 +21,7 @@ from math import ceil, inf, log2
 from typing import ParamSpec, Protocol, TypeVar
 
 from metricsmw.clock import Clock
-from metricsmw.config import Settings
+from metricsmw.config import EVENT_STREAM, Settings
 from metricsmw.engine.aside import do_aside, runs_event_loop
 from metricsmw.engine.builds import NEEDS_LOCK
 from metricsmw.engine.faults import FaultLog
@@ -206,6 +206,8 @@ class Recorder:
         self._membership = membership
         self._on_minute = on_minute
         self.faults = faults
+        self.event_streams = frozenset((EVENT_STREAM, *settings.event_streams))
+        """Content types and templates of routes whose streams are measured to their first byte."""
         self._registered = False
         self._lock = threading.RLock()
         self._restarted = 0.0  # monotonic time of the last reset made here

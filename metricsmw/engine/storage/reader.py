@@ -14,6 +14,7 @@ from metricsmw.engine.storage.histogram import BUCKETS
 from metricsmw.engine.storage.keys import (
     MAX_SAMPLING,
     Name,
+    Times,
     read_text,
     unpack_text,
 )
@@ -340,6 +341,10 @@ class SegmentReading:
     def route_steps(self, name: Name, first: int) -> Iterable[tuple[int, int]]:
         """Yield the counts of one route in each route step from ``first`` on, as lanes."""
         return self._route_tables(self._source.opened().read).steps(name, first)
+
+    def stream_steps(self, first: int, name: Name | None) -> Iterable[tuple[int, Times, int]]:
+        """Yield the same of the rows of streams; of one route, or of all where it is None."""
+        return self._route_tables(self._source.opened().read).streams(first, name)
 
     def _baseline(self, offset: int) -> int | None:
         return self._reset.states.get((self._header.nonce, offset))

@@ -23,6 +23,7 @@ from metricsmw.engine.storage.keys import (
     AnswerRow,
     Name,
     RouteFacts,
+    Times,
 )
 from metricsmw.engine.storage.lanes import (
     ROUTE_HISTOGRAM,
@@ -60,6 +61,7 @@ COUNTS = int(BIAS) - 1  # the bits of a lane that count, without those of the bi
 SPARE = ROUTE_LANES - RouteLane.ANSWERS
 # The lanes of a row but those of its answers.
 OWN_LANES = (1 << 64 * RouteLane.ANSWERS) - 1
+STREAM_TIMES = (Times.FIRST_BYTE, Times.LAST_BYTE)
 
 
 class RouteCounts(NamedTuple):
@@ -174,6 +176,19 @@ class RouteTableReader:
         """
         packed = name.pack(), name.of_others().pack()
         return self._steady(lambda: list(self._steps_of(packed, first)))
+
+    def streams(self, first: int, name: Name | None = None) -> list[tuple[int, Times, int]]:
+        """Return what the rows of streams counted in each route step from ``first`` on.
+
+        Args:
+            first: The number of the first step.
+            name: Of that route only; None: of all.
+
+        Returns:
+            Steps, what their times are, and lanes; a step may be there several times.
+        """
+        rows = None if name is None else {part.pack() for part in name.of_stream()}
+        return self._steady(lambda: list(self._streams(rows, first)))
 
     def _steady(self, found: Callable[[], T]) -> T:
         """Return what is found while no row gets another name, if that can be had."""
@@ -306,6 +321,26 @@ class RouteTableReader:
                     )
                     for step, state in found.items():
                         yield step, rows_of(state, self._used)[row] & OWN_LANES
+
+    def _streams(self, rows: set[bytes] | None, first: int) -> Iterable[tuple[int, Times, int]]:
+        for offset in tables_in_use(self._read, self._header, Kind.ROUTES):
+            head = self._bytes(offset, ROUTE_SHAPE.current)
+            found: list[tuple[int, Times]] = []
+            for row in range(TABLE_ROWS):
+                name = Name.unpack(head[ROUTE_SHAPE.names + row * NAME_BYTES :][:NAME_BYTES])
+                if name is None or name.times not in STREAM_TIMES:
+                    continue
+                if rows is None or name.pack() in rows:
+                    found.append((row, name.times))
+            if not found:
+                continue
+            steps = read_steps(
+                self._read, offset, ROUTE_SHAPE, first, self._baseline(offset), self._used
+            )
+            for step, state in steps.items():
+                lanes = rows_of(state, self._used)
+                for row, times in found:
+                    yield step, times, lanes[row] & OWN_LANES
 
     def _bytes(self, offset: int, size: int) -> bytes:
         data = self._read(offset, size)

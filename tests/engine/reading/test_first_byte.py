@@ -142,3 +142,43 @@ def test_workers_together_beyond_the_maximum(clock: ManualClock) -> None:
         rows = {row["route"]: row for row in reading.routes(1)}
         assert set(rows) == {"/busy", "<other>"}
         assert ttfb(rows["<other>"]) == near([0.1])
+
+
+def test_steps_that_end_a_tenth_have_those_of_the_tenth(
+    monitor: MetricsMonitor, clock: ManualClock
+) -> None:
+    clock.advance(30 - clock.now % 30)  # a tenth of the window begins
+    for _ in range(20):
+        request(monitor, clock, 0.01)
+    for _ in range(30):
+        request(monitor, clock, 0.5, first=0.1, route="/stream")
+    clock.advance(30 - clock.now % 30)
+    series = monitor.get_series(30)["series"]
+    assert [step["streams"] for step in series] == [None] * 5 + [30]
+    assert ttfb(series[-1]) == near([0.01] * 20 + [0.1] * 30)
+    assert all(ttfb(step) == [None] * 3 for step in series[:-1])
+    assert monitor.get_current_snapshot().latency_p99_ms == pytest.approx(600, rel=0.011)
+    # A step that is asked for by itself, as listeners of a stream do.
+    assert monitor.get_series(5)["series"] == series[-1:]
+    for route, firsts, streams in (("/", [0.01] * 20, 0), ("/stream", [0.1] * 30, 30)):
+        step = monitor.get_route_series("GET", route)["series"][-1]
+        assert (ttfb(step), step["streams"]) == (near(firsts), streams)
+    clock.advance(30)
+    last = monitor.get_series()["series"][-1]
+    assert (ttfb(last), last["streams"]) == ([None] * 3, 0)
+    monitor.reset_statistics()
+    clock.advance(30)
+    assert [step["streams"] for step in monitor.get_series()["series"]][-1] == 0
+
+
+def test_those_of_a_route_that_are_not_told_are_not_known(
+    monitor: MetricsMonitor, clock: ManualClock
+) -> None:
+    clock.advance(30 - clock.now % 30)
+    for number in range(MAX_STREAMS + 1):
+        request(monitor, clock, 0.5, first=0.1, route=f"/{number}")
+    clock.advance(30 - clock.now % 30)
+    step = monitor.get_route_series("GET", f"/{MAX_STREAMS}")["series"][-1]
+    assert (ttfb(step), step["streams"]) == ([None] * 3, None)
+    last = monitor.get_series()["series"][-1]
+    assert (ttfb(last), last["streams"]) == (near([0.1]), MAX_STREAMS + 1)
