@@ -29,6 +29,7 @@ from metricsmw.engine.storage.layout import (
     Field,
 )
 from metricsmw.engine.storage.reader import (
+    NOTHING_KEPT,
     Period,
     Reset,
     SegmentReading,
@@ -37,7 +38,7 @@ from metricsmw.engine.storage.reader import (
     table_states,
 )
 from metricsmw.engine.storage.routes import RouteCounts, RouteTotal
-from metricsmw.engine.storage.tables import READ_ERRORS
+from metricsmw.engine.storage.tables import READ_ERRORS, Kept
 from metricsmw.engine.workers.group import Group
 
 logger = logging.getLogger("metricsmw")
@@ -51,6 +52,8 @@ class ServerReader:
     def __init__(self, settings: Settings) -> None:
         self._window_seconds = settings.window_seconds
         self._logged: set[str] = set()
+        # Of the last reading. Replaced as a whole: threads share it.
+        self._kept: Mapping[int, Kept] = {}
 
     def read(self, group: Group, period: Period, *, routes: bool = False) -> ServerReading:
         """Return a reading of the group's segments. Opens nothing, so it takes no lock.
@@ -62,7 +65,10 @@ class ServerReader:
         """
         # The reset goes first: states read after it can only be later ones.
         reset = group.reset
-        reading = ServerReading(group.sources(), period, reset, self._window_seconds, routes=routes)
+        reading = ServerReading(
+            group.sources(), period, reset, self._window_seconds, routes=routes, kept=self._kept
+        )
+        self._kept = reading.kept
         for name, reason in reading.damaged.items():
             if name not in self._logged:
                 self._logged.add(name)
@@ -97,6 +103,7 @@ class ServerReading:
         damaged: segments that cannot be right and are left out, with the reason.
         period: the window, and the moment at which it ends.
         reset: the server's last reset.
+        kept: what the next reading may be given, by the nonces of the segments.
     """
 
     def __init__(
@@ -107,6 +114,7 @@ class ServerReading:
         window_seconds: int,
         *,
         routes: bool = False,
+        kept: Mapping[int, Kept] = NOTHING_KEPT,
     ) -> None:
         """Read them.
 
@@ -118,6 +126,7 @@ class ServerReading:
             routes: read the tables of routes now, before the totals. A request is counted in the
                 totals first, so no sum over routes is then ahead of them. Otherwise these tables
                 are read when they are asked for.
+            kept: what an earlier reading has kept.
         """
         self.period = period
         self.reset = reset
@@ -127,7 +136,9 @@ class ServerReading:
         self.segments: list[SegmentReading] = []
         for name, source in sources.items():
             try:
-                segment = SegmentReading(name, source, period, reset, window_seconds, routes=routes)
+                segment = SegmentReading(
+                    name, source, period, reset, window_seconds, routes=routes, kept=kept
+                )
             except OtherVersionError as error:
                 if source.alive:  # else it is left by workers from before a reload
                     self.damaged[name] = str(error)
@@ -135,6 +146,9 @@ class ServerReading:
                 self.damaged[name] = str(error)
             else:
                 self.segments.append(segment)
+        self.kept: dict[int, Kept] = {
+            s.nonce: s.table.kept for s in self.segments if s.table.kept is not None
+        }
         window = sum(s.table.window for s in self.segments)
         total = sum(s.table.total for s in self.segments)
         peak = max((s.table.peaks[0] for s in self.segments), default=0.0)

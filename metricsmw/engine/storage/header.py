@@ -70,8 +70,8 @@ class Part(NamedTuple):
 
 # Directories seldom change, and each is looked at in every reading.
 @lru_cache(maxsize=512)
-def _parts(directory: bytes) -> tuple[Part, ...]:
-    """Return the chunks of a directory. Raises `CorruptSegmentError`."""
+def _parts(directory: bytes) -> tuple[tuple[Part, ...], int]:
+    """Return the chunks of a directory, and where they end. Raises `CorruptSegmentError`."""
     parts: list[Part] = []
     end = FIXED_BYTES
     numbers = memoryview(directory).cast("d").tolist()
@@ -86,7 +86,7 @@ def _parts(directory: bytes) -> tuple[Part, ...]:
             raise CorruptSegmentError("impossible directory")
         parts.append(Part(Kind(int(kind)), end, int(rows), int(width)))
         end = parts[-1].end
-    return tuple(parts)
+    return tuple(parts), end
 
 
 OTHER_VERSION = "of another version"
@@ -131,8 +131,7 @@ class Header:
         if not 0 <= chunks <= MAX_CHUNKS:
             raise CorruptSegmentError("impossible directory")
         size = int(chunks) * DIRECTORY_ENTRY * 8
-        self.parts = _parts(page[DIRECTORY_OFFSET : DIRECTORY_OFFSET + size])
-        self.end = self.parts[-1].end if self.parts else FIXED_BYTES
+        self.parts, self.end = _parts(page[DIRECTORY_OFFSET : DIRECTORY_OFFSET + size])
 
     def block_tables(self, kind: Kind) -> Iterable[list[int]]:
         """Yield the offsets of the tables of each chunk of routes or of answers.

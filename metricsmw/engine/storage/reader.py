@@ -42,6 +42,7 @@ from metricsmw.engine.storage.tables import (
     ATTEMPTS,
     NO_STEPS,
     CorruptSegmentError,
+    Kept,
     Read,
     TableReading,
     read_steps,
@@ -63,6 +64,10 @@ class SegmentSource(Protocol):
     def alive(self) -> bool:
         """Whether the worker that writes the segment lives."""
 
+    @property
+    def size(self) -> int:
+        """How many bytes it had when it was looked for; 0: not known."""
+
     def read(self, offset: int, size: int) -> bytes:
         """Return a copy of the bytes; fewer where the segment ends. Raises OSError."""
 
@@ -81,6 +86,7 @@ class Reset(NamedTuple):
 
 
 NEVER = Reset(0.0, {})
+NOTHING_KEPT: Mapping[int, Kept] = {}
 
 
 class Period(NamedTuple):
@@ -139,6 +145,7 @@ class SegmentReading:
         window_seconds: int,
         *,
         routes: bool = False,
+        kept: Mapping[int, Kept] = NOTHING_KEPT,
     ) -> None:
         """Read it.
 
@@ -149,6 +156,8 @@ class SegmentReading:
             reset: the last reset; earlier counts are left out.
             window_seconds: the length of the window.
             routes: read the tables of routes now, before the server-wide one.
+            kept: what earlier readings have kept of the server-wide tables, by their segments'
+                nonces.
 
         Raises:
             CorruptSegmentError: its bytes cannot be what a worker wrote.
@@ -169,9 +178,10 @@ class SegmentReading:
         whole = self._read(0, OVERALL)
         self._take_header(whole[:HEADER_BYTES])
         # Where any part is missing, the whole segment is left out.
-        if not self._read(self._header.end - 1, 1):
+        if self._header.end > source.size and not self._read(self._header.end - 1, 1):
             raise CorruptSegmentError("truncated")
-        self.table = self._server_table(whole[SERVER_OFFSET:])
+        self.nonce = self._header.nonce
+        self.table = self._server_table(whole[SERVER_OFFSET:], kept.get(self.nonce))
         self._read = source.read
 
     def _take_header(self, page: bytes) -> None:
@@ -184,7 +194,7 @@ class SegmentReading:
         # Such a worker's totals count; its steps are of another length, so its window does not.
         self._same_window = self.header[Field.WINDOW] == self._window_seconds
 
-    def _server_table(self, head: bytes) -> TableReading:
+    def _server_table(self, head: bytes, kept: Kept | None) -> TableReading:
         steps = self._period.steps(1, STEPS_PER_WINDOW) if self._same_window else NO_STEPS
         return read_table(
             self._read,
@@ -196,6 +206,7 @@ class SegmentReading:
             self._period.past,
             head,
             buckets=BUCKETS * 8,
+            kept=kept,
         )
 
     def _route_tables(self, read: Read) -> RouteTableReader:

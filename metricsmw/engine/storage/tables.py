@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from operator import itemgetter
 from typing import NamedTuple
 
 from metricsmw.engine.storage.histogram import CEILING_SECONDS
@@ -42,15 +43,21 @@ READ_ERRORS = (
 
 
 class TableReading(NamedTuple):
-    """One table: lanes since the reset and lanes in the window, as integers; peaks in seconds.
+    """One table, read once.
 
-    ``head``: its bytes before the current lanes.
+    Attributes:
+        total: Its lanes since the reset, as one integer.
+        window: Its lanes in the window.
+        peaks: The largest value of each row in the window, in seconds.
+        head: Its bytes before the current lanes.
+        kept: What the next reading of it may be given; None: nothing.
     """
 
     total: int
     window: int
     peaks: list[float]
     head: bytes
+    kept: Kept | None
 
 
 class Cut(NamedTuple):
@@ -97,18 +104,21 @@ class Cut(NamedTuple):
                 low = middle + 1
         return cls(first * CUT_BYTES, behind * CUT_BYTES, buckets)
 
+    def holds(self, state: bytes) -> bool:
+        """Return whether all that a state has counted is in this part of it."""
+        begin, end, tail = self
+        empty = _empty(len(state))
+        return state.startswith(empty[:begin]) and state.startswith(empty[end:tail], end)
+
     def take(self, state: bytes) -> int:
         """Return what was counted in this part of a state.
 
         Raises:
             CorruptSegmentError: The bytes are no counts, or there are some outside of it.
         """
-        begin, end, tail = self
-        if begin or end < tail:
-            empty = _empty(len(state))
-            if state[:begin] != empty[:begin] or state[end:tail] != empty[end:tail]:
-                raise CorruptSegmentError("impossible counts")
-            state = state[begin:end] + state[tail:]
+        if not self.holds(state):
+            raise CorruptSegmentError("impossible counts")
+        state = state[self.begin : self.end] + state[self.tail :]
         counted = int.from_bytes(state, "little")
         high, zero = lane_masks(len(state) // 8)
         if counted & high != zero:
@@ -132,6 +142,60 @@ class Cut(NamedTuple):
         return (part & (1 << size) - 1) << 8 * self.begin | part >> size << 8 * self.tail
 
 
+class Kept(NamedTuple):
+    """What a reading leaves to the next one of the same table: a checkpoint never changes.
+
+    Attributes:
+        label: The step that begins with the checkpoint.
+        cut: The part of a state that has counted anything.
+        counted: What that part had counted at the checkpoint.
+    """
+
+    label: float
+    cut: Cut
+    counted: int
+
+
+class _Slots(NamedTuple):
+    """The checkpoints that a window needs.
+
+    Attributes:
+        begin: The label of the one at its start; None: the window begins with the table.
+        end: The label of the one at its end; None: it ends with the current lanes.
+        peaks: Takes those of the window from all peaks of a row; None: there are none.
+    """
+
+    begin: float | None
+    end: float | None
+    peaks: Callable[[Sequence[float]], tuple[float, ...]] | None
+
+
+# Workers that are as busy have the same labels, and each reading of one step asks for the same.
+@lru_cache(maxsize=256)
+def _slots(raw: bytes, last: float, first: float, reset_at: float, past: bool) -> _Slots:
+    """Return which checkpoints a window needs; see `read_table`.
+
+    Args:
+        raw: The labels, and the times from which the peaks are valid.
+        last: The number of the window's last step.
+        first: That of its first one.
+        reset_at: Monotonic time of the last reset.
+        past: The window ends with the last step.
+    """
+    doubles = memoryview(raw).cast("d").tolist()
+    labels, since = doubles[: len(doubles) // 2], doubles[len(doubles) // 2 :]
+    if sum(labels) % 1:  # NaN too
+        raise CorruptSegmentError("impossible steps")
+    end = min([label for label in labels if label > last], default=None) if past else None
+    inside = [slot for slot, label in enumerate(labels) if label >= first]
+    begin = min([labels[slot] for slot in inside], default=None)
+    if begin is not None and end is not None and begin >= end:
+        begin = None
+    valid = [slot for slot in inside if labels[slot] <= last and since[slot] >= reset_at]
+    # Of one place twice, as of two it returns a tuple.
+    return _Slots(begin, end, itemgetter(*valid, valid[0]) if valid else None)
+
+
 @lru_cache(maxsize=8)
 def _empty(size: int) -> bytes:
     return zero_lanes(size // 8)
@@ -148,6 +212,7 @@ def read_table(
     head: bytes | None = None,
     used: slice | None = None,
     buckets: int = 0,
+    kept: Kept | None = None,
 ) -> TableReading:
     """Return the counts of one table since the reset and in the window.
 
@@ -163,6 +228,7 @@ def read_table(
         used: The bytes of a state that are in use; None: all.
         buckets: How many bytes at the beginning of a state are buckets, of which few have counted
             anything; 0 says nothing about that.
+        kept: What an earlier reading of the same table has kept.
 
     Raises:
         CorruptSegmentError: The bytes cannot be what a worker wrote.
@@ -177,32 +243,26 @@ def read_table(
         head = None
         if len(whole) != size:
             raise CorruptSegmentError("truncated")
-        slots = shape.slots
-        peaks_end = shape.peaks + slots * shape.rows * 8
-        doubles = memoryview(whole[:peaks_end]).cast("d").tolist()
-        labels = doubles[:slots]
-        if sum(labels) % 1:  # NaN too
-            raise CorruptSegmentError("impossible steps")
+        slots = _slots(whole[: shape.slots * 16], last, first, reset_at, past)
         state = whole[shape.current + used.start :]
-        cut = Cut.of(state, buckets)
+        if kept is None or not kept.cut.holds(state):
+            kept = None
+            cut = Cut.of(state, buckets)
+        else:
+            cut = kept.cut
         end = begin = cut.take(state)
-        end_label = None
-        if past:
-            later = [label for label in labels if label > last]
-            if later:
-                end_label = min(later)
-                checkpoint = _checkpoint(read, offset, shape, end_label, used)
+        if slots.end is not None:
+            checkpoint = _checkpoint(read, offset, shape, slots.end, used)
+            if checkpoint is None:
+                continue
+            begin = end = cut.take(checkpoint)
+        if slots.begin is not None:
+            if kept is None or kept.label != slots.begin:
+                checkpoint = _checkpoint(read, offset, shape, slots.begin, used)
                 if checkpoint is None:
                     continue
-                begin = end = cut.take(checkpoint)
-        inside = [slot for slot, label in enumerate(labels) if label >= first]
-        if inside:
-            begin_label = min([labels[slot] for slot in inside])
-            if end_label is None or begin_label < end_label:
-                checkpoint = _checkpoint(read, offset, shape, begin_label, used)
-                if checkpoint is None:
-                    continue
-                begin = cut.take(checkpoint)
+                kept = Kept(slots.begin, cut, cut.take(checkpoint))
+            begin = kept.counted
         start = cut.part(at_reset) if at_reset else 0
         high, _ = lane_masks(cut.end - cut.begin + len(state) - cut.tail >> 3)
         total, window = end - start, end - max(begin, start)
@@ -210,15 +270,17 @@ def read_table(
             total, window = max(total, 0), max(window, 0)
         if total < 0 or window < 0 or (total | window) & high:
             raise CorruptSegmentError("impossible counts")
-        valid = [s for s in inside if labels[s] <= last and doubles[slots + s] >= reset_at]
-        peaks = [
-            max([doubles[row + slot] for slot in valid], default=0.0)
-            for row in range(shape.peaks // 8, len(doubles), slots)
-        ]
+        peaks = [0.0] * shape.rows
+        if slots.peaks is not None:
+            raw = whole[shape.peaks : shape.peaks + shape.slots * shape.rows * 8]
+            doubles = memoryview(raw).cast("d").tolist()
+            rows = range(0, len(doubles), shape.slots)
+            peaks = [max(slots.peaks(doubles[row : row + shape.slots])) for row in rows]
         # False for NaN, too.
         if not (sum(peaks) >= 0.0 <= min(peaks) and max(peaks) <= CEILING_SECONDS):
             raise CorruptSegmentError("impossible peaks")
-        return TableReading(cut.whole(total), cut.whole(window), peaks, whole[: shape.current])
+        total, window = cut.whole(total), cut.whole(window)
+        return TableReading(total, window, peaks, whole[: shape.current], kept)
     raise CorruptSegmentError("no whole checkpoint")
 
 

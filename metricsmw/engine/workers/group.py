@@ -114,6 +114,7 @@ class OwnSource:
     """This process's own segment, read through its own memory."""
 
     alive = True
+    size = 0
 
     def __init__(self, memory: Memory) -> None:
         self.read = memory.read

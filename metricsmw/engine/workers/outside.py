@@ -157,6 +157,8 @@ class OutsideSegment:
         created: Monotonic time at which the segment was made.
     """
 
+    size = 0
+
     def __init__(self, file: FileHandle, flocks: Flocks, here: Surroundings) -> None:
         self._file = file
         self.header = read_header(file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from collections.abc import Mapping
 
 from metricsmw.engine.directory import Directory
@@ -17,13 +18,16 @@ from metricsmw.engine.workers.directories import (
 )
 from metricsmw.engine.workers.surroundings import Surroundings
 
-# Files of so many workers stay open between reads; others are opened each time, so that a server
-# with many workers leaves the app its descriptors.
-MOST_OPEN = 16
+# Files of so many workers stay open between reads, but no more than that share of the descriptors
+# that the process may have; others are opened each time, so that the app is left its descriptors.
+MOST_OPEN = 64
+SHARE_OPEN = 16
 
 
 class FileSource:
     """Another worker's segment. Read by `pread`: a truncated file is a short read, no SIGBUS.
+
+    ``size`` is that of the last look at the directory.
 
     Args:
         directory: The server's directory.
@@ -38,6 +42,7 @@ class FileSource:
         file = self._open()
         status = os.fstat(file.fileno())
         self.identity = status.st_ino, status.st_uid
+        self.size = status.st_size
         self.header = read_header(file)
         if stays_open:
             self._file = file
@@ -70,6 +75,8 @@ class FileSource:
 class _OpenFile:
     """Another worker's segment, by a descriptor."""
 
+    size = 0
+
     def __init__(self, file: FileHandle) -> None:
         self._file = file
 
@@ -91,6 +98,7 @@ class Unreadable:
     """A file in the directory that is no segment of this server; reading it says why."""
 
     alive = False
+    size = 0
 
     def __init__(self, error: OSError) -> None:
         self._error = error
@@ -113,6 +121,10 @@ class Sources:
         # By name, of which another file may come to stand for it. Replaced as a whole: threads
         # share it.
         self._known: dict[str, FileSource] = {}
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if most == resource.RLIM_INFINITY:
+            most = MOST_OPEN * SHARE_OPEN
+        self._most_open = min(MOST_OPEN, most // SHARE_OPEN)
 
     def close(self) -> None:
         """Keep none open."""
@@ -144,7 +156,7 @@ class Sources:
             source = self._known.get(name)
             if source is None or source.identity != (status.st_ino, status.st_uid):
                 try:
-                    source = FileSource(self._directory, name, number_open < MOST_OPEN)
+                    source = FileSource(self._directory, name, number_open < self._most_open)
                 except FileNotFoundError:
                     continue
                 except OSError as error:  # tried again at the next read
@@ -157,6 +169,7 @@ class Sources:
                 if header is not None and not header.has_this_clock(now, self._here):
                     found[name] = Unreadable(OSError(errno.EXDEV, "of another boot or clock"))
                     continue
+            source.size = status.st_size
             opened[name] = source
             found[name] = source
         self._known = opened

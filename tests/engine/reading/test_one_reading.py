@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
 import threading
 from collections.abc import Callable, Iterator
 
@@ -10,6 +13,8 @@ import pytest
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
 from metricsmw.engine.reading.server import ServerReader, ServerReading
+from metricsmw.engine.storage.layout import SERVER_SHAPE
+from metricsmw.engine.storage.reader import OVERALL
 from metricsmw.engine.workers.group import Group
 
 THREADS = 8
@@ -107,3 +112,65 @@ def test_its_parts_agree_while_threads_record(monitor: MetricsMonitor) -> None:
             thread.join()
     reading = monitor.read(routes=True)
     assert sum(row["requests"] for row in reading.routes) == reading.snapshot.total_requests
+
+
+# --- what a reading of other workers costs -------------------------------------------------------
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes of each read of another worker's segment, and 0 for each that is opened."""
+    found: list[int] = []
+    real_pread, real_open = os.pread, os.open
+
+    def pread(fd: int, size: int, offset: int) -> bytes:
+        if "/worker-" in os.readlink(f"/proc/self/fd/{fd}"):
+            found.append(size)
+        return real_pread(fd, size, offset)
+
+    def open_file(path: str, *args: int, **kwargs: int) -> int:
+        if str(path).startswith("worker-"):
+            found.append(0)
+        return real_open(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "pread", pread)
+    monkeypatch.setattr(os, "open", open_file)
+    return found
+
+
+def test_another_worker_is_read_once_in_a_step(clock: ManualClock, reads: list[int]) -> None:
+    with (
+        MetricsMonitor(shared=True, clock=clock) as other,
+        MetricsMonitor(shared=True, clock=clock) as monitor,
+    ):
+        for _ in range(3):
+            other.record_request(20.0)
+            clock.advance(5.0)
+            monitor.record_request(30.0)
+        assert monitor.get_current_snapshot().total_requests == 6
+        reads.clear()
+        other.record_request(25.0)
+        assert monitor.get_current_snapshot().total_requests == 7
+        assert reads == [OVERALL]
+        # A window that begins with another step: that checkpoint is read, and its label again.
+        clock.advance(295.0)
+        other.record_request(20.0)
+        assert monitor.get_current_snapshot().request_rate_rpm > 0
+        clock.advance(5.0)
+        reads.clear()
+        assert monitor.get_current_snapshot().request_rate_rpm == 0.6  # three in 300 s
+        assert reads == [OVERALL, SERVER_SHAPE.stride, 8]
+
+
+def test_the_app_is_left_its_descriptors(
+    clock: ManualClock, reads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (31, 31))
+    with contextlib.ExitStack() as stack:
+        monitors = [stack.enter_context(MetricsMonitor(shared=True, clock=clock)) for _ in range(3)]
+        for monitor in monitors:
+            monitor.record_request(20.0)
+        assert monitors[0].total_requests == 3
+        reads.clear()
+        assert monitors[0].total_requests == 3
+        assert sorted(reads) == [0, OVERALL, OVERALL]  # one stays open, the other does not

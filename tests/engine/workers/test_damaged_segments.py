@@ -96,9 +96,6 @@ OVERWRITTEN = {
     "random chunk directory": overwrite(DIRECTORY_OFFSET, 512, noise),
     "random steps": overwrite(HEADER_BYTES, SERVER_SHAPE.current, noise),
     "random counts": overwrite(HEADER_BYTES + SERVER_SHAPE.current, SERVER_SHAPE.stride, noise),
-    "states zeroed": overwrite(
-        HEADER_BYTES + SERVER_SHAPE.checkpoint(0), SERVER_SHAPE.slots * SERVER_SHAPE.stride, zeros
-    ),
     "impossible maxima": overwrite(
         HEADER_BYTES + SERVER_SHAPE.peaks,
         SERVER_SHAPE.slots * 8,
@@ -158,6 +155,15 @@ def test_a_dead_workers_segment(scene: Scene, name: str) -> None:
     scene.reader.do(record, "reader", 1)
     for worker in (scene.reader, scene.live, new):
         assert worker.do(numbers) == expected(reader=1)
+
+
+def test_checkpoints_of_a_dead_worker(scene: Scene) -> None:
+    """They never change: who has read the one that it needs does not read it again."""
+    states = SERVER_SHAPE.slots * SERVER_SHAPE.stride
+    scene.damage("dead", overwrite(HEADER_BYTES + SERVER_SHAPE.checkpoint(0), states, zeros))
+    assert scene.reader.do(numbers) == expected(reader=3, live=10, dead=14)
+    assert scene.live.do(numbers) == expected(reader=3, live=10)
+    assert left_out(scene.live) == 1
 
 
 @pytest.mark.parametrize("damage", ALL.values(), ids=list(ALL))
@@ -299,7 +305,7 @@ def test_what_was_damaged_at_a_reset_does_not_come_back(scene: Scene) -> None:
     label = int(scene.clock.monotonic() // STEP) - 1
     checkpoint = HEADER_BYTES + SERVER_SHAPE.checkpoint(label % SERVER_SHAPE.slots)
     scene.damage("dead", overwrite(checkpoint, SERVER_SHAPE.stride, noise))
-    assert scene.reader.do(numbers) == expected(reader=3, live=10)
+    assert scene.live.do(numbers) == expected(reader=3, live=10)
     scene.reader.do(MetricsMonitor.reset_statistics)
     scene.clock.advance(400)
     for worker in (scene.reader, scene.live):
