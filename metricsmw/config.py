@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from metricsmw.validation import whole
+from metricsmw.validation import number, whole
 
 Shared = Literal[False, True, "auto"]
 
@@ -21,7 +21,8 @@ RANGES: dict[str, tuple[int, int]] = {
     "history_days": (1, 3650),
 }
 
-
+# What is told of captured requests only where the monitor's setting says so.
+CAPTURE = ("path", "query", "user")
 MAX_NAME = 100
 EVENT_STREAM = "text/event-stream"
 # A content type without its parameters (RFC 9110, section 8.3.1).
@@ -46,6 +47,8 @@ class Settings:
     name: str = ""
     errors_from: Literal[400, 500] = 400
     event_streams: Iterable[str] = ()
+    capture: tuple[str, ...] = ()
+    capture_threshold_seconds: float = 1.0
 
     def __post_init__(self) -> None:
         for name, (lowest, highest) in RANGES.items():
@@ -70,6 +73,8 @@ class Settings:
             )
         if not (self.shared is True or self.shared is False or self.shared == "auto"):
             raise ValueError(f'shared must be False, True or "auto", got {self.shared!r}')
+        object.__setattr__(self, "capture", _captured(self.capture))
+        number("capture_threshold_seconds", self.capture_threshold_seconds, 0.001, 3600, "seconds")
 
     @property
     def step(self) -> float:
@@ -98,3 +103,19 @@ def _no_event_streams(given: object) -> TypeError:
     return TypeError(
         f"event_streams must hold content types and templates of routes (str), got {given!r}"
     )
+
+
+def _captured(names: Iterable[str]) -> tuple[str, ...]:
+    """Return what is told of captured requests, in the order of `CAPTURE`.
+
+    Raises:
+        TypeError: It is no tuple, list or set.
+        ValueError: It has something else than what `CAPTURE` has.
+    """
+    allowed = ", ".join(f'"{name}"' for name in CAPTURE)
+    if not isinstance(names, (tuple, list, set, frozenset)):
+        raise TypeError(f"capture must be a tuple of any of {allowed}, got {names!r}")
+    for name in names:
+        if name not in CAPTURE:
+            raise ValueError(f"capture may have {allowed}, got {name!r}")
+    return tuple(name for name in CAPTURE if name in names)

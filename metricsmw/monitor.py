@@ -24,18 +24,17 @@ from metricsmw.engine.reading.health import (
 )
 from metricsmw.engine.workers.registry import JobRegistry
 from metricsmw.formats import csv_text, export_document, json_text
-from metricsmw.snapshot import MetricsSnapshot, SnapshotDict
+from metricsmw.getters import Getters
+from metricsmw.snapshot import SnapshotDict
 
 if TYPE_CHECKING:
     from metricsmw.engine.reading.counts import Counts
     from metricsmw.engine.reading.moment import Reading, Statistics
-    from metricsmw.engine.reading.routes import RouteRow
-    from metricsmw.engine.reading.series import RouteSeries, Series
     from metricsmw.engine.workers.group import Group
     from metricsmw.history import SQLiteHistory
 
 
-class MetricsMonitor:
+class MetricsMonitor(Getters):
     """Live request metrics over a sliding window, in bounded memory.
 
     A monitor made here is private to its process; `get_metrics_monitor` gives the one that all
@@ -53,6 +52,10 @@ class MetricsMonitor:
     - ``errors_from``: the lowest status that counts as an error, 400 or 500.
     - ``event_streams``: content types, and templates of routes, whose streams are event streams as
       those of ``text/event-stream`` are: their latency is the time to first byte.
+    - ``capture``: what may be told of captured requests beside their route: any of "path", "query"
+      and "user"; see `get_slowest`.
+    - ``capture_threshold_seconds``: a request that took longer is captured, 0.001 to 3600, beside
+      those that are among the slowest of their route.
 
     Raises `ValueError` for a setting out of its range, `TypeError` for one of another type. Safe to
     use from any number of threads.
@@ -72,6 +75,8 @@ class MetricsMonitor:
         name: str = "",
         errors_from: Literal[400, 500] = 400,
         event_streams: Iterable[str] = (),
+        capture: tuple[str, ...] = (),
+        capture_threshold_seconds: float = 1.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.settings = Settings(
@@ -85,6 +90,8 @@ class MetricsMonitor:
             name=name,
             errors_from=errors_from,
             event_streams=event_streams,
+            capture=capture,
+            capture_threshold_seconds=capture_threshold_seconds,
         )
         self.clock = clock
         self.faults = FaultLog()
@@ -195,7 +202,7 @@ class MetricsMonitor:
     def read(self, *, routes: bool = False) -> Reading:
         """Return a reading: every number of the moment at which it is first asked.
 
-        Each method below reads anew. Ask one reading for all parts of an answer.
+        Each getter reads anew. Ask one reading for all parts of an answer.
 
         Args:
             routes: the per-route table will be asked for beside the totals; it is then never ahead
@@ -203,80 +210,10 @@ class MetricsMonitor:
         """
         return self._reader.read(routes=routes)
 
-    def get_current_snapshot(self) -> MetricsSnapshot:
-        """Return the numbers of this moment, over all workers of the server."""
-        return self.read().snapshot
-
-    def get_request_rate_rpm(self) -> float:
-        """Return the requests per minute over the window."""
-        return self.read().request_rate_rpm
-
-    def get_error_rate_pct(self) -> float:
-        """Return the share of errors among the window's requests, 0 to 100."""
-        return self.read().server.window.error_rate_pct
-
-    def get_latency_percentiles(self) -> tuple[float, float, float]:
-        """Return (p50, p95, p99) of the window in milliseconds; 0.0 where it is empty."""
-        return self.read().server.window.percentiles_ms
-
-    def get_active_users(self) -> int:
-        """Return how many users were active within the timeout, each counted once."""
-        return self.read().active_users
-
-    def get_active_user_ids(self) -> list[str]:
-        """Return the active users' ids, sorted; past `max_users`, the ids of the sample."""
-        return self.read().active_user_ids
-
-    def get_websocket_connections(self) -> int:
-        """Return the number of WebSocket connections open on the live workers."""
-        return self.read().websocket_connections
-
-    def get_memory_usage(self) -> tuple[float, float]:
-        """Return the resident memory of the live workers: (percent of the machine's, MiB)."""
-        usage = self.read().usage
-        return usage.memory_pct, usage.memory_mb
-
-    def get_cpu_usage(self) -> float:
-        """Return the CPU of the live workers in percent of one core, since the reading before."""
-        return self.read().usage.cpu_pct
-
-    @property
-    def total_requests(self) -> int:
-        """Requests since the start or the last reset."""
-        return self.read().server.total.requests
-
-    @property
-    def total_errors(self) -> int:
-        """Errors since the start or the last reset."""
-        return self.read().server.total.errors
-
-    _total_requests = total_requests
-    _total_errors = total_errors
-
     @property
     def window_seconds(self) -> int:
         """Length of the window."""
         return self.settings.window_seconds
-
-    def get_routes(self) -> list[RouteRow]:
-        """Return the per-route table of the window, busiest first."""
-        return self.read().routes
-
-    def get_series(self, seconds: int | None = None) -> Series:
-        """Return the counts of each step of the window that ended in the last ``seconds``.
-
-        Steps are sixtieths of the window, whose length is also the most that can be asked for and
-        the default.
-
-        Raises:
-            TypeError: ``seconds`` is no whole number.
-            ValueError: ``seconds`` is below 1.
-        """
-        return self.read().series(seconds)
-
-    def get_route_series(self, method: str, route: str, seconds: int | None = None) -> RouteSeries:
-        """Return the same of a row of `get_routes`, in tenths of the window; idle if not there."""
-        return self.read().route_series(method, route, seconds)
 
     def get_custom(self) -> list[dict[str, object]]:
         """Return a row for each series of the app's own numbers, over all workers."""
@@ -419,6 +356,8 @@ def get_metrics_monitor(
     name: str = "",
     errors_from: Literal[400, 500] = 400,
     event_streams: Iterable[str] = (),
+    capture: tuple[str, ...] = (),
+    capture_threshold_seconds: float = 1.0,
 ) -> MetricsMonitor:
     """Return the monitor of this process: one per process, one truth per server.
 
@@ -441,6 +380,8 @@ def get_metrics_monitor(
                 name=name,
                 errors_from=errors_from,
                 event_streams=event_streams,
+                capture=capture,
+                capture_threshold_seconds=capture_threshold_seconds,
             )
             return _singleton
     kept = getattr(_singleton.lasting, "path", None)

@@ -29,6 +29,7 @@ adapters.arguments adapters.dashboard adapters.interpose adapters.kinds adapters
 adapters.types adapters.walks
 alerts exporters exporting
 __init__ monitor
+getters
 engine.reading engine.recording history
 engine.workers
 engine.storage

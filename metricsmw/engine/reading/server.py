@@ -13,6 +13,7 @@ from metricsmw.engine.reading.counts import Counts
 from metricsmw.engine.reading.instruments import InstrumentSeries, join
 from metricsmw.engine.reading.lazy import lazy
 from metricsmw.engine.reading.routes import RouteLanes, RouteRow, route_row, seconds_spent
+from metricsmw.engine.storage.captures import Capture
 from metricsmw.engine.storage.header import OtherVersionError
 from metricsmw.engine.storage.histogram import (
     ROUTE_FIRST,
@@ -281,6 +282,11 @@ class ServerReading:
         total = sum(spent.values())
         found = [route_row(name, routes, covered, spent[name], total) for name in names]
         return sorted(found, key=lambda row: (-row["requests"], row["route"], row["method"]))
+
+    @lazy
+    def captures(self) -> list[Capture]:
+        """Return the captured requests of all workers, of the per-route table's window."""
+        return list(self._gather(SegmentReading.captures))
 
     def instruments(self) -> list[InstrumentSeries]:
         """Return the app's own numbers, over all workers, since the start or the last reset."""

@@ -44,12 +44,15 @@ class Row:
     Attributes:
         answers: Where the answers that are not plain are counted, by status.
         lanes: The lanes, by their places in a state.
-        limit: A latency up to this is no new peak, neither of the row nor of the server.
+        limit: A latency up to this is no new peak, neither of the row nor of the server, and none
+            to be captured.
         name: Its name.
         numbers: How many of its answers have a row of answers, in a row of what is not plain.
         others: The route's row of answers that are not plain, if there were any.
         plain: The plain status.
         shared: The lanes of the row of answers that all further ones share, if there is one.
+        slow_from: A latency above this is slow, as `RouteTables.slow_from` says; 0.0: it is to be
+            asked first.
     """
 
     __slots__ = (
@@ -63,6 +66,7 @@ class Row:
         "others",
         "plain",
         "shared",
+        "slow_from",
         "step_max",
         "table",
     )
@@ -81,7 +85,7 @@ class Row:
         self.others: Row | None = None
         self.shared: memoryview[float] | None = None
         self.step_max = table.peak(number)
-        self.limit = 0.0
+        self.limit = self.slow_from = 0.0
 
     def raise_peak(self, seconds: float) -> None:
         """Set the step's peak where this one is higher."""

@@ -122,7 +122,7 @@ class QuietRows:
             table.rebase(number)
         for row in rows:
             row.table.drop_peaks(row.number)
-            row.step_max = row.limit = 0.0
+            row.step_max = row.limit = row.slow_from = 0.0
         yield
         header[Field.RENAMINGS] += 1.0
 

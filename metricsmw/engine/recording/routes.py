@@ -38,6 +38,7 @@ from metricsmw.engine.recording.answers import (
 )
 from metricsmw.engine.recording.blocks import BlockRows
 from metricsmw.engine.recording.quiet import QuietRows, parts
+from metricsmw.engine.recording.slowness import percentile_99
 from metricsmw.engine.storage.histogram import BUCKETS
 from metricsmw.engine.storage.keys import (
     LENGTH_BYTES,
@@ -56,6 +57,7 @@ from metricsmw.engine.storage.layout import (
     COUNTER_BLOCK,
     NAME_BYTES,
     ROUTE_SHAPE,
+    ROUTE_STEPS_PER_WINDOW,
     STEP_RATIO,
     TABLE_ROWS,
     Field,
@@ -111,6 +113,7 @@ class RouteTables:
         self._segment = segment
         self._max_routes = settings.max_routes
         self._step = settings.step
+        self._threshold = settings.capture_threshold_seconds
         self._rows = rows
         self._places = places
         most = settings.max_routes + SHARED_ROWS + 2 * (MAX_STREAMS + 1)
@@ -119,6 +122,7 @@ class RouteTables:
         self._own = 0  # rows in use that are neither <other> nor <unmatched>, nor of streams
         self._streams = 0  # routes that have rows of their streams
         self._step_now = (0, 0.0)  # the tables' step, and since when its peaks are valid
+        self._reset_step = 0  # that of the last reset made here
         self._is_full = False  # there was no room for a table in this step
         self._is_crowded = False  # there was no room for a block in this step
         self._spare: Row | None = None
@@ -370,9 +374,21 @@ class RouteTables:
                 row.limit = 0.0  # as the server's step is a new one
         return self._lowest()
 
+    def slow_from(self, row: Row) -> float:
+        """Return the latency above which one of a row is slow, in seconds, as it is now.
+
+        That is the end of the bucket of the 99th percentile of its window, or the setting's
+        threshold where that is less.
+        """
+        # What was counted up to a reset is not of the window.
+        first = max(self._step_now[0] - ROUTE_STEPS_PER_WINDOW, self._reset_step + 1)
+        row.slow_from = min(percentile_99(row.table, row.number, first), self._threshold)
+        return row.slow_from
+
     def restart_peaks(self, now: float) -> None:
         """Start the peaks anew at monotonic ``now``."""
         self._step_now = self._step_now[0], now
+        self._reset_step = self._step_now[0]
         self._quiet.forget()
         for table in self._block_rows.tables:
             table.restart_peaks(now)
@@ -380,4 +396,4 @@ class RouteTables:
 
     def _restart_maxima(self) -> None:
         for row in self._by_name.values():
-            row.step_max = row.limit = 0.0
+            row.step_max = row.limit = row.slow_from = 0.0

@@ -24,6 +24,7 @@ from metricsmw.engine.storage.layout import (
     MAGIC,
     MAX_CHUNKS,
     OWNER_FIELDS,
+    RECORD_BYTES,
     TABLE_ROWS,
     Field,
     Kind,
@@ -45,6 +46,7 @@ UNSIGNED = (Field.NONCE, Field.CREATED, Field.FAULTS, *OWNER_FIELDS, *USAGE)
 WIDTHS: dict[float, tuple[int, ...]] = {
     **dict.fromkeys(BLOCK_SHAPES, (0,)),
     Kind.USERS: (SHORT_TEXT, LONG_TEXT),
+    Kind.CAPTURES: (RECORD_BYTES,),
     **dict.fromkeys(INSTRUMENT_LANES, (0,)),
 }
 

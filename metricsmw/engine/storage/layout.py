@@ -43,7 +43,7 @@ from typing import NamedTuple
 from metricsmw.engine.storage.histogram import BUCKETS, ROUTE_BUCKETS
 
 MAGIC = b"metricmw"
-LAYOUT = 2.0
+LAYOUT = 3.0
 HEADER_BYTES = 4096
 DIRECTORY_OFFSET = 1024
 DIRECTORY_ENTRY = 4
@@ -54,6 +54,8 @@ BIAS = 2.0**52
 NAME_BYTES = 512
 ANSWER_NAME_BYTES = 256
 FACT_BYTES = 64
+# Captured requests: so many records of so many bytes, beside a sequence of 8 bytes for each.
+CAPTURE_ROWS, RECORD_BYTES = 256, 1016
 
 # The header up to `Field.CREATED`, which a worker writes once, when it opens the segment.
 IDENTITY_BYTES = 7 * 8
@@ -125,6 +127,7 @@ class Kind(IntEnum):
     GAUGES = 4
     HISTOGRAMS = 5
     ANSWERS = 6  # of one status of a route's row
+    CAPTURES = 7  # requests
 
 
 class Lane(IntEnum):
@@ -287,9 +290,15 @@ def instrument_shape(kind: Kind, rows: int) -> Shape:
 
 
 def chunk_bytes(kind: Kind, rows: int, width: int) -> int:
-    """Return a chunk's size. A user's row is a time, a key and its text, column by column."""
+    """Return a chunk's size.
+
+    A user's row is a time, a key and its text, column by column; a captured request's is a sequence
+    and its record.
+    """
     if kind in BLOCK_SHAPES:
         return BLOCK_SHAPES[kind].size * (rows // TABLE_ROWS)
     if kind in INSTRUMENT_LANES:
         return instrument_shape(kind, rows).size
+    if kind is Kind.CAPTURES:
+        return _round_up(rows * (8 + width), PAGE)
     return _round_up(rows * (16 + width), PAGE)

@@ -9,6 +9,7 @@ from math import inf
 from typing import NamedTuple, Protocol
 
 from metricsmw.config import RANGES
+from metricsmw.engine.storage.captures import Capture, read_captures
 from metricsmw.engine.storage.header import Header, Part
 from metricsmw.engine.storage.histogram import BUCKETS
 from metricsmw.engine.storage.keys import (
@@ -113,6 +114,11 @@ class Period(NamedTuple):
     def start(self) -> float:
         """Monotonic time at which the window begins."""
         return (step_number(self.now, self.step) - 1 - STEPS_PER_WINDOW) * self.step
+
+    @property
+    def routes_start(self) -> float:
+        """Monotonic time at which the window of the per-route table begins."""
+        return (self.steps(STEP_RATIO, ROUTE_STEPS_PER_WINDOW)[1] - 1) * self.step * STEP_RATIO
 
 
 class WorkerUsage(NamedTuple):
@@ -318,6 +324,18 @@ class SegmentReading:
     def route_totals(self) -> Iterable[RouteTotal]:
         """Return what was counted since the reset; a route has several parts."""
         return self._route_tables(self._source.opened().read).totals()
+
+    def captures(self, *, traced: bool = False) -> Iterable[Capture]:
+        """Yield the captured requests that ended in the per-route table's window.
+
+        Args:
+            traced: Only those with a trace id.
+        """
+        oldest = max(self._period.routes_start, self._reset.at)
+        for part in self._header.parts:
+            if part.kind is Kind.CAPTURES:
+                read = self._source.opened().read
+                yield from read_captures(read, part.offset, part.rows, oldest, traced=traced)
 
     def instruments(self) -> Iterable[tuple[Kind, str, int]]:
         """Yield (kind, packed name, lanes since the reset) of the app's own numbers.

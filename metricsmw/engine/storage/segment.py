@@ -213,7 +213,7 @@ class BlockTable(Table):
 
 
 class Chunk(NamedTuple):
-    """An appended part: so many rows, each with `width` bytes of text (users only)."""
+    """An appended part: so many rows, each with `width` bytes (of users and captures only)."""
 
     kind: Kind
     rows: int
@@ -319,7 +319,7 @@ class Segment:
         Args:
             kind: What the chunk holds.
             rows: Its number of rows.
-            width: Bytes of text a row; users only.
+            width: Bytes of a row's text or record; users and captures only.
             growth: The segment can do without the chunk, so more room is left to others.
 
         Yields:

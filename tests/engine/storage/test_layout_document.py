@@ -9,6 +9,7 @@ import pytest
 
 from metricsmw.engine.reading.counts import CLASSES
 from metricsmw.engine.storage import layout
+from metricsmw.engine.storage.captures import HEAD
 from metricsmw.engine.storage.histogram import ROUTE_BUCKETS
 from metricsmw.engine.storage.layout import (
     ANSWER_SHAPE,
@@ -33,7 +34,7 @@ def table(heading: str) -> list[list[str]]:
 
 def test_the_number_of_the_layout() -> None:
     assert f"This is layout {layout.LAYOUT:.0f}." in PAGE
-    assert layout.LAYOUT == 2
+    assert layout.LAYOUT == 3
 
 
 def test_the_header() -> None:
@@ -93,3 +94,15 @@ def test_the_blocks() -> None:
     lanes = "ERRORS", "ABANDONED", "STREAMS", "SERVER_ERRORS", "REST", "ANSWERS"
     assert firsts == [RouteLane[name] - ROUTE_BUCKETS for name in lanes]
     assert rows[-1][0] == f"{firsts[-1]} to {firsts[-1] + layout.MAX_ANSWERS - 1}"
+
+
+def test_captured_requests() -> None:
+    rows = table("| offset in a record | bytes | what |")
+    assert [(int(offset), size) for offset, size, _ in rows] == [
+        (0, "8"), (8, "8"), (16, "8"), (24, "8"),
+        (32, "4"), (36, "4"), (40, "4"), (44, "4"),
+        (48, "16"), (64, "8"), (HEAD.size, ""),
+    ]  # fmt: skip
+    assert HEAD.format == "=4d4i16s8s"
+    assert f"a record of {layout.RECORD_BYTES} bytes" in PAGE
+    assert f"has {layout.CAPTURE_ROWS} rows" in PAGE

@@ -1,0 +1,87 @@
+"""Captured requests of all workers, as those who read are told of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import TypedDict
+
+from metricsmw.engine.storage.captures import NO_SPAN, NO_TRACE, Capture
+from metricsmw.snapshot import iso_timestamp
+from metricsmw.validation import whole
+
+DEFAULT_LIMIT, MAX_LIMIT = 50, 1000
+
+
+class SlowRequest(TypedDict):
+    """One captured request; what is not known, or not to be told, is None.
+
+    ``timestamp``: when it began. ``requests_in_flight``: in its worker, as it began, itself
+    included. ``error``: the type of the exception that escaped. ``span_id``: of the request itself
+    where OpenTelemetry traces it in this process, else of its caller.
+    """
+
+    timestamp: str
+    method: str
+    route: str
+    status: int | None
+    latency_ms: float
+    latency_ttfb_ms: float
+    pid: int
+    requests_in_flight: int | None
+    trace_id: str | None
+    span_id: str | None
+    request_id: str | None
+    error: str | None
+    path: str | None
+    query: str | None
+    user: str | None
+
+
+def slowest(
+    captures: Iterable[Capture],
+    told: Collection[str],
+    route: str | None = None,
+    method: str | None = None,
+    limit: int = DEFAULT_LIMIT,
+) -> list[SlowRequest]:
+    """Return captured requests, slowest first.
+
+    Args:
+        captures: Those of all workers.
+        told: What may be told of "path", "query" and "user".
+        route: Only those of this route, as the per-route table names it; None: of any.
+        method: Only those with this method, likewise.
+        limit: At most so many, 1 to 1000.
+
+    Raises:
+        TypeError: ``limit`` is no whole number.
+        ValueError: ``limit`` is out of its range.
+    """
+    whole("limit", limit, 1, MAX_LIMIT)
+    found = [
+        one
+        for one in captures
+        if route in (None, one.name.route) and method in (None, one.name.method)
+    ]
+    found.sort(key=lambda one: (-one.seconds, -one.ended))
+    return [_row(one, told) for one in found[:limit]]
+
+
+def _row(one: Capture, told: Collection[str]) -> SlowRequest:
+    return {
+        "timestamp": iso_timestamp(one.time),
+        "method": one.name.method,
+        "route": one.name.route,
+        "status": one.status or None,
+        "latency_ms": round(one.seconds * 1000, 2),
+        "latency_ttfb_ms": round(one.first_byte * 1000, 2),
+        "pid": one.pid,
+        "requests_in_flight": one.in_flight if one.in_flight > 0 else None,
+        "trace_id": None if one.trace_id == NO_TRACE else one.trace_id.hex(),
+        "span_id": None if one.span_id == NO_SPAN else one.span_id.hex(),
+        "request_id": one.request_id,
+        "error": one.error,
+        "path": one.path if "path" in told else None,
+        "query": one.query if "query" in told else None,
+        "user": one.user if "user" in told else None,
+    }

@@ -1,0 +1,89 @@
+"""The getters of a monitor that are one line over a reading."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from metricsmw.engine.reading.moment import Reading
+    from metricsmw.engine.reading.routes import RouteRow
+    from metricsmw.engine.reading.series import RouteSeries, Series
+    from metricsmw.snapshot import MetricsSnapshot
+
+
+class Getters:
+    """What a monitor tells of its server: each getter reads anew."""
+
+    def read(self, *, routes: bool = False) -> Reading:
+        """Return a reading; see `MetricsMonitor.read`."""
+        raise NotImplementedError
+
+    def get_current_snapshot(self) -> MetricsSnapshot:
+        """Return the numbers of this moment, over all workers of the server."""
+        return self.read().snapshot
+
+    def get_request_rate_rpm(self) -> float:
+        """Return the requests per minute over the window."""
+        return self.read().request_rate_rpm
+
+    def get_error_rate_pct(self) -> float:
+        """Return the share of errors among the window's requests, 0 to 100."""
+        return self.read().server.window.error_rate_pct
+
+    def get_latency_percentiles(self) -> tuple[float, float, float]:
+        """Return (p50, p95, p99) of the window in milliseconds; 0.0 where it is empty."""
+        return self.read().server.window.percentiles_ms
+
+    def get_active_users(self) -> int:
+        """Return how many users were active within the timeout, each counted once."""
+        return self.read().active_users
+
+    def get_active_user_ids(self) -> list[str]:
+        """Return the active users' ids, sorted; past `max_users`, the ids of the sample."""
+        return self.read().active_user_ids
+
+    def get_websocket_connections(self) -> int:
+        """Return the number of WebSocket connections open on the live workers."""
+        return self.read().websocket_connections
+
+    def get_memory_usage(self) -> tuple[float, float]:
+        """Return the resident memory of the live workers: (percent of the machine's, MiB)."""
+        usage = self.read().usage
+        return usage.memory_pct, usage.memory_mb
+
+    def get_cpu_usage(self) -> float:
+        """Return the CPU of the live workers in percent of one core, since the reading before."""
+        return self.read().usage.cpu_pct
+
+    @property
+    def total_requests(self) -> int:
+        """Requests since the start or the last reset."""
+        return self.read().server.total.requests
+
+    @property
+    def total_errors(self) -> int:
+        """Errors since the start or the last reset."""
+        return self.read().server.total.errors
+
+    _total_requests = total_requests
+    _total_errors = total_errors
+
+    def get_routes(self) -> list[RouteRow]:
+        """Return the per-route table of the window, busiest first."""
+        return self.read().routes
+
+    def get_series(self, seconds: int | None = None) -> Series:
+        """Return the counts of each step of the window that ended in the last ``seconds``.
+
+        Steps are sixtieths of the window, whose length is also the most that can be asked for and
+        the default.
+
+        Raises:
+            TypeError: ``seconds`` is no whole number.
+            ValueError: ``seconds`` is below 1.
+        """
+        return self.read().series(seconds)
+
+    def get_route_series(self, method: str, route: str, seconds: int | None = None) -> RouteSeries:
+        """Return the same of a row of `get_routes`, in tenths of the window; idle if not there."""
+        return self.read().route_series(method, route, seconds)

@@ -1,0 +1,211 @@
+"""Captured requests in a segment: read as they were written, and never half a one."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import multiprocessing
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metricsmw.config import CAPTURE
+from metricsmw.engine.reading.captures import slowest
+from metricsmw.engine.storage.captures import (
+    HEAD,
+    HEADS,
+    Capture,
+    CaptureRing,
+    read_captures,
+    unpack,
+)
+from metricsmw.engine.storage.keys import Name, Times
+from metricsmw.engine.storage.layout import RECORD_BYTES, Kind, chunk_bytes
+
+HOSTILE = st.one_of(
+    st.text(st.characters(), max_size=40),
+    st.sampled_from(
+        (
+            "",
+            "<script>alert(1)</script>",
+            "\x1b[2J\x1b]0;title\x07",
+            "\ud800 alone",
+            "\u202eright to left",
+            "a\0b\nc",
+            "x" * 10_000,
+            "€" * 10_000,
+        )
+    ),
+)
+TEXTS = st.one_of(st.none(), HOSTILE)
+SECONDS = st.floats(0, 3600)
+CAPTURES = st.builds(
+    Capture,
+    ended=st.floats(0, 1e9),
+    time=st.floats(0, 1e10),
+    seconds=SECONDS,
+    first_byte=SECONDS,
+    status=st.integers(0, 999),
+    pid=st.integers(1, 2**31 - 1),
+    in_flight=st.integers(-1, 2**31 - 1),
+    trace_id=st.binary(min_size=16, max_size=16),
+    span_id=st.binary(min_size=8, max_size=8),
+    name=st.builds(Name, st.sampled_from(("GET", "_OTHER", "")), HOSTILE, st.just(Times.ALL)),
+    error=TEXTS,
+    request_id=TEXTS,
+    user=TEXTS,
+    path=TEXTS,
+    query=TEXTS,
+)
+ROWS = 8
+
+
+def ring(rows: int = ROWS) -> tuple[CaptureRing, Callable[[], list[Capture]]]:
+    """A ring in memory that forks share, and what reads its whole records."""
+    view = memoryview(mmap.mmap(-1, chunk_bytes(Kind.CAPTURES, rows, RECORD_BYTES)))
+
+    def read(offset: int, size: int) -> bytes:
+        return bytes(view[offset : offset + size])
+
+    return CaptureRing(view, rows), lambda: list(read_captures(read, 0, rows, 0.0))
+
+
+@given(CAPTURES)
+def test_it_is_read_as_it_was_written_but_for_what_is_too_long(capture: Capture) -> None:
+    written, read = ring()
+    assert len(capture.pack()) <= RECORD_BYTES
+    written.write(3, capture)
+    (found,) = read()
+    assert found[:9] == capture[:9]
+    name = Name.unpack(capture.name.pack())
+    assert found.name == name
+    for field in ("error", "request_id", "user", "path", "query"):
+        told, text = getattr(found, field), getattr(capture, field)
+        assert (told is None) == (text is None)
+        if text is not None:
+            whole = text.encode("utf-8", "backslashreplace").decode()
+            assert whole.endswith(told) if field == "error" else whole.startswith(told)
+            # A name of 500 bytes leaves little to path and query.
+            assert told == whole or len(whole.encode()) > 90 or len(capture.name.route) > 90
+    json.dumps(slowest([found], CAPTURE), allow_nan=False).encode()
+
+
+@given(st.binary(min_size=RECORD_BYTES, max_size=RECORD_BYTES), st.data())
+def test_any_bytes_are_a_request_that_can_be_shown_or_none(raw: bytes, data: st.DataObject) -> None:
+    if data.draw(st.booleans()):  # some bytes of a good one changed
+        good = bytearray(data.draw(CAPTURES).pack().ljust(RECORD_BYTES, b"\0"))
+        for place in data.draw(st.lists(st.integers(0, HEAD.size + 8), max_size=3)):
+            good[place] ^= raw[place]
+        raw = bytes(good)
+    (numbers,) = HEADS.iter_unpack(raw)
+    found = unpack(numbers, raw)
+    if found is not None:
+        json.dumps(slowest([found], CAPTURE), allow_nan=False).encode()
+
+
+def test_nothing_of_a_longer_one_is_left() -> None:
+    written, _ = ring()
+    written.write(0, alike(7)._replace(path="/secret" * 20))
+    written.write(0, alike(8))
+    assert b"secret" not in bytes(written._records)
+    written.clear()
+    assert not any(written._records)
+
+
+def alike(number: int) -> Capture:
+    """A request of which every part tells the number."""
+    text = f"{number}:" * (number % 10 + 1)
+    return Capture(
+        ended=1.0 + number,
+        time=1.0 + number,
+        seconds=number / 1e6,
+        first_byte=number / 1e6,
+        status=number % 1000,
+        pid=number + 1,
+        in_flight=number,
+        trace_id=number.to_bytes(16, "big"),
+        span_id=number.to_bytes(8, "big"),
+        name=Name("GET", f"/{number}"),
+        error=text,
+        request_id=str(number),
+        path=text,
+    )
+
+
+def number_of(capture: Capture) -> int:
+    assert capture == alike(capture.in_flight)
+    return capture.in_flight
+
+
+@contextmanager
+def switching_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_readers_never_see_half_a_one() -> None:
+    written, read = ring()
+    done = threading.Event()
+    failed: list[BaseException] = []
+
+    def watch() -> None:
+        last = 0
+        try:
+            while not done.is_set():
+                found = [number_of(capture) for capture in read()]
+                last, before = max(found, default=last), last
+                assert last >= before
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=watch) for _ in range(7)]
+    with switching_often():
+        for thread in threads:
+            thread.start()
+        for number in range(1, 1500):
+            written.write(number % ROWS, alike(number))
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not failed
+    assert sorted(map(number_of, read())) == list(range(1500 - ROWS, 1500))
+
+
+def write_for_ever(written: CaptureRing, started: memoryview[int]) -> None:
+    number = 0
+    while True:
+        number += 1
+        written.write(number % ROWS, alike(number))
+        started[0] = number
+
+
+def test_what_a_killed_worker_leaves_is_whole_and_gone_on_with() -> None:
+    fork = multiprocessing.get_context("fork")
+    for _ in range(5):
+        written, read = ring()
+        started = memoryview(mmap.mmap(-1, 8)).cast("q")
+        process = fork.Process(target=write_for_ever, args=(written, started))
+        process.start()
+        while started[0] < 100:
+            list(map(number_of, read()))
+            time.sleep(0)
+        process.kill()
+        process.join()
+        left = list(map(number_of, read()))
+        # At most the one that was being written is not there.
+        assert len(left) >= ROWS - 1
+        assert min(left) > max(left) - ROWS - 1
+        view = memoryview(written._records.obj)
+        adopted = CaptureRing(view, ROWS)
+        assert sorted(map(number_of, adopted.read().values())) == sorted(left)
+        adopted.write(0, alike(5_000_000))
+        assert 5_000_000 in map(number_of, read())
