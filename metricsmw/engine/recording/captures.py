@@ -74,7 +74,7 @@ class CapturedRequest(Protocol):
         """
 
 
-class Kept(NamedTuple):
+class RingEntry(NamedTuple):
     """A captured request that is in the ring: what the choice of the one to go depends on.
 
     Attributes:
@@ -90,7 +90,7 @@ class Kept(NamedTuple):
     group: tuple[Name, int]
 
     @classmethod
-    def of(cls, row: int, capture: Capture) -> Kept:
+    def of(cls, row: int, capture: Capture) -> RingEntry:
         """Return it for a capture in that row."""
         return cls(row, capture.ended, capture.seconds, (capture.name, capture.status // 100))
 
@@ -126,11 +126,11 @@ class Captures:
         self._second, self._left = -1, MOST_A_SECOND
         self._is_full = False  # there was no room for the ring
         self._ring: CaptureRing | None = None
-        self._kept: list[Kept] = []
+        self._kept: list[RingEntry] = []
         for chunk in segment.chunks:
             if chunk.kind is Kind.CAPTURES:
                 self._ring = CaptureRing(chunk.view, chunk.rows)
-                self._kept = [Kept.of(row, one) for row, one in self._ring.read().items()]
+                self._kept = [RingEntry.of(row, one) for row, one in self._ring.read().items()]
 
     def may_take(self, now: float) -> bool:
         """Return whether one more slow request may be captured at monotonic ``now``."""
@@ -180,7 +180,7 @@ class Captures:
     ) -> None:
         status = status or 0
         # Not asked for the rest before it is sure that there is a place.
-        new = Kept(-1, now, seconds, (name.of_all(), status // 100))
+        new = RingEntry(-1, now, seconds, (name.of_all(), status // 100))
         row = self._place(new)
         if row is None:
             return
@@ -215,7 +215,7 @@ class Captures:
         )
         self._kept.append(new._replace(row=row))
 
-    def _place(self, new: Kept) -> int | None:
+    def _place(self, new: RingEntry) -> int | None:
         """Return a row of the ring for a request; None where others have all of them."""
         ring = self._ring or self._make_ring()
         if ring is None:
