@@ -12,9 +12,9 @@ from metricsmw.config import Settings
 from metricsmw.engine.faults import FaultLog
 from metricsmw.engine.recording import captures
 from metricsmw.engine.recording.captures import Captures, Evidence
-from metricsmw.engine.storage.captures import Capture
+from metricsmw.engine.storage.captures import Capture, CaptureRing
 from metricsmw.engine.storage.keys import Name, Times
-from metricsmw.engine.storage.layout import Owner
+from metricsmw.engine.storage.layout import Kind, Owner
 from metricsmw.engine.storage.memory import AnonymousMemory
 from metricsmw.engine.storage.segment import Segment
 
@@ -48,8 +48,10 @@ class Worker:
         )
 
     def kept(self) -> list[Capture]:
-        ring = self.captures._ring
-        return [] if ring is None else list(ring.read().values())
+        chunks = [chunk for chunk in self.segment.chunks if chunk.kind is Kind.CAPTURES]
+        assert len(chunks) <= 1
+        rings = [CaptureRing(chunk.view, chunk.rows) for chunk in chunks]
+        return [one for ring in rings for one in ring.read().values()]
 
 
 @given(REQUESTS, st.integers(1, 12))

@@ -65,19 +65,24 @@ CAPTURES = st.builds(
 ROWS = 8
 
 
-def ring(rows: int = ROWS) -> tuple[CaptureRing, Callable[[], list[Capture]]]:
-    """A ring in memory that forks share, and what reads its whole records."""
-    view = memoryview(mmap.mmap(-1, chunk_bytes(Kind.CAPTURES, rows, RECORD_BYTES)))
+def memory() -> memoryview:
+    """Memory of a chunk, which forks share."""
+    return memoryview(mmap.mmap(-1, chunk_bytes(Kind.CAPTURES, ROWS, RECORD_BYTES)))
+
+
+def reader(view: memoryview) -> Callable[[], list[Capture]]:
+    """Return what reads the whole records."""
 
     def read(offset: int, size: int) -> bytes:
         return bytes(view[offset : offset + size])
 
-    return CaptureRing(view, rows), lambda: list(read_captures(read, 0, rows, 0.0))
+    return lambda: list(read_captures(read, 0, ROWS, 0.0))
 
 
 @given(CAPTURES)
 def test_it_is_read_as_it_was_written_but_for_what_is_too_long(capture: Capture) -> None:
-    written, read = ring()
+    view = memory()
+    written, read = CaptureRing(view, ROWS), reader(view)
     assert len(capture.pack()) <= RECORD_BYTES
     written.write(3, capture)
     (found,) = read()
@@ -109,12 +114,13 @@ def test_any_bytes_are_a_request_that_can_be_shown_or_none(raw: bytes, data: st.
 
 
 def test_nothing_of_a_longer_one_is_left() -> None:
-    written, _ = ring()
+    view = memory()
+    written = CaptureRing(view, ROWS)
     written.write(0, alike(7)._replace(path="/secret" * 20))
     written.write(0, alike(8))
-    assert b"secret" not in bytes(written._records)
+    assert b"secret" not in bytes(view)
     written.clear()
-    assert not any(written._records)
+    assert not any(view)
 
 
 def alike(number: int) -> Capture:
@@ -153,7 +159,8 @@ def switching_often() -> Iterator[None]:
 
 
 def test_readers_never_see_half_a_one() -> None:
-    written, read = ring()
+    view = memory()
+    written, read = CaptureRing(view, ROWS), reader(view)
     done = threading.Event()
     failed: list[BaseException] = []
 
@@ -191,7 +198,8 @@ def write_for_ever(written: CaptureRing, started: memoryview[int]) -> None:
 def test_what_a_killed_worker_leaves_is_whole_and_gone_on_with() -> None:
     fork = multiprocessing.get_context("fork")
     for _ in range(5):
-        written, read = ring()
+        view = memory()
+        written, read = CaptureRing(view, ROWS), reader(view)
         started = memoryview(mmap.mmap(-1, 8)).cast("q")
         process = fork.Process(target=write_for_ever, args=(written, started))
         process.start()
@@ -204,7 +212,6 @@ def test_what_a_killed_worker_leaves_is_whole_and_gone_on_with() -> None:
         # At most the one that was being written is not there.
         assert len(left) >= ROWS - 1
         assert min(left) > max(left) - ROWS - 1
-        view = memoryview(written._records.obj)
         adopted = CaptureRing(view, ROWS)
         assert sorted(map(number_of, adopted.read().values())) == sorted(left)
         adopted.write(0, alike(5_000_000))
