@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import resource
 import threading
@@ -124,7 +125,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     real_pread, real_open = os.pread, os.open
 
     def pread(fd: int, size: int, offset: int) -> bytes:
-        if "/worker-" in os.readlink(f"/proc/self/fd/{fd}"):
+        mode = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+        if mode == os.O_RDONLY and "/worker-" in os.readlink(f"/proc/self/fd/{fd}"):
             found.append(size)
         return real_pread(fd, size, offset)
 
