@@ -12,8 +12,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .api.claims import ClaimedError
-from .arguments import given_monitor
+from .arguments import ClaimedError, given_monitor
 from .kinds import Kind, is_asgi, refuse_part
 from .paths import as_exclusions, excluder, mount_path
 from .prometheus import prometheus_app

@@ -17,6 +17,10 @@ _USER = "a function that takes a request's environ or scope and returns its user
 _ROUTE = "a function that takes a request's environ or scope and returns its template or None"
 
 
+class ClaimedError(ValueError):
+    """A path is served already, by another `auth=` or `reset=`."""
+
+
 def given_monitor(
     monitor: MetricsMonitor | None,
     user: Callable[..., object] | None = None,

@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterable
 from typing import TYPE_CHECKING, overload
 
-from metricsmw import MetricsMonitor
-
-from .measurement import exclude_request
-
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from metricsmw import MetricsMonitor
 
     from .api.policies import Policy
     from .types import ASGIApp, Receive, Scope, Send
@@ -38,6 +36,9 @@ class PrometheusApp:
     def __call__(self, scope: Scope, receive: Receive, send: Send, /) -> Awaitable[None]: ...
     def __call__(self, carrier, *rest):  # type: ignore[no-untyped-def]
         """Answer a request."""
+        # Here, for whoever imports `prometheus_app` beside `wrap` and mounts none.
+        from .measurement import exclude_request
+
         if carrier.get("type") != "lifespan":
             exclude_request(carrier)  # here, as what is changed below is a copy
         if len(rest) == 1:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def warn_of_others(
@@ -28,7 +31,7 @@ def warn_of_others(
             RuntimeWarning,
             stacklevel=3,
         )
-    if asked_history is not None and history != Path(asked_history).absolute():
+    if asked_history is not None and not _is_same(history, asked_history):
         warnings.warn(
             f"get_metrics_monitor(history={os.fspath(asked_history)!r}): the monitor of this "
             f"process is there already and has {'none' if history is None else 'another one'}, "
@@ -36,3 +39,9 @@ def warn_of_others(
             RuntimeWarning,
             stacklevel=3,
         )
+
+
+def _is_same(history: Path | None, asked: str | os.PathLike[str]) -> bool:
+    from pathlib import Path  # here, as importing the package is to cost next to nothing
+
+    return history == Path(asked).absolute()

@@ -5,30 +5,25 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from metricsmw.asked import warn_of_others
 from metricsmw.clock import SYSTEM_CLOCK, Clock
 from metricsmw.config import Settings, Shared
-from metricsmw.engine.directory import Directory
 from metricsmw.engine.faults import FaultLog
-from metricsmw.engine.files import replace_file
 from metricsmw.engine.fork import Stage, on_fork
-from metricsmw.engine.reading.health import (
-    HealthCheck,
-    HealthRules,
-    ServerHealth,
-    check_health,
-    check_thresholds,
-)
+from metricsmw.engine.reading.health import HealthRules, check_health, check_thresholds
 from metricsmw.engine.workers.registry import JobRegistry
 from metricsmw.formats import csv_text, export_document, json_text
 from metricsmw.getters import Getters
 from metricsmw.snapshot import SnapshotDict
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from metricsmw.engine.directory import Directory
     from metricsmw.engine.reading.counts import Counts
+    from metricsmw.engine.reading.health import HealthCheck, ServerHealth
     from metricsmw.engine.reading.moment import Reading, Statistics
     from metricsmw.engine.workers.group import Group
     from metricsmw.history import SQLiteHistory
@@ -305,12 +300,16 @@ class MetricsMonitor(Getters):
 
         Raises OSError where it cannot be written; a file that was there is then untouched.
         """
+        from metricsmw.engine.files import replace_file
+
         reading = self.read()
         history = reading.history(self.settings.max_history_minutes)
         replace_file(path, json_text(export_document(reading.statistics, history)))
 
     def export_to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the history as CSV, one row a minute; as `export_to_json` does."""
+        from metricsmw.engine.files import replace_file
+
         replace_file(path, csv_text(self.get_metrics_history(self.settings.max_history_minutes)))
 
     def close(self) -> None:

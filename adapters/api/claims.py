@@ -13,6 +13,7 @@ from functools import partial
 from types import MethodType
 from typing import Any, NamedTuple
 
+from ..arguments import ClaimedError
 from .policies import Policy, ResetRule, as_policy, as_reset_rule
 
 logger = logging.getLogger("metricsmw")
@@ -36,10 +37,6 @@ class Claim(NamedTuple):
     def is_default(self) -> bool:
         """Whether nothing was given."""
         return self == Claim(None, True)
-
-
-class ClaimedError(ValueError):
-    """A path is served already, by another claim."""
 
 
 def claim_path(owner: object, app: object, path: str | None, claim: Claim) -> Claim:

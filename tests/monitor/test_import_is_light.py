@@ -67,6 +67,22 @@ def test_it_imports_no_third_party_package_but_psutil(imported: dict[str, str]) 
     assert third_party == set()
 
 
+def test_it_imports_nothing_that_only_a_monitor_needs(imported: dict[str, str]) -> None:
+    late = [f"metricsmw.engine.{room}" for room in ("storage", "recording", "files", "directory")]
+    found = {name for name in imported if name.startswith(tuple(late))}
+    assert found == set()
+
+
+def test_wrap_is_imported_without_what_a_wrapped_app_needs(run_python: Callable[..., str]) -> None:
+    late = ("api.policies", "measurement", "resolvers", "wsgi", "asgi")
+    source = f"""
+import sys
+import metricsmw.adapters
+print([name for name in {late} if "metricsmw.adapters." + name in sys.modules])
+"""
+    assert run_python(source) == "[]\n"
+
+
 def test_it_imports_no_adapter(imported: dict[str, str]) -> None:
     assert [name for name in imported if name.startswith("metricsmw.adapters")] == []
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from numbers import Real
 from typing import Literal, NamedTuple, TypedDict
 
-from metricsmw.engine.storage.header import OTHER_VERSION
-from metricsmw.engine.workers.processes import find_root
-from metricsmw.engine.workers.surroundings import HERE, Surroundings
 from metricsmw.snapshot import NUMERIC_FIELDS, MetricsSnapshot
 
 HealthStatus = Literal["healthy", "degraded"]
@@ -78,36 +74,3 @@ def check_health(snapshot: MetricsSnapshot, thresholds: Mapping[str, float]) -> 
     check_thresholds(thresholds)
     checks = {name: getattr(snapshot, name) < limit for name, limit in thresholds.items()}
     return {"status": "healthy" if all(checks.values()) else "degraded", "checks": checks}
-
-
-def left_out(reasons: Iterable[str]) -> str:
-    """Return what is said of segments that are left out; "" where none is.
-
-    Args:
-        reasons: Why each of them is.
-    """
-    found = list(reasons)
-    other = found.count(OTHER_VERSION)
-    damaged = len(found) - other
-    parts = [f"{damaged} damaged segments left out"] if damaged else []
-    if other:
-        parts.append(f"{other} segments of workers of another version left out")
-    return "; ".join(parts)
-
-
-def count_processes(here: Surroundings = HERE) -> int | None:
-    """Return how many processes of this one's server serve; None where that is not shown."""
-    root = find_root(here)
-    if root.problem:
-        return None
-    if root.process.pid == os.getpid():
-        return 1
-    import psutil  # here, as importing the package is to cost next to nothing
-
-    try:
-        siblings = psutil.Process(os.getppid()).children()
-        commands = [" ".join(sibling.cmdline()) for sibling in siblings]
-        # multiprocessing has a helper of its own beside the workers.
-        return sum("resource_tracker" not in command for command in commands) or None
-    except psutil.Error:
-        return None

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict
 
 from metricsmw.clock import Clock
 from metricsmw.config import Settings
+from metricsmw.engine.reading.components import count_processes, left_out
 from metricsmw.engine.reading.counts import Counts, percentiles_ms
 from metricsmw.engine.reading.first_bytes import first_bytes, of_route, of_server
 from metricsmw.engine.reading.health import (
     OPERATIONAL,
     ServerHealth,
-    count_processes,
-    left_out,
 )
 from metricsmw.engine.reading.lazy import lazy
 from metricsmw.engine.reading.limits import LimitFields

@@ -8,7 +8,7 @@ from kits.page import PATH, Window, alive, faults, until
 from kits.servers import serve
 from playwright.sync_api import Route, expect
 
-from metricsmw.engine.reading.health import left_out
+from metricsmw.engine.reading.components import left_out
 from metricsmw.engine.storage.header import OTHER_VERSION
 
 
