@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from metricsmw.engine.reading.moment import Reading
     from metricsmw.engine.reading.routes import RouteRow
     from metricsmw.engine.reading.series import RouteSeries, Series
+    from metricsmw.engine.reading.workers import WorkerRow
     from metricsmw.snapshot import MetricsSnapshot
 
 
@@ -71,6 +72,10 @@ class Getters:
     def get_routes(self) -> list[RouteRow]:
         """Return the per-route table of the window, busiest first."""
         return self.read().routes
+
+    def get_workers(self) -> list[WorkerRow]:
+        """Return the living workers one by one, and which of them is sick; see `WorkerRow`."""
+        return self.read().workers
 
     def get_series(self, seconds: int | None = None) -> Series:
         """Return the counts of each step of the window that ended in the last ``seconds``.

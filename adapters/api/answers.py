@@ -6,12 +6,11 @@ of a reading that it shares (`Shared`). Every error is JSON and says nothing of 
 
 from __future__ import annotations
 
-import reprlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Final, NamedTuple, TypeAlias
-from urllib.parse import parse_qs, quote, unquote_to_bytes
+from urllib.parse import parse_qs, quote
 
 from metricsmw import MetricsMonitor, __version__
 from metricsmw.alerts import (
@@ -40,6 +39,7 @@ from . import signin
 from .encoding import to_indented_json, to_json
 from .events import event_rows
 from .messages import Request, Response
+from .parameters import BadRequestError, minutes_in, parameter, whole
 from .policies import bears
 from .summaries import summary_of
 
@@ -54,14 +54,9 @@ class Shared(NamedTuple):
 
 Answer: TypeAlias = Callable[[MetricsMonitor, Request], Response] | Shared
 
-DEFAULT_MINUTES = 60
 MAX_WINDOW = RANGES["window_seconds"][1]
 # The parts of `/health` that a stranger is told of.
 _COMPONENTS = ("metrics_monitor", "request_tracking", "resource_monitoring", "websocket_tracking")
-
-
-class BadRequestError(Exception):
-    """A parameter of the request is invalid; the message says why."""
 
 
 def _current(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
@@ -70,23 +65,23 @@ def _current(monitor: MetricsMonitor, reading: Reading, request: Request) -> Res
 
 def _history(monitor: MetricsMonitor, request: Request) -> Response:
     longest = monitor.longest_history
-    minutes = _minutes(request.query, longest)
+    minutes = minutes_in(request.query, longest)
     if monitor.lasting is None:
         history = monitor.get_metrics_history(minutes)
         return _success({"history": history, "count": len(history), "minutes": minutes})
     # At most 1440 entries, so that no question takes long.
-    step = max(_whole(request.query, "step_minutes", longest) or 1, -(-minutes // 1440))
+    step = max(whole(request.query, "step_minutes", longest) or 1, -(-minutes // 1440))
     history = monitor.get_metrics_history(minutes, step)
     answer = {"history": history, "count": len(history), "minutes": minutes, "step_minutes": step}
-    if _parameter(request.query, "summary") not in (None, "", "0"):
+    if parameter(request.query, "summary") not in (None, "", "0"):
         answer["summary"] = summary_of(monitor, minutes)
     return _success(answer)
 
 
 def _series(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
     window = monitor.window_seconds
-    seconds = _whole(request.query, "seconds", window)
-    method, route = (_parameter(request.query, name) for name in ("method", "route"))
+    seconds = whole(request.query, "seconds", window)
+    method, route = (parameter(request.query, name) for name in ("method", "route"))
     if method is None and route is None:
         return _success({**reading.series(seconds)})
     if method is None or route is None:
@@ -116,6 +111,10 @@ def _routes(monitor: MetricsMonitor, reading: Reading, request: Request) -> Resp
     return _success({"routes": reading.routes, "first_bytes": reading.first_bytes_ms})
 
 
+def _workers(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
+    return _success({"workers": reading.workers})
+
+
 def _custom(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
     return _success({"custom": as_rows(reading.server.instruments(), monitor.instruments.help_of)})
 
@@ -134,13 +133,13 @@ def _past_alerts(monitor: MetricsMonitor, request: Request) -> Response:
 
 def _silence(monitor: MetricsMonitor, request: Request) -> Response:
     wall = monitor.clock.time()
-    given = [_parameter(request.query, name) for name in ("for", "until")]
+    given = [parameter(request.query, name) for name in ("for", "until")]
     text = given[0] or given[1]
     if not text or None not in given:
         raise BadRequestError('one of for, such as "2h", and until, a time, is needed')
     try:
         silences = set_silence(
-            monitor, _parameter(request.query, "type"), until_time(text, wall), wall
+            monitor, parameter(request.query, "type"), until_time(text, wall), wall
         )
     except ValueError as error:
         raise BadRequestError(str(error)) from error
@@ -173,7 +172,7 @@ def _send_test(monitor: MetricsMonitor, request: Request) -> Response:
 
 
 def _events(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
-    most = _whole(request.query, "limit", MAX_EVENTS) or MAX_EVENTS
+    most = whole(request.query, "limit", MAX_EVENTS) or MAX_EVENTS
     reading.server.pids()  # by reading, what has changed is noted
     rows = event_rows(monitor, most)
     return _success({"events": rows, "count": len(rows)})
@@ -181,7 +180,7 @@ def _events(monitor: MetricsMonitor, reading: Reading, request: Request) -> Resp
 
 def _check(monitor: MetricsMonitor, request: Request) -> Response:
     rules = parse_qs(request.query, keep_blank_values=True).get("rule", [])
-    seconds = _whole(request.query, "seconds", MAX_WINDOW)
+    seconds = whole(request.query, "seconds", MAX_WINDOW)
     try:
         checked = check_now(monitor, rules, seconds)
     except ValueError as error:
@@ -218,7 +217,7 @@ def _prometheus(monitor: MetricsMonitor, reading: Reading, request: Request) -> 
         exposition(monitor, reading),
         request.headers.get("accept"),
         request.headers.get("accept-encoding"),
-        classic=_parameter(request.query, "classic") in ("1", "true"),
+        classic=parameter(request.query, "classic") in ("1", "true"),
     )
     headers = {"Vary": "Accept, Accept-Encoding"}
     if answer.content_encoding is not None:
@@ -345,6 +344,7 @@ ROUTES: Final[Mapping[str, Mapping[str, Answer]]] = {
     "/prometheus": {"GET": Shared(_prometheus)},
     "/health": {"GET": Shared(_health)},
     "/routes": {"GET": Shared(_routes)},
+    "/workers": {"GET": Shared(_workers)},
     "/custom": {"GET": Shared(_custom)},
     "/alerts": {"GET": _alerts},
     "/alerts/history": {"GET": _past_alerts},
@@ -358,42 +358,6 @@ ROUTES: Final[Mapping[str, Mapping[str, Answer]]] = {
 }
 # What the page is made of holds no data.
 OPEN: Final = frozenset({"/health", "/signin", "/signout", "/widget.js"})
-
-
-def is_text(query: str) -> bool:
-    """Return whether a raw query string is UTF-8, once decoded; a lone surrogate is not."""
-    try:
-        raw = query.encode("latin-1")
-    except UnicodeError:  # the host has decoded it already, as Django does under ASGI
-        raw = query.encode("utf-8", "surrogatepass")
-    try:
-        unquote_to_bytes(raw).decode()
-    except UnicodeError:
-        return False
-    return True
-
-
-def _minutes(query: str, maximum: int) -> int:
-    return _whole(query, "minutes", maximum) or min(DEFAULT_MINUTES, maximum)
-
-
-def _whole(query: str, name: str, maximum: int) -> int | None:
-    """Return that parameter, the last one where it is repeated, held to the maximum."""
-    text = _parameter(query, name)
-    if text is None:
-        return None
-    digits = text.lstrip("0")
-    if not (digits and text.isascii() and text.isdigit()):
-        raise BadRequestError(
-            f"{name} must be a whole number from 1 to {maximum}, not {reprlib.repr(text)}"
-        )
-    # Never int() of whatever a client sends: it takes long, and past 4300 digits it raises.
-    return maximum if len(digits) > len(str(maximum)) else min(int(digits), maximum)
-
-
-def _parameter(query: str, name: str) -> str | None:
-    given = parse_qs(query, keep_blank_values=True).get(name)
-    return None if given is None else given[-1]
 
 
 def _success(content: dict[str, object], headers: Mapping[str, str] | None = None) -> Response:

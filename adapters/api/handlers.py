@@ -18,13 +18,12 @@ from .answers import (
     OPEN,
     ROUTES,
     Answer,
-    BadRequestError,
     Shared,
     error_response,
-    is_text,
     static_file,
 )
 from .messages import Request, Response
+from .parameters import BadRequestError, is_text
 from .policies import Grant, Policy, ResetRule
 from .readings import IN_THIS_THREAD, Work
 

@@ -54,15 +54,14 @@ class LocalServer:
 
     def _read(self) -> ServerAnswers:
         reading = self._server.read()
-        workers = self._server.workers(reading)
         return ServerAnswers(
             metrics=reading.snapshot.to_dict() | reading.first_bytes_ms,
             routes=reading.routes,
             series=reading.series()["series"],
             alerts=get_alerts(self._server)[0],
-            workers=workers,
+            workers=reading.workers,
             custom=[one.as_row("") for one in reading.server.instruments()],
-            health=self._server.health(reading, workers),
+            health=self._server.health(reading),
         )
 
     def fetch_aside(self) -> Future[ServerAnswers]:

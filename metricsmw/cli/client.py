@@ -43,6 +43,7 @@ class AnswerShape:
     texts_or_null: tuple[str, ...] = ()
     numbers_or_null: tuple[str, ...] = ()
     texts_by_name: tuple[str, ...] = ()
+    lists_of_texts: tuple[str, ...] = ()
 
     def check(self, row: object) -> None:
         """Raise `ValueError` for a row that is not so."""
@@ -64,6 +65,10 @@ class AnswerShape:
             found = row.get(name)
             if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
                 raise ValueError(f"{name} are no texts by name")
+        for name in self.lists_of_texts:
+            found = row.get(name)
+            if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+                raise ValueError(f"{name} are no texts")
 
 
 METRICS = AnswerShape(texts=("timestamp",), numbers=NUMERIC_FIELDS)
@@ -91,6 +96,26 @@ CUSTOM = AnswerShape(
     texts_by_name=("labels",),
 )
 
+WORKERS = AnswerShape(
+    texts=("state", "since"),
+    numbers=(
+        "pid",
+        "requests",
+        "request_rate_rpm",
+        "error_rate_pct",
+        "server_error_rate_pct",
+        "requests_in_flight",
+    ),
+    numbers_or_null=(
+        "latency_p95_ms",
+        "cpu_pct",
+        "memory_mb",
+        "last_request_seconds",
+        "seen_seconds",
+    ),
+    lists_of_texts=("differs",),
+)
+
 
 class TopError(Exception):
     """It cannot go on; the message says why, `code` is the exit code."""
@@ -102,7 +127,7 @@ class TopError(Exception):
 
 @dataclass
 class ServerAnswers:
-    """What the server said at one moment; workers and health are of an attached one only."""
+    """What the server said at one moment; health is of an attached one only."""
 
     metrics: Fields
     routes: Sequence[Fields]
@@ -207,6 +232,7 @@ class MetricsClient:
             self._rows("/series", "series", SERIES, end),
             self._rows("/alerts", "alerts", ALERTS, end),
             self._rows("/custom", "custom", CUSTOM, end),
+            self._rows("/workers", "workers", WORKERS, end),
         )
 
     def _rows(self, path: str, part: str, shape: AnswerShape, end: float) -> list[Fields]:

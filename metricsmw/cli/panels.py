@@ -1,4 +1,4 @@
-"""Panels of `metricsmw top`: the app's own numbers; of an attached server its health and workers.
+"""Panels of `metricsmw top`: the workers, the app's own numbers, an attached server's health.
 
 The texts of others are plain here, too.
 """
@@ -15,6 +15,8 @@ from metricsmw.cli.client import Fields
 from metricsmw.cli.text import number, plain
 
 MOST_ROWS = 8
+WIDE = 110  # columns, from which on a worker's row has all its numbers
+MINUTE, HOUR = 60, 3600
 
 
 def health_lines(health: Fields) -> Iterator[Text]:
@@ -25,24 +27,62 @@ def health_lines(health: Fields) -> Iterator[Text]:
             yield Text(plain(said), style="bold red", no_wrap=True, overflow="ellipsis")
 
 
-def workers_panel(workers: Sequence[Fields]) -> Table:
-    """Return the workers, those that do not run first."""
-    table = _table("Worker", "", "Reqs/min", "Err%", "P95", "In flight", "Seen", "MB")
-    rows = sorted(workers, key=lambda row: (row["state"] == "running", row["pid"]))
+# A worker's numbers: (column's label, field, whether it is there only where there is room).
+WORKER_NUMBERS = (
+    ("Requests", "requests", True),
+    ("/ min", "request_rate_rpm", False),
+    ("Err%", "error_rate_pct", True),
+    ("5xx%", "server_error_rate_pct", False),
+    ("P95", "latency_p95_ms", False),
+    ("Busy", "requests_in_flight", False),
+    ("CPU%", "cpu_pct", False),
+    ("MB", "memory_mb", False),
+)
+# Those that do not hinder a worker.
+CALM = ("running", "unknown")
+
+
+def workers_panel(workers: Sequence[Fields], width: int) -> Table:
+    """Return the workers, those that are sick or differ from the others first."""
+    is_wide = width >= WIDE
+    numbers = [(label, name) for label, name, wide in WORKER_NUMBERS if is_wide or not wide]
+    heads = ["Worker", "", *(label for label, _ in numbers), "Last"]
+    table = _table(*heads, *(["Seen", "Since"] if is_wide else []))
+    table.padding = (0, 1, 0, 0)
+    rows = sorted(workers, key=lambda row: (not _is_marked(row), row["pid"]))
     for row in rows[:MOST_ROWS]:
-        runs = row["state"] == "running"
-        seen = row["seen_seconds"]
+        state = Text(plain(str(row["state"])), style="" if row["state"] in CALM else "bold red")
         table.add_row(
             str(row["pid"]),
-            Text(plain(str(row["state"])), style="" if runs else "bold red"),
-            number(row["request_rate_rpm"]),
-            number(row["error_rate_pct"]),
-            number(row["latency_p95_ms"]),
-            number(row["requests_in_flight"]),
-            "-" if seen is None else f"{seen:.0f} s ago",
-            number(row["memory_mb"]),
+            state,
+            *(
+                Text(f"▲{_short(row[name])}", style="bold red")
+                if name in row["differs"]
+                else _short(row[name])
+                for _, name in numbers
+            ),
+            _ago(row["last_request_seconds"]),
+            *([_ago(row["seen_seconds"]), plain(str(row["since"]))[11:19]] if is_wide else []),
         )
     return _with_rest(table, len(rows))
+
+
+def _is_marked(row: Fields) -> bool:
+    return row["state"] not in CALM or bool(row["differs"])
+
+
+def _short(value: float | None) -> str:
+    """Return a number in few characters: from 100 on without decimals."""
+    return f"{value:,.0f}" if value is not None and value >= 100 else number(value)
+
+
+def _ago(seconds: float | None) -> str:
+    """Return how long ago something was, in few characters."""
+    if seconds is None:
+        return "-"
+    if seconds < MINUTE:
+        return f"{seconds:.0f} s"
+    return f"{seconds / MINUTE:.0f} min" if seconds < 100 * MINUTE else f"{seconds / HOUR:.0f} h"
 
 
 def custom_panel(custom: Sequence[Fields]) -> Table:

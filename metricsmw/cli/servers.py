@@ -19,7 +19,8 @@ from typing import TypedDict
 from metricsmw.cli.client import MAX_TOKEN_BYTES, REFUSED, UNREACHABLE, WRONG_USAGE, TopError
 from metricsmw.cli.output import complain, write
 from metricsmw.cli.text import number, plain
-from metricsmw.engine.reading.attached import STOPPED, AttachedServer, UnreadableServerError
+from metricsmw.engine.reading.attached import AttachedServer, UnreadableServerError
+from metricsmw.engine.reading.workers import STOPPED
 from metricsmw.engine.workers.catalog import FoundServer, find_servers, processes_user
 from metricsmw.engine.workers.directories import folder_by_hand
 from metricsmw.engine.workers.shared import CAN_SHARE
@@ -228,7 +229,7 @@ def describe(found: FoundServer) -> ServerRow:
             reading = server.read()
     except (OSError, UnreadableServerError) as error:
         return {**row, "problem": str(error)}
-    workers = server.workers(reading)
+    workers = reading.workers
     age = reading.server.period.now - reading.server.created
     left_out = sorted(set(reading.server.damaged.values()))
     return {

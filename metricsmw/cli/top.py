@@ -163,9 +163,9 @@ def run(options: argparse.Namespace) -> int:
                 "routes": snapshot.routes,
                 "alerts": snapshot.alerts,
                 "custom": snapshot.custom,
+                "workers": snapshot.workers,
             }
             if snapshot.health:
-                told["workers"] = snapshot.workers
                 told["health"] = snapshot.health
             json.dump(told, sys.stdout, indent=2)
             print()
@@ -298,7 +298,7 @@ def render(
     if snapshot.series:
         parts.append(_sparks(snapshot.series, max(width - BESIDE_BARS, 10)))
     if "w" in view.panels and snapshot.workers:
-        parts.append(workers_panel(snapshot.workers))
+        parts.append(workers_panel(snapshot.workers, width))
     if "c" in view.panels and snapshot.custom:
         parts.append(custom_panel(snapshot.custom))
     routes = view.sorted(snapshot.routes)

@@ -276,6 +276,7 @@ def test_json(server: Server) -> None:
     assert [row["state"] for row in told["alerts"]] == ["inactive"] * 2
     assert {row["route"] for row in told["routes"]} == {"/fast", "/items/{number:int}", "/fail"}
     assert told["metrics"]["latency_ttfb_p95_ms"] > 0
+    assert sum(row["requests"] for row in told["workers"]) == told["metrics"]["total_requests"]
 
 
 def test_exit_codes(server: Server) -> None:
@@ -346,12 +347,21 @@ OWN: dict[str, object] = {
     "labels": {"shop": "north\x1b"},
     "value": 7,
 }
+WORKER: dict[str, object] = {
+    "pid": 4711,
+    "state": "spins\x1b",
+    "since": "2026-01-25T01:12:00+00:00",
+    "differs": ["latency_p95_ms"],
+    **dict.fromkeys(client.WORKERS.numbers[1:], 1),
+    **dict.fromkeys(client.WORKERS.numbers_or_null),
+}
 GOOD: dict[str, object] = {
     "/current": {"metrics": SNAPSHOT},
     "/routes": {"routes": [ROUTE]},
     "/series": {"series": [{"request_rate_rpm": 1, "error_rate_pct": 0, "latency_p95_ms": None}]},
     "/alerts": {"alerts": [ALERT]},
     "/custom": {"custom": [OWN]},
+    "/workers": {"workers": [WORKER, {**WORKER, "pid": 8, "state": "running", "differs": []}]},
 }
 
 
@@ -414,7 +424,10 @@ def test_good_answers_are_taken(strange: Callable[..., str]) -> None:
     assert "orders{shop=north\ufffd}" in shown("c")
     assert "orders" not in shown("cc")
     assert "c the app's own numbers" in shown("")
-    assert "w workers" not in shown("")
+    assert "w workers" in shown("")
+    workers = [line for line in shown("w").splitlines() if re.match(r" ?(4711|8)\b", line)]
+    assert [line.split()[:2] for line in workers] == [["4711", "spins\ufffd"], ["8", "running"]]
+    assert ["▲" in line for line in workers] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -444,6 +457,9 @@ def test_good_answers_are_taken(strange: Callable[..., str]) -> None:
         ("/alerts", {"alerts": [{"state": "firing"}]}, "type is no text"),
         ("/custom", {"custom": [{**OWN, "value": "7"}]}, "value is no number"),
         ("/custom", {"custom": [{**OWN, "labels": {"a": 1}}]}, "labels are no texts by name"),
+        ("/workers", {"workers": [{**WORKER, "pid": None}]}, "pid is no number"),
+        ("/workers", {"workers": [{**WORKER, "cpu_pct": "9"}]}, "cpu_pct is no number"),
+        ("/workers", {"workers": [{**WORKER, "differs": [1]}]}, "differs are no texts"),
     ],
 )
 def test_an_answer_of_another_shape_is_one_sentence(

@@ -82,6 +82,7 @@ READ_ROUTES = [
     "/health",
     "/routes",
     "/custom",
+    "/workers",
     "/alerts",
 ]
 GUARDED = [("GET", path) for path in ["/", *READ_ROUTES] if path != "/health"] + [

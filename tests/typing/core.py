@@ -54,6 +54,8 @@ print(snapshot.p42)  # type: ignore[attr-defined]  # pyright: ignore
 for row in monitor.get_routes():
     named: tuple[str, str, int] = (row["method"], row["route"], row["requests"])
     by_class: int = row["statuses"].get("2xx", 0)
+for worker in monitor.get_workers():
+    sick: tuple[int, str, list[str]] = (worker["pid"], worker["state"], worker["differs"])
 for minute in monitor.get_metrics_history(minutes=60):
     value: str | float | int = minute["request_rate_rpm"]
 monitor.save_snapshot_to_history()

@@ -9,35 +9,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import TypedDict
 
 from metricsmw.clock import SYSTEM_CLOCK, Clock
 from metricsmw.config import RANGES, Settings
 from metricsmw.engine.faults import FaultLog
-from metricsmw.engine.reading.counts import Counts
 from metricsmw.engine.reading.health import OPERATIONAL, ServerHealth
 from metricsmw.engine.reading.moment import Reader, Reading
+from metricsmw.engine.reading.workers import STOPPED, WorkerRow
 from metricsmw.engine.storage.layout import HEADER_BYTES, LAYOUT, MAGIC, Field
-from metricsmw.engine.storage.reader import SegmentReading
 from metricsmw.engine.workers.catalog import FoundServer
 from metricsmw.engine.workers.group import Group
 from metricsmw.engine.workers.membership import Membership
 from metricsmw.engine.workers.outside import CopiedJobs, OutsideGroup, OutsideSegment
 from metricsmw.engine.workers.surroundings import HERE, Surroundings
-from metricsmw.snapshot import iso_timestamp
 
-# The kernel's letters for a process that does not go on by itself.
-STATES = {
-    "T": "stopped",
-    "t": "traced",
-    "D": "waits for a disk",
-    "Z": "ended",
-    "X": "ended",
-    "R": "running",
-    "S": "running",
-    "I": "running",
-}
-STOPPED = ("stopped", "traced")
 # The settings that the header of a segment says.
 SETTINGS = {
     "window_seconds": Field.WINDOW,
@@ -48,29 +33,6 @@ SETTINGS = {
 
 class UnreadableServerError(Exception):
     """A server whose segments cannot be read; the message says why."""
-
-
-class WorkerRow(TypedDict):
-    """One living worker.
-
-    ``state``: "running", "stopped" (SIGSTOP), "traced" (a debugger holds it), "waits for a disk",
-    "ended", or "unknown". ``seen_seconds``: since it last said what it uses, which it does with
-    requests and reads; None: it has not yet. CPU, in percent of one core, and memory are as it
-    said then.
-    """
-
-    pid: int
-    state: str
-    since: str
-    requests: int
-    error_rate_pct: float
-    request_rate_rpm: float
-    latency_p95_ms: float
-    requests_in_flight: int
-    websocket_connections: int
-    cpu_pct: float
-    memory_mb: float
-    seen_seconds: float | None
 
 
 class AttachedServer:
@@ -121,7 +83,7 @@ class AttachedServer:
         if self._reader is None or self._reader.settings != settings:
             never = Membership(settings, self._clock, self.faults, lambda: None)
             never.is_measured = True  # whether it is cannot be seen from outside
-            self._reader = Reader(settings, self._clock, never, self)
+            self._reader = Reader(settings, self._clock, never, self, self._here)
         reading = self._reader.read(routes=True)
         server = reading.server
         if server.damaged and not any(segment.alive for segment in server.segments):
@@ -147,43 +109,10 @@ class AttachedServer:
             max_history_minutes=group.minutes,
         )
 
-    # --- what a worker cannot say of itself ------------------------------------------------------
-
-    def workers(self, reading: Reading) -> list[WorkerRow]:
-        """Return the living workers of a reading, by their process ids."""
-        server = reading.server
-        assert self._reader is not None
-        covered = server.covered(self._reader.settings.window_seconds)
-        rows = [
-            self._row(segment, reading, covered) for segment in server.segments if segment.alive
-        ]
-        return sorted(rows, key=lambda row: row["pid"])
-
-    def _row(self, segment: SegmentReading, reading: Reading, covered: float) -> WorkerRow:
-        usage = segment.usage()
-        window = Counts.of_server(segment.table.window, segment.table.peaks[0])
-        now, wall = reading.server.period.now, self._clock.time()
-        is_here = usage.pid_namespace == self._here.pid_namespace
-        state = STATES.get(self._here.state(usage.pid), "unknown") if is_here else "unknown"
-        return {
-            "pid": usage.pid,
-            "state": state,
-            "since": iso_timestamp(wall - (now - segment.created)),
-            "requests": Counts.of_server(segment.table.total).requests,
-            "error_rate_pct": window.error_rate_pct,
-            "request_rate_rpm": window.rate_rpm(covered),
-            "latency_p95_ms": window.percentiles_ms[1],
-            "requests_in_flight": segment.gauge(Field.IN_FLIGHT),
-            "websocket_connections": segment.gauge(Field.WEBSOCKETS),
-            "cpu_pct": round(usage.cpu_pct, 2),
-            "memory_mb": round(usage.memory_bytes / 2**20, 2),
-            "seen_seconds": round(usage.age, 1) if usage.age < float("inf") else None,
-        }
-
-    def health(self, reading: Reading, workers: Sequence[WorkerRow]) -> ServerHealth:
+    def health(self, reading: Reading) -> ServerHealth:
         """Return the state of the measuring, and of the workers, as seen from outside."""
         health = reading.health
-        state = _state_of(workers)
+        state = _state_of(reading.workers)
         status = health["status"] if state == OPERATIONAL else "degraded"
         return {
             **health,

@@ -31,6 +31,7 @@ from metricsmw.engine.reading.series import (
 from metricsmw.engine.reading.server import ServerReader, ServerReading
 from metricsmw.engine.reading.snapshots import Snapshots
 from metricsmw.engine.reading.spans import StepTable
+from metricsmw.engine.reading.workers import WorkerRow, WorkerWatch
 from metricsmw.engine.storage.keys import Name
 from metricsmw.engine.storage.layout import STEP_RATIO, Field
 from metricsmw.engine.storage.reader import Period
@@ -38,6 +39,7 @@ from metricsmw.engine.workers.events import EventLog
 from metricsmw.engine.workers.group import Group
 from metricsmw.engine.workers.job import job_health
 from metricsmw.engine.workers.membership import Membership, ServerMember
+from metricsmw.engine.workers.surroundings import HERE, Surroundings
 from metricsmw.snapshot import FIRST_BYTE_FIELDS, MetricsSnapshot, SnapshotDict
 from metricsmw.validation import whole
 
@@ -89,16 +91,23 @@ class Reader:
 
     Attributes:
         minutes: the minute history, which a reading catches up with.
+        workers: what was seen of each worker in the readings before.
     """
 
     def __init__(
-        self, settings: Settings, clock: Clock, membership: Membership, member: Member
+        self,
+        settings: Settings,
+        clock: Clock,
+        membership: Membership,
+        member: Member,
+        here: Surroundings = HERE,
     ) -> None:
         self.settings = settings
         self.clock = clock
         self.member = member
         self.membership = membership
         self.server = ServerReader(settings)
+        self.workers = WorkerWatch(here)
         self.snapshots = Snapshots(settings, clock)
         self.minutes = MinuteHistory(
             settings, clock, membership, self.server, self.snapshots, member.faults
@@ -160,6 +169,7 @@ class Reading:
         group, now, _ = self._moment
         period = Period(now, self._reader.settings.step)
         server = self._reader.server.read(group, period, routes=self._with_routes)
+        self._reader.workers.look(server)
         events = self._reader.member.events
         if events is not None:
             events.look(group, server.pids())
@@ -229,6 +239,13 @@ class Reading:
     def routes(self) -> list[RouteRow]:
         """Return the per-route table of the window, busiest first."""
         return self.server.routes(self._reader.settings.max_routes)
+
+    @lazy
+    def workers(self) -> list[WorkerRow]:
+        """Return the living workers, by their process ids."""
+        reader, server = self._reader, self.server
+        resources = reader.snapshots.resources(server)
+        return reader.workers.rows(server, self.wall, reader.settings.window_seconds, resources)
 
     def series(self, seconds: int | None = None) -> Series:
         """Return the counts of each step of the last ``seconds`` of the window.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from math import inf
 from typing import NamedTuple
 
@@ -44,6 +44,26 @@ class Usage(NamedTuple):
     unknown: int = 0
 
 
+class WorkerResources(NamedTuple):
+    """CPU and memory of one worker.
+
+    Attributes:
+        cpu_pct: In percent of one core; of its whole life where nothing else is known.
+        memory_bytes: Resident.
+        recent_cpu_pct: The same of late; None where it is not known.
+        seconds: This process measured that over the last so many seconds; None: it did not.
+    """
+
+    cpu_pct: float
+    memory_bytes: int
+    recent_cpu_pct: float | None = None
+    seconds: float | None = None
+
+
+# A worker: its process id, and the namespace of that.
+WorkerKey = tuple[int, int]
+
+
 class _Sampled:
     """One process, and the CPU seconds it had used when it was last looked at."""
 
@@ -65,7 +85,8 @@ class ResourceSampler:
         self._here = here
         self._lock = threading.Lock()
         self._known: dict[int, _Sampled] = {}
-        self._workers: frozenset[tuple[int, int]] = frozenset()
+        self._workers: frozenset[WorkerKey] = frozenset()
+        self._each: Mapping[WorkerKey, WorkerResources] = {}
         self._at = -inf
         self._usage = Usage(0.0, 0.0, 0.0, 0.0)
         self._limits: Limits | None = None
@@ -82,37 +103,49 @@ class ResourceSampler:
 
     def usage(self, workers: Collection[WorkerUsage]) -> Usage:
         """Return the sum over those workers; one that is gone counts as nothing."""
+        self._sample_all(workers)
+        return self._usage
+
+    def each(self, workers: Collection[WorkerUsage]) -> Mapping[WorkerKey, WorkerResources]:
+        """Return the CPU and memory of each of those workers of which they are known."""
+        self._sample_all(workers)
+        return self._each
+
+    def _sample_all(self, workers: Collection[WorkerUsage]) -> None:
         now = time.perf_counter()
         wanted = frozenset((worker.pid, worker.pid_namespace) for worker in workers)
         # A thread that finds another one sampling takes the last answer: no request waits here.
         if (wanted == self._workers and now - self._at < FRESH_SECONDS) or not self._lock.acquire(
             blocking=False
         ):
-            return self._usage
+            return
         try:
             self._usage = self._add_up(workers, now)
             self._workers, self._at = wanted, now
         finally:
             self._lock.release()
-        return self._usage
 
     def _add_up(self, workers: Collection[WorkerUsage], now: float) -> Usage:
         cpu = 0.0
         resident = unknown = 0
         namespace = self._here.pid_namespace
         pids = set()
+        each: dict[WorkerKey, WorkerResources] = {}
         for worker in workers:
             found = None
             if worker.pid_namespace == namespace:
                 found = self._look(worker.pid, now)
                 pids.add(worker.pid)
             if found is None and worker.memory_bytes:
-                found = worker.cpu_pct if worker.age < TOLD_SECONDS else 0.0, worker.memory_bytes
+                told = worker.cpu_pct if worker.age < TOLD_SECONDS else None
+                found = WorkerResources(told or 0.0, worker.memory_bytes, told)
             if found is None:
                 unknown += 1
                 continue
-            cpu += found[0]
-            resident += found[1]
+            each[worker.pid, worker.pid_namespace] = found
+            cpu += found.cpu_pct
+            resident += found.memory_bytes
+        self._each = each
         for pid in self._known.keys() - pids:
             del self._known[pid]
         limits = self.limits()
@@ -124,8 +157,8 @@ class ResourceSampler:
             unknown,
         )
 
-    def _look(self, pid: int, now: float) -> tuple[float, int] | None:
-        """CPU in percent of one core, and resident bytes; None where the process is not shown."""
+    def _look(self, pid: int, now: float) -> WorkerResources | None:
+        """Return what a process uses; None where it is not shown."""
         try:
             sampled = self._known.get(pid) or _Sampled(pid)
             found = self._sample(sampled, now)
@@ -135,7 +168,7 @@ class ResourceSampler:
         self._known[pid] = sampled
         return found
 
-    def _sample(self, sampled: _Sampled, now: float) -> tuple[float, int]:
+    def _sample(self, sampled: _Sampled, now: float) -> WorkerResources:
         process = sampled.process
         with process.oneshot():
             times = process.cpu_times()
@@ -145,4 +178,6 @@ class ResourceSampler:
         used = times.user + times.system
         share = 100 * (used - sampled.cpu_seconds) / elapsed if elapsed > 0 else 0.0
         sampled.at, sampled.cpu_seconds = now, used
-        return max(share, 0.0), resident
+        if before < 0:
+            return WorkerResources(max(share, 0.0), resident)
+        return WorkerResources(max(share, 0.0), resident, max(share, 0.0), elapsed)

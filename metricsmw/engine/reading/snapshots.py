@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from metricsmw.clock import Clock
@@ -15,7 +16,12 @@ from metricsmw.snapshot import MetricsSnapshot, iso_timestamp
 
 if TYPE_CHECKING:
     from metricsmw.engine.reading.limits import Limits
-    from metricsmw.engine.reading.resources import ResourceSampler, Usage
+    from metricsmw.engine.reading.resources import (
+        ResourceSampler,
+        Usage,
+        WorkerKey,
+        WorkerResources,
+    )
 
 
 class Snapshots:
@@ -30,6 +36,10 @@ class Snapshots:
     def usage(self, server: ServerReading) -> Usage:
         """Return CPU and memory of the live workers, as they are now."""
         return self._own_sampler().usage(server.live_workers())
+
+    def resources(self, server: ServerReading) -> Mapping[WorkerKey, WorkerResources]:
+        """Return CPU and memory of each live worker of which they are known."""
+        return self._own_sampler().each(server.live_workers())
 
     def limits(self) -> Limits:
         """Return what percentages of CPU and memory are of."""

@@ -41,7 +41,8 @@ MOST_ROWS, MOST_TABLE_ROWS = 1 << 17, 1 << 13
 MOST_PID = 2.0**31
 USAGE = (Field.SAMPLED, Field.CPU_PCT, Field.MEMORY_BYTES)
 # Fields that are never negative.
-UNSIGNED = (Field.NONCE, Field.CREATED, Field.FAULTS, *OWNER_FIELDS, *USAGE)
+JOINING = (Field.JOINED, Field.TAKEN_OVER)
+UNSIGNED = (Field.NONCE, Field.CREATED, Field.FAULTS, *OWNER_FIELDS, *USAGE, *JOINING)
 # Bytes of text a row that a chunk of each kind may have.
 WIDTHS: dict[float, tuple[int, ...]] = {
     **dict.fromkeys(BLOCK_SHAPES, (0,)),

@@ -98,6 +98,8 @@ class Field(IntEnum):
     RENAMINGS = 26  # odd while a row of a route gets another name; 0: none ever did
     USER_TIMEOUT = 27  # settings of the worker, for who reads from outside: seconds,
     MAX_ROUTES = 28  # and rows; 0: not said
+    JOINED = 29  # when the worker opened the segment: monotonic seconds; 0: not said
+    TAKEN_OVER = 30  # the requests that earlier workers had counted in it until then
 
 
 class Owner(NamedTuple):

@@ -46,6 +46,7 @@ from metricsmw.engine.storage.tables import (
     Kept,
     Read,
     TableReading,
+    read_last_step,
     read_steps,
     read_table,
     read_total,
@@ -189,6 +190,7 @@ class SegmentReading:
         self.nonce = self._header.nonce
         self.table = self._server_table(whole[SERVER_OFFSET:], kept.get(self.nonce))
         self._read = source.read
+        self.joined = self._joined()
 
     def _take_header(self, page: bytes) -> None:
         self._header = Header(page)
@@ -200,8 +202,14 @@ class SegmentReading:
         # Such a worker's totals count; its steps are of another length, so its window does not.
         self._same_window = self.header[Field.WINDOW] == self._window_seconds
 
-    def _server_table(self, head: bytes, kept: Kept | None) -> TableReading:
+    def _joined(self) -> float:
+        """Return the monotonic time at which the worker opened the segment."""
+        at = self.header[Field.JOINED]
+        return at if self.created < at <= self._period.now + FUTURE_SECONDS else self.created
+
+    def _server_table(self, head: bytes, kept: Kept | None, first: int = 0) -> TableReading:
         steps = self._period.steps(1, STEPS_PER_WINDOW) if self._same_window else NO_STEPS
+        steps = steps[0], max(steps[1], first)
         return read_table(
             self._read,
             SERVER_OFFSET,
@@ -232,6 +240,39 @@ class SegmentReading:
     def created(self) -> float:
         """Monotonic time at which the segment was made."""
         return self.header[Field.CREATED]
+
+    @property
+    def step(self) -> float:
+        """The length of a step of the worker's window, in seconds."""
+        return self.header[Field.WINDOW] / STEPS_PER_WINDOW
+
+    @property
+    def taken_over(self) -> int:
+        """How many requests earlier workers had counted in the segment."""
+        return int(self.header[Field.TAKEN_OVER])
+
+    @property
+    def at_reset(self) -> int:
+        """What had been counted in the server-wide table at the last reset, as lanes."""
+        return self._baseline(SERVER_OFFSET) or 0
+
+    def own_table(self) -> TableReading:
+        """Return the server-wide table, its window without what earlier workers counted.
+
+        That is known to a step of the window.
+        """
+        first = step_number(self.joined, self._period.step)
+        if not self.taken_over or first <= self._period.steps(1, STEPS_PER_WINDOW)[1]:
+            return self.table
+        return self._server_table(self._bytes(0, OVERALL)[SERVER_OFFSET:], None, first)
+
+    def last_counted(self) -> float | None:
+        """Return the end of the latest step in which a request was counted, in monotonic seconds.
+
+        It may be yet to come. None where no step is known.
+        """
+        last = read_last_step(self._read, SERVER_OFFSET, SERVER_SHAPE)
+        return None if last is None else last * self.step
 
     def usage(self) -> WorkerUsage:
         """Return the worker's own account of its process."""

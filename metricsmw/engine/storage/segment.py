@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from metricsmw.engine.storage.histogram import BUCKETS
 from metricsmw.engine.storage.lanes import lane_masks, rows_of
 from metricsmw.engine.storage.layout import (
     BIAS,
@@ -35,6 +36,7 @@ from metricsmw.engine.storage.layout import (
     BlockShape,
     Field,
     Kind,
+    Lane,
     Owner,
     Shape,
     chunk_bytes,
@@ -60,6 +62,12 @@ class Table:
         self.step = 0 if fresh else int(max(self._labels, default=0))
         if fresh:
             self.current[:] = zero_lanes(shape.rows * shape.lanes)
+
+    @property
+    def requests(self) -> int:
+        """How many requests a server-wide table has counted since it was made."""
+        lanes = self.lanes
+        return sum(int(lane - BIAS) for lane in [*lanes[:BUCKETS], lanes[Lane.ABANDONED]])
 
     @property
     def _slot(self) -> int:
@@ -249,6 +257,12 @@ class Segment:
         header = self.header
         self.gauges[0] = self.gauges[1] = 0.0
         restart = not fresh and header[Field.WINDOW] != window_seconds
+        is_own = header[Field.PID] == owner.pid and header[Field.PROCESS_START] == (
+            owner.process_start
+        )
+        if not is_own:  # else a private worker has taken its counts along
+            header[Field.JOINED] = now
+            header[Field.TAKEN_OVER] = 0.0 if fresh else float(self.table.requests)
         for field, number in zip(OWNER_FIELDS, owner, strict=True):
             header[field] = float(number)
         header[Field.SAMPLED] = 0.0

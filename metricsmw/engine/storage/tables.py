@@ -345,6 +345,28 @@ def read_steps(
     raise CorruptSegmentError("no whole checkpoint")
 
 
+def read_last_step(read: Read, offset: int, shape: Shape) -> int | None:
+    """Return the number of the latest step in which the table at ``offset`` counted anything.
+
+    None where no checkpoint is kept from before that.
+
+    Raises:
+        CorruptSegmentError: The bytes cannot be what a worker wrote.
+    """
+    labels = read(offset, shape.since)
+    current = read(offset + shape.current, shape.stride)
+    if len(labels) != shape.since or len(current) != shape.stride:
+        raise CorruptSegmentError("truncated")
+    numbers = memoryview(labels).cast("d").tolist()
+    if sum(numbers) % 1:  # NaN too
+        raise CorruptSegmentError("impossible steps")
+    used = slice(0, shape.stride)
+    for label in sorted(filter(None, numbers), reverse=True):
+        if _checkpoint(read, offset, shape, label, used) not in (None, current):
+            return int(label)
+    return None
+
+
 def read_total(read: Read, offset: int, shape: Shape, baseline: int | None) -> int:
     """Return what the dense table at ``offset`` has counted since the reset, as lanes.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import time
 from datetime import datetime, timezone
@@ -28,6 +29,7 @@ from metricsmw.adapters.api.handlers import Handlers
 from metricsmw.adapters.auth import public, token
 from metricsmw.engine.reading.moment import Reading
 from metricsmw.engine.reading.server import ServerReader
+from metricsmw.engine.reading.workers import WorkerRow
 from metricsmw.snapshot import MINUTE_FIELDS
 
 
@@ -119,6 +121,16 @@ class TestShapes:
         assert list(row) == ROUTE
         assert (row["method"], row["route"], row["requests"]) == ("GET", "/items/{id}", 2)
         assert row["statuses"] == {"2xx": 1, "5xx": 1}
+
+    def test_workers(self, handlers: Handlers) -> None:
+        body = body_of(ask(handlers, "/workers"))
+        assert list(body) == ["success", "workers", "timestamp"]
+        [row] = body["workers"]
+        assert list(row) == list(WorkerRow.__annotations__)
+        assert (row["pid"], row["state"], row["differs"]) == (os.getpid(), "running", [])
+        assert (row["requests"], row["error_rate_pct"], row["server_error_rate_pct"]) == (2, 50, 50)
+        assert (row["last_request_seconds"], row["seen_seconds"]) == (0, 0)
+        assert_utc(row["since"])
 
     def test_reset(self, handlers: Handlers, monitor: MetricsMonitor) -> None:
         response = ask(handlers, "/reset", "POST")

@@ -130,7 +130,7 @@ def test_it_leaves_no_trace(workers: Crew, clock: SharedClock) -> None:
         assert reading.statistics["totals"]["total_requests"] == 60
         assert reading.history(60)
         assert reading.series()
-        server.health(reading, server.workers(reading))
+        server.health(reading)
     assert trace(folder) == before
     clock.advance(-600)
     assert workers.workers[0].do(health) == said
@@ -153,10 +153,10 @@ def test_stopped_workers(workers: Crew, clock: SharedClock) -> None:
 
     def state() -> str:
         reading = server.read()
-        rows = server.workers(reading)
+        rows = reading.workers
         assert [row["pid"] for row in rows] == sorted(worker.pid for worker in workers.workers)
         assert [row["requests"] for row in rows] == [30, 30]
-        said = server.health(reading, rows)
+        said = server.health(reading)
         healthy = said["components"]["workers"] == "operational"
         assert said["status"] == ("healthy" if healthy else "degraded")
         return said["components"]["workers"]
@@ -181,7 +181,7 @@ def test_the_dead_count_as_they_do_for_workers(workers: Crew, clock: SharedClock
     assert reading.snapshot.workers == 1
     assert reading.snapshot.websocket_connections == 1
     assert reading.snapshot.total_requests == 60
-    assert [row["pid"] for row in server.workers(reading)] == [workers.workers[1].pid]
+    assert [row["pid"] for row in reading.workers] == [workers.workers[1].pid]
     # Nothing was adopted: the next worker does that.
     newcomer = workers.start()
     newcomer.do(serve, "cleo")

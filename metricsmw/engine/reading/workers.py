@@ -1,0 +1,307 @@
+"""The workers of a server one by one: what each does, and which of them is sick.
+
+Everything here is read from segments and from the system, by whoever reads: a worker that hangs is
+asked for nothing, and nothing waits for it. What a segment does not say, such as since when a
+request is in flight, is known from the readings before, which a `WorkerWatch` remembers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from math import inf
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
+
+from metricsmw.engine.reading.counts import Counts
+from metricsmw.engine.reading.server import ServerReading
+from metricsmw.engine.storage.histogram import CEILING_SECONDS, FIRST, FLOOR_SECONDS, index
+from metricsmw.engine.storage.lanes import in_use
+from metricsmw.engine.storage.layout import Field
+from metricsmw.engine.storage.reader import SegmentReading, WorkerUsage
+from metricsmw.engine.storage.tables import READ_ERRORS
+from metricsmw.engine.workers.surroundings import HERE, Surroundings
+from metricsmw.snapshot import iso_timestamp
+
+if TYPE_CHECKING:
+    from metricsmw.engine.reading.resources import WorkerKey, WorkerResources
+
+# The kernel's letters for a process that does not go on by itself.
+STATES = {
+    "T": "stopped",
+    "t": "traced",
+    "D": "waits for a disk",
+    "Z": "ended",
+    "X": "ended",
+    "R": "running",
+    "S": "running",
+    "I": "running",
+}
+STOPPED = ("stopped", "traced")
+
+# A worker that has requests in flight, and has finished none for so long, is said to do nothing.
+QUIET_SECONDS = 5.0
+# From so much of a core on such a worker spins; below it waits.
+SPINS_CPU_PCT = 20.0
+# The same of a worker without a request in flight: it may do work that is none.
+SPINS_IDLE_CPU_PCT = 80.0
+
+# So many requests a worker must have had in the window, before it is compared with its siblings,
+# and so many of them must be slow, or failed.
+LEAST_REQUESTS = 50
+LEAST_BAD = 10
+# Slow is what took so many times longer than 95 % of the siblings' requests did; and so large a
+# share of a worker's requests must be slow.
+SLOW_FACTOR, SLOW_SHARE = 2.0, 0.2
+# So many times the siblings' share of server errors, and so much on top, is too much.
+ERROR_FACTOR, ERROR_SHARE = 3.0, 0.05
+# The same of memory, in bytes.
+MEMORY_FACTOR, MEMORY_BYTES = 2.0, 100 * 2**20
+
+
+class WorkerRow(TypedDict):
+    """One living worker. Rates, shares and latencies are of the window; None: not known.
+
+    Attributes:
+        pid: Its process id.
+        state: "running"; "stopped" (SIGSTOP), "traced" (a debugger holds it), "waits for a disk",
+            "ended"; "spins", "waits" or "hangs" (not known which) where it finishes no request;
+            "unknown" where the process is not shown.
+        differs: The fields by which it differs from its siblings for the worse.
+        since: When it joined the server.
+        requests: What it has answered since then, or since the last reset.
+        request_rate_rpm: Requests a minute.
+        error_rate_pct: The share of errors.
+        server_error_rate_pct: The share of those that are the server's own.
+        latency_p95_ms: None of no requests.
+        requests_in_flight: As it said last.
+        websocket_connections: Likewise.
+        cpu_pct: Of one core, since the reading before.
+        memory_mb: Resident, in MiB.
+        last_request_seconds: Since it finished one, known to a step of the window; None: it has
+            finished none.
+        seen_seconds: Since it last gave a sign of life: it records or reads.
+    """
+
+    pid: int
+    state: str
+    differs: list[str]
+    since: str
+    requests: int
+    request_rate_rpm: float
+    error_rate_pct: float
+    server_error_rate_pct: float
+    latency_p95_ms: float | None
+    requests_in_flight: int
+    websocket_connections: int
+    cpu_pct: float | None
+    memory_mb: float | None
+    last_request_seconds: float | None
+    seen_seconds: float | None
+
+
+class _Look(NamedTuple):
+    """What was seen of a worker since it last finished a request.
+
+    Attributes:
+        worker: Which worker of its segment it is: its process id, and when it joined.
+        total: What it had counted, as lanes.
+        at: Monotonic time of the last reading.
+        since: Monotonic time of the first reading that saw no more of it than this.
+        busy_since: The same of requests in flight; None where there were none.
+        server_requests: What the server had counted then.
+    """
+
+    worker: tuple[int, float]
+    total: int
+    at: float
+    since: float
+    busy_since: float | None
+    server_requests: int
+
+
+class WorkerWatch:
+    """Remembers of each worker since when it finishes no request, from one reading to the next.
+
+    Args:
+        here: The system's facts about this process.
+    """
+
+    def __init__(self, here: Surroundings = HERE) -> None:
+        self.here = here
+        self._looks: dict[str, _Look] = {}
+
+    def look(self, server: ServerReading) -> None:
+        """Take note of a reading of now."""
+        now = server.period.now
+        looks = {}
+        for segment in server.segments:
+            if not segment.alive:
+                continue
+            before = self._looks.get(segment.name)
+            if before is not None and before.at > now:
+                looks[segment.name] = before  # another thread was faster
+                continue
+            worker, total = (segment.pid, segment.joined), segment.table.total
+            busy_since = now if segment.gauge(Field.IN_FLIGHT) else None
+            since, requests = now, server.total.requests
+            if before is not None and before.worker == worker and before.total == total:
+                since, requests = before.since, before.server_requests
+                if busy_since is not None and before.busy_since is not None:
+                    busy_since = before.busy_since
+            looks[segment.name] = _Look(worker, total, now, since, busy_since, requests)
+        self._looks = looks
+
+    def quiet_seconds(self, segment: SegmentReading, server: ServerReading) -> tuple[float, bool]:
+        """Return for how long a worker has been seen to finish no request that it could.
+
+        Returns:
+            The seconds, and whether it has requests in flight; 0.0 where none came to it, as far
+            as can be known.
+        """
+        look = self._looks.get(segment.name)
+        now = server.period.now
+        if look is None or look.worker != (segment.pid, segment.joined):
+            return 0.0, False
+        if look.busy_since is not None:
+            return now - look.busy_since, True
+        if server.total.requests - look.server_requests < LEAST_REQUESTS:
+            return 0.0, False
+        return now - look.since, False
+
+    def rows(
+        self,
+        server: ServerReading,
+        wall: float,
+        window_seconds: int,
+        resources: Mapping[WorkerKey, WorkerResources],
+    ) -> list[WorkerRow]:
+        """Return the living workers, by their process ids.
+
+        Args:
+            server: The reading, which `look` has seen.
+            wall: Unix time of it.
+            window_seconds: The length of the window.
+            resources: The workers' CPU and memory, as far as they are known.
+        """
+        found = []
+        for segment in server.segments:
+            if segment.alive:
+                try:
+                    found.append(_Worker(segment, server))
+                except READ_ERRORS as error:
+                    server.damaged[segment.name] = str(error)
+        for worker in found:
+            worker.resources = resources.get((worker.usage.pid, worker.usage.pid_namespace))
+        rows: list[WorkerRow] = []
+        for worker in found:
+            row = worker.row(wall, window_seconds)
+            row["state"] = self._state(worker, server)
+            row["differs"] = list(_differences(worker, [one for one in found if one is not worker]))
+            rows.append(row)
+        return sorted(rows, key=lambda row: row["pid"])
+
+    def _state(self, worker: _Worker, server: ServerReading) -> str:
+        usage = worker.usage
+        if usage.pid_namespace != self.here.pid_namespace:
+            state = "unknown"
+        else:
+            state = STATES.get(self.here.state(usage.pid), "unknown")
+        if state not in ("running", "unknown"):
+            return state
+        quiet, is_busy = self.quiet_seconds(worker.segment, server)
+        if quiet < QUIET_SECONDS:
+            return state
+        cpu_pct = _cpu_within(worker.resources, quiet)
+        if not is_busy:
+            spins = cpu_pct is not None and cpu_pct >= SPINS_IDLE_CPU_PCT
+            return "spins" if spins else state
+        if cpu_pct is None:
+            return "hangs"
+        return "spins" if cpu_pct >= SPINS_CPU_PCT else "waits"
+
+
+def _cpu_within(resources: WorkerResources | None, quiet: float) -> float | None:
+    """Return the CPU that a worker used while it was quiet; None where that cannot be known."""
+    if resources is None or resources.seconds is None:
+        return None
+    if resources.seconds <= quiet:
+        return resources.cpu_pct
+    # At most, as it may have used all of it before.
+    most = resources.cpu_pct * resources.seconds / quiet
+    return most if most < SPINS_CPU_PCT else None
+
+
+class _Worker:
+    """A worker's numbers in a reading."""
+
+    resources: WorkerResources | None = None
+
+    def __init__(self, segment: SegmentReading, server: ServerReading) -> None:
+        self.segment = segment
+        self.usage: WorkerUsage = segment.usage()
+        self._now = server.period.now
+        self._window_start = server.period.start
+        self._since = max(segment.joined, server.reset.at)
+        table = segment.own_table()
+        self.window = Counts.of_server(table.window, table.peaks[0])
+        at_reset = Counts.of_server(segment.at_reset).requests
+        every = Counts.of_server(table.total).requests + at_reset
+        self.requests = max(every - max(segment.taken_over, at_reset), 0)
+        self._last = segment.last_counted() if self.requests else None
+
+    def row(self, wall: float, window_seconds: int) -> WorkerRow:
+        """Return the row, without what is known by comparison."""
+        window, now, usage = self.window, self._now, self.usage
+        age = max(now - self._since, min(60.0, window_seconds))
+        used = self.resources
+        cpu_pct = None if used is None else used.recent_cpu_pct
+        last = None if self._last is None else max(now - self._last, 0.0)
+        seen = 0.0 if usage.pid == os.getpid() else min(usage.age, inf if last is None else last)
+        return {
+            "pid": usage.pid,
+            "state": "unknown",
+            "differs": [],
+            "since": iso_timestamp(wall - max(now - self.segment.joined, 0.0)),
+            "requests": self.requests,
+            "request_rate_rpm": window.rate_rpm(min(now - self._window_start, age)),
+            "error_rate_pct": window.error_rate_pct,
+            "server_error_rate_pct": window.server_error_rate_pct,
+            "latency_p95_ms": window.percentiles_ms[1] if window.latency.count else None,
+            "requests_in_flight": self.segment.gauge(Field.IN_FLIGHT),
+            "websocket_connections": self.segment.gauge(Field.WEBSOCKETS),
+            "cpu_pct": None if cpu_pct is None else round(cpu_pct, 2),
+            "memory_mb": None if used is None else round(used.memory_bytes / 2**20, 2),
+            "last_request_seconds": None if last is None else round(last, 1),
+            "seen_seconds": round(seen, 1) if seen < inf else None,
+        }
+
+
+def _differences(worker: _Worker, siblings: Sequence[_Worker]) -> Iterator[str]:
+    """Yield the fields by which a worker differs from its siblings for the worse.
+
+    Rates, CPU and requests in flight are none of them: servers leave it to chance which worker gets
+    how many requests.
+    """
+    own = worker.window
+    rest = reduce(Counts.plus, (one.window for one in siblings), Counts())
+    if min(own.requests, rest.requests) >= LEAST_REQUESTS:
+        share = own.server_errors / own.requests
+        usual = rest.server_errors / rest.requests
+        if own.server_errors >= LEAST_BAD and share >= ERROR_FACTOR * usual + ERROR_SHARE:
+            yield "server_error_rate_pct"
+        slow = _slower_than(own, SLOW_FACTOR * rest.latency.percentile(95))
+        if slow >= max(LEAST_BAD, SLOW_SHARE * own.requests):
+            yield "latency_p95_ms"
+    theirs = sorted(one.resources.memory_bytes for one in siblings if one.resources is not None)
+    if worker.resources is not None and theirs:
+        median = theirs[len(theirs) // 2]
+        if worker.resources.memory_bytes >= max(MEMORY_FACTOR * median, median + MEMORY_BYTES):
+            yield "memory_mb"
+
+
+def _slower_than(counts: Counts, seconds: float) -> int:
+    """Return how many requests took longer, to a bucket."""
+    first, buckets = in_use(counts.histogram)
+    limit = index(min(max(seconds, FLOOR_SECONDS), CEILING_SECONDS)) - FIRST - first
+    return sum(buckets[max(limit + 1, 0) :])
