@@ -12,6 +12,7 @@ import { inAddress, keep, recall } from "./settings.js";
 import { signIn, signInByAddress } from "./signin.js";
 import { Spans } from "./spans.js";
 import { Looks } from "./theme.js";
+import { Workers } from "./workers.js";
 
 const root = document.documentElement;
 const find = (id) => document.getElementById(id);
@@ -103,6 +104,8 @@ const routes = new Routes({
 
 const custom = new Custom({ section: find("custom"), count: find("custom-count"), table: find("custom-table"), place: find("custom-chart"), base });
 
+const workers = new Workers({ card: find("workers"), count: find("workers-count"), table: find("workers-table"), base });
+
 // --- updates -------------------------------------------------------------------------------------
 
 const alerts = new Alerts({ section: find("alerts"), list: find("alerts-list"), count: find("alerts-count"), happened, fires, base, dialog: find("silence-dialog") });
@@ -140,6 +143,7 @@ function onUpdate(update) {
   if (update.routes) {
     routes.show(update.routes);
     custom.refresh(); // as often, and no more where nobody looks
+    workers.refresh();
   }
   if (update.alerts) alerts.show(update.alerts);
   if (update.events) events.show(update.events);

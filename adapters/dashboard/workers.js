@@ -1,0 +1,115 @@
+// The workers one by one, the sick ones first; asked for while the card is open.
+
+import { dated, fixed, fixedTime, full, make, NONE, write } from "./format.js";
+
+const COLUMNS = [
+  { key: "pid", label: "Worker", format: String },
+  { key: "state", label: "State", format: String },
+  { key: "since", label: "Since", format: dated },
+  { key: "requests", label: "Requests", format: full },
+  { key: "request_rate_rpm", label: "Rate / min", format: fixed },
+  { key: "error_rate_pct", label: "Errors %", format: fixed },
+  { key: "server_error_rate_pct", label: "of the server %", format: fixed },
+  { key: "latency_p95_ms", label: "P95 ms", format: fixedTime },
+  { key: "requests_in_flight", label: "In flight", format: full },
+  { key: "cpu_pct", label: "CPU %", format: fixed },
+  { key: "memory_mb", label: "Memory MB", format: fixed },
+  { key: "last_request_seconds", label: "Last request", format: ago },
+  { key: "seen_seconds", label: "Last seen", format: ago },
+];
+// What is said of a worker by its mark.
+const SAID = {
+  stopped: "It was stopped (SIGSTOP).",
+  traced: "A debugger holds it.",
+  "waits for a disk": "It waits for a disk.",
+  ended: "It has ended.",
+  spins: "It uses the CPU, and finishes no request.",
+  waits: "It has requests in flight, waits, and finishes none.",
+  hangs: "It has requests in flight, and finishes none.",
+};
+const CALM = ["running", "unknown"];
+const MOST_ROWS = 200;
+
+export class Workers {
+  #card;
+  #count;
+  #base;
+  #body = make("tbody");
+  #rows = new Map(); // by process id: {element, cells}
+  #asking = false;
+
+  /** `card`: a details element; `count` says how many there are, and how many are marked. */
+  constructor({ card, count, table, base }) {
+    this.#card = card;
+    this.#count = count;
+    this.#base = base;
+    const head = make("tr", {}, ...COLUMNS.map(({ label }) => make("th", { scope: "col" }, label)));
+    table.append(make("table", { class: "own workers" }, make("thead", {}, head), this.#body));
+    card.addEventListener("toggle", () => this.refresh());
+  }
+
+  /** Ask for them, where the card is open. */
+  async refresh() {
+    if (this.#asking || !this.#card.open || this.#card.closest("[hidden]")) return;
+    this.#asking = true;
+    try {
+      const answer = await fetch(new URL("workers", this.#base), { cache: "no-store" });
+      if (answer.ok) this.#show((await answer.json()).workers);
+    } catch {
+      // The feed says what is wrong, and comes back.
+    } finally {
+      this.#asking = false;
+    }
+  }
+
+  #show(rows) {
+    const marked = rows.filter(isMarked);
+    const shown = [...marked, ...rows.filter((row) => !isMarked(row))].slice(0, MOST_ROWS);
+    const wanted = new Set(shown.map(({ pid }) => pid));
+    for (const [pid, { element }] of this.#rows) {
+      if (wanted.has(pid)) continue;
+      element.remove();
+      this.#rows.delete(pid);
+    }
+    shown.forEach((row, place) => {
+      const one = this.#rows.get(row.pid) ?? this.#add(row.pid);
+      fill(one, row);
+      if (this.#body.children[place] !== one.element) this.#body.insertBefore(one.element, this.#body.children[place] ?? null);
+    });
+    const more = rows.length > shown.length ? `, the first ${shown.length} shown` : "";
+    const sick = marked.length ? `, ${marked.length} marked` : "";
+    write(this.#count, `${rows.length} ${rows.length === 1 ? "process" : "processes"}${sick}${more}`);
+    this.#count.classList.toggle("problem", marked.length > 0);
+  }
+
+  #add(pid) {
+    const [first, ...rest] = COLUMNS.map(({ key }) => make(key === "pid" ? "th" : "td", { "data-key": key }));
+    first.setAttribute("scope", "row");
+    const one = { element: make("tr", {}, first, ...rest), cells: [first, ...rest] };
+    this.#rows.set(pid, one);
+    return one;
+  }
+}
+
+function isMarked({ state, differs }) {
+  return !CALM.includes(state) || differs.length > 0;
+}
+
+function fill({ element, cells }, row) {
+  element.classList.toggle("sick", !CALM.includes(row.state));
+  COLUMNS.forEach(({ key, format }, index) => {
+    const cell = cells[index];
+    const differs = row.differs.includes(key);
+    write(cell, row[key] === null ? NONE : `${differs ? "▲ " : ""}${format(row[key])}`);
+    cell.classList.toggle("differs", differs);
+    if (key === "state" && SAID[row.state]) cell.title = SAID[row.state];
+    else if (differs) cell.title = "Worse than its siblings.";
+    else cell.removeAttribute("title");
+  });
+}
+
+/** "3 s ago", "5 min ago". */
+function ago(seconds) {
+  if (seconds < 60) return `${Math.round(seconds)} s ago`;
+  return seconds < 6000 ? `${Math.round(seconds / 60)} min ago` : `${Math.round(seconds / 3600)} h ago`;
+}
