@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict
 
 from metricsmw.clock import Clock
 from metricsmw.config import Settings
-from metricsmw.engine.reading.components import count_processes, left_out
 from metricsmw.engine.reading.counts import Counts, percentiles_ms
 from metricsmw.engine.reading.first_bytes import first_bytes, of_route, of_server
-from metricsmw.engine.reading.health import (
-    OPERATIONAL,
-    ServerHealth,
-)
+from metricsmw.engine.reading.health import ServerHealth
 from metricsmw.engine.reading.lazy import lazy
 from metricsmw.engine.reading.limits import LimitFields
+from metricsmw.engine.reading.measuring import server_health
 from metricsmw.engine.reading.minutes import MINUTE, LongHistory, MinuteHistory, before
 from metricsmw.engine.reading.routes import RouteRow
 from metricsmw.engine.reading.series import (
@@ -37,7 +34,6 @@ from metricsmw.engine.storage.layout import STEP_RATIO, Field
 from metricsmw.engine.storage.reader import Period
 from metricsmw.engine.workers.events import EventLog
 from metricsmw.engine.workers.group import Group
-from metricsmw.engine.workers.job import job_health
 from metricsmw.engine.workers.membership import Membership, ServerMember
 from metricsmw.engine.workers.surroundings import HERE, Surroundings
 from metricsmw.snapshot import FIRST_BYTE_FIELDS, MetricsSnapshot, SnapshotDict
@@ -162,6 +158,11 @@ class Reading:
         self._reader.minutes.catch_up(now)
         group.renew(now)
         return Moment(group, now, clock.time())
+
+    @property
+    def group(self) -> Group:
+        """The workers that are read."""
+        return self._moment.group
 
     @lazy
     def server(self) -> ServerReading:
@@ -399,54 +400,4 @@ class Reading:
     @lazy
     def health(self) -> ServerHealth:
         """Return the state of the measuring itself: components, workers, mode. Never raises."""
-        report = self._reader.member.faults.report
-        components = dict.fromkeys(
-            ("metrics_monitor", "request_tracking", "resource_monitoring", "websocket_tracking"),
-            OPERATIONAL,
-        )
-        workers = number_left_out = faults = 0
-        measured = self._reader.membership.is_measured
-        processes: int | None = None
-        mode, mode_reason = "private", "not open"
-        try:
-            group = self._moment.group
-            mode, mode_reason = group.mode, group.reason
-            server = self.server
-            number_left_out, workers, faults = len(server.damaged), server.workers, server.faults()
-            measured = measured or server.total.requests > 0
-            shared = group.problems()
-        except Exception:
-            report("reading the metrics")
-            for name in ("metrics_monitor", "request_tracking", "websocket_tracking"):
-                components[name] = "unavailable"
-        else:
-            if number_left_out:
-                components["request_tracking"] = left_out(server.damaged.values())
-            if shared:
-                components["metrics_monitor"] = "; ".join(shared)
-            try:
-                processes = count_processes() if mode == "private" else None
-            except Exception:
-                report("counting the server's processes")
-            try:
-                if workers and not self.usage.memory_mb:
-                    components["resource_monitoring"] = "unavailable"
-            except Exception:
-                report("reading CPU and memory")
-                components["resource_monitoring"] = "unavailable"
-            try:
-                components.update(job_health(self._reader.member))
-            except Exception:
-                report("reading what is done once for the server")
-        healthy = all(state == OPERATIONAL for state in components.values())
-        return {
-            "status": "healthy" if healthy else "degraded",
-            "components": components,
-            "workers": workers,
-            "mode": mode,
-            "mode_reason": mode_reason,
-            "segments_left_out": number_left_out,
-            "faults": faults,
-            "measured": measured,
-            "server_processes": processes,
-        }
+        return server_health(self, self._reader.member, self._reader.membership.is_measured)
