@@ -25,6 +25,7 @@ READ = {
     "/routes",
     "/series",
     "/statistics",
+    "/workers",
 }
 
 
