@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from metricsmw.engine.reading.components import count_processes, left_out
 from metricsmw.engine.reading.health import OPERATIONAL, ServerHealth
+from metricsmw.engine.reading.server import ServerReading
+from metricsmw.engine.workers.group import Group
 from metricsmw.engine.workers.job import job_health
 from metricsmw.engine.workers.membership import ServerMember
 
 if TYPE_CHECKING:
-    from metricsmw.engine.reading.moment import Reading
+    from metricsmw.engine.reading.resources import Usage
 
 
-def server_health(reading: Reading, member: ServerMember, measured: bool) -> ServerHealth:
+class Measured(Protocol):
+    """A reading, as far as its health is of it."""
+
+    @property
+    def group(self) -> Group:
+        """The workers that are read."""
+
+    @property
+    def server(self) -> ServerReading:
+        """All their segments, read once."""
+
+    @property
+    def usage(self) -> Usage:
+        """CPU and memory of the live workers."""
+
+
+def server_health(reading: Measured, member: ServerMember, measured: bool) -> ServerHealth:
     """Return the state of the measuring itself. Never raises.
 
     Args:
