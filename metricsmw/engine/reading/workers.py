@@ -100,7 +100,7 @@ class WorkerRow(TypedDict):
     seen_seconds: float | None
 
 
-class _Look(NamedTuple):
+class _Sighting(NamedTuple):
     """What was seen of a worker since it last finished a request.
 
     Attributes:
@@ -129,7 +129,7 @@ class WorkerWatch:
 
     def __init__(self, here: Surroundings = HERE) -> None:
         self.here = here
-        self._looks: dict[str, _Look] = {}
+        self._looks: dict[str, _Sighting] = {}
 
     def look(self, server: ServerReading) -> None:
         """Take note of a reading of now."""
@@ -149,7 +149,7 @@ class WorkerWatch:
                 since, requests = before.since, before.server_requests
                 if busy_since is not None and before.busy_since is not None:
                     busy_since = before.busy_since
-            looks[segment.name] = _Look(worker, total, now, since, busy_since, requests)
+            looks[segment.name] = _Sighting(worker, total, now, since, busy_since, requests)
         self._looks = looks
 
     def quiet_seconds(self, segment: SegmentReading, server: ServerReading) -> tuple[float, bool]:
