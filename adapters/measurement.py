@@ -27,6 +27,7 @@ from .resolvers.base import FRAMEWORK_KEY, MEASUREMENT_PREFIX, ForwardedRequest
 from .servers import is_stopping
 
 if TYPE_CHECKING:
+    from metricsmw.engine.recording.raised import Raised
     from metricsmw.engine.recording.recorder import Recorder
 
 
@@ -64,6 +65,7 @@ class Measurement:
         carrier: The request's environ or scope, until its outcome is reported.
         first_byte: When the first bytes of a stream had been passed on; 0.0: no stream so far.
         headers: Those of the response, of a stream at least; not set before they are known.
+        raised: The exception that the framework makes an answer of; set for `Failing` only.
         start: When the request began. Times are monotonic seconds.
         state: How far it is.
         status: The status that the app has sent, None before that.
@@ -74,17 +76,19 @@ class Measurement:
         is_marker: It stands for a request that is not measured.
     """
 
-    __slots__ = ("carrier", "first_byte", "headers", "start", "state", "status")
+    __slots__ = ("carrier", "first_byte", "headers", "raised", "start", "state", "status")
 
     recorder: ClassVar[Recorder]
     route_of: ClassVar[Callable[[Any], str | None]]
     user_of: ClassVar[Callable[[Any], object]]
     method_key: ClassVar[str] = ""
     is_marker: ClassVar[bool] = False
+    failing: ClassVar[type[Measurement]]
 
     carrier: Any  # a WSGIEnvironment or a Scope
     first_byte: float
     headers: Iterable[tuple[str | bytes, str | bytes]]
+    raised: Raised
     start: float
     state: State
     status: Any
@@ -129,7 +133,8 @@ class Measurement:
             if outcome is DISCONNECTED:
                 now = recorder.abandon(code, template, method)
             elif outcome is FAILED:
-                now = recorder.fail(start, code, template, method, type_name(error))
+                name = recorder.errors.raised(error, int(code), template, method)
+                now = recorder.fail(start, int(code) if name else code, template, method, name)
             else:
                 now = recorder.end(start, code, template, method)
         except Exception:
@@ -143,6 +148,14 @@ class Measurement:
                 recorder.user(user)
         except Exception:
             recorder.faults.report("the user resolver")
+
+    def see(self, error: BaseException) -> None:
+        """Note the exception that the framework makes an answer of; see `Failing`."""
+        if self.state is OPEN:
+            raised = self.recorder.errors.summary(error)
+            if raised is not None:
+                self.raised = raised
+                self.__class__ = _failing(type(self))
 
     def exclude(self) -> None:
         """Count nothing of this request, as it is one of the sub-app's own, say."""
@@ -233,12 +246,40 @@ class Measurement:
         return type(None), ()
 
 
-def type_name(error: BaseException | None) -> str:
-    """Return the full name of an exception's class; empty for None."""
-    if error is None:
-        return ""
-    name, module = type(error).__qualname__, type(error).__module__
-    return name if module == "builtins" else f"{module}.{name}"
+class Failing(Measurement):
+    """What the measurement becomes of a request whose answer the framework makes of an exception.
+
+    Should that answer say that the server has failed, the exception is counted.
+    """
+
+    __slots__ = ()
+
+    def code(self) -> int:
+        """Return the status, with the exception."""
+        return self.raised.in_status(super().code())
+
+    def complete(self) -> None:
+        """Report a WSGI response that is whole."""
+        if self.state is OPEN and self.status is not None:
+            self.report(COMPLETE)
+        else:
+            super().complete()  # type: ignore[misc]
+
+    async def send_last(self, message: Any) -> None:
+        """Send what completes an ASGI response, and report it."""
+        if self.status is not None:
+            self.status = self.code()
+        await super().send_last(message)  # type: ignore[misc]
+
+
+def _failing(kind: type[Measurement]) -> type[Measurement]:
+    """Return the `Failing` that is as a class of measurements otherwise; each has one."""
+    if issubclass(kind, Failing):
+        return kind
+    found: type[Measurement] | None = vars(kind).get("failing")
+    if found is None:
+        found = kind.failing = type("Failing", (Failing, kind), {"__slots__": ()})
+    return found
 
 
 class Excluded(Measurement):

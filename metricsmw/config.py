@@ -20,9 +20,8 @@ RANGES: dict[str, tuple[int, int]] = {
     "max_users": (1, 1_000_000),
     "history_days": (1, 3650),
 }
-
-# What is told of captured requests only where the monitor's setting says so.
-CAPTURE = ("path", "query", "user")
+# What is told of requests and errors only where the monitor's setting says so.
+CAPTURE = ("path", "query", "user", "message")
 MAX_NAME = 100
 EVENT_STREAM = "text/event-stream"
 # A content type without its parameters (RFC 9110, section 8.3.1).
@@ -106,7 +105,7 @@ def _no_event_streams(given: object) -> TypeError:
 
 
 def _captured(names: Iterable[str]) -> tuple[str, ...]:
-    """Return what is told of captured requests, in the order of `CAPTURE`.
+    """Return what is told of requests and errors, in the order of `CAPTURE`.
 
     Raises:
         TypeError: It is no tuple, list or set.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from metricsmw.engine.reading.errors import ErrorRow, Sort
     from metricsmw.engine.reading.moment import Reading
     from metricsmw.engine.reading.routes import RouteRow
     from metricsmw.engine.reading.series import RouteSeries, Series
@@ -76,6 +77,25 @@ class Getters:
     def get_workers(self) -> list[WorkerRow]:
         """Return the living workers one by one, and which of them is sick; see `WorkerRow`."""
         return self.read().workers
+
+    def get_errors(
+        self, limit: int = 50, *, sort: Sort = "last_seen", new_seconds: int = 300
+    ) -> list[ErrorRow]:
+        """Return the kinds of error since the start or the last reset, over all workers.
+
+        A kind is a type of exception and the app's own functions that it went through, or, of
+        answers without an exception, a status from 500 on and the route.
+
+        Args:
+            limit: At most so many kinds, at least 1.
+            sort: "last_seen" or "count": the latest first, or the most frequent.
+            new_seconds: A row is marked as ``new`` for so long after it was seen first, 1 to 86400.
+
+        Raises:
+            TypeError: A number is no whole number.
+            ValueError: A number is out of its range, or there is no such order.
+        """
+        return self.read().errors(limit, sort, new_seconds)
 
     def get_series(self, seconds: int | None = None) -> Series:
         """Return the counts of each step of the window that ended in the last ``seconds``.

@@ -47,8 +47,8 @@ class MetricsMonitor(Getters):
     - ``errors_from``: the lowest status that counts as an error, 400 or 500.
     - ``event_streams``: content types, and templates of routes, whose streams are event streams as
       those of ``text/event-stream`` are: their latency is the time to first byte.
-    - ``capture``: what may be told of captured requests beside their route: any of "path", "query"
-      and "user"; see `get_slowest`.
+    - ``capture``: what may hold secrets and is told all the same: any of "path", "query" and "user"
+      of captured requests, see `get_slowest`; "message" of exceptions, see `get_errors`.
     - ``capture_threshold_seconds``: a request that took longer is captured, 0.001 to 3600, beside
       those that are among the slowest of their route.
 
@@ -270,11 +270,7 @@ class MetricsMonitor(Getters):
         return kept if self.lasting is None else max(kept, self.lasting.max_minutes)
 
     def read_counts(self) -> tuple[Counts, SnapshotDict, float]:
-        """Return the numbers of one moment that a `SQLiteHistory` stores.
-
-        Returns:
-            All counts since the last reset, the snapshot, and the monotonic time they began at.
-        """
+        """Return all counts since the last reset, the snapshot, and when they began (monotonic)."""
         reading = self.read()
         return reading.server.total, reading.snapshot.to_dict(), reading.origin
 

@@ -82,6 +82,7 @@ SLOW = {
     "engine/reading/test_rates.py::test_the_window_is_the_one_promised",
     "engine/reading/test_routes_table.py::test_against_a_list",
     "engine/reading/test_workers.py::test_against_a_list",
+    "engine/recording/test_errors.py",
     "engine/recording/test_recorder.py::test_it_records_as_one_does_by_hand",
     "engine/recording/test_users.py::test_against_a_dictionary",
     "engine/storage/test_percentiles.py::test_percentiles_are_within_the_bound",

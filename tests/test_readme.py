@@ -29,7 +29,15 @@ PAGES = [*(ROOT / name for name in NAMES), *sorted((ROOT / "docs").glob("*.md"))
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 # Settings that are no whole numbers.
-NOT_NUMBERS = ("errors_from", "event_streams", "history", "name", "shared")
+NOT_NUMBERS = (
+    "capture",
+    "capture_threshold_seconds",
+    "errors_from",
+    "event_streams",
+    "history",
+    "name",
+    "shared",
+)
 FIELDS = [field.name for field in dataclasses.fields(MetricsSnapshot)]
 
 
@@ -116,6 +124,10 @@ def test_the_api_page_shows_the_answers_as_they_are(title: str) -> None:
     with MetricsMonitor() as monitor:
         monitor.record_request(1.0, route="/items/{number}", method="GET", status=200)
         monitor.record_request(1.0, route="/items/{number}", method="GET", status=404)
+        try:
+            raise ZeroDivisionError
+        except ZeroDivisionError as error:
+            monitor.recorder.errors.raised(error, 500, "/items/{number}", "GET")
         response = Handlers(monitor, public()).handle(Request(method, path, "", {}))
     assert response.status == 200
     if documented is not None:

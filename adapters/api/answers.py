@@ -6,6 +6,7 @@ of a reading that it shares (`Shared`). Every error is JSON and says nothing of 
 
 from __future__ import annotations
 
+import reprlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
@@ -24,6 +25,13 @@ from metricsmw.alerts import (
     until_time,
 )
 from metricsmw.config import RANGES
+from metricsmw.engine.reading.errors import (
+    DEFAULT_LIMIT,
+    MAX_LIMIT,
+    MAX_NEW_SECONDS,
+    NEW_SECONDS,
+    SORTS,
+)
 from metricsmw.engine.reading.health import OPERATIONAL, ServerHealth, check_health
 from metricsmw.engine.reading.instruments import as_rows
 from metricsmw.engine.reading.moment import Reading
@@ -87,6 +95,17 @@ def _series(monitor: MetricsMonitor, reading: Reading, request: Request) -> Resp
     if method is None or route is None:
         raise BadRequestError("a route's series needs both method and route")
     return _success({**reading.route_series(method, route, seconds)})
+
+
+def _errors(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
+    limit = whole(request.query, "limit", MAX_LIMIT) or DEFAULT_LIMIT
+    seconds = whole(request.query, "new_seconds", MAX_NEW_SECONDS) or NEW_SECONDS
+    order = parameter(request.query, "sort")
+    sort = SORTS[0] if order is None else next((name for name in SORTS if name == order), None)
+    if sort is None:
+        raise BadRequestError(f"sort must be one of {', '.join(SORTS)}, not {reprlib.repr(order)}")
+    rows = reading.errors(limit, sort, seconds)
+    return _success({"errors": rows, "count": len(rows), "kinds": len(reading.server.errors)})
 
 
 def _stream(monitor: MetricsMonitor, request: Request) -> Response:
@@ -345,6 +364,7 @@ ROUTES: Final[Mapping[str, Mapping[str, Answer]]] = {
     "/health": {"GET": Shared(_health)},
     "/routes": {"GET": Shared(_routes)},
     "/workers": {"GET": Shared(_workers)},
+    "/errors": {"GET": Shared(_errors)},
     "/custom": {"GET": Shared(_custom)},
     "/alerts": {"GET": _alerts},
     "/alerts/history": {"GET": _past_alerts},

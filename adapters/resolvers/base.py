@@ -206,6 +206,24 @@ def follow_copy(carrier: MutableMapping[str, Any]) -> bool:
     return measured or not excluded
 
 
+def see_error(carrier: Carrier, error: BaseException | None) -> None:
+    """Have the measurements around a request know what the framework makes its answer of.
+
+    Nothing of the exception is kept but texts, and nothing is changed in it. Never raises.
+
+    Args:
+        carrier: The request's environ or scope.
+        error: The exception; None: there is none.
+    """
+    try:
+        for key in MEASUREMENT_KEYS if error is not None else ():
+            measurement = carrier.get(key)
+            if measurement is not None:
+                measurement.see(error)
+    except Exception:
+        report_fault("looking at an exception")
+
+
 def session_user(session: object) -> str | None:
     """Return the user that a session names, or None; does not mark the session as accessed."""
     if type(session) is dict:

@@ -9,12 +9,14 @@ Regular expressions (`re_path`) become templates without their syntax.
 from __future__ import annotations
 
 import re
+import sys
 from functools import lru_cache, wraps
 from typing import TYPE_CHECKING, Any
 
 from django.contrib.sessions.backends.base import SessionBase
 from django.core.handlers.base import BaseHandler
 from django.core.handlers.wsgi import WSGIRequest
+from django.core.signals import got_request_exception
 from django.utils.functional import LazyObject, empty
 
 from .base import (
@@ -23,6 +25,7 @@ from .base import (
     MatchedRequest,
     follow_copy,
     report_fault,
+    see_error,
     session_user,
 )
 
@@ -70,6 +73,15 @@ def install() -> None:
 
     resolve_request._metricsmw = True  # type: ignore[attr-defined]
     BaseHandler.resolve_request = resolve_request
+    got_request_exception.connect(_failed, weak=False)
+
+
+def _failed(sender: object, request: HttpRequest | None = None, **_: object) -> None:
+    try:
+        if request is not None:
+            see_error(carrier_of(request), sys.exc_info()[1])
+    except Exception:
+        report_fault("Django's exception")
 
 
 def carrier_of(request: HttpRequest) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .base import FRAMEWORK_KEY, MatchedRequest, follow_copy, report_fault
+from .base import FRAMEWORK_KEY, MatchedRequest, follow_copy, report_fault, see_error
 
 if TYPE_CHECKING:
     import falcon
@@ -20,6 +20,26 @@ def install_in(app: falcon.App[Any, Any] | falcon.asgi.App[Any, Any]) -> None:
     """Make a Falcon app, WSGI or ASGI, leave its routes for the resolvers; idempotent."""
     if not any(isinstance(each, _Component) for each in getattr(app, "_unprepared_middleware", ())):
         app.add_middleware(_Component())
+        for kind in type(app).__mro__:
+            if "_handle_exception" in vars(kind):
+                _see_exceptions(kind)
+
+
+def _see_exceptions(kind: Any) -> None:
+    """Have each exception seen that apps of a class make an answer of, by whatever handler."""
+    handle = kind._handle_exception  # WSGI: answers; ASGI: returns what is awaited
+    if hasattr(handle, "_metricsmw"):
+        return
+
+    def handling(app: Any, req: Any, resp: Any, error: BaseException, *args: Any, **kw: Any) -> Any:
+        try:
+            see_error(req.scope if hasattr(req, "scope") else req.env, error)
+        except Exception:
+            report_fault("Falcon's exception")
+        return handle(app, req, resp, error, *args, **kw)
+
+    handling._metricsmw = True  # type: ignore[attr-defined]
+    kind._handle_exception = handling
 
 
 class _Component:

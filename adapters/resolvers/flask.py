@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import flask
 
-from .base import FRAMEWORK_KEY, ON_START_RESPONSE, report_fault
+from .base import FRAMEWORK_KEY, ON_START_RESPONSE, report_fault, see_error
 from .werkzeug import RuleRequest, rule_of_another_method
 
 try:
@@ -33,7 +33,7 @@ def install() -> None:
     """Make every Flask app of this process leave its rule and its session; idempotent."""
     if _leave not in ON_START_RESPONSE:
         ON_START_RESPONSE.append(_leave)
-    # Where the exception goes on to the server, no response starts.
+    # Where the exception goes on to the server, no response starts; else the answer is one to it.
     flask.got_request_exception.connect(_failed, weak=False)
 
 
@@ -52,8 +52,10 @@ def _leave(environ: WSGIEnvironment) -> None:
     matched.session = context._session if _IS_PROPERTY else context.session
 
 
-def _failed(_app: flask.Flask, **_: object) -> None:
+def _failed(_app: flask.Flask, exception: BaseException | None = None, **_: object) -> None:
     try:
-        _leave(flask.request.environ)
+        environ = flask.request.environ
+        see_error(environ, exception)
+        _leave(environ)
     except Exception:
         report_fault("Flask's route")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyramid.router import Router  # type: ignore[import-untyped]
 
-from .base import FRAMEWORK_KEY, MatchedRequest, report_fault, session_user
+from .base import FRAMEWORK_KEY, MatchedRequest, report_fault, see_error, session_user
 
 if TYPE_CHECKING:
     from pyramid.request import Request  # type: ignore[import-untyped]
@@ -39,6 +39,7 @@ def install() -> None:
                 seen = vars(request)
                 own.matched = seen.get("matched_route")
                 own.session = seen.get("session")
+                see_error(request.environ, seen.get("exception"))
                 if isinstance(outer, _PyramidRequest):
                     outer.mounted = own
             except Exception:

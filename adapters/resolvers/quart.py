@@ -11,7 +11,7 @@ from typing import Any
 
 import quart
 
-from .base import FRAMEWORK_KEY, follow_copy, report_fault
+from .base import FRAMEWORK_KEY, follow_copy, report_fault, see_error
 from .werkzeug import RuleRequest, rule_of_another_method
 
 try:
@@ -23,6 +23,7 @@ except ImportError:  # since 0.23 app and request have one context
 def install() -> None:
     """Make every Quart app of this process leave its rule and its session; idempotent."""
     quart.request_started.connect(_started, weak=False)
+    quart.got_request_exception.connect(_failed, weak=False)
 
 
 # Not a plain function: Quart would run that in a thread.
@@ -41,3 +42,10 @@ async def _started(_app: quart.Quart, **_: object) -> None:
         matched.session = fields["_session"] if "_session" in fields else fields.get("session")
     except Exception:
         report_fault("Quart's route")
+
+
+async def _failed(_app: quart.Quart, exception: BaseException | None = None, **_: object) -> None:
+    try:
+        see_error(quart.request.scope, exception)
+    except Exception:
+        report_fault("Quart's exception")

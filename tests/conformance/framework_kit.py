@@ -186,6 +186,27 @@ class FrameworkKit:
         counted = {row: requests for row, (requests, _) in numbers.rows.items()}
         assert counted == Counter(rows)
 
+    def test_what_is_raised_is_counted_once(self, served: Served) -> None:
+        """By whatever hooks it is seen, with the view that raised it; what is no error is not."""
+        served.reset()
+        for path in ("/hello", "/none", "/items/x", "/mounted/none"):
+            served.ask("GET", path)
+        asked = 4
+        forms = ("measured", "twice", *(("mounted", "around") if served.site.has_router else ()))
+        for form in forms:
+            for _ in range(2):
+                served.ask("GET", PREFIX * (form in ("mounted", "around")) + "/raise", form=form)
+                asked += 1
+        served.numbers(asked)
+        (row,) = served.read("/errors")["errors"]
+        assert row["type"].endswith(".OnPurposeError")
+        assert (row["count"], row["status"], row["message"]) == (2 * len(forms), 500, None)
+        view = row["where"]["function"].rpartition(".")[2]
+        assert view in ("raise_", "on_get", "app")  # Falcon's views are methods of that name
+        assert row["traceback"][-1] == row["where"]
+        if served.site.has_router:
+            assert row["routes"] == ["GET /raise", f"GET {PREFIX}/raise"]
+
     def test_the_first_chunk_is_there_before_the_last_is_made(self, served: Served) -> None:
         assert served.ask("GET", "/stream").body == STREAM
 

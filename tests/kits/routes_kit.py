@@ -81,6 +81,7 @@ READ_ROUTES = [
     "/prometheus",
     "/health",
     "/routes",
+    "/errors",
     "/custom",
     "/workers",
     "/alerts",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict
 from metricsmw.clock import Clock
 from metricsmw.config import Settings
 from metricsmw.engine.reading.counts import Counts, percentiles_ms
+from metricsmw.engine.reading.errors import DEFAULT_LIMIT, NEW_SECONDS, ErrorRow, Sort, error_rows
 from metricsmw.engine.reading.first_bytes import first_bytes, of_route, of_server
 from metricsmw.engine.reading.health import ServerHealth
 from metricsmw.engine.reading.lazy import lazy
@@ -247,6 +248,13 @@ class Reading:
         reader, server = self._reader, self.server
         resources = reader.snapshots.resources(server)
         return reader.workers.rows(server, self.wall, reader.settings.window_seconds, resources)
+
+    def errors(
+        self, limit: int = DEFAULT_LIMIT, sort: Sort = "last_seen", new_seconds: int = NEW_SECONDS
+    ) -> list[ErrorRow]:
+        """Return the kinds of error since the reset; see `MetricsMonitor.get_errors`."""
+        kinds = self.server.errors
+        return error_rows(kinds, self.now, self.wall, limit, sort, new_seconds)
 
     def series(self, seconds: int | None = None) -> Series:
         """Return the counts of each step of the last ``seconds`` of the window.

@@ -10,6 +10,7 @@ from typing import TypeVar
 from metricsmw.clock import Clock
 from metricsmw.config import Settings
 from metricsmw.engine.reading.counts import Counts
+from metricsmw.engine.reading.errors import ErrorKind, join_errors
 from metricsmw.engine.reading.instruments import InstrumentSeries, join
 from metricsmw.engine.reading.lazy import lazy
 from metricsmw.engine.reading.routes import RouteLanes, RouteRow, route_row, seconds_spent
@@ -295,6 +296,11 @@ class ServerReading:
     @lazy
     def _instruments(self) -> list[InstrumentSeries]:
         return join(self._gather(SegmentReading.instruments))
+
+    @lazy
+    def errors(self) -> list[ErrorKind]:
+        """Return the kinds of error since the reset, those that were seen last first."""
+        return join_errors(self._gather(SegmentReading.errors))
 
     def route_totals(self) -> Sequence[RouteTotal]:
         """Return what was counted since the reset, by route and answer; each only grows.

@@ -27,6 +27,8 @@ from metricsmw.engine.builds import NEEDS_LOCK
 from metricsmw.engine.faults import FaultLog
 from metricsmw.engine.fork import Stage, on_fork
 from metricsmw.engine.recording.answers import AnswerKey, AnswerPlace, Row, class_lane
+from metricsmw.engine.recording.errors import ErrorRecorder
+from metricsmw.engine.recording.raised import Known
 from metricsmw.engine.recording.routes import PLACES, RouteTables
 from metricsmw.engine.recording.users import UserTable
 from metricsmw.engine.storage.histogram import BUCKETS, CEILING_SECONDS, FLOOR_SECONDS
@@ -212,6 +214,13 @@ class Recorder:
         self._lock = threading.RLock()
         self._restarted = 0.0  # monotonic time of the last reset made here
         self.segment: Segment | None = None
+        self.errors = ErrorRecorder(
+            self,
+            clock,
+            faults,
+            membership.reset,
+            with_message="message" in settings.capture,
+        )
         self.on_release: Callable[[], None] = lambda: None
         """Called when the segment is released or lost, as the app's own numbers are in it, too."""
         self.is_serving = False
@@ -236,6 +245,7 @@ class Recorder:
         errors, abandoned = int(Lane.ERRORS), int(Lane.ABANDONED)
         server_errors, errors_5xx = int(Lane.SERVER_ERRORS), Lane.CLASSES + 5
         errors_from = settings.errors_from
+        answered = self.errors.answered
         route_errors, route_server_errors, route_abandoned, route_streams = map(
             place_of,
             (
@@ -346,6 +356,7 @@ class Recorder:
                 if answer.is_server_error:
                     lanes[server_errors] += 1.0
                     route_lanes[route_server_errors] += 1.0
+                    answered(row.name, key)
                 elif errors_from > 400:
                     return
                 lanes[errors] += 1.0
@@ -559,6 +570,8 @@ class Recorder:
                 return routes.find(route, method, status)
 
         def find_answer(row: Row, key: AnswerKey) -> AnswerPlace:
+            if isinstance(key, Known):
+                key = int(key)  # it is kept
             with self._lock:
                 assert routes is not None
                 return routes.answer(row, key)

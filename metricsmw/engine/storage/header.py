@@ -49,6 +49,7 @@ WIDTHS: dict[float, tuple[int, ...]] = {
     Kind.USERS: (SHORT_TEXT, LONG_TEXT),
     Kind.CAPTURES: (RECORD_BYTES,),
     **dict.fromkeys(INSTRUMENT_LANES, (0,)),
+    Kind.ERRORS: (0,),
 }
 
 
@@ -151,3 +152,7 @@ class Header:
         for part in self.parts:
             if part.kind in INSTRUMENT_LANES:
                 yield part.kind, part.offset, instrument_shape(part.kind, part.rows)
+
+    def error_chunks(self) -> Iterable[Part]:
+        """Yield the chunks of kinds of error."""
+        return (part for part in self.parts if part.kind is Kind.ERRORS)

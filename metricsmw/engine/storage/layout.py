@@ -56,6 +56,7 @@ ANSWER_NAME_BYTES = 256
 FACT_BYTES = 64
 # Captured requests: so many records of so many bytes, beside a sequence of 8 bytes for each.
 CAPTURE_ROWS, RECORD_BYTES = 256, 1016
+ERROR_BYTES = 4096
 
 # The header up to `Field.CREATED`, which a worker writes once, when it opens the segment.
 IDENTITY_BYTES = 7 * 8
@@ -130,6 +131,7 @@ class Kind(IntEnum):
     HISTOGRAMS = 5
     ANSWERS = 6  # of one status of a route's row
     CAPTURES = 7  # requests
+    ERRORS = 8  # kinds of error: see errors.py
 
 
 class Lane(IntEnum):
@@ -291,6 +293,12 @@ def instrument_shape(kind: Kind, rows: int) -> Shape:
     return Shape(rows, INSTRUMENT_LANES[kind], 0, NAME_BYTES)
 
 
+@cache
+def error_shape(rows: int) -> Shape:
+    """Return the geometry of so many kinds of error: their rows, and a lane of each."""
+    return Shape(rows, 1, 0, ERROR_BYTES)
+
+
 def chunk_bytes(kind: Kind, rows: int, width: int) -> int:
     """Return a chunk's size.
 
@@ -303,4 +311,6 @@ def chunk_bytes(kind: Kind, rows: int, width: int) -> int:
         return instrument_shape(kind, rows).size
     if kind is Kind.CAPTURES:
         return _round_up(rows * (8 + width), PAGE)
+    if kind is Kind.ERRORS:
+        return error_shape(rows).size
     return _round_up(rows * (16 + width), PAGE)

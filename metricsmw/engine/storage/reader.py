@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 from metricsmw.config import RANGES
 from metricsmw.engine.storage.captures import Capture, read_captures
+from metricsmw.engine.storage.errors import StoredError, read_errors
 from metricsmw.engine.storage.header import Header, Part
 from metricsmw.engine.storage.histogram import BUCKETS
 from metricsmw.engine.storage.keys import (
@@ -30,6 +31,7 @@ from metricsmw.engine.storage.layout import (
     STEPS_PER_WINDOW,
     Field,
     Kind,
+    error_shape,
     step_number,
 )
 from metricsmw.engine.storage.routes import (
@@ -402,6 +404,14 @@ class SegmentReading:
                         int.from_bytes(lanes[row * width : (row + 1) * width], "little"),
                     )
 
+    def errors(self) -> Iterable[StoredError]:
+        """Yield the kinds of error that the worker has seen since the reset."""
+        read = self._source.opened().read
+        for part in self._header.error_chunks():
+            yield from read_errors(
+                read, part.offset, part.rows, self._reset.at, self._baseline(part.offset)
+            )
+
     def steps(self, first: int) -> dict[int, int]:
         """Return the counts of the worker in each step from ``first`` on, as lanes."""
         return read_steps(
@@ -433,3 +443,5 @@ def table_states(read: Read) -> Iterable[tuple[tuple[int, int], int]]:
     for kind, offset, dense in header.instrument_tables():
         if kind is not Kind.GAUGES:
             yield (nonce, offset), table_state(read, offset, dense)
+    for part in header.error_chunks():
+        yield (nonce, part.offset), table_state(read, part.offset, error_shape(part.rows))

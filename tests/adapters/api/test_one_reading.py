@@ -18,6 +18,7 @@ from metricsmw.engine.workers.group import Group
 READ = {
     "/current",
     "/custom",
+    "/errors",
     "/events",
     "/export/json",
     "/health",

@@ -1,0 +1,197 @@
+"""`Raised`: what is kept of an exception, without a reference to it, its frames or their variables.
+
+The traceback is walked once, and no source file is read. Two exceptions are of one kind where they
+have the same type and went through the same functions of the app itself, whatever the lines: so a
+kind outlives a change of the code around it. Functions count once each, so that a recursion is of
+one kind at any depth. Where no function of the app took part, the innermost ones tell.
+"""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from metricsmw.engine.storage.errors import OTHER_KEY, ErrorText, Frame
+from metricsmw.engine.storage.keys import user_key
+
+if TYPE_CHECKING:
+    from types import CodeType, TracebackType
+
+OUTERMOST, INNERMOST = 12, 24  # frames of a traceback that are kept
+MOST_WALKED = 10_000  # frames of a traceback that are looked at
+MOST_OWN = 100  # functions of the app that tell kinds apart
+MOST_TYPE, MOST_MESSAGE, MOST_NAME, MOST_FILE = 200, 300, 100, 140
+STANDARD = tuple(
+    {
+        path.replace("\\", "/").rstrip("/") + "/"
+        for path in map(sysconfig.get_path, ("stdlib", "platstdlib"))
+        if path
+    }
+)
+PACKAGES = ("/site-packages/", "/dist-packages/")
+MOST_FILES = 10_000  # whose places are remembered
+
+_own_files: dict[str, bool] = {}
+
+
+class Raised(NamedTuple):
+    """What is kept of an exception.
+
+    Attributes:
+        key: The fingerprint of its kind.
+        text: Its type, its traceback, and its message where that is kept.
+    """
+
+    key: int
+    text: ErrorText
+
+    @classmethod
+    def of(cls, error: BaseException, *, with_message: bool = False) -> Raised:
+        """Return what is kept of an exception.
+
+        Args:
+            error: The exception.
+            with_message: Keep its message, too.
+        """
+        walked = _walk(error.__traceback__)
+        name = type_name(error)
+        last = [(place.module, place.function) for place in walked.frames[-3:]]
+        places = "\n".join(f"{module}\0{function}" for module, function in walked.own or last)
+        text = ErrorText(
+            shortened(name, MOST_TYPE),
+            shortened(str(error), MOST_MESSAGE) if with_message else None,
+            walked.frames,
+            walked.cut,
+            OUTERMOST if walked.cut else 0,
+        )
+        return cls(max(user_key(f"{name}\n{places}"), OTHER_KEY + 1), text)
+
+    def in_status(self, code: int) -> int:
+        """Return the status of the answer; of the server's own failures one that has this, too."""
+        if code < 500:
+            return code
+        status = Known(code)
+        status.raised = self
+        return status
+
+
+class Walked(NamedTuple):
+    """What a traceback has.
+
+    Attributes:
+        frames: The frames that are kept, without our own.
+        cut: How many are left out behind the outermost ones.
+        own: Module and name of the app's functions, each once, the outermost first.
+    """
+
+    frames: tuple[Frame, ...]
+    cut: int
+    own: tuple[tuple[str, str], ...]
+
+
+Seen = tuple["CodeType", int, str, bool]  # of a frame: code, line, module, whether it is the app's
+
+
+def _walk(trace: TracebackType | None) -> Walked:
+    first: list[Seen] = []
+    last: deque[Seen] = deque(maxlen=INNERMOST)
+    own: dict[tuple[str, str], None] = {}
+    count = 0
+    for _ in range(MOST_WALKED):
+        if trace is None:
+            break
+        frame = trace.tb_frame
+        code, module = frame.f_code, frame.f_globals.get("__name__")
+        module = module if isinstance(module, str) else ""
+        if not (module == "metricsmw" or module.startswith("metricsmw.")):
+            is_own = is_own_file(code.co_filename)
+            seen = code, trace.tb_lineno or 0, module, is_own
+            count += 1
+            if len(first) < OUTERMOST:
+                first.append(seen)
+            else:
+                last.append(seen)
+            if is_own and len(own) < MOST_OWN:
+                own[module, _name_of(code)] = None
+        trace = trace.tb_next
+    kept = tuple(
+        Frame(
+            _tail(code.co_filename, MOST_FILE),
+            line,
+            shortened(module, MOST_NAME),
+            shortened(_name_of(code), MOST_NAME),
+            is_own,
+        )
+        for code, line, module, is_own in (*first, *last)
+    )
+    return Walked(kept, count - len(kept), tuple(own))
+
+
+def _name_of(code: CodeType) -> str:
+    name: str = getattr(code, "co_qualname", code.co_name)  # since 3.11
+    return name
+
+
+def is_own_file(file: str) -> bool:
+    """Return whether a file is the app's own: of no package, and not the standard library's."""
+    known = _own_files.get(file)
+    if known is None:
+        if len(_own_files) >= MOST_FILES:
+            _own_files.clear()
+        path = file.replace("\\", "/")
+        known = _own_files[file] = not (
+            path.startswith(("<frozen ", *STANDARD)) or any(part in path for part in PACKAGES)
+        )
+    return known
+
+
+def type_name(error: BaseException) -> str:
+    """Return the full name of an exception's class."""
+    name, module = type(error).__qualname__, type(error).__module__
+    return name if module == "builtins" else f"{module}.{name}"
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text of at most so many characters."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _tail(text: str, most: int) -> str:
+    return text if len(text) <= most else "…" + text[1 - most :]
+
+
+class Known(int):
+    """The status of an answer to an exception that is known: equal to the plain number."""
+
+    raised: Raised
+
+
+# The frame in which a request enters the app: an exception that is handled further out is of no
+# request. Module and name of it.
+ENTRY_MODULE, ENTRY_NAME = "metricsmw.adapters.", "__call__"
+MOST_CALLS = 400
+
+
+def being_answered() -> BaseException | None:
+    """Return the exception that the app is answering; None: it is answering none.
+
+    Frameworks on ASGI send the answer from within the ``except`` block that has the exception.
+    """
+    error = sys.exc_info()[1]
+    if error is None or error.__traceback__ is None:
+        return None
+    handler = error.__traceback__.tb_frame  # the first frame of a traceback is that of the block
+    frame = sys._getframe(1).f_back
+    is_inside = False
+    for _ in range(MOST_CALLS):
+        if frame is None:
+            return None
+        is_inside = is_inside or frame is handler
+        if frame.f_code.co_name == ENTRY_NAME:
+            module = frame.f_globals.get("__name__")
+            if isinstance(module, str) and module.startswith(ENTRY_MODULE):
+                return error if is_inside else None
+        frame = frame.f_back
+    return None

@@ -1,0 +1,154 @@
+"""What is kept of an exception: which kind it is, and no more of it than its traceback's places."""
+
+from __future__ import annotations
+
+import json
+import sys
+import weakref
+from collections.abc import Callable
+
+import pytest
+
+from metricsmw.engine.recording.raised import INNERMOST, OUTERMOST, Raised, is_own_file
+from metricsmw.engine.storage.errors import TEXT_BYTES, ErrorText
+
+
+def caught(function: Callable[..., object], *args: object) -> BaseException:
+    try:
+        function(*args)
+    except BaseException as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def of(function: Callable[..., object], *args: object) -> Raised:
+    return Raised.of(caught(function, *args))
+
+
+def fail(kind: type[Exception] = KeyError) -> None:
+    if kind is ValueError:
+        raise ValueError  # on another line
+    raise kind
+
+
+def deep(depth: int) -> None:
+    if depth:
+        return deep(depth - 1)
+    return fail()
+
+
+def ping(depth: int) -> None:
+    return pong(depth - 1) if depth else fail()
+
+
+def pong(depth: int) -> None:
+    return ping(depth - 1) if depth else fail()
+
+
+def compiled(lines: int, name: str = "shop.views") -> Callable[[], object]:
+    """A function of the app that fails, so many lines further down."""
+    space: dict[str, object] = {"__name__": name}
+    code = "\n" * lines + "def view():\n    raise KeyError('x')\n"
+    exec(compile(code, "/srv/shop/views.py", "exec"), space)
+    return space["view"]  # type: ignore[return-value]
+
+
+def test_a_kind_is_a_type_and_the_apps_functions_and_no_line() -> None:
+    assert of(compiled(0)).key == of(compiled(7)).key
+    assert of(compiled(0)).key != of(compiled(0, "shop.other")).key
+    assert of(fail).key != of(fail, TypeError).key
+    assert of(fail, TypeError).key == of(fail, TypeError).key
+    text = of(compiled(7)).text
+    assert (text.type, text.message) == ("KeyError", None)
+    frame = text.frames[-1]
+    assert frame == ("/srv/shop/views.py", 9, "shop.views", "view", True)
+
+
+def test_a_recursion_is_of_one_kind_at_any_depth() -> None:
+    assert of(deep, 3).key == of(deep, 300).key != of(fail).key
+    assert of(ping, 3).key == of(ping, 301).key
+    text = of(deep, 300).text
+    assert (len(text.frames), text.cut_at) == (OUTERMOST + INNERMOST, OUTERMOST)
+    assert len(text.frames) + text.cut == 303  # with `caught` and `fail`
+    assert [frame.function for frame in text.frames[-2:]] == ["deep", "fail"]
+
+
+def test_functions_of_packages_tell_kinds_apart_where_there_are_no_others() -> None:
+    """The last ones; and where there are others, they do not count."""
+    pattern = "(" * 5
+    inside = Raised.of(caught(json.loads, pattern).with_traceback(None))
+    assert inside.text.frames == ()
+    error = caught(json.loads, "{")
+    trace = error.__traceback__
+    assert trace is not None
+    foreign = Raised.of(error.with_traceback(trace.tb_next))
+    assert foreign.text.frames
+    assert not any(frame.is_own for frame in foreign.text.frames)
+    assert foreign.key != Raised.of(error.with_traceback(trace)).key
+
+
+@pytest.mark.parametrize(
+    ("file", "own"),
+    [
+        ("/srv/shop/views.py", True),
+        ("C:\\shop\\views.py", True),
+        ("<string>", True),
+        (json.__file__, False),
+        ("<frozen importlib._bootstrap>", False),
+        ("/venv/lib/python3.11/site-packages/flask/app.py", False),
+        ("C:\\Python\\Lib\\site-packages\\flask\\app.py", False),
+        ("/usr/lib/python3/dist-packages/flask/app.py", False),
+    ],
+)
+def test_whose_a_file_is(file: str, own: bool) -> None:
+    assert is_own_file(file) is own
+
+
+def test_nothing_is_held_of_the_exception() -> None:
+    class Local:
+        pass
+
+    def view() -> None:
+        local = Local()
+        seen.append(weakref.ref(local))
+        raise KeyError(local)
+
+    seen: list[weakref.ref[Local]] = []
+    error = caught(view)
+    trace, context = error.__traceback__, error.__context__
+    kept = Raised.of(error)
+    assert (error.__traceback__, error.__context__) == (trace, context)
+    assert sys.getrefcount(error) == 2
+    del error, trace
+    assert seen[0]() is None
+    assert kept.text.frames
+
+
+def test_the_message_is_kept_where_it_is_wanted_and_bounded() -> None:
+    error = KeyError("x" * 10_000)
+    assert Raised.of(error).text.message is None
+    message = Raised.of(error, with_message=True).text.message
+    assert message == "'" + "x" * 298 + "…"
+
+
+@pytest.mark.parametrize("text", ["<b>x</b>", "\x1b[31m", "\ud800", "\u202e", "é" * 10_000, "\0"])
+def test_hostile_names_fit(text: str) -> None:
+    kind = type("Hostile", (Exception,), {"__module__": text})
+    kept = Raised.of(caught(fail, kind), with_message=True).text
+    packed = kept.pack()
+    assert len(packed) <= TEXT_BYTES
+    read = ErrorText.unpack(packed.ljust(TEXT_BYTES, b"\0"))
+    read.type.encode()
+    assert read.type[:3] == kept.type.encode("utf-8", "backslashreplace").decode()[:3]
+    assert read.frames
+    assert read.frames[-1].function == "fail"
+
+
+def test_frames_are_cut_from_the_middle() -> None:
+    whole = of(deep, 20).text
+    stored = ErrorText.unpack(whole.pack().ljust(TEXT_BYTES, b"\0"))
+    assert stored.cut > 0
+    at = stored.cut_at
+    assert 0 < at < len(stored.frames)
+    assert stored.frames == (*whole.frames[:at], *whole.frames[at - len(stored.frames) :])
+    assert stored.cut == whole.cut + len(whole.frames) - len(stored.frames)
