@@ -333,26 +333,27 @@ def test_a_receiver_that_a_reload_took_away_is_waited_for_no_longer(
 def test_after_a_reload_in_another_order_each_gets_its_own(
     alerter: Make, monitor: MetricsMonitor
 ) -> None:
-    back = threading.Event()
     told: dict[str, list[str]] = {"good": [], "bad": []}
 
     def good(alert: Alert) -> None:
         told["good"].append(alert.state)
 
-    def bad(alert: Alert) -> None:
-        if not back.is_set():
-            raise ConnectionError("no way")
-        told["bad"].append(alert.state)
+    def bad_of(works: bool) -> Callable[[Alert], None]:
+        def bad(alert: Alert) -> None:
+            if not works:
+                raise ConnectionError("no way")
+            told["bad"].append(alert.state)
 
-    one = alerter(rules=RULES, notify=[good, bad])
+        return bad
+
+    one = alerter(rules=RULES, notify=[good, bad_of(works=False)])
     fire(one, monitor)
     wait_until(
         lambda: get_alerts(monitor)[1]["failed_attempts"] and told["good"], "an attempt each"
     )
     wait_until(lambda: get_alerts(monitor)[1]["sent"] == 1, "the good one to be struck off")
     one.stop(0)
-    back.set()
-    two = alerter(rules=RULES, notify=[bad, good])
+    two = alerter(rules=RULES, notify=[bad_of(works=True), good])
     assert two.check() == []
     assert two.flush()
     assert told == {"good": ["firing"], "bad": ["firing"]}
