@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final, TypedDict
 
+from metricsmw.exporters.prometheus_rules import first_bytes
+
 Json = dict[str, object]
 
 WHERE: Final = '{job=~"$job", instance=~"$instance"}'
-RANGE: Final = "[$__rate_interval]"
+INTERVAL: Final = "$__rate_interval"
 DATASOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
 
 
@@ -23,12 +25,13 @@ class Query(TypedDict):
 
 
 def _rate(name: str) -> str:
-    return f"rate({name}{WHERE}{RANGE})"
+    return f"rate({name}{WHERE}[{INTERVAL}])"
 
 
 OVERALL: Final = f"sum({_rate('metricsmw_request_duration_seconds')})"
 BY_ROUTE: Final = _rate("http_server_request_duration_seconds")
 ROUTE: Final = "http_request_method, http_route"
+FIRST_BYTES: Final = first_bytes(WHERE, INTERVAL, "by ()")
 
 
 def _quantile(quantile: str, of: str) -> str:
@@ -58,9 +61,16 @@ PANELS: Final[Sequence[tuple[str, str, str, int, Sequence[Query]]]] = (
             for quantile, percent in (("0.5", 50), ("0.95", 95), ("0.99", 99))
         ],
     ),
-    ("Latencies", "s", "heatmap", 12, [{"expr": OVERALL, "legend": ""}]),
+    ("Latencies", "s", "heatmap", 8, [{"expr": OVERALL, "legend": ""}]),
     (
-        "Slowest routes, p95", "s", "timeseries", 12,
+        "Time to first byte", "s", "timeseries", 8,
+        [
+            {"expr": _quantile(quantile, FIRST_BYTES), "legend": f"p{percent}"}
+            for quantile, percent in (("0.5", 50), ("0.95", 95), ("0.99", 99))
+        ],
+    ),
+    (
+        "Slowest routes, p95", "s", "timeseries", 8,
         [
             {
                 "expr": f"topk(10, {_quantile('0.95', f'sum by ({ROUTE}) ({BY_ROUTE})')})",

@@ -20,10 +20,13 @@ from metricsmw.alerts.values import goes_by_steps
 from metricsmw.engine.storage.keys import OTHER, UNMATCHED
 from metricsmw.exporters.model import CounterFamily, GaugeFamily, HistogramFamily
 from metricsmw.exporters.names import label_name, metric_name
+from metricsmw.snapshot import FIRST_BYTE_FIELDS
 
 GROUP = "metricsmw"
 OVERALL = "metricsmw_request_duration_seconds"
 BY_ROUTE = "http_server_request_duration_seconds"
+STREAMS = "metricsmw_stream_duration_seconds"
+STREAMS_FIRST_BYTE = "metricsmw_stream_first_byte_duration_seconds"
 ERRORS = "metricsmw_request_errors_total"
 SERVER_ERRORS = "metricsmw_request_server_errors_total"
 SERVER_LABELS = "job, instance"
@@ -34,6 +37,32 @@ LEAST_SECONDS = 60
 
 def _percentile(quantile: str) -> Callable[[str], str]:
     return lambda window: f"1000 * histogram_quantile({quantile}, rate({OVERALL}[{window}]))"
+
+
+def first_bytes(where: str, window: str, labels: str) -> str:
+    """Return the times to first byte of all requests: those of streams, not their durations.
+
+    Each of the three only grows, and so each has a rate; what they come to does not, as they are
+    not counted at one moment.
+
+    Args:
+        where: The labels of the series, in braces; "": all.
+        window: The time that rates are taken over.
+        labels: What the sums keep, as "by (job)" or "without (status)".
+    """
+    everything, whole, first = (
+        f"sum {labels} (rate({name}{where}[{window}]))"
+        for name in (BY_ROUTE, STREAMS, STREAMS_FIRST_BYTE)
+    )
+    return f"({everything} - {whole} + {first} or {everything})"  # without any stream: the last
+
+
+def _first_byte(quantile: str) -> Callable[[str], str]:
+    def expression(window: str) -> str:
+        times = first_bytes("", window, f"by ({SERVER_LABELS})")
+        return f"1000 * histogram_quantile({quantile}, {times})"
+
+    return expression
 
 
 def _gauge(name: str, factor: str = "") -> Callable[[str], str]:
@@ -54,6 +83,9 @@ FIELDS: Final[Mapping[str, Callable[[str], str]]] = {
     "latency_p95_ms": _percentile("0.95"),
     "latency_p99_ms": _percentile("0.99"),
     "latency_max_ms": _percentile("1"),
+    "latency_ttfb_p50_ms": _first_byte("0.5"),
+    "latency_ttfb_p95_ms": _first_byte("0.95"),
+    "latency_ttfb_p99_ms": _first_byte("0.99"),
     "active_users": _gauge("metricsmw_users_active"),
     "memory_usage_mb": lambda window: (
         "sum without (process_pid) (process_memory_usage_bytes) / 1048576"
@@ -74,6 +106,9 @@ QUANTILES: Final = {
     "latency_p95_ms": "0.95",
     "latency_p99_ms": "0.99",
     "latency_max_ms": "1",
+    "latency_ttfb_p50_ms": "0.5",
+    "latency_ttfb_p95_ms": "0.95",
+    "latency_ttfb_p99_ms": "0.99",
 }
 
 
@@ -113,6 +148,8 @@ def _route_expression(rule: Rule, window: str) -> str:
         raise ValueError(f"{rule.field} is not exported, so Prometheus cannot watch it")
     else:
         quantile = QUANTILES[rule.field]
+        if rule.field in FIRST_BYTE_FIELDS:
+            durations = first_bytes(where, window, f"without ({ANSWER_LABELS})")
         value = f"1000 * histogram_quantile({quantile}, {durations})"
     worst = "min" if rule.comparison.startswith("<") else "max"
     return f"{worst} by ({SERVER_LABELS}) ({value})"

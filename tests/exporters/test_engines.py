@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import threading
 from collections import Counter as Tally
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -27,6 +28,7 @@ from metricsmw.exporters.model import (
     NumberPoint,
 )
 from metricsmw.exporters.negotiation import answer
+from metricsmw.exporters.prometheus_rules import first_bytes
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -37,8 +39,14 @@ LATENCIES = sorted(
 )
 
 
-def point(attributes: dict[str, str], scale: int = 5) -> HistogramPoint:
-    tally = Tally(index(seconds) for seconds in LATENCIES)
+# Of /four, some were streams.
+STREAMS, FIRST_BYTES = LATENCIES[-5_000:], [0.001] * 5_000
+
+
+def point(
+    attributes: dict[str, str], scale: int = 5, latencies: Sequence[float] = LATENCIES
+) -> HistogramPoint:
+    tally = Tally(index(seconds) for seconds in latencies)
     if scale == 4:
         halves: Tally[int] = Tally()
         for bucket, count in tally.items():
@@ -46,8 +54,8 @@ def point(attributes: dict[str, str], scale: int = 5) -> HistogramPoint:
         tally = halves
     first = min(tally)
     counts = [tally[bucket] for bucket in range(first, max(tally) + 1)]
-    exemplar = Exemplar(LATENCIES[-1], {"trace_id": "0af7651916cd43dd8448eb211c80319c"}, 1.7e9)
-    return HistogramPoint(attributes, scale, first, counts, sum(LATENCIES), 1.6e9, [exemplar])
+    exemplar = Exemplar(latencies[-1], {"trace_id": "0af7651916cd43dd8448eb211c80319c"}, 1.7e9)
+    return HistogramPoint(attributes, scale, first, counts, sum(latencies), 1.6e9, [exemplar])
 
 
 EXPOSITION = Exposition(
@@ -58,6 +66,13 @@ EXPOSITION = Exposition(
             "s",
             "Duration of HTTP server requests.",
             [point({"http.route": "/five"}), point({"http.route": "/four"}, scale=4)],
+        ),
+        *(
+            HistogramFamily(name, "s", "Of streams.", [point({"http.route": "/four"}, 4, times)])
+            for name, times in (
+                ("metricsmw.stream.duration", STREAMS),
+                ("metricsmw.stream.first_byte.duration", FIRST_BYTES),
+            )
         ),
         CounterFamily("orders", "{order}", "Orders.", [NumberPoint({}, 7, 1.6e9)]),
         GaugeFamily(
@@ -130,6 +145,11 @@ def test_native_histograms_are_scraped_as_they_are(suite: str) -> None:
                 )
                 exact = LATENCIES[math.ceil(quantile * len(LATENCIES)) - 1]
                 assert value == pytest.approx(exact, rel=2 * error)
+        times = sorted([*LATENCIES, *LATENCIES[:-5_000], *FIRST_BYTES])
+        asked = re.sub(r"rate\((\w+)\[5m\]\)", r"\1", first_bytes("", "5m", "by (job)"))
+        for quantile in (0.1, 0.5, 0.95):
+            value = engine.value(f"histogram_quantile({quantile}, {asked})")
+            assert value == pytest.approx(times[math.ceil(quantile * len(times)) - 1], rel=0.044)
         assert engine.value("orders_total") == 7
         assert engine.query("target_info")[0].labels["service_name"] == "shop"
         assert len(engine.query("awkward")) == len(AWKWARD) + 1

@@ -29,6 +29,7 @@ RULES = [
     *(f"{field} > 5 for 2m clear 3" for field in FIELDS),
     "latency_p99_ms > 500 on GET /items/{id} for 90s",
     "server_error_rate > 1 on GET /items/{id} over 2m",
+    "latency_ttfb_p95_ms > 300 on GET /items/{id}",
     'latency_p95_ms < 1 on /quoted/"\\d+"',
     "error_rate_pct > 1 on <unmatched>",
     "requests < 1 on POST <other> for 1h clear 2",
@@ -157,7 +158,10 @@ def test_every_query_has_data() -> None:
         asked += [expression(parse(f"{own} > 1"), "1m") for own in OWN]
         asked += [
             expression(parse(f"{field} > 1 on GET /sent"), "1m")
-            for field in ("requests", "error_rate_pct", "server_error_rate_pct", "latency_p99_ms")
+            for field in (
+                *("requests", "error_rate_pct", "server_error_rate_pct"),
+                *("latency_p99_ms", "latency_ttfb_p99_ms"),
+            )
         ]
         for query in asked:
             found = engine.query(query)
