@@ -34,6 +34,8 @@ from metricsmw.engine.reading.database import (
     read_rows,
     read_spans,
 )
+from metricsmw.engine.reading.route_minutes import RouteMinute, RouteTotals, read_route
+from metricsmw.engine.storage.keys import Name
 from metricsmw.engine.workers.job import ServerJob
 from metricsmw.engine.workers.membership import ServerMember
 from metricsmw.extras import require
@@ -62,8 +64,8 @@ class CountSource(ServerMember, Protocol):
     def reset_at(self) -> float:
         """Monotonic time of the last reset; 0.0 where there was none."""
 
-    def read_counts(self) -> tuple[Counts, SnapshotDict, float]:
-        """Return all counts, the snapshot of the same moment, and since when (monotonic)."""
+    def read_counts(self) -> tuple[Counts, SnapshotDict, float, RouteTotals]:
+        """Return all counts, the snapshot of then, since when (monotonic), and those of routes."""
 
     def use_history(self, history: SQLiteHistory) -> None:
         """Answer from that history what is older than what is kept in memory."""
@@ -100,6 +102,7 @@ class SQLiteHistory:
             of its own, and so does a worker whose numbers are private: of several, one writes, and
             the others say so.
         days: How long minutes are kept, 1 to 3650.
+        routes: How many routes of each minute are kept, the busiest, 0 to 1000.
         start: None: write in a daemon thread, once this process serves or records. True: also where
             it does neither. False: not before `start`; or call `check` yourself.
         row_seconds: The time between two rows.
@@ -119,6 +122,7 @@ class SQLiteHistory:
         path: str | os.PathLike[str],
         days: int = 30,
         *,
+        routes: int = 20,
         start: bool | None = None,
         row_seconds: float = MINUTE,
         check_interval: float = 5.0,
@@ -134,6 +138,7 @@ class SQLiteHistory:
                 f"the path of the history must lie in a folder that exists, got {os.fspath(path)!r}"
             )
         self.days = whole("days", days, 1, 3650)
+        self.routes = whole("routes", routes, 0, 1000)
         self.damaged: str | None = None
         """What the last read of this process came upon; None where it went well."""
         self._source = source
@@ -199,9 +204,9 @@ class SQLiteHistory:
 
     def _write_if_due(self, database: sqlite3.Connection) -> bool:
         prepare(database)
-        counts, snapshot, origin = self._source.read_counts()
+        counts, snapshot, origin, routes = self._source.read_counts()
         clock = self._source.clock
-        row = Written(clock.time(), clock.monotonic(), origin, counts, snapshot)
+        row = Written(clock.time(), clock.monotonic(), origin, counts, snapshot, routes)
         since = last_written(database, row.server)
         # The same minutes for every worker, so that a new one does not begin others.
         before = origin if since is None else since
@@ -209,7 +214,9 @@ class SQLiteHistory:
             return False
         # Some more than `days`, as a range needs the row before its first.
         oldest = row.wall - self.days * DAY - 10 * MINUTE
-        return append(database, row, since, self._reset_time(), oldest, self._row_seconds)
+        return append(
+            database, row, since, self._reset_time(), oldest, self._row_seconds, self.routes
+        )
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -232,6 +239,32 @@ class SQLiteHistory:
         return self._read(
             lambda database: read_rows(
                 database, self._since(database, since), until, self._most_rows
+            )
+        )
+
+    def route_rows(
+        self, method: str, route: str, since: float, until: float, step_minutes: int = 1
+    ) -> list[RouteMinute]:
+        """Return what one route counted in some time, oldest first.
+
+        Minutes of which it is not known are left out: those of before routes were kept, and those
+        that it was not among the busiest of, where others were left out, too.
+
+        Args:
+            method: The route's method, as the per-route table names it.
+            route: Its template, likewise.
+            since: Unix time after which they are.
+            until: Unix time of the last one at most.
+            step_minutes: How many minutes one entry stands for.
+
+        Raises:
+            sqlite3.Error: The database cannot be read.
+            OSError: The database cannot be read.
+        """
+        name, step = Name(method, route), step_minutes * MINUTE
+        return self._read(
+            lambda database: read_route(
+                database, name, self._since(database, since), until, step, self._most_rows
             )
         )
 

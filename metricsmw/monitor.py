@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from metricsmw.engine.reading.counts import Counts
     from metricsmw.engine.reading.health import HealthCheck, ServerHealth
     from metricsmw.engine.reading.moment import Reading, Statistics
+    from metricsmw.engine.reading.route_minutes import RouteTotals
     from metricsmw.engine.workers.group import Group
     from metricsmw.history import SQLiteHistory
 
@@ -269,10 +270,11 @@ class MetricsMonitor(Getters):
         kept = self.settings.max_history_minutes
         return kept if self.lasting is None else max(kept, self.lasting.max_minutes)
 
-    def read_counts(self) -> tuple[Counts, SnapshotDict, float]:
-        """Return all counts since the last reset, the snapshot, and when they began (monotonic)."""
+    def read_counts(self) -> tuple[Counts, SnapshotDict, float, RouteTotals]:
+        """Return all counts since the last reset, the snapshot, when they began, and the routes."""
         reading = self.read()
-        return reading.server.total, reading.snapshot.to_dict(), reading.origin
+        server = reading.server
+        return server.total, reading.snapshot.to_dict(), reading.origin, server.route_counts()
 
     @property
     def reset_at(self) -> float:

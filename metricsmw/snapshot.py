@@ -53,6 +53,8 @@ INTEGER_FIELDS = frozenset(
     field.name for field in fields(MetricsSnapshot) if field.type in ("int", int)
 )
 
+# How many answers of a minute had a status of each class.
+STATUS_FIELDS = tuple(f"minute_statuses_{number}xx" for number in range(1, 6))
 # What a row of the minute history has behind its snapshot: what was counted in the minute itself.
 MINUTE_FIELDS = (
     "minute_seconds",
@@ -66,11 +68,12 @@ MINUTE_FIELDS = (
     "minute_latency_p95_ms",
     "minute_latency_p99_ms",
     "minute_latency_max_ms",
+    *STATUS_FIELDS,
 )
 HISTORY_FIELDS = FIELDS + MINUTE_FIELDS
 # The time to first byte, over the window of the per-route table: of the server, and of each route.
 FIRST_BYTE_FIELDS = ("latency_ttfb_p50_ms", "latency_ttfb_p95_ms", "latency_ttfb_p99_ms")
-INTEGER_FIELDS |= {"minute_requests", "minute_errors", "minute_server_errors"}
+INTEGER_FIELDS |= {"minute_requests", "minute_errors", "minute_server_errors", *STATUS_FIELDS}
 
 
 def history_row(at: float, numbers: SnapshotDict) -> SnapshotDict:
@@ -79,7 +82,7 @@ def history_row(at: float, numbers: SnapshotDict) -> SnapshotDict:
     Args:
         at: Its Unix time.
         numbers: The fields behind the timestamp. The minute's own are left out where there are
-            none, as in a row of the time before they were kept.
+            none, as in a row of the time before they were kept; so are its statuses below 0.
 
     Raises:
         OverflowError: There is no such time.
@@ -88,6 +91,8 @@ def history_row(at: float, numbers: SnapshotDict) -> SnapshotDict:
     row: SnapshotDict = {"timestamp": iso_timestamp(at)}
     known = HISTORY_FIELDS if numbers.get("minute_seconds") else FIELDS
     for name in known[1:]:
-        value = numbers[name]
-        row[name] = int(value) if name in INTEGER_FIELDS else float(value)
+        value = float(numbers[name])
+        if value < 0 and name in STATUS_FIELDS:
+            continue
+        row[name] = int(value) if name in INTEGER_FIELDS else value
     return row

@@ -47,9 +47,9 @@ from . import signin
 from .encoding import to_indented_json, to_json
 from .events import event_rows
 from .messages import Request, Response
-from .parameters import BadRequestError, minutes_in, parameter, whole
+from .parameters import BadRequestError, minutes_in, named_route, parameter, whole
 from .policies import bears
-from .summaries import summary_of
+from .summaries import route_history_of, summary_of
 
 require_serving()
 
@@ -74,11 +74,14 @@ def _current(monitor: MetricsMonitor, reading: Reading, request: Request) -> Res
 def _history(monitor: MetricsMonitor, request: Request) -> Response:
     longest = monitor.longest_history
     minutes = minutes_in(request.query, longest)
+    # At most 1440 entries, so that no question takes long.
+    step = max(whole(request.query, "step_minutes", longest) or 1, -(-minutes // 1440))
+    named = named_route(request.query, "history")
+    if named is not None:
+        return _success({**route_history_of(monitor, *named, minutes, step)})
     if monitor.lasting is None:
         history = monitor.get_metrics_history(minutes)
         return _success({"history": history, "count": len(history), "minutes": minutes})
-    # At most 1440 entries, so that no question takes long.
-    step = max(whole(request.query, "step_minutes", longest) or 1, -(-minutes // 1440))
     history = monitor.get_metrics_history(minutes, step)
     answer = {"history": history, "count": len(history), "minutes": minutes, "step_minutes": step}
     if parameter(request.query, "summary") not in (None, "", "0"):
@@ -89,12 +92,10 @@ def _history(monitor: MetricsMonitor, request: Request) -> Response:
 def _series(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
     window = monitor.window_seconds
     seconds = whole(request.query, "seconds", window)
-    method, route = (parameter(request.query, name) for name in ("method", "route"))
-    if method is None and route is None:
+    named = named_route(request.query, "series")
+    if named is None:
         return _success({**reading.series(seconds)})
-    if method is None or route is None:
-        raise BadRequestError("a route's series needs both method and route")
-    return _success({**reading.route_series(method, route, seconds)})
+    return _success({**reading.route_series(*named, seconds)})
 
 
 def _errors(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:

@@ -52,3 +52,17 @@ def parameter(query: str, name: str) -> str | None:
     """Return a parameter, the last one where it is repeated; None: there is none."""
     given = parse_qs(query, keep_blank_values=True).get(name)
     return None if given is None else given[-1]
+
+
+def named_route(query: str, what: str) -> tuple[str, str] | None:
+    """Return method and template of the one route that is asked about; None: all are.
+
+    Raises:
+        BadRequestError: One of both is missing; the message says of ``what`` of a route.
+    """
+    method, route = parameter(query, "method"), parameter(query, "route")
+    if method is None and route is None:
+        return None
+    if method is None or route is None:
+        raise BadRequestError(f"a route's {what} needs both method and route")
+    return method, route

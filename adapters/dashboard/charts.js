@@ -26,7 +26,10 @@ export function minuteOf(row) {
   const own = Object.entries(row).filter(([name]) => name.startsWith("minute_"));
   const isIdle = !row.minute_requests;
   const values = own.map(([name, value]) => [name.slice(7), isIdle && name.includes("latency") ? null : value]);
-  return { ...row, ...Object.fromEntries(values), at };
+  const minute = { ...row, ...Object.fromEntries(values), at };
+  if (minute.statuses_2xx === undefined) return minute; // of the time before they were kept
+  const classes = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+  return { ...minute, ...byClass({ ...minute, statuses: Object.fromEntries(classes.map((name) => [name, minute[`statuses_${name}`]])) }) };
 }
 
 /** Lines of what `byClass` returns: red is for the server's own errors, and what clients caused is quiet. */
@@ -329,7 +332,7 @@ export class Chart {
 /** The columns, each with those behind it added. */
 function stack(columns) {
   return columns.map((column, line) =>
-    column.map((value, index) => (value === null ? null : columns.slice(line).reduce((sum, each) => sum + each[index], 0))));
+    column.map((value, index) => (value == null ? value : columns.slice(line).reduce((sum, each) => sum + each[index], 0))));
 }
 
 /** Places of the values that no line leads to or from. */

@@ -7,6 +7,7 @@ import { Events } from "./events.js";
 import { Custom } from "./custom.js";
 import { Feed } from "./feed.js";
 import { dated, measured, write, zoned } from "./format.js";
+import { liveSteps } from "./detail.js";
 import { Routes } from "./routes.js";
 import { inAddress, keep, recall } from "./settings.js";
 import { signIn, signInByAddress } from "./signin.js";
@@ -61,7 +62,6 @@ function showCharts() {
   // Who polls asks for the steps after the numbers: one may have ended in between.
   const now = Math.max(state.told / 1000, rows.at(-1)?.at ?? 0);
   const [from, to] = state.zoom ?? [now - (minutes ? 60 * minutes : state.window), now];
-  for (const chart of charts) chart.element.hidden = minutes > 0 && chart.fields.includes("5xx"); // minutes know none
   const told = withFirstBytes(rows);
   for (const chart of charts) chart.show(told, from, to, [...state.markers, ...alerts.marks(chart.fields)]);
 }
@@ -71,9 +71,11 @@ function showCharts() {
 const spans = new Spans({
   place: find("spans"), window: find("span-window"), note: find("no-history"),
   kept: Number(root.dataset.minutes), base, isFed,
-  changed() {
+  changed(isOther) {
     showTiles();
+    if (!isOther) return showCharts();
     zoomTo(null);
+    routes.reload();
   },
 });
 
@@ -93,9 +95,10 @@ const routes = new Routes({
   filter: find("filter"),
   count: find("routes-count"),
   async ask(method, route) {
+    if (spans.minutes) return { ...(await spans.ofRoute(method, route, serverTime() / 1000)), marks: state.markers };
     const answer = await fetch(new URL(`series?${new URLSearchParams({ method, route })}`, base), { cache: "no-store" });
     if (!answer.ok) throw answer;
-    return answer.json();
+    return liveSteps(await answer.json());
   },
   zoomed: zoomTo,
 });

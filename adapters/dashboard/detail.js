@@ -1,11 +1,18 @@
 // What a row of the per-route table opens: charts of its rate, errors and latency, its statuses.
 
 import { Chart, FIRST_BYTE, markers, withFirstBytes } from "./charts.js";
-import { full, make, timed } from "./format.js";
+import { full, make, timed, write } from "./format.js";
 
 const CLASSES = {
   "1xx": "informational", "2xx": "success", "3xx": "redirect", "4xx": "client error", "5xx": "server error",
 };
+
+/** The live series of a route, as a `Detail` shows it. */
+export function liveSteps(told) {
+  const rows = withFirstBytes(told.series.map((step) => ({ ...step, at: Date.parse(step.timestamp) / 1000 })));
+  const to = Date.parse(told.timestamp) / 1000;
+  return { rows, from: to - told.seconds, to, marks: markers(told) };
+}
 
 export class Detail {
   #charts;
@@ -13,8 +20,12 @@ export class Detail {
   #cell;
   #ask;
   #shown = null; // {rows, from, to, marks}
+  #note = make("p", { class: "quiet", role: "status" });
+  #place;
+  #asked = 0; // a later question ends the earlier ones
+  #again = 0; // when to ask again, by the browser's monotonic clock
 
-  /** `ask()` answers with the route's series; `zoomed(span)` is told of a dragged span, [from, to] or null. */
+  /** `ask()` answers with {rows, from, to, marks, note, again}; `zoomed(span)` is told of a dragged span, [from, to] or null. */
   constructor({ ask, zoomed }) {
     this.#ask = ask;
     const options = { height: 130, onZoom: zoomed };
@@ -32,16 +43,22 @@ export class Detail {
       new Chart({ ...options, title: "Errors of this route", unit: "%", lines: [{ field: "error_rate_pct", label: "Errors", colour: "three", fill: true }] }),
     ];
     const charts = this.#charts.map((chart) => chart.element);
-    this.#cell = make("td", {}, make("div", { class: "detail" }, this.#statuses, make("div", { class: "detail-charts" }, ...charts)));
+    this.#place = make("div", { class: "detail-charts" }, ...charts);
+    this.#cell = make("td", {}, make("div", { class: "detail" }, this.#statuses, this.#note, this.#place));
     this.row = make("tr", { class: "opened" }, this.#cell);
   }
 
-  async refresh(zoom) {
+  /** Ask for the numbers, unless those that are there will do for a while; `anew`: they will not. */
+  async refresh(zoom, anew = false) {
+    if (!anew && performance.now() < this.#again) return;
+    const mine = (this.#asked += 1);
     const told = await this.#ask().catch(() => null);
-    if (!told || !this.#charts) return;
-    const rows = withFirstBytes(told.series.map((step) => ({ ...step, at: Date.parse(step.timestamp) / 1000 })));
-    const to = Date.parse(told.timestamp) / 1000;
-    this.#shown = { rows, from: to - told.seconds, to, marks: markers(told) };
+    if (!told || mine !== this.#asked || !this.#charts.length) return;
+    this.#again = performance.now() + (told.again ?? 0);
+    write(this.#note, told.note ?? "");
+    this.#note.hidden = !told.note;
+    this.#place.hidden = Boolean(told.note);
+    this.#shown = told;
     this.show(zoom);
   }
 

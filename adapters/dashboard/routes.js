@@ -39,7 +39,7 @@ export class Routes {
   #input;
   zoom = null; // the span that was dragged, or null
 
-  /** `ask(method, route)` answers with that route's series; `zoomed(span)` is told of a dragged one. */
+  /** `ask(method, route)` answers with what a `Detail` shows of that route; `zoomed(span)` is told of a dragged one. */
   constructor({ place, filter, count, ask, zoomed }) {
     this.#input = filter;
     this.#zoomed = zoomed;
@@ -87,6 +87,11 @@ export class Routes {
   zoomTo(span) {
     this.zoom = span;
     for (const detail of this.#open.values()) detail?.show(span);
+  }
+
+  /** The span is another one: so are the numbers of the open rows. */
+  reload() {
+    for (const detail of this.#open.values()) detail?.refresh(null, true);
   }
 
   show(rows) {

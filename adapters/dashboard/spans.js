@@ -5,6 +5,7 @@ import { make, span, write } from "./format.js";
 import { inAddress, putInAddress } from "./settings.js";
 
 const RANGES = { 60: "Last hour", 1440: "Last day" }; // minutes of history, beside 7 and 30 days
+const NOT_KEPT = "The history of single routes is not kept here: that takes a lasting history (history=…).";
 const POINTS = 300; // that a chart of the history has at most, about
 
 export class Spans {
@@ -24,7 +25,7 @@ export class Spans {
   /**
    * `place` gets the buttons beside `window`, that of the live window; `note` says what is missing.
    * `kept`: minutes of history that the server has; `isFed()`: whether the page is up to date;
-   * `changed()` is called when there is something else to show.
+   * `changed(isOther)` is called when there is something else to show: of another span, or more of it.
    */
   constructor({ place, window, note, kept, base, isFed, changed }) {
     this.#place = place;
@@ -78,7 +79,7 @@ export class Spans {
       button.setAttribute("aria-pressed", String(Number(button.dataset.minutes) === minutes));
     }
     this.#say(minutes ? "Loading…" : "");
-    this.#changed();
+    this.#changed(true);
     this.load(true); // once, also where the page is paused
   }
 
@@ -93,7 +94,7 @@ export class Spans {
     const mine = (this.#load += 1);
     const { minutes } = this;
     if (!minutes) return;
-    const step = Math.ceil(minutes / POINTS);
+    const step = stepOf(minutes);
     let again = 30_000 * step;
     if (asked || this.#isFed()) {
       const found = await this.#ask(minutes, step);
@@ -102,13 +103,30 @@ export class Spans {
         this.rows = withGaps(found.rows, 60 * step);
         this.summary = found.summary;
         this.#say(found.rows.length ? "" : "No minute has passed yet. This fills with one point a minute.");
-        this.#changed();
+        this.#changed(false);
       } else {
         again = 5000;
         if (!this.rows) this.#say("The history cannot be loaded. Trying again…");
       }
     }
     this.#next = setTimeout(() => this.load(), again);
+  }
+
+  /**
+   * One route over the span, as `Detail` shows it: from a lasting history, where single routes are kept.
+   *
+   * `now`: the server's clock in seconds.
+   */
+  async ofRoute(method, route, now) {
+    const { minutes } = this;
+    const step = stepOf(minutes);
+    const asked = new URLSearchParams({ method, route, minutes, step_minutes: step });
+    const answer = await fetch(new URL(`history?${asked}`, this.#base), { cache: "no-store" });
+    if (!answer.ok) throw answer;
+    const { history, kept } = await answer.json();
+    const note = kept ? "" : kept === null ? "The history cannot be read now." : NOT_KEPT;
+    const rows = history.map((row) => ({ ...row, at: Date.parse(row.timestamp) / 1000 }));
+    return { rows: withGaps(rows, 60 * step), from: now - 60 * minutes, to: now, note, again: 30_000 * step };
   }
 
   #say(text) {
@@ -127,6 +145,11 @@ export class Spans {
       return null; // the feed says what is wrong, and comes back
     }
   }
+}
+
+/** The minutes of each point. */
+function stepOf(minutes) {
+  return Math.ceil(minutes / POINTS);
 }
 
 /** Rows so many seconds apart, with a gap where some are missing: nothing was measured there. */

@@ -432,11 +432,13 @@ def test_a_writer_that_hung_until_another_wrote_writes_nothing(
     with closing(sqlite3.connect(path)) as database:
         columns = {name: 0 for _, name, *_ in database.execute("PRAGMA table_info (minutes)")}
         at, server = database.execute("SELECT monotonic, server FROM minutes").fetchone()
-        row = Written(clock.time(), clock.monotonic() + 60, float(server), Counts(), dict(columns))
+        row = Written(
+            clock.time(), clock.monotonic() + 60, float(server), Counts(), dict(columns), {}
+        )
         for since in (None, at - 60):
-            assert not append(database, row, since, 0.0, 0.0, 60.0)
-        assert append(database, row, at, 0.0, 0.0, 60.0)
-        assert not append(database, row, at, 0.0, 0.0, 60.0)
+            assert not append(database, row, since, 0.0, 0.0, 60.0, 20)
+        assert append(database, row, at, 0.0, 0.0, 60.0, 20)
+        assert not append(database, row, at, 0.0, 0.0, 60.0, 20)
     assert len(lasting.rows(0, clock.time())) == 2
 
 

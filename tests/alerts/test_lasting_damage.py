@@ -7,6 +7,7 @@ import sqlite3
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,7 @@ def test_whatever_is_in_a_row_is_read_or_damaged(
             for column, row, value in changes:
                 with suppress(sqlite3.IntegrityError):
                     database.execute(f"UPDATE minutes SET {column} = ? WHERE id = ?", (value, row))
-        for read in (lasting.rows, lasting.summary):
+        for read in (lasting.rows, lasting.summary, partial(lasting.route_rows, "GET", "/x")):
             with suppress(sqlite3.Error, OSError):
                 read(0, clock.time())
         assert len(monitor.get_metrics_history(600)) >= 3
@@ -202,7 +203,7 @@ def test_whatever_is_in_the_file_is_read_or_damaged(
             place %= len(data)
             data[place : place + len(written)] = written
         path.write_bytes(data)
-        for read in (lasting.rows, lasting.summary):
+        for read in (lasting.rows, lasting.summary, partial(lasting.route_rows, "GET", "/x")):
             with suppress(sqlite3.Error, OSError):
                 read(0, clock.time())
         assert len(monitor.get_metrics_history(600)) >= 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from operator import add
 
@@ -45,8 +45,8 @@ class Counts:
         peak: the exact largest latency in seconds; 0.0 where it is not known.
         scale: the scale of the buckets, `SCALE` or `ROUTE_SCALE`.
         server_errors: how many errors are the server's own.
-        classes: how many answers had a status of 1xx, 3xx, 4xx and 5xx; 0 where it is not known, as
-            of a route or of a kept minute.
+        classes: how many answers had a status of 1xx, 3xx, 4xx and 5xx; None where it is not known,
+            as of a route.
     """
 
     requests: int = 0
@@ -55,7 +55,7 @@ class Counts:
     peak: float = 0.0
     scale: int = SCALE
     server_errors: int = 0
-    classes: tuple[int, ...] = (0,) * len(CLASSES)
+    classes: tuple[int, ...] | None = (0,) * len(CLASSES)
 
     @classmethod
     def of_server(cls, lanes: int, peak: float = 0.0) -> Counts:
@@ -74,7 +74,7 @@ class Counts:
         requests = _sum(histogram) + lane_of(lanes, RouteLane.ABANDONED)
         errors = min(lane_of(lanes, RouteLane.ERRORS), requests)
         own = min(lane_of(lanes, RouteLane.SERVER_ERRORS), errors)
-        return cls(requests, errors, histogram, peak, ROUTE_SCALE, own)
+        return cls(requests, errors, histogram, peak, ROUTE_SCALE, own, None)
 
     def held_to(self, requests: int) -> Counts:
         """Return the counts of so many requests, of which no more are errors."""
@@ -85,13 +85,14 @@ class Counts:
         return replace(self, requests=requests, errors=errors, server_errors=own)
 
     def plus(self, other: Counts) -> Counts:
-        """Return the counts of both spans."""
+        """Return the counts of both spans, whose buckets are of the same scale."""
         return Counts(
             self.requests + other.requests,
             self.errors + other.errors,
             self.histogram + other.histogram,
+            scale=self.scale,
             server_errors=self.server_errors + other.server_errors,
-            classes=tuple(map(add, self.classes, other.classes)),
+            classes=_by_class(add, self.classes, other.classes),
         )
 
     def since(self, earlier: Counts) -> Counts:
@@ -108,10 +109,9 @@ class Counts:
             max(self.requests - earlier.requests, 0),
             max(self.errors - earlier.errors, 0),
             histogram,
+            scale=self.scale,
             server_errors=max(self.server_errors - earlier.server_errors, 0),
-            classes=tuple(
-                max(n - e, 0) for n, e in zip(self.classes, earlier.classes, strict=True)
-            ),
+            classes=_by_class(_less, self.classes, earlier.classes),
         )
 
     @lazy
@@ -124,9 +124,12 @@ class Counts:
     def statuses(self) -> dict[str, int]:
         """How many of the answered requests had a status of each class, of those that occurred.
 
-        Not of a route.
+        None at all where it is not known.
         """
-        counted, rest = {}, self.latency.count
+        if self.classes is None:
+            return {}
+        counted: dict[int, int] = {}
+        rest = self.latency.count
         for number, count in zip(reversed(CLASSES), reversed(self.classes), strict=True):
             counted[number] = min(count, rest)
             rest -= counted[number]
@@ -158,7 +161,9 @@ class Counts:
         return milliseconds(self.latency.max)
 
     def minute(self, seconds: float) -> dict[str, float | int]:
-        """Return the `MINUTE_FIELDS` of counts that so many seconds had."""
+        """Return the `MINUTE_FIELDS` of counts that so many seconds had; statuses not known: -1."""
+        statuses = self.statuses
+        unknown = -1 if self.classes is None else 0
         values = (
             round(seconds, 2),
             self.requests,
@@ -169,8 +174,19 @@ class Counts:
             self.server_error_rate_pct,
             *self.percentiles_ms,
             self.max_ms,
+            *(statuses.get(f"{number}xx", unknown) for number in range(1, 6)),
         )
         return dict(zip(MINUTE_FIELDS, values, strict=True))
+
+
+def _by_class(
+    join: Callable[[int, int], int], one: tuple[int, ...] | None, other: tuple[int, ...] | None
+) -> tuple[int, ...] | None:
+    return None if one is None or other is None else tuple(map(join, one, other))
+
+
+def _less(count: int, earlier: int) -> int:
+    return max(count - earlier, 0)
 
 
 def percentiles_ms(times: Distribution) -> tuple[float, float, float]:

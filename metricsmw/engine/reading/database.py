@@ -6,7 +6,10 @@
     server     tells a server, and what it counted since a reset, from others
     first      1 where it is the first row of its server
     …          the snapshot's numeric fields, by their names
-    minute_…   what was counted since the row before; minute_seconds is 0 where that is not known
+    minute_…   what was counted since the row before; minute_seconds is 0 where that is not known,
+               and minute_statuses_… is -1
+    answers_…  how many answers had a status of that class since the server's counts began; -1 where
+               that is not known
     histogram  all latencies since the server's counts began: zlib over the counts of the 1153
                buckets, 8 bytes each, little endian, bucket -768 (2^-24 s) first
 
@@ -21,13 +24,14 @@ import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from metricsmw.engine.reading.counts import Counts
+from metricsmw.engine.reading.counts import CLASSES, Counts
 from metricsmw.engine.storage.histogram import BUCKETS
 from metricsmw.extras import require
 from metricsmw.snapshot import (
     HISTORY_FIELDS,
     MINUTE_FIELDS,
     NUMERIC_FIELDS,
+    STATUS_FIELDS,
     SnapshotDict,
     history_row,
 )
@@ -37,6 +41,17 @@ try:
 finally:
     require("a lasting history", "history")  # which says more than the import does
 
+from metricsmw.engine.reading import route_minutes
+from metricsmw.engine.reading.route_minutes import (
+    LEFT_OUT,
+    UNCOUNTED,
+    UNKNOWN,
+    BusiestRoutes,
+    RouteTotals,
+)
+
+# What reading a damaged row may raise.
+DAMAGED = (sqlite3.DatabaseError, ArithmeticError, TypeError, ValueError)
 MINUTE, DAY = 60.0, 86_400.0
 # Where another server has written within so many rows' time, this one does not.
 OTHERS_TURN = 2.0
@@ -46,6 +61,10 @@ VERSION = 1
 TOTALS = ("total_requests", "total_errors", "total_server_errors")
 VALUES = HISTORY_FIELDS[1:]
 COLUMNS = ", ".join(VALUES)
+CLASS_FIELDS = tuple(f"answers_{number}xx" for number in CLASSES)
+CLASS_COLUMNS = ", ".join(CLASS_FIELDS)
+# What rows of the time before they were kept have for these; 0 for others.
+DEFAULTS = dict.fromkeys((*CLASS_FIELDS, *STATUS_FIELDS), -1) | {LEFT_OUT: UNCOUNTED.left_out}
 SCHEMA = (
     """
     CREATE TABLE minutes (
@@ -100,7 +119,8 @@ class Span(NamedTuple):
 class Written(NamedTuple):
     """A row that is to be written.
 
-    ``server`` is told apart by ``origin``, the monotonic time at which its counts began.
+    ``server`` is told apart by ``origin``, the monotonic time at which its counts began; ``routes``
+    has all that each route has counted.
     """
 
     wall: float
@@ -108,6 +128,7 @@ class Written(NamedTuple):
     origin: float
     counts: Counts
     snapshot: SnapshotDict
+    routes: RouteTotals
 
     @property
     def server(self) -> str:
@@ -129,15 +150,16 @@ def prepare(database: sqlite3.Connection) -> None:
         # Readers and the writer do not wait for each other then; kept in the file.
         database.execute("PRAGMA journal_mode = WAL")
     known = {name for _, name, *_ in database.execute("PRAGMA table_info (minutes)")}
-    fields = [name for name in VALUES if name not in known]
+    fields = [name for name in (*VALUES, *CLASS_FIELDS, LEFT_OUT) if name not in known]
     if version and not fields:
         return
     with database:
         database.execute("BEGIN IMMEDIATE")
-        for statement in () if version else SCHEMA:
+        for statement in (*(() if version else SCHEMA), *route_minutes.SCHEMA):
             database.execute(statement)
         for name in fields:
-            database.execute(f"ALTER TABLE minutes ADD COLUMN {name} REAL NOT NULL DEFAULT 0")
+            usual = DEFAULTS.get(name, 0)
+            database.execute(f"ALTER TABLE minutes ADD COLUMN {name} REAL NOT NULL DEFAULT {usual}")
         database.execute(f"PRAGMA user_version = {VERSION}")
 
 
@@ -156,6 +178,7 @@ def append(
     reset: float,
     oldest: float,
     row_seconds: float,
+    most_routes: int,
 ) -> bool:
     """Append a row, note the reset, and remove some of the rows that are too old.
 
@@ -166,6 +189,7 @@ def append(
         reset: Unix time of the server's last reset.
         oldest: Unix time before which rows may go.
         row_seconds: The time between two rows.
+        most_routes: How many routes of a row to keep, the busiest.
 
     Returns:
         Whether it was appended; not where the server has another row since, of a worker that has
@@ -177,32 +201,51 @@ def append(
     """
     seconds = row.now - (row.origin if since is None else since)
     values = [row.wall, row.now, seconds, row.server, since is None, _pack(row.counts.histogram)]
+    values += row.counts.classes or (-1,) * len(CLASS_FIELDS)
     values += [row.snapshot[name] for name in NUMERIC_FIELDS]
-    places = ", ".join("?" * (len(values) + len(MINUTE_FIELDS)))
+    places = ", ".join("?" * (len(values) + len(MINUTE_FIELDS) + 1))
     with database:
         # From here on nobody else may, so that of two servers only one does.
         database.execute("BEGIN IMMEDIATE")
         if last_written(database, row.server) != since:
             return False
-        writer, at = database.execute(
-            "SELECT server, monotonic FROM minutes ORDER BY id DESC LIMIT 1"
-        ).fetchone() or (row.server, 0.0)
+        writer, at, left_out = database.execute(
+            f"SELECT server, monotonic, {LEFT_OUT} FROM minutes ORDER BY id DESC LIMIT 1"
+        ).fetchone() or (row.server, 0.0, UNCOUNTED.left_out)
         earliest = max(row.origin, row.now - OTHERS_TURN * row_seconds)
         if writer != row.server and earliest < at <= row.now:
             raise OSError("another server, or a worker with private numbers, writes there")
-        values += _since_last_row(database, row, seconds)
-        database.execute(
+        # What routes had counted is that up to the last row.
+        is_known = since is None or (writer == row.server and left_out > UNCOUNTED.left_out)
+        routes = _busiest(database, row, most_routes, since is None) if is_known else UNKNOWN
+        values += [*_since_last_row(database, row, seconds), routes.left_out]
+        minute = database.execute(
             "INSERT INTO minutes (at, monotonic, seconds, server, first, histogram, "
-            f"{COLUMNS}) VALUES ({places})",
+            f"{CLASS_COLUMNS}, {COLUMNS}, {LEFT_OUT}) VALUES ({places})",
             values,
-        )
+        ).lastrowid
+        assert minute is not None
+        if most_routes:
+            route_minutes.store(database, minute, routes, row.routes)
         database.execute("UPDATE hidden SET before = max(before, ?)", (reset,))
-        database.execute(
-            "DELETE FROM minutes WHERE id IN "
-            "(SELECT id FROM minutes WHERE at < ? ORDER BY at LIMIT ?)",
+        removed = (
+            "SELECT id FROM minutes WHERE at < ? ORDER BY at LIMIT ?",
             (oldest, REMOVED_AT_ONCE),
         )
+        route_minutes.remove(database, *removed)
+        database.execute(f"DELETE FROM minutes WHERE id IN ({removed[0]})", removed[1])
     return True
+
+
+def _busiest(
+    database: sqlite3.Connection, row: Written, most: int, is_first: bool
+) -> BusiestRoutes:
+    if not most:
+        return UNCOUNTED
+    try:
+        return route_minutes.busiest(database, row.routes, most, is_first)
+    except DAMAGED:
+        return UNKNOWN
 
 
 def _since_last_row(
@@ -211,7 +254,7 @@ def _since_last_row(
     """Return the `MINUTE_FIELDS` of a row that covers so many seconds; zeros: not known."""
     try:
         begin, _, _ = _counts(database, "server = ?", row.server)  # nothing before the first row
-    except (sqlite3.DatabaseError, ArithmeticError, TypeError, ValueError):  # a damaged row
+    except DAMAGED:
         return [0.0] * len(MINUTE_FIELDS)
     return list(row.counts.since(begin).minute(seconds).values())
 
@@ -282,14 +325,14 @@ def _counts(
     database: sqlite3.Connection, where: str, *values: object
 ) -> tuple[Counts, bool, float]:
     """Return a row's counts, whether it is its server's first, and the seconds it covers."""
-    requests, errors, own, histogram, first, seconds = database.execute(
-        "SELECT total_requests, total_errors, total_server_errors, histogram, first, seconds "
-        "FROM minutes "
-        f"WHERE {where} ORDER BY id DESC LIMIT 1",
+    requests, errors, own, histogram, first, seconds, *answers = database.execute(
+        "SELECT total_requests, total_errors, total_server_errors, histogram, first, seconds, "
+        f"{CLASS_COLUMNS} FROM minutes WHERE {where} ORDER BY id DESC LIMIT 1",
         values,
-    ).fetchone() or (0, 0, 0, None, 0, 0.0)
+    ).fetchone() or (0, 0, 0, None, 0, 0.0, *(0 for _ in CLASSES))
     counted = 0 if histogram is None else _unpack(histogram)
-    counts = Counts(int(requests), int(errors), counted, server_errors=int(own))
+    classes = None if min(answers) < 0 else tuple(map(int, answers))
+    counts = Counts(int(requests), int(errors), counted, server_errors=int(own), classes=classes)
     return counts, bool(first), seconds
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 from metricsmw.clock import Clock
 from metricsmw.config import Settings
 from metricsmw.engine.faults import FaultLog
-from metricsmw.engine.reading.counts import Counts
+from metricsmw.engine.reading.counts import CLASSES, Counts
 from metricsmw.engine.reading.server import ServerReader, ServerReading
 from metricsmw.engine.reading.snapshots import Snapshots
 from metricsmw.engine.storage.minutes import Cumulative, History
@@ -128,7 +128,7 @@ class MinuteHistory:
         # The first minute of a server, or after a reset; not of a file that began later.
         is_first = kept is not None or not history.minutes
         if is_first and server.started >= history.origin:
-            return Cumulative(total.reset_at, total.left_out, 0, 0, 0, 0)
+            return Cumulative(total.reset_at, total.left_out, 0, 0, 0, (0,) * len(CLASSES), 0)
         return None
 
     def save(self, group: Group) -> None:
@@ -202,9 +202,16 @@ def _cumulative(server: ServerReading) -> Cumulative:
         total.requests,
         total.errors,
         total.server_errors,
+        total.classes or (0,) * len(CLASSES),
         total.histogram,
     )
 
 
 def _counts(kept: Cumulative) -> Counts:
-    return Counts(kept.requests, kept.errors, kept.histogram, server_errors=kept.server_errors)
+    return Counts(
+        kept.requests,
+        kept.errors,
+        kept.histogram,
+        server_errors=kept.server_errors,
+        classes=kept.classes,
+    )

@@ -19,7 +19,7 @@ from metricsmw.engine.storage.lanes import ROUTE_HISTOGRAM, in_use, lane_of, unp
 from metricsmw.engine.storage.layout import (
     RouteLane,
 )
-from metricsmw.engine.storage.routes import RouteCounts
+from metricsmw.engine.storage.routes import RouteCounts, RouteTotal
 
 MIDPOINTS = [representative(ROUTE_FIRST + lane, ROUTE_SCALE) for lane in range(ROUTE_BUCKETS)]
 
@@ -118,6 +118,23 @@ def seconds_spent(lanes: int) -> float:
     """Return the seconds that the answered requests of a route took in all, within 2.2 %."""
     lowest, counts = in_use(lanes & ROUTE_HISTOGRAM)
     return sum(map(mul, counts, MIDPOINTS[lowest:]), 0.0)
+
+
+def route_counts(totals: Iterable[RouteTotal]) -> dict[Name, Counts]:
+    """Return what each route has counted, of its rows and answers."""
+    found: dict[Name, RouteTotal] = {}
+    for total in totals:
+        if total.name.times is Times.ALL:
+            known = found.get(total.name)
+            found[total.name] = total if known is None else total.plus(known)
+    return {name: _route_counts(total) for name, total in found.items()}
+
+
+def _route_counts(total: RouteTotal) -> Counts:
+    requests = sum(in_use(total.histogram)[1]) + total.abandoned
+    errors = min(total.errors, requests)
+    own = min(total.server_errors, errors)
+    return Counts(requests, errors, total.histogram, 0.0, ROUTE_SCALE, own, None)
 
 
 def route_row(

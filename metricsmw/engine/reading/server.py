@@ -13,7 +13,13 @@ from metricsmw.engine.reading.counts import Counts
 from metricsmw.engine.reading.errors import ErrorKind, join_errors
 from metricsmw.engine.reading.instruments import InstrumentSeries, join
 from metricsmw.engine.reading.lazy import lazy
-from metricsmw.engine.reading.routes import RouteLanes, RouteRow, route_row, seconds_spent
+from metricsmw.engine.reading.routes import (
+    RouteLanes,
+    RouteRow,
+    route_counts,
+    route_row,
+    seconds_spent,
+)
 from metricsmw.engine.storage.captures import Capture
 from metricsmw.engine.storage.header import OtherVersionError
 from metricsmw.engine.storage.histogram import (
@@ -316,6 +322,10 @@ class ServerReading:
             key = total.name, total.answer
             totals[key] = total.plus(totals[key]) if key in totals else total
         return [totals[key] for key in sorted(totals)]
+
+    def route_counts(self) -> dict[Name, Counts]:
+        """Return what each route has counted since the reset."""
+        return route_counts(self.route_totals())
 
     def first_bytes(self) -> Distribution:
         """Return the times to first byte of all requests with a route, over the routes' window."""

@@ -34,7 +34,7 @@ from metricsmw.engine.files import FileHandle
 from metricsmw.engine.storage.histogram import BUCKETS
 from metricsmw.snapshot import HISTORY_FIELDS, MINUTE_FIELDS, SnapshotDict, history_row
 
-MAGIC = 20_261_130.0
+MAGIC = 20_261_201.0
 HEADER = struct.Struct("5d")
 VALUES = HISTORY_FIELDS[1:]
 ROW = struct.Struct(f"{len(VALUES) + 4}d")
@@ -267,7 +267,7 @@ class GaugeSamples:
         return found
 
 
-CUMULATIVE_SLOT = struct.Struct(f"6d{BUCKETS * 8}sd")
+CUMULATIVE_SLOT = struct.Struct(f"10d{BUCKETS * 8}sd")
 CUMULATIVE_BYTES = 2 * CUMULATIVE_SLOT.size
 
 
@@ -280,6 +280,7 @@ class Cumulative(NamedTuple):
         requests: All requests.
         errors: How many of them failed.
         server_errors: How many of these are the server's own errors.
+        classes: How many answers had a status of 1xx, 3xx, 4xx and 5xx.
         histogram: The latencies: one integer with a lane of 64 bits for each bucket.
     """
 
@@ -288,6 +289,7 @@ class Cumulative(NamedTuple):
     requests: int
     errors: int
     server_errors: int
+    classes: tuple[int, ...]
     histogram: int
 
 
@@ -306,9 +308,9 @@ class CumulativeSlots:
         """Store what was counted up to a row's end, in the place that is not the latest one's."""
         latest = self._latest(first, number)
         slot = 1 - latest[1] if latest else 0
-        *head, histogram = counts
+        *head, classes, histogram = counts
         data = CUMULATIVE_SLOT.pack(
-            number + 1, *head, histogram.to_bytes(BUCKETS * 8, "little"), number + 1
+            number + 1, *head, *classes, histogram.to_bytes(BUCKETS * 8, "little"), number + 1
         )
         self._data.write(self._offset + slot * CUMULATIVE_SLOT.size, data)
 
@@ -331,8 +333,10 @@ class CumulativeSlots:
                 and all(0 <= count < BEYOND and count % 1 == 0 for count in counts)
                 and max(memoryview(histogram).cast("Q")) < BEYOND
             ):
-                left_out, requests, errors, own = map(int, counts)
+                left_out, requests, errors, own, *classes = map(int, counts)
                 lanes = int.from_bytes(histogram, "little")
-                cumulative = Cumulative(reset_at, left_out, requests, errors, own, lanes)
+                cumulative = Cumulative(
+                    reset_at, left_out, requests, errors, own, tuple(classes), lanes
+                )
                 found.append((number, slot, cumulative))
         return max(found, default=None)

@@ -91,6 +91,7 @@ class RouteTotal(NamedTuple):
         histogram: The buckets of their latencies.
         errors: How many were errors; those of a row of answers are counted elsewhere.
         abandoned: How many were given up by their clients; they are in no bucket.
+        server_errors: How many of the errors were the server's own.
     """
 
     name: Name
@@ -98,6 +99,7 @@ class RouteTotal(NamedTuple):
     histogram: int
     errors: int = 0
     abandoned: int = 0
+    server_errors: int = 0
 
     def plus(self, other: RouteTotal) -> RouteTotal:
         """Return the sum of two parts of the same name and answer."""
@@ -105,6 +107,7 @@ class RouteTotal(NamedTuple):
             histogram=self.histogram + other.histogram,
             errors=self.errors + other.errors,
             abandoned=self.abandoned + other.abandoned,
+            server_errors=self.server_errors + other.server_errors,
         )
 
 
@@ -393,4 +396,5 @@ def _total(name: Name, lanes: int, plain: int | None) -> RouteTotal:
         0 if plain is None else lanes & ROUTE_HISTOGRAM,
         lane_of(lanes, RouteLane.ERRORS),
         lane_of(lanes, RouteLane.ABANDONED),
+        lane_of(lanes, RouteLane.SERVER_ERRORS),
     )

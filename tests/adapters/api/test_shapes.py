@@ -88,6 +88,23 @@ class TestShapes:
         )
         assert (body["method"], body["route"], body["step_seconds"]) == ("GET", "/a?&", 30.0)
 
+    def test_history_of_a_route(self, handlers: Handlers) -> None:
+        query = urlencode({"method": "GET", "route": "/a", "minutes": 7})
+        body = body_of(ask(handlers, "/history", query=query))
+        assert {**body, "timestamp": ""} == {
+            "success": True,
+            "method": "GET",
+            "route": "/a",
+            "history": [],
+            "count": 0,
+            "minutes": 7,
+            "step_minutes": 1,
+            "kept": False,
+            "timestamp": "",
+        }
+        response = ask(handlers, "/history", query="route=/a")
+        assert_error(response, 400, "a route's history needs both method and route")
+
     @pytest.mark.parametrize(
         ("query", "message"),
         [

@@ -187,9 +187,21 @@ def test_a_history_that_is_still_empty_is_said_so(site: Server, window: Window) 
     page.get_by_role("button", name="Last hour").click()
     expect(page.get_by_text("No minute has passed yet.")).to_be_visible()
     assert points(page) == [0] * 6
-    expect(page.locator("figure", has_text="Statuses")).to_be_hidden()
     page.get_by_role("button", name="Live, 5 min").click()
     expect(page.locator("#no-history")).to_be_hidden()
+
+
+@on_gunicorn
+def test_a_history_of_routes_that_is_not_kept_is_said_so(site: Server, window: Window) -> None:
+    site.get("/hello")
+    page = window.open(site)
+    alive(page)
+    page.get_by_role("button", name="/hello").first.click()
+    page.get_by_role("button", name="Last hour").click()
+    expect(page.get_by_text("is not kept here")).to_be_visible()
+    expect(page.locator(".detail-charts")).to_be_hidden()
+    page.get_by_role("button", name="Live, 5 min").click()
+    expect(page.locator(".detail-charts")).to_be_visible()
 
 
 def test_it_looks_back_as_long_as_the_server_does(
@@ -211,6 +223,18 @@ def test_it_looks_back_as_long_as_the_server_does(
         assert spans.nth(number).get_attribute("aria-pressed") == "true"
         expect(page.locator("#no-history")).to_be_hidden()
     assert faults(page, axe) == []
+    answers = page.locator("figure", has_text="Statuses").locator("p.hidden")
+    assert "2xx: now 0.05 a minute" in (answers.text_content() or "")
+    # So do the open rows of the table.
+    watched.get("/ok")
+    with page.expect_response("**/history?method=GET&route=*") as answered:
+        page.get_by_role("button", name="/ok").click()
+    answer = answered.value.json()
+    assert (answer["kept"], answer["minutes"], answer["step_minutes"]) == (True, 3 * 1440, 15)
+    assert {row["requests"] for row in answer["history"]} == {1}
+    chart = page.locator(".detail .chart").first
+    expect(chart).to_have_attribute("data-points", str(len(answer["history"])))
+    page.get_by_role("button", name="/ok").click()
     # Charts name the day, and the lines of two servers do not meet.
     if dashboard.CHARTS in dashboard.files():
         page.get_by_role("slider", name="Memory").focus()
@@ -399,7 +423,7 @@ def test_a_row_opens_its_own_detail(anew: Server, window: Window) -> None:
     detail = page.locator(".detail")
     lines = [line.replace("\u00a0", " ") for line in detail.locator("li").all_inner_texts()]
     assert (
-        lines[:-5]
+        lines[:-6]
         == {
             "uvicorn": ["2xx success 3 · 75 %", "4xx client error 1 · 25 %"],
             "gunicorn": ["2xx success 4 · 100 %"],

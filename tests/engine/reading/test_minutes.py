@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from metricsmw.clock import ManualClock
 from metricsmw.engine.reading.server import ServerReader
 from metricsmw.engine.storage.minutes import Cumulative, History, MemoryBytes
 from metricsmw.history import SQLiteHistory
-from metricsmw.snapshot import MINUTE_FIELDS, NUMERIC_FIELDS
+from metricsmw.snapshot import MINUTE_FIELDS, NUMERIC_FIELDS, STATUS_FIELDS, SnapshotDict
 
 Rows = Sequence[Mapping[str, str | float | int]]
 
@@ -75,6 +77,11 @@ def test_the_minutes_add_up_to_the_total(monitor: MetricsMonitor, clock: ManualC
             monitor.save_snapshot_to_history()
     clock.advance(60)
     rows = monitor.get_metrics_history()
+    statuses = monitor.read().server.total.statuses
+    for number in range(1, 6):
+        counted = sum(int(row.get(f"minute_statuses_{number}xx", 0)) for row in rows)
+        assert counted == statuses.get(f"{number}xx", 0)
+    assert len(statuses) == 3
     snapshot = monitor.get_current_snapshot()
     for field in ("requests", "errors", "server_errors"):
         assert sum(row.get(f"minute_{field}", 0) for row in rows) == getattr(  # type: ignore[misc]
@@ -196,7 +203,7 @@ class TestSlots:
         return data, history
 
     def add(self, history: History, minute: int) -> None:
-        kept = Cumulative(0.0, 0, minute, 0, 0, minute << 64)
+        kept = Cumulative(0.0, 0, minute, 0, 0, (0, 0, minute, 0), minute << 64)
         history.append(60.0 * minute, 1e9, self.VALUES, minute, None, kept)
 
     def test_none_before_the_first(self) -> None:
@@ -206,9 +213,9 @@ class TestSlots:
         _, history = self.history()
         for minute in range(1, 8):
             self.add(history, minute)
-            assert history.cumulative == (0.0, 0, minute, 0, 0, minute << 64)
+            assert history.cumulative == (0.0, 0, minute, 0, 0, (0, 0, minute, 0), minute << 64)
         history.append(1.0, 1e9, self.VALUES)
-        assert history.cumulative == (0.0, 0, 7, 0, 0, 7 << 64)
+        assert history.cumulative == (0.0, 0, 7, 0, 0, (0, 0, 7, 0), 7 << 64)
         history.start(500.0)
         assert history.cumulative is None
 
@@ -219,9 +226,9 @@ class TestSlots:
             header = data.read(0, 40)
             self.add(history, minute)
             data.write(0, header)
-            assert history.cumulative == (0.0, 0, 1, 0, 0, 1 << 64)
+            assert history.cumulative == (0.0, 0, 1, 0, 0, (0, 0, 1, 0), 1 << 64)
         self.add(history, 2)
-        assert history.cumulative == (0.0, 0, 2, 0, 0, 2 << 64)
+        assert history.cumulative == (0.0, 0, 2, 0, 0, (0, 0, 2, 0), 2 << 64)
 
     def test_damage_is_no_counts(self) -> None:
         data, history = self.history()
@@ -230,7 +237,7 @@ class TestSlots:
         for start in range(40, size, 97):
             kept = data.read(start, 8)
             data.write(start, b"\xff" * len(kept))
-            assert history.cumulative in (None, (0.0, 0, 1, 0, 0, 1 << 64))
+            assert history.cumulative in (None, (0.0, 0, 1, 0, 0, (0, 0, 1, 0), 1 << 64))
             data.write(start, kept)
 
 
@@ -257,6 +264,43 @@ class TestLasting:
         for row in joined:
             for name in ("request_rate_rpm", "error_rate_pct", "latency_p95_ms", "latency_max_ms"):
                 assert row[f"minute_{name}"] == row[name]
+
+    def test_they_know_statuses(
+        self, monitor: MetricsMonitor, clock: ManualClock, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "metrics.db"
+        history = SQLiteHistory(monitor, path, start=False)
+        for minute in range(10):
+            for status in (200, 404, 500):
+                for _ in range(minute):
+                    monitor.record_request(1.0, status=status)
+            clock.advance(60)
+            history.check()
+
+        def told(rows: list[SnapshotDict]) -> list[tuple[object, ...]]:
+            return [tuple(row.get(name) for name in STATUS_FIELDS) for row in rows]
+
+        rows = history.rows(0, clock.time())
+        assert told(rows) == [(0, n, 0, n, n) for n in range(10)]
+        assert told(monitor.get_metrics_history())[-10:] == told(rows)
+        joined = told(history.rows(0, clock.time(), step_minutes=5))
+        assert [sum(column) for column in zip(*joined, strict=True)] == [0, 45, 0, 45, 45]  # type: ignore[arg-type]
+        # Rows of the time before they were kept do not say.
+        columns = [*STATUS_FIELDS, *(f"answers_{number}xx" for number in (1, 3, 4, 5))]
+        with closing(sqlite3.connect(path)) as database, database:
+            for column in columns:
+                database.execute(f"ALTER TABLE minutes DROP COLUMN {column}")
+        monitor.record_request(1.0, status=404)
+        clock.advance(60)
+        assert history.check()
+        rows = history.rows(0, clock.time())
+        assert told(rows) == [(None,) * 5] * 11
+        monitor.record_request(1.0, status=404)
+        clock.advance(60)
+        assert history.check()
+        assert told(history.rows(0, clock.time()))[-1] == (0, 0, 0, 1, 0)
+        assert told(history.rows(0, clock.time(), 1000)) == [(0, 45, 0, 47, 45)]
+        assert told(history.rows(clock.time() - 130, clock.time(), 1000)) == [(None,) * 5]
 
     def test_after_a_reset(
         self, monitor: MetricsMonitor, clock: ManualClock, tmp_path: Path

@@ -18,6 +18,6 @@ def write(path: Path, days: int) -> None:
         with MetricsMonitor(clock=clock) as monitor:
             lasting = SQLiteHistory(monitor, path, days=days, start=False)
             for _ in range(3 * hours):
-                monitor.record_request(20.0)
+                monitor.record_request(20.0, method="GET", route="/ok", status=200)
                 clock.advance(1200)
                 lasting.check()

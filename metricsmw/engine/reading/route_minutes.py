@@ -1,0 +1,243 @@
+"""The tables of an SQLite file that keep the minutes of single routes, beside those of `database`.
+
+    route_names    a number for each method and template
+    route_minutes  what a route counted since the row before: `minute` is the id of a row of
+                   `minutes`, `name` the route's number; only of the busiest routes of that minute
+    route_totals   what each route had counted up to the last row of `minutes`
+
+    minutes.routes_left_out  how many further routes had requests in that minute; -1: no route of it
+                             is known; -2: nor are there totals up to it
+
+A histogram is the number of the first bucket in use, 2 bytes, and zlib over the counts of the
+buckets from that one to the last in use, 8 bytes each, all little endian.
+
+What a route counted in any span of minutes is the sum of its rows: a route without one had no
+requests where no route was left out, and is not known otherwise.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Mapping
+from typing import NamedTuple, TypedDict
+
+from metricsmw.engine.reading.counts import Counts
+from metricsmw.engine.storage.histogram import ROUTE_BUCKETS, ROUTE_SCALE
+from metricsmw.engine.storage.keys import Name
+from metricsmw.engine.storage.lanes import in_use
+from metricsmw.snapshot import iso_timestamp
+
+MINUTE = 60.0
+LEFT_OUT = "routes_left_out"
+_COUNTED = "requests INTEGER NOT NULL, errors INTEGER NOT NULL, server_errors INTEGER NOT NULL"
+SCHEMA = (
+    """
+    CREATE TABLE IF NOT EXISTS route_names (
+        id INTEGER PRIMARY KEY, method TEXT NOT NULL, route TEXT NOT NULL, UNIQUE (method, route)
+    )
+    """,
+    f"""
+    CREATE TABLE IF NOT EXISTS route_minutes (
+        minute INTEGER NOT NULL, name INTEGER NOT NULL, {_COUNTED}, histogram BLOB NOT NULL,
+        PRIMARY KEY (minute, name)
+    ) WITHOUT ROWID
+    """,
+    f"""
+    CREATE TABLE IF NOT EXISTS route_totals (
+        name INTEGER PRIMARY KEY, {_COUNTED}, histogram BLOB NOT NULL
+    )
+    """,
+)
+
+RouteTotals = Mapping[Name, Counts]
+
+
+class RouteMinute(TypedDict):
+    """What a route counted in a minute or several. Latencies are None where nothing was answered.
+
+    ``timestamp`` is the end; ``seconds`` is the time that the numbers are of, less than that of all
+    the minutes where the route is not known of some.
+    """
+
+    timestamp: str
+    seconds: float
+    requests: int
+    errors: int
+    server_errors: int
+    request_rate_rpm: float
+    error_rate_pct: float
+    server_error_rate_pct: float
+    latency_p50_ms: float | None
+    latency_p95_ms: float | None
+    latency_p99_ms: float | None
+    latency_max_ms: float | None
+
+
+class BusiestRoutes(NamedTuple):
+    """The routes of a minute that are kept, and what its `routes_left_out` is."""
+
+    counts: RouteTotals
+    left_out: int
+
+
+UNKNOWN, UNCOUNTED = BusiestRoutes({}, -1), BusiestRoutes({}, -2)
+
+
+def busiest(
+    database: sqlite3.Connection, totals: RouteTotals, most: int, is_first: bool
+) -> BusiestRoutes:
+    """Return what routes counted since the row before.
+
+    Args:
+        database: An open database with its tables.
+        totals: All that each has counted.
+        most: How many routes to keep.
+        is_first: Whether nothing was counted before.
+
+    Raises:
+        sqlite3.Error: What they had counted before cannot be read.
+    """
+    before = {} if is_first else _totals(database)
+    counted = {
+        name: counts.since(before[name]) if name in before else counts
+        for name, counts in totals.items()
+    }
+    active = [name for name in counted if counted[name].requests]
+    active.sort(key=lambda name: (-counted[name].requests, name))
+    return BusiestRoutes(
+        {name: counted[name] for name in active[:most]}, max(len(active) - most, 0)
+    )
+
+
+def store(
+    database: sqlite3.Connection, minute: int, routes: BusiestRoutes, totals: RouteTotals
+) -> None:
+    """Store the routes of a row of `minutes`, and what all have counted up to it.
+
+    Raises:
+        sqlite3.Error: They cannot be written.
+    """
+    database.executemany(
+        "INSERT OR IGNORE INTO route_names (method, route) VALUES (?, ?)",
+        [(name.method, name.route) for name in totals],
+    )
+    database.execute("DELETE FROM route_totals")
+    named = "(SELECT id FROM route_names WHERE method = ? AND route = ?), ?, ?, ?, ?"
+    database.executemany(
+        f"INSERT INTO route_totals VALUES ({named})",
+        [_values(name, counts) for name, counts in totals.items()],
+    )
+    database.executemany(
+        f"INSERT INTO route_minutes VALUES (?, {named})",
+        [(minute, *_values(name, counts)) for name, counts in routes.counts.items()],
+    )
+
+
+def remove(database: sqlite3.Connection, minutes: str, values: tuple[object, ...]) -> None:
+    """Remove what belongs to rows of `minutes`, which a query names."""
+    database.execute(f"DELETE FROM route_minutes WHERE minute IN ({minutes})", values)
+
+
+def read_route(
+    database: sqlite3.Connection, name: Name, since: float, until: float, step: float, most: int
+) -> list[RouteMinute]:
+    """Return what a route counted from after Unix time ``since`` to ``until``, oldest first.
+
+    Args:
+        database: An open database with its tables.
+        name: The route.
+        since: Unix time.
+        until: Unix time.
+        step: The length of an entry in seconds, of up to a minute that of a row; entries of which
+            nothing is known are left out.
+        most: How many rows of `minutes` there can be.
+
+    Raises:
+        sqlite3.Error: The rows cannot be read, or are more than there can be.
+    """
+    found = database.execute(
+        f"SELECT minutes.id, at, seconds, {LEFT_OUT}, requests, errors, "
+        "server_errors, route_minutes.histogram FROM minutes LEFT JOIN route_minutes "
+        "ON minute = minutes.id AND name = "
+        "(SELECT id FROM route_names WHERE method = ? AND route = ?) "
+        "WHERE at > ? AND at <= ? ORDER BY at",
+        (name.method, name.route, since, until),
+    ).fetchmany(most + 1)
+    if len(found) > most:
+        raise sqlite3.DatabaseError("there are more rows than minutes")
+    spans: dict[int, tuple[float, float, Counts]] = {}
+    for minute, at, seconds, left_out, requests, *counted in found:
+        if requests is None and left_out != 0:
+            continue
+        place = int(at // step) if step > MINUTE else minute
+        _, before, counts = spans.get(place, (0.0, 0.0, NOTHING))
+        own = NOTHING if requests is None else _counts(requests, *counted)
+        spans[place] = at, before + seconds, counts.plus(own)
+    return [_minute(*span) for span in spans.values()]
+
+
+NOTHING = Counts(scale=ROUTE_SCALE, classes=None)
+
+
+def _minute(at: float, seconds: float, counts: Counts) -> RouteMinute:
+    is_known = counts.latency.count > 0
+    p50, p95, p99 = counts.percentiles_ms if is_known else (None, None, None)
+    return {
+        "timestamp": iso_timestamp(at),
+        "seconds": round(seconds, 2),
+        "requests": counts.requests,
+        "errors": counts.errors,
+        "server_errors": counts.server_errors,
+        "request_rate_rpm": counts.rate_rpm(seconds),
+        "error_rate_pct": counts.error_rate_pct,
+        "server_error_rate_pct": counts.server_error_rate_pct,
+        "latency_p50_ms": p50,
+        "latency_p95_ms": p95,
+        "latency_p99_ms": p99,
+        "latency_max_ms": counts.max_ms if is_known else None,
+    }
+
+
+def _totals(database: sqlite3.Connection) -> dict[Name, Counts]:
+    rows = database.execute(
+        "SELECT method, route, requests, errors, server_errors, histogram "
+        "FROM route_totals JOIN route_names ON id = name"
+    )
+    return {Name(method, route): _counts(*counted) for method, route, *counted in rows}
+
+
+def _values(name: Name, counts: Counts) -> tuple[object, ...]:
+    histogram = _pack(counts.histogram)
+    numbers = counts.requests, counts.errors, counts.server_errors
+    return name.method, name.route, *numbers, histogram
+
+
+def _counts(requests: int, errors: int, server_errors: int, histogram: bytes) -> Counts:
+    return Counts(
+        int(requests),
+        int(errors),
+        _unpack(histogram),
+        scale=ROUTE_SCALE,
+        server_errors=int(server_errors),
+        classes=None,
+    )
+
+
+def _pack(histogram: int) -> bytes:
+    first, counts = in_use(histogram)
+    lanes = (histogram >> 64 * first).to_bytes(8 * len(counts), "little")
+    return first.to_bytes(2, "little") + zlib.compress(lanes, 1)
+
+
+def _unpack(data: bytes) -> int:
+    try:
+        first = int.from_bytes(data[:2], "little")
+        # No more than it can be, whatever it says.
+        unpacking = zlib.decompressobj()
+        lanes = unpacking.decompress(data[2:], ROUTE_BUCKETS * 8 + 1)
+    except (TypeError, zlib.error) as error:
+        raise sqlite3.DatabaseError(f"a route's histogram is damaged: {error}") from error
+    if not unpacking.eof or len(lanes) % 8 or first + len(lanes) // 8 > ROUTE_BUCKETS:
+        raise sqlite3.DatabaseError("a route's histogram is damaged")
+    return int.from_bytes(lanes, "little") << 64 * first
