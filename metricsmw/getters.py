@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from metricsmw.engine.reading.errors import ErrorRow, Sort
+    from metricsmw.engine.reading.heatmap import Heatmap
     from metricsmw.engine.reading.moment import Reading
     from metricsmw.engine.reading.routes import RouteRow
     from metricsmw.engine.reading.series import RouteSeries, Series
@@ -73,6 +74,16 @@ class Getters:
     def get_routes(self) -> list[RouteRow]:
         """Return the per-route table of the window, busiest first."""
         return self.read().routes
+
+    def get_heatmap(
+        self, method: str | None = None, route: str | None = None, seconds: int | None = None
+    ) -> Heatmap:
+        """Return how many requests took how long, step by step and over the window.
+
+        Without ``method`` and ``route``, as `get_routes` names them, it is of all requests;
+        ``seconds`` as for `get_series`.
+        """
+        return self.read().heatmap(method, route, seconds)
 
     def get_workers(self) -> list[WorkerRow]:
         """Return the living workers one by one, and which of them is sick; see `WorkerRow`."""

@@ -109,6 +109,14 @@ def _errors(monitor: MetricsMonitor, reading: Reading, request: Request) -> Resp
     return _success({"errors": rows, "count": len(rows), "kinds": len(reading.server.errors)})
 
 
+def _heatmap(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
+    seconds = whole(request.query, "seconds", monitor.window_seconds)
+    method, route = (parameter(request.query, name) for name in ("method", "route"))
+    if (method is None) != (route is None):
+        raise BadRequestError("a route's heat map needs both method and route")
+    return _success({**reading.heatmap(method, route, seconds)})
+
+
 def _stream(monitor: MetricsMonitor, request: Request) -> Response:
     if not request.streams:
         return error_response(
@@ -356,6 +364,7 @@ ROUTES: Final[Mapping[str, Mapping[str, Answer]]] = {
     "/current": {"GET": Shared(_current)},
     "/history": {"GET": _history},
     "/series": {"GET": Shared(_series)},
+    "/heatmap": {"GET": Shared(_heatmap)},
     "/stream": {"GET": _stream},
     "/statistics": {"GET": Shared(_statistics)},
     "/reset": {"POST": _reset},

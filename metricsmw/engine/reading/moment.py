@@ -13,6 +13,7 @@ from metricsmw.engine.reading.counts import Counts, percentiles_ms
 from metricsmw.engine.reading.errors import DEFAULT_LIMIT, NEW_SECONDS, ErrorRow, Sort, error_rows
 from metricsmw.engine.reading.first_bytes import first_bytes, of_route, of_server
 from metricsmw.engine.reading.health import ServerHealth
+from metricsmw.engine.reading.heatmap import Heatmap, heatmap_of
 from metricsmw.engine.reading.lazy import lazy
 from metricsmw.engine.reading.limits import LimitFields
 from metricsmw.engine.reading.measuring import server_health
@@ -303,6 +304,22 @@ class Reading:
             "route": route,
             "series": route_steps(self.server, steps, method, route),
         }
+
+    def heatmap(
+        self, method: str | None = None, route: str | None = None, seconds: int | None = None
+    ) -> Heatmap:
+        """Return the latencies over time, and their distribution over the window.
+
+        Args:
+            method: as for `route_series`; None: of all requests.
+            route: likewise.
+            seconds: as for `series`.
+
+        Raises:
+            TypeError: ``seconds`` is no whole number.
+            ValueError: ``seconds`` is below 1, or only one of method and route is given.
+        """
+        return heatmap_of(self.server, self._reader.settings, self.wall, method, route, seconds)
 
     @lazy
     def step_table(self) -> StepTable:

@@ -113,7 +113,7 @@ class Steps:
             rows.append(
                 {
                     "step": number,
-                    "timestamp": self._wall_time(number * self._step),
+                    "timestamp": self.timestamp(number),
                     "requests": counted.requests,
                     "errors": counted.errors,
                     "request_rate_rpm": counted.rate_rpm(self._step),
@@ -124,6 +124,10 @@ class Steps:
                 }
             )
         return rows
+
+    def timestamp(self, number: int) -> str:
+        """Return ISO 8601 for the end of a step."""
+        return self._wall_time(number * self._step)
 
     def _wall_time(self, at: float) -> str:
         """Return ISO 8601 for a monotonic time."""

@@ -295,6 +295,12 @@ class ServerReading:
         """Return the captured requests of all workers, of the per-route table's window."""
         return list(self._gather(SegmentReading.captures))
 
+    def route_window(self, name: Name, max_routes: int) -> Counts:
+        """Return what a row of the table of routes has counted in the window."""
+        routes = RouteLanes(self._route_rows)
+        routes.hold_to(max_routes)
+        return Counts.of_route(routes.lanes.get(name, 0), routes.peaks.get(name, 0.0))
+
     def instruments(self) -> list[InstrumentSeries]:
         """Return the app's own numbers, over all workers, since the start or the last reset."""
         return self._instruments

@@ -22,6 +22,7 @@ READ = {
     "/events",
     "/export/json",
     "/health",
+    "/heatmap",
     "/prometheus",
     "/routes",
     "/series",

@@ -27,6 +27,8 @@ from kits.handlers import (
 from metricsmw import MetricsMonitor, __version__
 from metricsmw.adapters.api.handlers import Handlers
 from metricsmw.adapters.auth import public, token
+from metricsmw.clock import ManualClock
+from metricsmw.engine.reading.heatmap import Heatmap, HeatStep, LatencyDistribution
 from metricsmw.engine.reading.moment import Reading
 from metricsmw.engine.reading.server import ServerReader
 from metricsmw.engine.reading.workers import WorkerRow
@@ -138,6 +140,31 @@ class TestShapes:
         assert list(row) == ROUTE
         assert (row["method"], row["route"], row["requests"]) == ("GET", "/items/{id}", 2)
         assert row["statuses"] == {"2xx": 1, "5xx": 1}
+
+    def test_heatmap(self, handlers: Handlers, monitor: MetricsMonitor, clock: ManualClock) -> None:
+        clock.advance(60)
+        body = body_of(ask(handlers, "/heatmap", query="seconds=60"))
+        assert list(body) == ["success", *Heatmap.__annotations__, "timestamp"]
+        assert (body["seconds"], body["step_seconds"], body["scale"]) == (60, 5.0, 2)
+        assert body["method"] is body["route"] is None
+        route = {"method": "GET", "route": "/items/{id}"}
+        body = body_of(ask(handlers, "/heatmap", query=urlencode(route)))
+        assert {name: body[name] for name in route} == route
+        assert list(body["steps"][0]) == list(HeatStep.__annotations__)
+        cells = [cell for step in body["steps"] for cell in step["cells"]]
+        assert cells == [[-26, 1], [-22, 1]]  # 10 and 20 ms: up to 2**-6.5 and 2**-5.5 s
+        assert list(body["distribution"]) == list(LatencyDistribution.__annotations__)
+
+    @pytest.mark.parametrize(
+        ("query", "message"),
+        [
+            ("seconds=0", "seconds must be a whole number from 1 to 300, not '0'"),
+            ("route=/a", "a route's heat map needs both method and route"),
+            ("method=GET", "a route's heat map needs both method and route"),
+        ],
+    )
+    def test_heatmap_refused(self, handlers: Handlers, query: str, message: str) -> None:
+        assert_error(ask(handlers, "/heatmap", query=query), 400, message)
 
     def test_workers(self, handlers: Handlers) -> None:
         body = body_of(ask(handlers, "/workers"))
