@@ -79,8 +79,10 @@ class RangeSummary(TypedDict):
     seconds: float
     requests: int
     errors: int
+    server_errors: int
     request_rate_rpm: float
     error_rate_pct: float
+    server_error_rate_pct: float
     latency_p50_ms: float
     latency_p95_ms: float
     latency_p99_ms: float
@@ -283,6 +285,7 @@ class SQLiteHistory:
             "seconds": round(span.seconds, 2),
             "requests": span.counts.requests,
             "errors": span.counts.errors,
+            "server_errors": span.counts.server_errors,
             **span.rates(),  # type: ignore[typeddict-item]
         }
 

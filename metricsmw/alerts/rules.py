@@ -193,7 +193,7 @@ class BurnRate:
     burn rate of 1 spends it exactly. The value is the smaller of the burn rates of the last
     ``long_minutes`` and the last ``short_minutes``: the long window says that it matters, the
     short one that it still goes on, so that the alert ends soon after the errors do. It does not
-    begin to fire before there are ``long_minutes`` of history.
+    begin to fire before there are ``long_minutes`` of history, those of a lasting one included.
 
     Attributes:
         objective: Percent, above 0 and below 100.

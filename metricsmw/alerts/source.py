@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MINUTE = 60
 OWN = "total_server_errors"
+COVERED = 0.9
 
 
 class ReadingInput:
@@ -24,6 +25,7 @@ class ReadingInput:
 
     def __init__(self, monitor: MetricsMonitor) -> None:
         """Read the monitor, its table of routes included."""
+        self._monitor = monitor
         self._reading = monitor.read(routes=True)
         self._kept = monitor.settings.max_history_minutes
 
@@ -68,15 +70,41 @@ class ReadingInput:
         return self._reading.server.instruments()
 
     def counts(self, minutes: int) -> PastCounts:
-        """Return what was counted since the last saved minute that is at least so old."""
+        """Return what was counted since the last saved minute that is at least so old.
+
+        Of the time before the start it is what a lasting history has of it.
+        """
         rows = self._reading.recent_history(minutes + 1)
         young = len(self._reading.recent_history(minutes))
-        is_covered = self.now - self._reading.origin >= MINUTE * minutes
+        age = self.now - self._reading.origin
+        is_covered = age >= MINUTE * minutes
         if len(rows) > young:
             return counts_since(rows[-young - 1], self.snapshot, is_covered)
         # All minutes since the start are younger; or older ones are not kept.
         begin = rows[0] if len(rows) >= self._kept else {}
-        return counts_since(begin, self.snapshot, is_covered)
+        counts = counts_since(begin, self.snapshot, is_covered)
+        return counts if is_covered else self._with_saved(counts, minutes, age)
+
+    def _with_saved(self, counts: PastCounts, minutes: int, age: float) -> PastCounts:
+        """Return the counts of so many minutes, of which the server has been counting for ``age``.
+
+        What was counted before comes from a lasting history. The time in between, while no server
+        ran, and the minute that the last one had not saved may be a tenth of all.
+        """
+        lasting = self._monitor.lasting
+        if lasting is None:
+            return counts
+        try:
+            saved = lasting.summary(self.wall - MINUTE * minutes, self.wall - age)
+        except Exception:
+            self._monitor.faults.report("reading the lasting history")
+            return counts
+        return PastCounts(
+            counts.requests + saved["requests"],
+            counts.errors + saved["errors"],
+            saved["seconds"] + age >= COVERED * MINUTE * minutes,
+            counts.server_errors + saved["server_errors"],
+        )
 
     def step_table(self, method: str | None, route: str | None) -> StepTable:
         """Return the steps of a row of the per-route table; of the server where it is None."""

@@ -31,6 +31,7 @@ from metricsmw.adapters.api.handlers import Handlers
 from metricsmw.adapters.api.messages import Request
 from metricsmw.adapters.asgi import metrics_app
 from metricsmw.adapters.auth import public
+from metricsmw.alerts import MetricsAlerter
 from metricsmw.clock import ManualClock
 from metricsmw.engine.reading.counts import Counts, pack_lanes
 from metricsmw.engine.reading.database import Written, append
@@ -147,6 +148,38 @@ def test_it_outlives_the_server(path: Path, clock: ManualClock) -> None:
             lasting.stop()
         clock.advance(300)
         clock.now = 5000.0 * (run + 1)  # another start of the machine
+
+
+@pytest.mark.parametrize(
+    ("saved", "pause", "fires"),
+    [(61, 90, True), (61, 600, False), (40, 30, False), (0, 30, False)],
+    ids=["restarted", "long away", "too young", "no history"],
+)
+@pytest.mark.parametrize("name", ["burn_rate", "server_burn_rate"])
+def test_a_burn_rate_goes_on_after_a_restart(
+    path: Path, clock: ManualClock, name: str, saved: int, pause: int, fires: bool
+) -> None:
+    """Its long window is covered by what was saved before."""
+    rule = f"{name}(99.9, 60m, 5m) > 14.4"
+    for minutes in (saved, 1):
+        with MetricsMonitor(clock=clock) as monitor:
+            lasting = SQLiteHistory(monitor, path, start=False)
+            with MetricsAlerter(monitor, rules=[rule], notify=str, start=False) as alerter:
+                for _ in range(minutes if minutes > 1 else 0):
+                    for number in range(10):
+                        monitor.record_request(1.0, status=500 if number < 5 else 200)
+                    clock.advance(60)
+                    assert lasting.check()
+                if minutes == 1:
+                    for number in range(10):
+                        monitor.record_request(1.0, status=500 if number < 5 else 200)
+                    clock.advance(6)
+                    assert [alert.state for alert in alerter.check()] == ["firing"] * fires
+                    if fires:
+                        (row,) = alerter.get_alerts()
+                        assert row["value"] == pytest.approx(500)
+            lasting.stop()
+        clock.advance(pause)
 
 
 def test_a_reset_hides_what_was_before(
