@@ -39,6 +39,8 @@ class Alert:
         link: The address of the dashboard, where it was given.
         rule: The rule as text.
         app: The application's name.
+        detail: What was found, in words: the new kinds of error, one a line; "" where there is no
+            more to say.
         is_repeat: It was told before, and still fires (``repeat every``).
     """
 
@@ -58,6 +60,7 @@ class Alert:
     rule: str
     app: str = ""
     is_repeat: bool = False
+    detail: str = ""
 
     @property
     def title(self) -> str:
@@ -80,6 +83,7 @@ class Alert:
         threshold = f"{self.comparison} {self.threshold:.10g}{unit}"
         lines = [
             f"{self.type} {state}: {self.field} is {value}, threshold {threshold}.",
+            *self.detail.splitlines(),
             f"Since: {self.since}",
             f"Noticed: {self.at}",
         ]

@@ -14,6 +14,7 @@ from metricsmw.alerts.custom import found_custom
 from metricsmw.alerts.grammar import parse
 from metricsmw.alerts.rules import (
     NEEDS_REQUESTS,
+    NEW_ERRORS,
     SPAN_FIELDS,
     AnyRule,
     Comparison,
@@ -89,7 +90,8 @@ def _asked(text: str, over_seconds: int | None, window: int) -> AnyRule:
         rule = replace(rule, at_least=1)
     if rule.field in SPAN_FIELDS and rule.over_seconds is None and over_seconds is not None:
         rule = replace(rule, over_seconds=over_seconds)
-    if rule.over_seconds is not None and rule.over_seconds > window:
+    is_long = rule.over_seconds is not None and rule.over_seconds > window
+    if is_long and rule.field != NEW_ERRORS:
         raise ValueError(
             f"a span must be at most the server's window ({window} s), "
             f"got {rule.over_seconds:g} s: {text!r}"
@@ -101,7 +103,7 @@ def _check(text: str, rule: AnyRule, source: ReadingInput, window: int) -> Check
     over = rule.over_seconds
     if isinstance(rule, CustomRule):
         found = found_custom(rule, source)
-    elif isinstance(rule, Rule) and over is not None:
+    elif isinstance(rule, Rule) and rule.field != NEW_ERRORS and over is not None:
         found = found_over(rule, source, window)
     else:
         found = found_now(rule, source)

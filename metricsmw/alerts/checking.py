@@ -19,8 +19,9 @@ from typing import Any, NamedTuple, cast
 
 from metricsmw.alerts.alert import Alert
 from metricsmw.alerts.custom import CustomLooks
+from metricsmw.alerts.errors import covering, new_kinds, told_of
 from metricsmw.alerts.outbox import MAX_PAST, AlertRow, AlertState, PastAlert, SavedStatus
-from metricsmw.alerts.rules import AnyRule, CustomRule, Rule
+from metricsmw.alerts.rules import NEW_ERRORS, AnyRule, CustomRule, Rule
 from metricsmw.alerts.silences import Silence, silenced_until
 from metricsmw.alerts.source import ReadingInput
 from metricsmw.alerts.states import Look, RuleStatus, advance
@@ -113,11 +114,17 @@ class RuleChecker:
                 changed = moment.wall
             until = silenced_until(silences, rule.name, moment.wall)
             row = _row(rule, status, changed, at, until)
+            kinds = new_kinds(rule, self._interval, moment) if status.state == "firing" else ()
+            row["detail"] = told_of(kinds)
             changes = self._changes(row, before, fired, status)
             _note(done.past, key, changes)
             messages = (
                 [] if until is not None else self._messages(rule, row, status, changes, moment.now)
             )
+            if until is None and not messages and status.told_at is not None:
+                since = [kind for kind in kinds if kind.first_at > status.told_at]
+                if since:  # others than those that receivers know of
+                    messages = [replace(self._alert(row, status), detail=told_of(since))]
             if messages:
                 is_firing = messages[-1].state == "firing"
                 status = replace(status, told_at=moment.now if is_firing else None)
@@ -148,6 +155,8 @@ class RuleChecker:
         try:
             if isinstance(rule, CustomRule):
                 found = self._custom.look(rule, moment)
+            elif isinstance(rule, Rule) and rule.field == NEW_ERRORS:
+                found = StepLooks([look(covering(rule, self._interval), moment)], 0, 0.0)
             elif isinstance(rule, Rule) and goes_by_steps(rule):
                 back = self._interval + 2 * rule.for_seconds
                 found = looks_by_step(rule, moment, status.step, back, self._window)
@@ -220,6 +229,7 @@ class RuleChecker:
             link=self.origin.link,
             rule=row["rule"],
             app=self.origin.app,
+            detail=row["detail"],
         )
 
 
@@ -279,6 +289,7 @@ def _row(
         "checked": checked,
         "rule": str(rule),
         "silenced_until": None if until is None else iso_timestamp(until),
+        "detail": "",
     }
 
 

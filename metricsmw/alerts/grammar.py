@@ -2,8 +2,9 @@
 
 ``[NAME:] FIELD > NUMBER``, and then, as needed and in any order: ``on [METHOD] ROUTE``, ``over
 DURATION``, ``at least NUMBER requests``, ``for DURATION``, ``clear NUMBER``, a severity, ``repeat
-every DURATION``. A field is one of a snapshot, a short name of one (`rules.SHORT_NAMES`), a burn
-rate, or a number of the app's own: ``NAME{label="value"} rate``, or another of `rules.TAKEN`.
+every DURATION``. A field is one of a snapshot, a short name of one (`rules.SHORT_NAMES`), ``new
+errors``, a burn rate, or a number of the app's own: ``NAME{label="value"} rate``, or another of
+`rules.TAKEN`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ HEAD = re.compile(
         (?P<long>{DURATION}) \s* , \s* (?P<short>{DURATION}) \s* \)
       | (?P<metric>[A-Za-z_:][\w:]*) \s* (?: \{{ (?P<labels>(?:[^"}}]|"(?:[^"\\]|\\.)*")*) \}} )?
         \s* \b (?P<taken>{"|".join(TAKEN)})
-      | (?P<field>[A-Za-z_]\w*) )
+      | (?P<field>new\s+errors|[A-Za-z_]\w*) )
     \s* (?P<comparison>>=|<=|>|<) \s* (?P<threshold>{NUMBER}) (?=\s|$)""",
     re.VERBOSE | re.DOTALL,
 )
@@ -79,8 +80,9 @@ def parse(text: str) -> AnyRule:
     repeat = _if_given(parts, "repeat", seconds)
     at_least = _if_given(parts, "least", int)
     if said["field"] is not None:
+        field = "_".join(said["field"].split())
         return Rule(
-            SHORT_NAMES.get(said["field"], said["field"]),
+            SHORT_NAMES.get(field, field),
             threshold,
             comparison,
             for_seconds,

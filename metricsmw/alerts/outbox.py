@@ -37,7 +37,8 @@ class AlertRow(TypedDict):
 
     ``since``: in pending and firing, when the value was first seen beyond; else the last change,
     None where there was none. ``checked``: when the rule was last looked at. ``silenced_until``:
-    until when no receiver is told of it, or None.
+    until when no receiver is told of it, or None. ``detail``: the new kinds of error that a rule on
+    these has found, a line each; else "".
     """
 
     type: str
@@ -53,6 +54,7 @@ class AlertRow(TypedDict):
     checked: str
     rule: str
     silenced_until: str | None
+    detail: str
 
 
 class PastAlert(TypedDict):
@@ -365,6 +367,7 @@ _ROW = _record(
     since=_or_none(_is_text),
     checked=_is_text,
     silenced_until=_or_none(_is_text),
+    detail=_is_text,
 )
 _PAST = _record(
     **_RULE,
@@ -383,6 +386,7 @@ _ALERT = _record(
     link=_or_none(_is_text),
     app=_is_text,
     is_repeat=_is_flag,
+    detail=_is_text,
 )
 _STATUS = _record(
     state=_one_of(*STATES),

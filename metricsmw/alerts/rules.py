@@ -49,6 +49,8 @@ ROUTE_FIELDS = (
 )
 # Of no request there is none of these.
 NEEDS_REQUESTS = frozenset((*ROUTE_FIELDS[1:], *FIRST_BYTE_FIELDS))
+# Kinds of error that were seen first in the last five minutes, or in those of ``over``.
+NEW_ERRORS = "new_errors"
 # Fields that are counted, so that they can be had of any span of the window.
 SPAN_FIELDS = NEEDS_REQUESTS | {"request_rate_rpm", "requests"}
 # What may be written for a field.
@@ -91,7 +93,7 @@ class Rule:
 
     Attributes:
         field: A numeric field of a snapshot; with ``route``, one of the per-route table; or the
-            time to first byte, of the server or the route.
+            time to first byte, of the server or the route; or "new_errors", of the server.
         threshold: A value is beyond where ``value comparison threshold`` holds.
         comparison: ">", ">=", "<" or "<=".
         for_seconds: The rule fires only after values were beyond for so long, 0 to 604800.
@@ -105,7 +107,7 @@ class Rule:
             field's name in capitals.
         over_seconds: The value is that of the last so many seconds, at most the window, in whole
             steps of it. None: of the window or, with ``for_seconds``, of half of these seconds.
-            Only of fields that are counted: rates and latencies.
+            Only of fields that are counted: rates and latencies; and of new errors, 300 by default.
         at_least: The rule does not begin to fire where there were fewer requests; None: 20, for
             error rates and latencies.
         repeat_seconds: While it fires it is told again after so long, 1 to 604800; None: never.
@@ -131,7 +133,7 @@ class Rule:
     def __post_init__(self) -> None:
         """Check the settings, and name the rule where it has no name."""
         fields = (
-            *(NUMERIC_FIELDS if self.route is None else ROUTE_FIELDS),
+            *((*NUMERIC_FIELDS, NEW_ERRORS) if self.route is None else ROUTE_FIELDS),
             *FIRST_BYTE_FIELDS,
         )
         if self.field not in fields:
@@ -152,7 +154,8 @@ class Rule:
             raise ValueError(f"method must be one of {', '.join(methods)}, got {self.method!r}")
         if self.over_seconds is not None:
             _check_seconds("over_seconds", self.over_seconds, 1)
-            self._check_counted("over")
+            if self.field != NEW_ERRORS:
+                self._check_counted("over")
         if self.at_least is not None:
             self._check_counted("at least")
         _check_common(self)

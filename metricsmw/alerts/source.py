@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from metricsmw.alerts.values import PastCounts
+from metricsmw.engine.reading.errors import ErrorKind
 from metricsmw.engine.reading.instruments import InstrumentSeries
 from metricsmw.engine.reading.routes import RouteRow
 from metricsmw.engine.reading.spans import StepTable
@@ -68,6 +69,10 @@ class ReadingInput:
     def custom(self) -> Sequence[InstrumentSeries]:
         """The app's own numbers."""
         return self._reading.server.instruments()
+
+    def new_errors(self, seconds: float) -> Sequence[ErrorKind]:
+        """Return the kinds of error that were seen first in the last so many seconds."""
+        return [kind for kind in self._reading.server.errors if kind.is_new(self.now, seconds)]
 
     def counts(self, minutes: int) -> PastCounts:
         """Return what was counted since the last saved minute that is at least so old.

@@ -14,9 +14,18 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from metricsmw.alerts.rules import NEEDS_REQUESTS, SPAN_FIELDS, AnyRule, BurnRate, Rule, ServerRule
+from metricsmw.alerts.rules import (
+    NEEDS_REQUESTS,
+    NEW_ERRORS,
+    SPAN_FIELDS,
+    AnyRule,
+    BurnRate,
+    Rule,
+    ServerRule,
+)
 from metricsmw.alerts.states import Look
 from metricsmw.engine.reading.counts import Counts
+from metricsmw.engine.reading.errors import NEW_SECONDS, ErrorKind
 from metricsmw.engine.reading.routes import RouteRow
 from metricsmw.engine.reading.spans import StepTable
 from metricsmw.snapshot import FIRST_BYTE_FIELDS
@@ -65,6 +74,9 @@ class RuleInput(Protocol):
 
     def counts(self, minutes: int) -> PastCounts:
         """Return what was counted in about the last so many minutes."""
+
+    def new_errors(self, seconds: float) -> Sequence[ErrorKind]:
+        """Return the kinds of error that were seen first in the last so many seconds."""
 
     def step_table(self, method: str | None, route: str | None) -> StepTable:
         """Return the steps of a row of the per-route table; of the server where it is None."""
@@ -160,6 +172,8 @@ def found_now(rule: ServerRule, source: RuleInput) -> Found:
         return _found_of_burn_rate(rule, source)
     if rule.route is not None:
         return _found_of_rows(rule, source.routes)
+    if rule.field == NEW_ERRORS:
+        return Found(len(source.new_errors(rule.over_seconds or NEW_SECONDS)), 0)
     value = number(rule.field, source.snapshot[rule.field])
     requests = source.window_requests
     return Found(None if rule.field in NEEDS_REQUESTS and not requests else value, requests)

@@ -19,12 +19,13 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from metricsmw.alerts.grammar import parse
-from metricsmw.alerts.rules import AnyRule, CustomRule, Rule, ServerRule
+from metricsmw.alerts.rules import NEW_ERRORS, AnyRule, CustomRule, Rule, ServerRule
 from metricsmw.alerts.source import MINUTE, counts_since
 from metricsmw.alerts.states import Look, RuleStatus, State, advance
 from metricsmw.alerts.values import PastCounts, goes_by_steps, look, span_of
 from metricsmw.cli.output import complain, write
 from metricsmw.engine.reading.counts import percent
+from metricsmw.engine.reading.errors import ErrorKind
 from metricsmw.engine.reading.routes import RouteRow
 from metricsmw.engine.reading.spans import StepTable
 
@@ -72,6 +73,10 @@ class Past:
         restarted = any(before > after for before, after in pairwise(totals))  # or was reset
         is_covered = not restarted and self._times[start] <= begin
         return counts_since({} if restarted else self._rows[start], self.snapshot, is_covered)
+
+    def new_errors(self, seconds: float) -> Sequence[ErrorKind]:
+        """Raise: a history has no errors."""
+        raise ValueError("a history has no errors by kind")
 
     def step_table(self, method: str | None, route: str | None) -> StepTable:
         """Raise: a history has no steps."""
@@ -172,6 +177,8 @@ def replay(rule: AnyRule, history: RecordedHistory) -> list[Change]:
     """Return the alerts of a rule over rows. Raises `ValueError` for rows that it cannot read."""
     if rule.route is not None:
         raise ValueError(f"a history has no routes, so this rule cannot be tried: {rule}")
+    if rule.field == NEW_ERRORS:
+        raise ValueError(f"a history has no errors by kind, so this rule cannot be tried: {rule}")
     if isinstance(rule, CustomRule):
         raise ValueError(
             f"a history has no numbers of the app's own, so this rule cannot be tried: {rule}"
