@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from metricsmw.engine.reading.captures import SlowRequest
     from metricsmw.engine.reading.errors import ErrorRow, Sort
     from metricsmw.engine.reading.heatmap import Heatmap
     from metricsmw.engine.reading.moment import Reading
@@ -123,3 +124,22 @@ class Getters:
     def get_route_series(self, method: str, route: str, seconds: int | None = None) -> RouteSeries:
         """Return the same of a row of `get_routes`, in tenths of the window; idle if not there."""
         return self.read().route_series(method, route, seconds)
+
+    def get_slowest(
+        self, route: str | None = None, method: str | None = None, limit: int = 50
+    ) -> list[SlowRequest]:
+        """Return the captured requests of the window, over all workers, slowest first.
+
+        Captured are the slowest requests of each route, and those above its 99th percentile or
+        ``capture_threshold_seconds``, as far as there is room.
+
+        Args:
+            route: Only those of this route, as `get_routes` names it.
+            method: Only those with this method, likewise.
+            limit: At most so many, 1 to 1000.
+
+        Raises:
+            TypeError: ``limit`` is no whole number.
+            ValueError: ``limit`` is out of its range.
+        """
+        return self.read().slowest(route, method, limit)

@@ -25,6 +25,7 @@ from metricsmw.alerts import (
     until_time,
 )
 from metricsmw.config import RANGES
+from metricsmw.engine.reading.captures import MAX_SLOWEST, USUAL_SLOWEST
 from metricsmw.engine.reading.errors import (
     DEFAULT_LIMIT,
     MAX_LIMIT,
@@ -145,6 +146,13 @@ def _workers(monitor: MetricsMonitor, reading: Reading, request: Request) -> Res
 
 def _custom(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
     return _success({"custom": as_rows(reading.server.instruments(), monitor.instruments.help_of)})
+
+
+def _slowest(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
+    route, method = (parameter(request.query, name) for name in ("route", "method"))
+    limit = whole(request.query, "limit", MAX_SLOWEST) or USUAL_SLOWEST
+    rows = reading.slowest(route, method, limit)
+    return _success({"slowest": rows, "count": len(rows)})
 
 
 def _alerts(monitor: MetricsMonitor, request: Request) -> Response:
@@ -375,6 +383,7 @@ ROUTES: Final[Mapping[str, Mapping[str, Answer]]] = {
     "/routes": {"GET": Shared(_routes)},
     "/workers": {"GET": Shared(_workers)},
     "/errors": {"GET": Shared(_errors)},
+    "/slowest": {"GET": Shared(_slowest)},
     "/custom": {"GET": Shared(_custom)},
     "/alerts": {"GET": _alerts},
     "/alerts/history": {"GET": _past_alerts},

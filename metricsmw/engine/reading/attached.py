@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Sequence
 
 from metricsmw.clock import SYSTEM_CLOCK, Clock
-from metricsmw.config import RANGES, Settings
+from metricsmw.config import CAPTURE, RANGES, Settings
 from metricsmw.engine.faults import FaultLog
 from metricsmw.engine.reading.health import OPERATIONAL, ServerHealth
 from metricsmw.engine.reading.moment import Reader, Reading
@@ -107,6 +107,7 @@ class AttachedServer:
             user_timeout_seconds=told.get("user_timeout_seconds", default.user_timeout_seconds),
             max_routes=told.get("max_routes", default.max_routes),
             max_history_minutes=group.minutes,
+            capture=CAPTURE,  # workers have written down what they may tell, and nothing else
         )
 
     def health(self, reading: Reading) -> ServerHealth:

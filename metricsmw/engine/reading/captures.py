@@ -9,7 +9,7 @@ from metricsmw.engine.storage.captures import NO_SPAN, NO_TRACE, Capture
 from metricsmw.snapshot import iso_timestamp
 from metricsmw.validation import whole
 
-DEFAULT_LIMIT, MAX_LIMIT = 50, 1000
+USUAL_SLOWEST, MAX_SLOWEST = 50, 1000
 
 
 class SlowRequest(TypedDict):
@@ -42,7 +42,7 @@ def slowest(
     told: Collection[str],
     route: str | None = None,
     method: str | None = None,
-    limit: int = DEFAULT_LIMIT,
+    limit: int = USUAL_SLOWEST,
 ) -> list[SlowRequest]:
     """Return captured requests, slowest first.
 
@@ -57,7 +57,7 @@ def slowest(
         TypeError: ``limit`` is no whole number.
         ValueError: ``limit`` is out of its range.
     """
-    whole("limit", limit, 1, MAX_LIMIT)
+    whole("limit", limit, 1, MAX_SLOWEST)
     found = [
         one
         for one in captures

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict
 
 from metricsmw.clock import Clock
 from metricsmw.config import Settings
+from metricsmw.engine.reading.captures import USUAL_SLOWEST, SlowRequest, slowest
 from metricsmw.engine.reading.counts import Counts, percentiles_ms
 from metricsmw.engine.reading.errors import DEFAULT_LIMIT, NEW_SECONDS, ErrorRow, Sort, error_rows
 from metricsmw.engine.reading.first_bytes import first_bytes, of_route, of_server
@@ -320,6 +321,13 @@ class Reading:
             ValueError: ``seconds`` is below 1, or only one of method and route is given.
         """
         return heatmap_of(self.server, self._reader.settings, self.wall, method, route, seconds)
+
+    def slowest(
+        self, route: str | None = None, method: str | None = None, limit: int = USUAL_SLOWEST
+    ) -> list[SlowRequest]:
+        """Return the captured requests of the window, slowest first; see `captures.slowest`."""
+        told = self._reader.settings.capture
+        return slowest(self.server.captures, told, route, method, limit)
 
     @lazy
     def step_table(self) -> StepTable:

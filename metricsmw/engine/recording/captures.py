@@ -147,7 +147,7 @@ class Captures:
         name: Name,
         seconds: float,
         now: float,
-        status: int | None,
+        status: int,
         error: str = "",
         user: object = None,
         request: CapturedRequest | None = None,
@@ -158,7 +158,7 @@ class Captures:
             name: The name of its row.
             seconds: How long it took.
             now: When it ended, in monotonic seconds.
-            status: Its status, if any.
+            status: Its status; 0: none.
             error: The type of the exception that escaped.
             user: Its user, if that is known already.
             request: What knows the rest; None: it was recorded by hand.
@@ -173,12 +173,11 @@ class Captures:
         name: Name,
         seconds: float,
         now: float,
-        status: int | None,
+        status: int,
         error: str,
         user: object,
         request: CapturedRequest | None,
     ) -> None:
-        status = status or 0
         # Not asked for the rest before it is sure that there is a place.
         new = RingEntry(-1, now, seconds, (name.of_all(), status // 100))
         row = self._place(new)

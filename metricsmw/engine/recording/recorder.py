@@ -27,6 +27,7 @@ from metricsmw.engine.builds import NEEDS_LOCK
 from metricsmw.engine.faults import FaultLog
 from metricsmw.engine.fork import Stage, on_fork
 from metricsmw.engine.recording.answers import AnswerKey, AnswerPlace, Row, class_lane
+from metricsmw.engine.recording.captures import CapturedRequest, Captures
 from metricsmw.engine.recording.errors import ErrorRecorder
 from metricsmw.engine.recording.raised import Known
 from metricsmw.engine.recording.routes import PLACES, RouteTables
@@ -265,6 +266,7 @@ class Recorder:
         lanes = NO_LANES
         routes: RouteTables | None = None
         users: UserTable | None = None
+        captures: Captures | None = None
         rows: dict[str | None, dict[str, Row]] = {}
         streams: dict[tuple[str | None, str], tuple[Row, Row]] = {}
         known: dict[str, tuple[memoryview[float], int]] = {}
@@ -328,7 +330,7 @@ class Recorder:
                     see(user_id, now)
             return now
 
-        def count_other(row: Row, seconds: float, key: AnswerKey) -> None:
+        def count_other(row: Row, seconds: float, key: AnswerKey, now: float = 0.0) -> None:
             """Count an answer that is not plain."""
             try:
                 answer = row.answers[key]
@@ -336,7 +338,7 @@ class Recorder:
                 answer = find_answer(row, key)
             row = answer.row
             if seconds > row.limit:
-                seconds = edge(seconds, row)
+                seconds = edge(seconds, row, now, key)
             try:
                 lane = ceil(log2(seconds) * 32.0 + 768.0)
             except ValueError:  # 0.0
@@ -487,12 +489,12 @@ class Recorder:
             except KeyError:
                 row = find(route, method, status)
             if key != row.plain:
-                count_other(row, seconds, key)
+                count_other(row, seconds, key, now)
                 if not is_error or (status is not None and status >= errors_from):
                     return
             else:
                 if seconds > row.limit:
-                    seconds = edge(seconds, row)
+                    seconds = edge(seconds, row, now, key)
                 lane = ceil(log2(max(seconds, FLOOR_SECONDS)) * 32.0 + 768.0)
                 if lane < lowest:
                     cover(lane)
@@ -531,8 +533,18 @@ class Recorder:
 
         # --- the slow path -------------------------------------------------------------------
 
-        def edge(seconds: float, row: Row | None = None) -> float:
-            """Take a new maximum of the step, or a value beyond the ends (NaN included)."""
+        def edge(
+            seconds: float,
+            row: Row | None = None,
+            now: float = 0.0,
+            key: AnswerKey = None,
+            user_id: object = None,
+            request: CapturedRequest | None = None,
+        ) -> float:
+            """Take a new maximum of the step, a slow request, or a value beyond the ends (NaN too).
+
+            With ``now``, when it ended, a request of a row may be captured.
+            """
             nonlocal step_max
             if not seconds >= FLOOR_SECONDS:
                 return FLOOR_SECONDS
@@ -544,9 +556,31 @@ class Recorder:
                     step_max = seconds
                     segment.table.set_peak(0, seconds)
                 if row is not None:
+                    if now:
+                        capture(row, seconds, now, key, user_id, request)
                     row.raise_peak(seconds)
-                    row.limit = min(row.step_max, step_max)
+                    row.limit = min(row.step_max, step_max, row.slow_from)
             return seconds
+
+        def capture(
+            row: Row,
+            seconds: float,
+            now: float,
+            key: AnswerKey,
+            user_id: object,
+            request: CapturedRequest | None,
+        ) -> None:
+            """Capture a request that is the slowest of its row in this step, or slow."""
+            if routes is None or captures is None:
+                return
+            slow_from = row.slow_from or routes.slow_from(row)
+            if seconds <= row.step_max:
+                if seconds <= slow_from or not captures.may_take(now):
+                    return
+                captures.take(now)
+            name = key if isinstance(key, AnswerName) else AnswerName(key or 0)
+            captures.add(row.name, seconds, now, name.status, name.error, user_id, request)
+            routes.slow_from(row)
 
         def cover(lane: int) -> int:
             """Have room for a bucket in the tables of routes; return it, or the lowest one."""
@@ -628,7 +662,7 @@ class Recorder:
                 deadline = min(number * step, minute) if self.is_serving else -inf
 
         def open_segment() -> None:
-            nonlocal gauges, lanes, routes, users, step_max, lowest, blocks
+            nonlocal gauges, lanes, routes, users, captures, step_max, lowest, blocks
             segment = self._membership.join().segment
             lanes = segment.table.lanes
             # Swapped before they are added up: a request that begins in between is not lost.
@@ -644,6 +678,7 @@ class Recorder:
             routes = RouteTables(segment, settings, rows, places, blocks, membership.reset)
             blocks = segment.blocks
             users = UserTable(segment, settings, known, membership.last_reset)
+            captures = Captures(segment, settings, self._clock, self.faults, membership.last_reset)
             self.faults.count_into(segment.header[Field.FAULTS : Field.FAULTS + 1])
             self.segment = segment
 
@@ -657,12 +692,15 @@ class Recorder:
                     assert users is not None
                     self.segment.table.restart_peaks(now)
                     routes.restart_peaks(now)
+                    assert captures is not None
                     users.clear()
+                    captures.clear()
                     step_max = 0.0
 
         def release() -> None:
             """Go back to the state before the first record."""
-            nonlocal gauges, in_flight, lanes, routes, users, deadline, minute, step_max, lowest
+            nonlocal gauges, in_flight, lanes, routes, users, captures
+            nonlocal deadline, minute, step_max, lowest
             self.segment = None
             self.on_release()
             self.is_serving = False
@@ -673,7 +711,7 @@ class Recorder:
             rows.clear()
             streams.clear()
             known.clear()
-            routes = users = None
+            routes = users = captures = None
 
         self.begin, self.end, self.fail = begin, end, fail
         self.abandon, self.cancel, self.streamed = abandon, cancel, streamed
