@@ -15,7 +15,7 @@ Nothing here is on the way of ordinary requests: `Row.limit` keeps them out.
 from __future__ import annotations
 
 import os
-from collections import Counter
+from bisect import insort
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -75,24 +75,21 @@ class CapturedRequest(Protocol):
 
 
 class RingEntry(NamedTuple):
-    """A captured request that is in the ring: what the choice of the one to go depends on.
+    """A captured request that is in the ring; the fastest is the lowest.
 
     Attributes:
-        row: Its place; -1: it is not in the ring yet.
-        ended: Monotonic seconds.
         seconds: How long it took.
-        group: Its route and the class of its status.
+        ended: When it ended, in monotonic seconds.
+        row: Its place in the ring; -1: it has none yet.
     """
 
-    row: int
-    ended: float
     seconds: float
-    group: tuple[Name, int]
+    ended: float
+    row: int
 
-    @classmethod
-    def of(cls, row: int, capture: Capture) -> RingEntry:
-        """Return it for a capture in that row."""
-        return cls(row, capture.ended, capture.seconds, (capture.name, capture.status // 100))
+
+# A route, and the class of the status.
+Group = tuple[Name, int]
 
 
 class Captures:
@@ -126,11 +123,24 @@ class Captures:
         self._second, self._left = -1, MOST_A_SECOND
         self._is_full = False  # there was no room for the ring
         self._ring: CaptureRing | None = None
-        self._kept: list[RingEntry] = []
+        self._groups: dict[Group, list[RingEntry]] = {}  # each from the fastest to the slowest
+        self._free: list[int] = []
+        self._earliest = 0.0  # none in the ring ended before that
         for chunk in segment.chunks:
             if chunk.kind is Kind.CAPTURES:
-                self._ring = CaptureRing(chunk.view, chunk.rows)
-                self._kept = [RingEntry.of(row, one) for row, one in self._ring.read().items()]
+                self._adopt(CaptureRing(chunk.view, chunk.rows))
+
+    def _adopt(self, ring: CaptureRing) -> None:
+        self._ring = ring
+        self._groups.clear()
+        self._earliest = 0.0
+        found = ring.read()
+        self._free = [row for row in reversed(range(ring.rows)) if row not in found]
+        for row, one in found.items():
+            self._put((one.name, one.status // 100), RingEntry(one.seconds, one.ended, row))
+
+    def _put(self, group: Group, entry: RingEntry) -> None:
+        insort(self._groups.setdefault(group, []), entry)
 
     def may_take(self, now: float) -> bool:
         """Return whether one more slow request may be captured at monotonic ``now``."""
@@ -178,11 +188,6 @@ class Captures:
         user: object,
         request: CapturedRequest | None,
     ) -> None:
-        # Not asked for the rest before it is sure that there is a place.
-        new = RingEntry(-1, now, seconds, (name.of_all(), status // 100))
-        row = self._place(new)
-        if row is None:
-            return
         if request is None:
             found = Evidence(now - seconds, trace=current_trace())
         else:
@@ -191,8 +196,12 @@ class Captures:
         if told is None and user is not None and "user" in self._wanted:
             told = str(user)
         trace = found.trace or Trace(NO_TRACE, NO_SPAN)
-        assert self._ring is not None
-        self._ring.write(
+        name = name.of_all()
+        ring = self._ring or self._make_ring()
+        row = self._place((name, status // 100), seconds, now)
+        if ring is None or row is None:
+            return
+        ring.write(
             row,
             Capture(
                 now,
@@ -204,7 +213,7 @@ class Captures:
                 found.in_flight,
                 trace.trace_id,
                 trace.span_id,
-                new.group[0],
+                name,
                 error or None,
                 found.request_id,
                 told,
@@ -212,39 +221,59 @@ class Captures:
                 found.query,
             ),
         )
-        self._kept.append(new._replace(row=row))
 
-    def _place(self, new: RingEntry) -> int | None:
+    def _place(self, group: Group, seconds: float, now: float) -> int | None:
         """Return a row of the ring for a request; None where others have all of them."""
-        ring = self._ring or self._make_ring()
-        if ring is None:
+        if not self._free:
+            self._expire(max(now - self._kept_for, self._last_reset()))
+        if self._free:
+            row = self._free.pop()
+            self._put(group, RingEntry(seconds, now, row))
+            return row
+        self._put(group, RingEntry(seconds, now, -1))
+        fullest = min(self._groups, key=lambda one: self._order(self._groups[one]))
+        row = self._groups[fullest].pop(0).row
+        if not self._groups[fullest]:
+            del self._groups[fullest]
+        if row < 0:
             return None
-        oldest = max(new.ended - self._kept_for, self._last_reset())
-        self._kept = kept = [one for one in self._kept if one.ended >= oldest]
-        if len(kept) < ring.rows:
-            return min(set(range(ring.rows)).difference(one.row for one in kept))
-        sizes = Counter(one.group for one in kept)
-        sizes[new.group] += 1
-        last = min([new, *kept], key=lambda one: (-sizes[one.group], one.seconds))
-        if last is new:
-            return None
-        kept.remove(last)
-        return last.row
+        self._groups[group].remove(RingEntry(seconds, now, -1))
+        self._put(group, RingEntry(seconds, now, row))
+        return row
+
+    @staticmethod
+    def _order(entries: list[RingEntry]) -> tuple[int, float]:
+        """Return by what it is decided which group gives one up: the lowest does."""
+        return -len(entries), entries[0].seconds
+
+    def _expire(self, oldest: float) -> None:
+        """Free the rows of requests that ended before a monotonic time."""
+        if oldest <= self._earliest:
+            return
+        for group, entries in list(self._groups.items()):
+            stay = [entry for entry in entries if entry.ended >= oldest]
+            self._free += [entry.row for entry in entries if entry.ended < oldest]
+            if stay:
+                self._groups[group] = stay
+            else:
+                del self._groups[group]
+        ends = (entry.ended for entries in self._groups.values() for entry in entries)
+        self._earliest = min(ends, default=oldest)
 
     def _make_ring(self) -> CaptureRing | None:
         if not self._is_full:
             try:
                 with self._segment.appended(Kind.CAPTURES, CAPTURE_ROWS, RECORD_BYTES) as chunk:
-                    self._ring = CaptureRing(chunk.view, chunk.rows)
+                    self._adopt(CaptureRing(chunk.view, chunk.rows))
             except OSError:
                 self._is_full = True
         return self._ring
 
     def clear(self) -> None:
         """Forget all of them."""
-        self._kept = []
         if self._ring is not None:
             self._ring.clear()
+            self._adopt(self._ring)
 
 
 def _until(at: float, start: float) -> float:

@@ -137,6 +137,22 @@ class Observe(Protocol):
         """Record a latency without a route; an error is the server's but with a status of 4xx."""
 
 
+class ObserveRoute(Protocol):
+    """`Recorder.observe_route`."""
+
+    def __call__(
+        self,
+        seconds: float,
+        is_error: bool,
+        route: str | None,
+        method: str,
+        key: AnswerKey,
+        user_id: object = None,
+        request: CapturedRequest | None = None,
+    ) -> None:
+        """Record a latency of a route."""
+
+
 class RecordRequest(Protocol):
     """`Recorder.record_request`."""
 
@@ -187,7 +203,7 @@ class Recorder:
     abandon: Callable[[int, str | None, str], float]
     record_request: RecordRequest
     observe: Observe
-    observe_route: Callable[[float, bool, str | None, str, AnswerKey], None]
+    observe_route: ObserveRoute
     cancel: Callable[[], None]
     streamed: Callable[[float, float, float, str | None, str], None]
     user: SawUser
@@ -330,7 +346,14 @@ class Recorder:
                     see(user_id, now)
             return now
 
-        def count_other(row: Row, seconds: float, key: AnswerKey, now: float = 0.0) -> None:
+        def count_other(
+            row: Row,
+            seconds: float,
+            key: AnswerKey,
+            now: float = 0.0,
+            user_id: object = None,
+            request: CapturedRequest | None = None,
+        ) -> None:
             """Count an answer that is not plain."""
             try:
                 answer = row.answers[key]
@@ -338,7 +361,7 @@ class Recorder:
                 answer = find_answer(row, key)
             row = answer.row
             if seconds > row.limit:
-                seconds = edge(seconds, row, now, key)
+                seconds = edge(seconds, row, now, key, user_id, request)
             try:
                 lane = ceil(log2(seconds) * 32.0 + 768.0)
             except ValueError:  # 0.0
@@ -458,7 +481,7 @@ class Recorder:
             if method is None and route is None:
                 observe(seconds, is_error, status)
             else:
-                observe_route(seconds, is_error, route, method or "", status)
+                observe_route(seconds, is_error, route, method or "", status, user_id)
             if user_id is not None:
                 user(user_id)
 
@@ -478,7 +501,13 @@ class Recorder:
                     lanes[server_errors] += 1.0
 
         def observe_route(
-            seconds: float, is_error: bool, route: str | None, method: str, key: AnswerKey
+            seconds: float,
+            is_error: bool,
+            route: str | None,
+            method: str,
+            key: AnswerKey,
+            user_id: object = None,
+            request: CapturedRequest | None = None,
         ) -> None:
             now = clock()
             if now >= deadline:
@@ -489,12 +518,12 @@ class Recorder:
             except KeyError:
                 row = find(route, method, status)
             if key != row.plain:
-                count_other(row, seconds, key, now)
+                count_other(row, seconds, key, now, user_id, request)
                 if not is_error or (status is not None and status >= errors_from):
                     return
             else:
                 if seconds > row.limit:
-                    seconds = edge(seconds, row, now, key)
+                    seconds = edge(seconds, row, now, key, user_id, request)
                 lane = ceil(log2(max(seconds, FLOOR_SECONDS)) * 32.0 + 768.0)
                 if lane < lowest:
                     cover(lane)
