@@ -60,6 +60,7 @@ class LocalServer:
             series=reading.series()["series"],
             alerts=get_alerts(self._server)[0],
             workers=reading.workers,
+            slowest=reading.slowest(),
             custom=[one.as_row("") for one in reading.server.instruments()],
             health=self._server.health(reading),
         )

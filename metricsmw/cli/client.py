@@ -95,7 +95,12 @@ CUSTOM = AnswerShape(
     numbers_or_null=("value", "count", "sum", "p50", "p95", "p99"),
     texts_by_name=("labels",),
 )
-
+SLOWEST = AnswerShape(
+    texts=("timestamp", "method", "route"),
+    numbers=("latency_ms", "latency_ttfb_ms", "pid"),
+    numbers_or_null=("status", "requests_in_flight"),
+    texts_or_null=("trace_id", "request_id", "error", "path", "query", "user"),
+)
 WORKERS = AnswerShape(
     texts=("state", "since"),
     numbers=(
@@ -135,6 +140,7 @@ class ServerAnswers:
     alerts: Sequence[Fields] = ()
     custom: Sequence[Fields] = ()
     workers: Sequence[Fields] = ()
+    slowest: Sequence[Fields] = ()
     health: Fields = field(default_factory=dict)
 
 
@@ -233,6 +239,7 @@ class MetricsClient:
             self._rows("/alerts", "alerts", ALERTS, end),
             self._rows("/custom", "custom", CUSTOM, end),
             self._rows("/workers", "workers", WORKERS, end),
+            self._rows("/slowest", "slowest", SLOWEST, end),
         )
 
     def _rows(self, path: str, part: str, shape: AnswerShape, end: float) -> list[Fields]:

@@ -1,4 +1,4 @@
-"""Panels of `metricsmw top`: the workers, the app's own numbers, an attached server's health.
+"""Panels of `metricsmw top`: workers, slow requests, the app's own numbers, a server's health.
 
 The texts of others are plain here, too.
 """
@@ -83,6 +83,26 @@ def _ago(seconds: float | None) -> str:
     if seconds < MINUTE:
         return f"{seconds:.0f} s"
     return f"{seconds / MINUTE:.0f} min" if seconds < 100 * MINUTE else f"{seconds / HOUR:.0f} h"
+
+
+def slowest_panel(slowest: Sequence[Fields]) -> Table:
+    """Return the captured requests, slowest first, with what leads to their traces and logs."""
+    table = _table("Slow request", "Trace, or id", "ms", "Status", "At", "Worker", "In flight")
+    for row in slowest[:MOST_ROWS]:
+        what = f"{row['method']} {row['path'] or row['route']}"
+        if row["query"]:
+            what += f"?{row['query']}"
+        status = row["error"] or row["status"]
+        table.add_row(
+            Text(plain(what), no_wrap=True, overflow="ellipsis"),
+            Text(plain(row["trace_id"] or row["request_id"] or "-"), style="dim"),
+            number(row["latency_ms"]),
+            Text("-" if status is None else plain(str(status))),
+            plain(row["timestamp"])[11:19],
+            str(row["pid"]),
+            number(row["requests_in_flight"]),
+        )
+    return _with_rest(table, len(slowest))
 
 
 def custom_panel(custom: Sequence[Fields]) -> Table:

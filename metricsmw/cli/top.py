@@ -41,7 +41,7 @@ from metricsmw.cli.client import (
     late,
 )
 from metricsmw.cli.output import complain
-from metricsmw.cli.panels import custom_panel, health_lines, workers_panel
+from metricsmw.cli.panels import custom_panel, health_lines, slowest_panel, workers_panel
 from metricsmw.cli.text import number, plain, sparkline
 
 try:
@@ -114,7 +114,7 @@ KEYS = (
     "q quit   ↑ ↓ scroll   sort by n route · r requests · e errors · 5 P50 · p P95 · 9 P99 · "
     "s slowest; again to reverse"
 )
-PANEL_KEYS = {"w": "w workers", "c": "c the app's own numbers"}
+PANEL_KEYS = {"w": "w workers", "l": "l slow requests", "c": "c the app's own numbers"}
 
 
 @dataclass
@@ -164,6 +164,7 @@ def run(options: argparse.Namespace) -> int:
                 "alerts": snapshot.alerts,
                 "custom": snapshot.custom,
                 "workers": snapshot.workers,
+                "slowest": snapshot.slowest,
             }
             if snapshot.health:
                 told["health"] = snapshot.health
@@ -173,7 +174,7 @@ def run(options: argparse.Namespace) -> int:
             # A file or a pipe has no width of its own.
             width = None if sys.stdout.isatty() else PIPE_WIDTH
             console = Console(highlight=False, width=width)
-            view.panels = {"w", "c"}
+            view.panels = set(PANEL_KEYS)
             console.print(render(snapshot, view, console.width))
         else:
             _live(server, snapshot, view)
@@ -299,6 +300,8 @@ def render(
         parts.append(_sparks(snapshot.series, max(width - BESIDE_BARS, 10)))
     if "w" in view.panels and snapshot.workers:
         parts.append(workers_panel(snapshot.workers, width))
+    if "l" in view.panels and snapshot.slowest:
+        parts.append(slowest_panel(snapshot.slowest))
     if "c" in view.panels and snapshot.custom:
         parts.append(custom_panel(snapshot.custom))
     routes = view.sorted(snapshot.routes)
@@ -307,7 +310,7 @@ def render(
     if rows is not None:
         hidden = len(routes) - len(shown)
         more = f"{hidden} more routes   " if hidden else ""
-        panels = {"w": snapshot.workers, "c": snapshot.custom}
+        panels = {"w": snapshot.workers, "l": snapshot.slowest, "c": snapshot.custom}
         keys = " · ".join([KEYS, *(PANEL_KEYS[key] for key, found in panels.items() if found)])
         parts.append(Text(more + keys, style="dim"))
     return Group(*parts)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from kits.handlers import SLOW_REQUEST
 from kits.servers import APPS_ROOT, Server, serve, wait_until
 
 pytest.importorskip("rich")
@@ -277,6 +278,7 @@ def test_json(server: Server) -> None:
     assert {row["route"] for row in told["routes"]} == {"/fast", "/items/{number:int}", "/fail"}
     assert told["metrics"]["latency_ttfb_p95_ms"] > 0
     assert sum(row["requests"] for row in told["workers"]) == told["metrics"]["total_requests"]
+    assert list(told["slowest"][0]) == SLOW_REQUEST
 
 
 def test_exit_codes(server: Server) -> None:
@@ -319,10 +321,12 @@ def test_names_cannot_write_to_the_terminal() -> None:
     alert = {"type": evil, "state": "firing", "field": evil, "route": evil, "value": 1}
     alert |= {"comparison": ">", "threshold": 0, "since": evil}
     routes = [{**row, "method": "GET\x1b", "route": evil}]
-    snapshot = client.ServerAnswers({"timestamp": evil}, routes, [], [alert])
+    slow = {**SLOW, **dict.fromkeys(client.SLOWEST.texts_or_null, evil), "timestamp": evil}
+    slowest = [slow, {**slow, "path": None, "route": evil, "trace_id": None, "error": None}]
+    snapshot = client.ServerAnswers({"timestamp": evil}, routes, [], [alert], slowest=slowest)
     console = Console(width=160, force_terminal=True, color_system=None)
     with console.capture() as caught:
-        console.print(top.render(snapshot, top.View("http://h"), 160))
+        console.print(top.render(snapshot, top.View("http://h", panels={"l"}), 160))
     assert not set(caught.get()) & set("\x1b\x07\r\u202e\x9b")
     assert "[bold red]x[/]" in caught.get()
 
@@ -355,6 +359,17 @@ WORKER: dict[str, object] = {
     **dict.fromkeys(client.WORKERS.numbers[1:], 1),
     **dict.fromkeys(client.WORKERS.numbers_or_null),
 }
+SLOW: dict[str, object] = {
+    "timestamp": "2026-01-25T01:12:00+00:00",
+    "method": "GET",
+    "route": "/a",
+    "status": 200,
+    "latency_ms": 1234.5,
+    "latency_ttfb_ms": 1234.5,
+    "pid": 77,
+    "requests_in_flight": None,
+    **dict.fromkeys(client.SLOWEST.texts_or_null),
+}
 GOOD: dict[str, object] = {
     "/current": {"metrics": SNAPSHOT},
     "/routes": {"routes": [ROUTE]},
@@ -362,6 +377,7 @@ GOOD: dict[str, object] = {
     "/alerts": {"alerts": [ALERT]},
     "/custom": {"custom": [OWN]},
     "/workers": {"workers": [WORKER, {**WORKER, "pid": 8, "state": "running", "differs": []}]},
+    "/slowest": {"slowest": [SLOW]},
 }
 
 
@@ -460,6 +476,8 @@ def test_good_answers_are_taken(strange: Callable[..., str]) -> None:
         ("/workers", {"workers": [{**WORKER, "pid": None}]}, "pid is no number"),
         ("/workers", {"workers": [{**WORKER, "cpu_pct": "9"}]}, "cpu_pct is no number"),
         ("/workers", {"workers": [{**WORKER, "differs": [1]}]}, "differs are no texts"),
+        ("/slowest", {"slowest": [{**SLOW, "trace_id": 1}]}, "trace_id is no text"),
+        ("/slowest", {"slowest": [{**SLOW, "pid": None}]}, "pid is no number"),
     ],
 )
 def test_an_answer_of_another_shape_is_one_sentence(
@@ -591,6 +609,30 @@ def test_alerts_and_scrolling() -> None:
     assert shown("\x1b[6~" * 9)[-1] == "/39"
     assert len(shown("")) == len(first)
     assert shown("\x1b[5~" * 9) == first
+
+
+def test_slow_requests_are_a_panel() -> None:
+    from rich.console import Console
+
+    rows = [{**SLOW, "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736"}, {**SLOW, "request_id": "id"}]
+    snapshot, view = client.ServerAnswers({}, [], [], slowest=rows * 5), top.View("http://h")
+
+    def shown(keys: str) -> str:
+        view.press(keys)
+        console = Console(width=120, height=40, color_system=None)
+        with console.capture() as caught:
+            console.print(top.fitting(console, snapshot, view))
+        return caught.get()
+
+    assert "slow requests" in shown("")
+    assert "Slow request" not in shown("")
+    panel = shown("l")
+    first, second = [line.split() for line in panel.splitlines() if "GET /a" in line][:2]
+    shown_of_it = "GET /a 4bf92f3577b34da6a3ce929d0e0e4736 1,234.5 200 01:12:00 77 -"
+    assert " ".join(first) == shown_of_it
+    assert second[2] == "id"
+    assert "… and 2 more" in panel
+    assert "Slow request" not in shown("l")
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,23 @@ ROUTE = [
     "request_rate_rpm",
     "time_share_pct",
 ]
+SLOW_REQUEST = [
+    "timestamp",
+    "method",
+    "route",
+    "status",
+    "latency_ms",
+    "latency_ttfb_ms",
+    "pid",
+    "requests_in_flight",
+    "trace_id",
+    "span_id",
+    "request_id",
+    "error",
+    "path",
+    "query",
+    "user",
+]
 
 # Each has one method. Signing in and the widget's file are asked for apart, and so is the stream.
 ROUTES = {

@@ -82,6 +82,7 @@ READ_ROUTES = [
     "/health",
     "/routes",
     "/errors",
+    "/slowest",
     "/custom",
     "/workers",
     "/alerts",

@@ -26,6 +26,7 @@ READ = {
     "/prometheus",
     "/routes",
     "/series",
+    "/slowest",
     "/statistics",
     "/workers",
 }

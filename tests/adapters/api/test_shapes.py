@@ -15,6 +15,7 @@ from kits.handlers import (
     COMPONENTS,
     CONFIGURATION,
     ROUTE,
+    SLOW_REQUEST,
     SNAPSHOT,
     TOTALS,
     ask,
@@ -175,6 +176,20 @@ class TestShapes:
         assert (row["requests"], row["error_rate_pct"], row["server_error_rate_pct"]) == (2, 50, 50)
         assert (row["last_request_seconds"], row["seen_seconds"]) == (0, 0)
         assert_utc(row["since"])
+
+    def test_slowest(self, handlers: Handlers) -> None:
+        response = ask(handlers, "/slowest", query="route=/items/{id}&method=GET&limit=1")
+        body = body_of(response)
+        assert response.status == 200
+        assert list(body) == ["success", "slowest", "count", "timestamp"]
+        assert body["count"] == 1
+        [row] = body["slowest"]
+        assert list(row) == SLOW_REQUEST
+        assert (row["method"], row["route"]) == ("GET", "/items/{id}")
+        assert body_of(ask(handlers, "/slowest"))["count"] == 2
+        assert body_of(ask(handlers, "/slowest", query="method=PUT"))["slowest"] == []
+        message = "limit must be a whole number from 1 to 1000, not '0'"
+        assert_error(ask(handlers, "/slowest", query="limit=0"), 400, message)
 
     def test_reset(self, handlers: Handlers, monitor: MetricsMonitor) -> None:
         response = ask(handlers, "/reset", "POST")
