@@ -607,8 +607,10 @@ class Recorder:
                 if seconds <= slow_from or not captures.may_take(now):
                     return
                 captures.take(now)
-            name = key if isinstance(key, AnswerName) else AnswerName(key or 0)
-            captures.add(row.name, seconds, now, name.status, name.error, user_id, request)
+            status, _, error = key if isinstance(key, AnswerName) else (key or 0, "", "")
+            if isinstance(status, Known):
+                error = status.raised.text.type
+            captures.add(row.name, seconds, now, int(status), error, user_id, request)
             routes.slow_from(row)
 
         def cover(lane: int) -> int:
