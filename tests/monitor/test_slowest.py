@@ -63,7 +63,7 @@ class Model:
         self.rows: dict[tuple[str, bool], Row] = defaultdict(Row)
         self.captured: list[tuple[float, float, str, int]] = []
         self.taken: dict[int, int] = defaultdict(int)
-        self.step = -1  # that of the last request
+        self.step = -1  # that of the last request; -1: there was none
         self.since = 0  # the first step that has nothing from before a reset
         self.plain: dict[str, int] = {}
 
@@ -85,8 +85,10 @@ class Model:
         row.step_max = max(row.step_max, seconds)
         row.latencies[step].append(seconds)
 
-    def reset(self) -> None:
+    def reset(self, now: float) -> None:
         self.captured.clear()
+        if self.step < 0:  # the reset has opened the segment
+            self.step = int(now // ROUTE_STEP)
         self.since = self.step + 1
         for row in self.rows.values():
             row.step_max = row.slow_from = 0.0
@@ -109,7 +111,7 @@ def test_what_must_be_captured_is_and_nothing_else(
             clock.advance(pause)
             if number == reset_at:
                 monitor.reset_statistics()
-                model.reset()
+                model.reset(clock.now)
             for _ in range(times):
                 monitor.record_request(seconds * 1000, method="GET", route=route, status=status)
                 model.record(clock.now, seconds * 1000 * 0.001, route, status)
