@@ -323,10 +323,10 @@ class Recorder:
             except KeyError:
                 row = find(route, method, status)
             if status != row.plain:
-                count_other(row, seconds, status)
+                count_other(row, seconds, status, now, user_id)
             else:
                 if seconds > row.limit:
-                    seconds = edge(seconds, row)
+                    seconds = edge(seconds, row, now, status, user_id)
                 try:
                     lane = ceil(log2(seconds) * 32.0 + 768.0)
                 except ValueError:  # 0.0
