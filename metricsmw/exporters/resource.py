@@ -1,8 +1,8 @@
 """The attributes of the server itself: what OpenTelemetry calls its resource.
 
-``service.name`` comes from OTEL_SERVICE_NAME, else from OTEL_RESOURCE_ATTRIBUTES, else it is
-``unknown_service:`` and the program's name, as the specification has it. One server is one
-``service.instance.id``, the same in all of its workers.
+``service.name`` comes from OTEL_SERVICE_NAME, else from OTEL_RESOURCE_ATTRIBUTES, else it is the
+name that the monitor was given, else ``unknown_service:`` and the program's name, as the
+specification has it. One server is one ``service.instance.id``, the same in all of its workers.
 """
 
 from __future__ import annotations
@@ -28,20 +28,21 @@ _BROKEN = re.compile(r"%(?![0-9a-fA-F]{2})")
 _complained: set[str] = set()
 
 
-def resource_attributes(directory: Path | None) -> dict[str, str]:
+def resource_attributes(directory: Path | None, name: str = "") -> dict[str, str]:
     """Return the server's attributes.
 
     Args:
         directory: That of the server's workers; None for a monitor that is private to its process.
+        name: The application's, as the monitor was given it; "": none.
     """
     program = os.path.basename(sys.executable or "python")
     attributes = {
-        "service.name": f"unknown_service:{program}",
+        "service.name": name or f"unknown_service:{program}",
         "service.instance.id": _instance(directory),
     }
     attributes.update(parse_attributes(os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")))
-    if name := os.environ.get("OTEL_SERVICE_NAME", "").strip():
-        attributes["service.name"] = name
+    if service := os.environ.get("OTEL_SERVICE_NAME", "").strip():
+        attributes["service.name"] = service
     return attributes
 
 

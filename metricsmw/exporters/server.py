@@ -77,7 +77,7 @@ def exposition(monitor: MetricsMonitor, of: Reading | None = None) -> Exposition
     wall = monitor.clock.time()
     started = unix_time(directory, reading.started, reading.period.now, wall)
     return Exposition(
-        resource_attributes(None if directory is None else directory.path),
+        resource_attributes(getattr(directory, "path", None), monitor.settings.name),
         [
             *_server(reading, started),
             *_routes(reading.route_totals(), started),

@@ -286,6 +286,8 @@ def test_the_service_is_named_as_opentelemetry_has_it(
     monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert exposition(monitor).resource["service.name"].startswith("unknown_service:")
+    with MetricsMonitor(name="kiosk", clock=monitor.clock) as named:
+        assert exposition(named).resource["service.name"] == "kiosk"
     monkeypatch.setenv(
         "OTEL_RESOURCE_ATTRIBUTES", "service.name=a,service.version=1.2, deployment=caf%C3%A9"
     )
