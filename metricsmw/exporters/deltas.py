@@ -101,7 +101,10 @@ def since(now: Exposition, sent: Sent) -> Exposition:
             numbers = [_number(family.name, point, sent) for point in family.points]
             families.append(replace(family, points=numbers))
         elif isinstance(family, HistogramFamily):
-            points = [_histogram(family.name, point, sent) for point in family.points]
+            points = [
+                _new_exemplars(_histogram(family.name, point, sent), sent.at)
+                for point in family.points
+            ]
             families.append(replace(family, points=points))
         else:
             families.append(family)
@@ -114,6 +117,13 @@ def _number(name: str, point: NumberPoint, sent: Sent) -> NumberPoint:
     if before is None or began_anew or before > point.value:
         return point
     return replace(point, value=point.value - before, started=sent.at)
+
+
+def _new_exemplars(point: HistogramPoint, after: float) -> HistogramPoint:
+    """Return the point with the exemplars of after a Unix time."""
+    if not point.exemplars:
+        return point
+    return replace(point, exemplars=[one for one in point.exemplars if one.time > after])
 
 
 def _histogram(name: str, point: HistogramPoint, sent: Sent) -> HistogramPoint:

@@ -36,8 +36,10 @@ from metricsmw.engine.storage.lanes import in_use
 from metricsmw.engine.storage.layout import Field, Kind
 from metricsmw.engine.storage.routes import RouteTotal
 from metricsmw.engine.workers.surroundings import HERE
+from metricsmw.exporters.exemplars import Exemplars
 from metricsmw.exporters.model import (
     CounterFamily,
+    Exemplar,
     Exposition,
     Family,
     GaugeFamily,
@@ -76,11 +78,12 @@ def exposition(monitor: MetricsMonitor, of: Reading | None = None) -> Exposition
     directory = monitor.shared_directory
     wall = monitor.clock.time()
     started = unix_time(directory, reading.started, reading.period.now, wall)
+    exemplars = Exemplars(reading.traced)
     return Exposition(
         resource_attributes(getattr(directory, "path", None), monitor.settings.name),
         [
-            *_server(reading, started),
-            *_routes(reading.route_totals(), started),
+            *_server(reading, exemplars, started),
+            *_routes(reading.route_totals(), exemplars, started),
             *_gauges(reading, started, monitor.settings.user_timeout_seconds),
             *_processes(reading),
             *_instruments(reading.instruments(), monitor.instruments.help_of, started),
@@ -88,13 +91,13 @@ def exposition(monitor: MetricsMonitor, of: Reading | None = None) -> Exposition
     )
 
 
-def _server(reading: ServerReading, started: float) -> Iterator[Family]:
+def _server(reading: ServerReading, exemplars: Exemplars, started: float) -> Iterator[Family]:
     """Yield what is counted of all requests, with a route or without one."""
     yield HistogramFamily(
         "metricsmw.request.duration",
         "s",
         "Duration of all requests of the server, at the highest resolution there is.",
-        [_point({}, reading.total.histogram, SCALE, FIRST, started)],
+        [_point({}, reading.total.histogram, SCALE, FIRST, started, exemplars.of_server)],
     )
     yield CounterFamily(
         "metricsmw.requests",
@@ -116,7 +119,7 @@ def _server(reading: ServerReading, started: float) -> Iterator[Family]:
     )
 
 
-def _routes(totals: Iterable[RouteTotal], started: float) -> Iterator[Family]:
+def _routes(totals: Iterable[RouteTotal], exemplars: Exemplars, started: float) -> Iterator[Family]:
     """Yield what is counted of the rows of the per-route table."""
     durations: list[HistogramPoint] = []
     errors: list[NumberPoint] = []
@@ -126,11 +129,15 @@ def _routes(totals: Iterable[RouteTotal], started: float) -> Iterator[Family]:
         parts = list(group)
         attributes = _attributes(name)
         points = durations if name.times is Times.ALL else streams[name.times]
+        traced = exemplars.of(name, (part.answer for part in parts if part.histogram))
         for part in parts:
             if part.histogram:
                 told = _answer(part.answer) if name.times is Times.ALL else {}
                 all_ = {**attributes, **told}
-                points.append(_point(all_, part.histogram, ROUTE_SCALE, ROUTE_FIRST, started))
+                of_part = traced.get(part.answer, ())
+                points.append(
+                    _point(all_, part.histogram, ROUTE_SCALE, ROUTE_FIRST, started, of_part)
+                )
         if name.times is Times.ALL:
             failed = sum(part.errors for part in parts)
             gone = sum(part.abandoned for part in parts)
@@ -192,7 +199,12 @@ def _answer(answer: AnswerName) -> dict[str, str]:
 
 
 def _point(
-    attributes: Mapping[str, str], histogram: int, scale: int, lowest: int, started: float
+    attributes: Mapping[str, str],
+    histogram: int,
+    scale: int,
+    lowest: int,
+    started: float,
+    exemplars: Sequence[Exemplar] = (),
 ) -> HistogramPoint:
     """Return a histogram of the buckets' lanes, ``lowest`` being the index of the first of all."""
     skipped, counts = in_use(histogram)
@@ -201,7 +213,7 @@ def _point(
     for lane, count in enumerate(counts, skipped):
         if count:
             total += count * values[lane]
-    return HistogramPoint(attributes, scale, lowest + skipped, counts, total, started)
+    return HistogramPoint(attributes, scale, lowest + skipped, counts, total, started, exemplars)
 
 
 def _gauges(reading: ServerReading, started: float, user_timeout: float) -> Iterator[Family]:

@@ -301,6 +301,11 @@ class ServerReading:
         routes.hold_to(max_routes)
         return Counts.of_route(routes.lanes.get(name, 0), routes.peaks.get(name, 0.0))
 
+    @lazy
+    def traced(self) -> list[Capture]:
+        """Return those of them that have a trace id."""
+        return list(self._gather(lambda segment: segment.captures(traced=True)))
+
     def instruments(self) -> list[InstrumentSeries]:
         """Return the app's own numbers, over all workers, since the start or the last reset."""
         return self._instruments
