@@ -63,6 +63,7 @@ class LocalServer:
             slowest=reading.slowest(),
             custom=[one.as_row("") for one in reading.server.instruments()],
             health=self._server.health(reading),
+            errors=reading.errors(),
         )
 
     def fetch_aside(self) -> Future[ServerAnswers]:

@@ -44,6 +44,9 @@ class AnswerShape:
     numbers_or_null: tuple[str, ...] = ()
     texts_by_name: tuple[str, ...] = ()
     lists_of_texts: tuple[str, ...] = ()
+    lists_of_numbers: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    objects_or_null: tuple[tuple[str, AnswerShape], ...] = ()
 
     def check(self, row: object) -> None:
         """Raise `ValueError` for a row that is not so."""
@@ -69,6 +72,16 @@ class AnswerShape:
             found = row.get(name)
             if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
                 raise ValueError(f"{name} are no texts")
+        for name in self.lists_of_numbers:
+            found = row.get(name)
+            if not isinstance(found, list) or not all(map(is_number, found)):
+                raise ValueError(f"{name} are no numbers")
+        for name in self.flags:
+            if not isinstance(row.get(name), bool):
+                raise ValueError(f"{name} is neither true nor false")
+        for name, shape in self.objects_or_null:
+            if row.get(name) is not None:
+                shape.check(row[name])
 
 
 METRICS = AnswerShape(texts=("timestamp",), numbers=NUMERIC_FIELDS)
@@ -120,6 +133,14 @@ WORKERS = AnswerShape(
     ),
     lists_of_texts=("differs",),
 )
+ERRORS = AnswerShape(
+    texts=("type", "last_seen"),
+    numbers=("count",),
+    lists_of_texts=("routes",),
+    lists_of_numbers=("bars",),
+    flags=("new",),
+    objects_or_null=(("where", AnswerShape(texts=("module", "function"), numbers=("line",))),),
+)
 
 
 class TopError(Exception):
@@ -142,6 +163,7 @@ class ServerAnswers:
     workers: Sequence[Fields] = ()
     slowest: Sequence[Fields] = ()
     health: Fields = field(default_factory=dict)
+    errors: Sequence[Fields] = ()
 
 
 def late(base: str, seconds: float) -> TopError:
@@ -240,6 +262,7 @@ class MetricsClient:
             self._rows("/custom", "custom", CUSTOM, end),
             self._rows("/workers", "workers", WORKERS, end),
             self._rows("/slowest", "slowest", SLOWEST, end),
+            errors=self._rows("/errors", "errors", ERRORS, end),
         )
 
     def _rows(self, path: str, part: str, shape: AnswerShape, end: float) -> list[Fields]:

@@ -40,6 +40,7 @@ from metricsmw.cli.client import (
     TopError,
     late,
 )
+from metricsmw.cli.errors_panel import errors_panel
 from metricsmw.cli.output import complain
 from metricsmw.cli.panels import custom_panel, health_lines, slowest_panel, workers_panel
 from metricsmw.cli.text import number, plain, sparkline
@@ -114,7 +115,12 @@ KEYS = (
     "q quit   ↑ ↓ scroll   sort by n route · r requests · e errors · 5 P50 · p P95 · 9 P99 · "
     "s slowest; again to reverse"
 )
-PANEL_KEYS = {"w": "w workers", "l": "l slow requests", "c": "c the app's own numbers"}
+PANEL_KEYS = {
+    "w": "w workers",
+    "l": "l slow requests",
+    "x": "x kinds of error",
+    "c": "c the app's own numbers",
+}
 
 
 @dataclass
@@ -165,6 +171,7 @@ def run(options: argparse.Namespace) -> int:
                 "custom": snapshot.custom,
                 "workers": snapshot.workers,
                 "slowest": snapshot.slowest,
+                "errors": snapshot.errors,
             }
             if snapshot.health:
                 told["health"] = snapshot.health
@@ -302,6 +309,8 @@ def render(
         parts.append(workers_panel(snapshot.workers, width))
     if "l" in view.panels and snapshot.slowest:
         parts.append(slowest_panel(snapshot.slowest))
+    if "x" in view.panels and snapshot.errors:
+        parts.append(errors_panel(snapshot.errors))
     if "c" in view.panels and snapshot.custom:
         parts.append(custom_panel(snapshot.custom))
     routes = view.sorted(snapshot.routes)
@@ -310,7 +319,12 @@ def render(
     if rows is not None:
         hidden = len(routes) - len(shown)
         more = f"{hidden} more routes   " if hidden else ""
-        panels = {"w": snapshot.workers, "l": snapshot.slowest, "c": snapshot.custom}
+        panels = {
+            "w": snapshot.workers,
+            "l": snapshot.slowest,
+            "x": snapshot.errors,
+            "c": snapshot.custom,
+        }
         keys = " · ".join([KEYS, *(PANEL_KEYS[key] for key, found in panels.items() if found)])
         parts.append(Text(more + keys, style="dim"))
     return Group(*parts)

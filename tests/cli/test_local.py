@@ -28,6 +28,10 @@ def work(monitor: MetricsMonitor) -> None:
     for _ in range(3):
         monitor.record_request(5, method="GET", route="/\x1b[31mred")
     monitor.gauge("depth", "Depth", unit="m").set(4)
+    try:
+        raise KeyError("secret")
+    except KeyError as error:
+        monitor.recorder.errors.raised(error, 500, "/\x1b[31mred", "GET")
 
 
 @pytest.fixture
@@ -76,15 +80,29 @@ def test_ls_of_a_folder(
 def test_top_by_the_process_of_a_worker(workers: Crew, capsys: pytest.CaptureFixture[str]) -> None:
     pid = str(workers.workers[1].pid)
     answer = said(capsys, "top", "--json", pid)
-    assert set(answer) == {"metrics", "routes", "alerts", "workers", "custom", "health"}
+    assert set(answer) == {
+        "metrics",
+        "routes",
+        "alerts",
+        "workers",
+        "custom",
+        "errors",
+        "slowest",
+        "health",
+    }
     assert answer["metrics"]["total_requests"] == 6
     assert answer["routes"][0]["requests"] == 6
     assert answer["metrics"]["latency_ttfb_p95_ms"] > 0
     assert [row["value"] for row in answer["custom"]] == [8]
+    ((kind, count, pids),) = [
+        (row["type"], row["count"], row["workers"]) for row in answer["errors"]
+    ]
+    assert (kind, count) == ("KeyError", 2)
+    assert pids == sorted(worker.pid for worker in workers.workers)
     assert answer["health"]["components"]["workers"] == "operational"
     assert main(["top", "--once", pid]) == 0
     shown = capsys.readouterr().out
-    for text in (pid, "running", "depth", "�[31mred"):
+    for text in (pid, "running", "depth", "�[31mred", "KeyError", "work:"):
         assert text in shown
     assert "\x1b" not in shown
 

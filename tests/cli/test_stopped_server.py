@@ -28,6 +28,7 @@ def server() -> Iterator[Server]:
     with serve("gunicorn", "apps.flask_app:app", workers=2, env=environment) as server:
         for _ in range(4):
             server.get("/hello")
+        server.get("/raise")
         wait_until(lambda: health(server)["workers"] == 2, "both workers")
         yield server
 
@@ -77,10 +78,12 @@ def test_while_every_worker_is_stopped(server: Server, capsys: pytest.CaptureFix
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
-    assert answer["metrics"]["total_requests"] == 4
+    assert answer["metrics"]["total_requests"] == 5
     assert [one["pid"] for one in answer["workers"]] == pids
+    ((kind, where),) = [(one["type"], one["where"]["function"]) for one in answer["errors"]]
+    assert (kind, where) == ("RuntimeError", "raise_")
     assert row["stopped_workers"] == row["workers"] == 2
     assert row["name"] == "gunicorn"
     assert row["command"].startswith("gunicorn apps.flask_app:app")
     assert health(server) == before
-    assert said(capsys, "top", "--json", str(pids[0]))["metrics"]["total_requests"] == 4
+    assert said(capsys, "top", "--json", str(pids[0]))["metrics"]["total_requests"] == 5

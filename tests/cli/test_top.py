@@ -370,12 +370,22 @@ SLOW: dict[str, object] = {
     "requests_in_flight": None,
     **dict.fromkeys(client.SLOWEST.texts_or_null),
 }
+ERROR: dict[str, object] = {
+    "type": "shop.DeclinedError\x1b[31m",
+    "where": {"module": "shop.pay\u202e", "function": "<b>charge</b>", "line": 1041},
+    "count": 12,
+    "bars": [0, 3, 9],
+    "last_seen": "2026-01-25T01:12:00+00:00",
+    "routes": ["POST /pay\x1b"],
+    "new": True,
+}
 GOOD: dict[str, object] = {
     "/current": {"metrics": SNAPSHOT},
     "/routes": {"routes": [ROUTE]},
     "/series": {"series": [{"request_rate_rpm": 1, "error_rate_pct": 0, "latency_p95_ms": None}]},
     "/alerts": {"alerts": [ALERT]},
     "/custom": {"custom": [OWN]},
+    "/errors": {"errors": [ERROR, {**ERROR, "where": None, "new": False, "type": "HTTP 503"}]},
     "/workers": {"workers": [WORKER, {**WORKER, "pid": 8, "state": "running", "differs": []}]},
     "/slowest": {"slowest": [SLOW]},
 }
@@ -439,8 +449,15 @@ def test_good_answers_are_taken(strange: Callable[..., str]) -> None:
 
     assert "orders{shop=north\ufffd}" in shown("c")
     assert "orders" not in shown("cc")
-    assert "app's own numbers" in shown("")
+    assert "c the app's own numbers" in " ".join(shown("").split())
     assert "w workers" in shown("")
+    assert "x kinds of error" in " ".join(shown("").split())
+    errors = [line for line in shown("x").splitlines() if "HTTP 503" in line or "shop" in line]
+    assert errors[0].split() == [
+        *("▲", "shop.DeclinedError\ufffd[31m", "<b>charge</b>:1041", "shop.pay\ufffd", "12"),
+        *("▁▃█", "01:12:00", "POST", "/pay\ufffd"),
+    ]
+    assert errors[1].split()[:3] == ["HTTP", "503", "-"]
     workers = [line for line in shown("w").splitlines() if re.match(r" ?(4711|8)\b", line)]
     assert [line.split()[:2] for line in workers] == [["4711", "spins\ufffd"], ["8", "running"]]
     assert ["▲" in line for line in workers] == [True, False]
@@ -473,6 +490,11 @@ def test_good_answers_are_taken(strange: Callable[..., str]) -> None:
         ("/alerts", {"alerts": [{"state": "firing"}]}, "type is no text"),
         ("/custom", {"custom": [{**OWN, "value": "7"}]}, "value is no number"),
         ("/custom", {"custom": [{**OWN, "labels": {"a": 1}}]}, "labels are no texts by name"),
+        ("/errors", {"errors": [{**ERROR, "type": None}]}, "type is no text"),
+        ("/errors", {"errors": [{**ERROR, "bars": ["9"]}]}, "bars are no numbers"),
+        ("/errors", {"errors": [{**ERROR, "new": 1}]}, "new is neither true nor false"),
+        ("/errors", {"errors": [{**ERROR, "where": [1]}]}, "no object"),
+        ("/errors", {"errors": [{**ERROR, "where": {"line": 1}}]}, "module is no text"),
         ("/workers", {"workers": [{**WORKER, "pid": None}]}, "pid is no number"),
         ("/workers", {"workers": [{**WORKER, "cpu_pct": "9"}]}, "cpu_pct is no number"),
         ("/workers", {"workers": [{**WORKER, "differs": [1]}]}, "differs are no texts"),
