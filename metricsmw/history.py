@@ -34,7 +34,14 @@ from metricsmw.engine.reading.database import (
     read_rows,
     read_spans,
 )
-from metricsmw.engine.reading.route_minutes import RouteMinute, RouteTotals, read_route
+from metricsmw.engine.reading.route_minutes import (
+    RouteMinute,
+    RouteSpan,
+    RouteTotals,
+    read_route,
+    read_table,
+    table_rows,
+)
 from metricsmw.engine.storage.keys import Name
 from metricsmw.engine.workers.job import ServerJob
 from metricsmw.engine.workers.membership import ServerMember
@@ -267,6 +274,25 @@ class SQLiteHistory:
         return self._read(
             lambda database: read_route(
                 database, name, self._since(database, since), until, step, self._most_rows
+            )
+        )
+
+    def route_table(self, since: float, until: float) -> list[RouteSpan]:
+        """Return what each route counted in some time, the busiest first.
+
+        Of a route that was not always among the busiest, what it counted then is missing.
+
+        Args:
+            since: Unix time after which its minutes are.
+            until: Unix time of the last one at most.
+
+        Raises:
+            sqlite3.Error: The database cannot be read.
+            OSError: The database cannot be read.
+        """
+        return self._read(
+            lambda database: table_rows(
+                *read_table(database, self._since(database, since), until, self._most_rows)
             )
         )
 

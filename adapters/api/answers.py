@@ -50,7 +50,7 @@ from .events import event_rows
 from .messages import Request, Response
 from .parameters import BadRequestError, minutes_in, named_route, parameter, whole
 from .policies import bears
-from .summaries import route_history_of, summary_of
+from .summaries import route_history_of, routes_of, summary_of
 
 require_serving()
 
@@ -80,6 +80,11 @@ def _history(monitor: MetricsMonitor, request: Request) -> Response:
     named = named_route(request.query, "history")
     if named is not None:
         return _success({**route_history_of(monitor, *named, minutes, step)})
+    by = parameter(request.query, "by")
+    if by == "route":
+        return _success({**routes_of(monitor, minutes)})
+    if by is not None:
+        raise BadRequestError(f'by must be "route", not {reprlib.repr(by)}')
     if monitor.lasting is None:
         history = monitor.get_metrics_history(minutes)
         return _success({"history": history, "count": len(history), "minutes": minutes})

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from metricsmw import MetricsMonitor
 
 if TYPE_CHECKING:
-    from metricsmw.engine.reading.route_minutes import RouteMinute
-    from metricsmw.history import RangeSummary
+    from metricsmw.engine.reading.route_minutes import RouteMinute, RouteSpan
+    from metricsmw.history import RangeSummary, SQLiteHistory
+
+T = TypeVar("T")
 
 
 class RouteHistory(TypedDict):
@@ -23,6 +26,15 @@ class RouteHistory(TypedDict):
     count: int
     minutes: int
     step_minutes: int
+    kept: bool | None
+
+
+class RoutesOfSpan(TypedDict):
+    """The per-route table over the last minutes; ``kept`` as that of a `RouteHistory`."""
+
+    routes: list[RouteSpan]
+    count: int
+    minutes: int
     kept: bool | None
 
 
@@ -41,20 +53,28 @@ def summary_of(monitor: MetricsMonitor, minutes: int) -> RangeSummary | None:
         return None
 
 
+def _read(
+    monitor: MetricsMonitor, read: Callable[[SQLiteHistory], list[T]]
+) -> tuple[list[T], bool | None]:
+    lasting = monitor.lasting
+    if lasting is None or not lasting.routes:
+        return [], False
+    try:
+        return read(lasting), True
+    except Exception:
+        monitor.recorder.faults.report("reading the lasting history")
+        return [], None
+
+
 def route_history_of(
     monitor: MetricsMonitor, method: str, route: str, minutes: int, step_minutes: int
 ) -> RouteHistory:
     """Return what a lasting history says of one route in the last minutes."""
-    rows: list[RouteMinute] = []
-    lasting = monitor.lasting
-    kept: bool | None = lasting is not None and lasting.routes > 0
-    if kept and lasting is not None:
-        now = monitor.clock.time()
-        try:
-            rows = lasting.route_rows(method, route, now - 60 * minutes, now, step_minutes)
-        except Exception:
-            monitor.recorder.faults.report("reading the lasting history")
-            kept = None
+    now = monitor.clock.time()
+    rows, kept = _read(
+        monitor,
+        lambda lasting: lasting.route_rows(method, route, now - 60 * minutes, now, step_minutes),
+    )
     return {
         "method": method,
         "route": route,
@@ -64,3 +84,10 @@ def route_history_of(
         "step_minutes": step_minutes,
         "kept": kept,
     }
+
+
+def routes_of(monitor: MetricsMonitor, minutes: int) -> RoutesOfSpan:
+    """Return what a lasting history says of each route over the last minutes."""
+    now = monitor.clock.time()
+    rows, kept = _read(monitor, lambda lasting: lasting.route_table(now - 60 * minutes, now))
+    return {"routes": rows, "count": len(rows), "minutes": minutes, "kept": kept}

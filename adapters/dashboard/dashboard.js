@@ -73,6 +73,7 @@ const spans = new Spans({
   kept: Number(root.dataset.minutes), base, isFed,
   changed(isOther) {
     showTiles();
+    routes.over(spans.routes, spans.name);
     if (!isOther) return showCharts();
     zoomTo(null);
     routes.reload();

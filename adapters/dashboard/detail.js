@@ -83,21 +83,27 @@ export class Detail {
   /** `columns` so many that the row goes below; `rest`: what the table does not show at this width. */
   fill(row, columns, rest) {
     this.#cell.colSpan = columns;
-    const total = Object.values(row.statuses).reduce((sum, count) => sum + count, 0);
-    const bar = make("div", { class: "split", "aria-hidden": "true" });
-    const list = make("ul", {});
-    for (const [name, count] of Object.entries(row.statuses)) {
-      const part = make("span", { class: `s${name[0]}` });
-      part.style.flexGrow = String(count);
-      bar.append(part);
-      const share = total ? ` · ${full(Math.round((1000 * count) / total) / 10)} %` : "";
-      list.append(make("li", {}, make("span", { class: `key s${name[0]}`, "aria-hidden": "true" }), `${name} ${CLASSES[name] ?? ""} `, make("b", {}, full(count)), share));
-    }
-    const first = [50, 95, 99].map((percent) => `P${percent} ${timed(row[`latency_ttfb_p${percent}_ms`])}`);
-    this.#statuses.replaceChildren(
-      make("p", { class: "title" }, "Statuses"), bar, list,
-      make("p", { class: "title" }, "Time to first byte"), make("p", { class: "first-byte" }, first.join(" · ")),
-      make("p", { class: "rest" }, rest.join(" · ")),
-    );
+    const others = make("p", { class: "rest" }, rest.join(" · "));
+    // A history has neither statuses nor first bytes of single routes.
+    this.#statuses.replaceChildren(...(row.statuses ? told(row) : []), others);
   }
+}
+
+/** The statuses of a row, and its time to first byte. */
+function told(row) {
+  const total = Object.values(row.statuses).reduce((sum, count) => sum + count, 0);
+  const bar = make("div", { class: "split", "aria-hidden": "true" });
+  const list = make("ul", {});
+  for (const [name, count] of Object.entries(row.statuses)) {
+    const part = make("span", { class: `s${name[0]}` });
+    part.style.flexGrow = String(count);
+    bar.append(part);
+    const share = total ? ` · ${full(Math.round((1000 * count) / total) / 10)} %` : "";
+    list.append(make("li", {}, make("span", { class: `key s${name[0]}`, "aria-hidden": "true" }), `${name} ${CLASSES[name] ?? ""} `, make("b", {}, full(count)), share));
+  }
+  const first = [50, 95, 99].map((percent) => `P${percent} ${timed(row[`latency_ttfb_p${percent}_ms`])}`);
+  return [
+    make("p", { class: "title" }, "Statuses"), bar, list,
+    make("p", { class: "title" }, "Time to first byte"), make("p", { class: "first-byte" }, first.join(" · ")),
+  ];
 }

@@ -25,7 +25,8 @@ const MOST_OPEN = 20; // rows that the address names
 const USUAL = { key: "requests", up: false };
 
 export class Routes {
-  #rows = null; // until they are told
+  #rows = null; // of the live window, until they are told
+  #span = null; // {rows, name} of a longer span
   #sort = USUAL;
   #filter = "";
   #open = new Map(); // key of an open row -> its detail, null until it is made
@@ -89,6 +90,12 @@ export class Routes {
     for (const detail of this.#open.values()) detail?.show(span);
   }
 
+  /** Show the rows of a longer span, which has a name; null: those of the live window. */
+  over(rows, name) {
+    this.#span = rows && { rows, name };
+    this.#render();
+  }
+
   /** The span is another one: so are the numbers of the open rows. */
   reload() {
     for (const detail of this.#open.values()) detail?.refresh(null, true);
@@ -111,9 +118,13 @@ export class Routes {
     this.#render();
   }
 
+  get #all() {
+    return this.#span?.rows ?? this.#rows;
+  }
+
   #wanted() {
     const { key, up } = this.#sort;
-    const rows = (this.#rows ?? []).filter(({ method, route }) => `${method} ${route}`.toLowerCase().includes(this.#filter));
+    const rows = (this.#all ?? []).filter(({ method, route }) => `${method} ${route}`.toLowerCase().includes(this.#filter));
     const order = (a, b) => {
       if (key === "error_rate_pct") return byErrors(a, b, up);
       const by = key === "route" ? byName(a, b) : a[key] - b[key];
@@ -152,13 +163,14 @@ export class Routes {
       if (there() !== element) this.#body.insertBefore(element, there() ?? null);
     });
     while (this.#body.children.length > shown.length) this.#body.lastChild.remove();
-    if (!this.#rows) {
+    if (!this.#all) {
       write(this.#none, "Loading…");
       return;
     }
-    const all = this.#rows.length;
-    write(this.#count, rows.length === all ? `${all} in the window` : `${rows.length} of ${all} in the window`);
-    write(this.#none, rows.length ? "" : all ? "No route matches the filter." : "No routes in the window.");
+    const all = this.#all.length;
+    const where = this.#span?.name ?? "window";
+    write(this.#count, rows.length === all ? `${all} in the ${where}` : `${rows.length} of ${all} in the ${where}`);
+    write(this.#none, rows.length ? "" : all ? "No route matches the filter." : `No routes in the ${where}.`);
   }
 
   #makeRow(row) {
@@ -224,9 +236,9 @@ function nameOf({ method, route }) {
   return `${method} ${route}`;
 }
 
-/** The share of a row's requests that the server itself failed. */
-function ownErrors({ statuses, requests }) {
-  return requests ? (statuses["5xx"] ?? 0) / requests : 0;
+/** The share of a row's requests that the server itself failed, in percent. */
+function ownErrors(row) {
+  return row.server_error_rate_pct ?? 0;
 }
 
 /** What the server failed comes first, then what clients did; what is no route of the app comes last. */

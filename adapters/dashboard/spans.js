@@ -12,6 +12,7 @@ export class Spans {
   minutes = 0; // 0: the live window
   rows = null; // of the history; null until they came
   summary = null; // the numbers of the span as a whole, where the server can tell them
+  routes = null; // the per-route table over the span, where a lasting history keeps it
   names = new Map(); // of the spans, by minutes
   #place;
   #note;
@@ -85,7 +86,7 @@ export class Spans {
 
   /** What was loaded is of another server, or of before a reset. */
   forget() {
-    this.rows = this.summary = null;
+    this.rows = this.summary = this.routes = null;
   }
 
   /** Load the history, and again from time to time; `asked`: also where the page is not up to date. */
@@ -102,6 +103,7 @@ export class Spans {
       if (found) {
         this.rows = withGaps(found.rows, 60 * step);
         this.summary = found.summary;
+        this.routes = found.routes;
         this.#say(found.rows.length ? "" : "No minute has passed yet. This fills with one point a minute.");
         this.#changed(false);
       } else {
@@ -140,7 +142,9 @@ export class Spans {
       const answer = await fetch(new URL(`history?${asked}`, this.#base), { cache: "no-store" });
       if (!answer.ok) return null;
       const { history, summary } = await answer.json();
-      return { summary: summary ?? null, rows: history.map(minuteOf) };
+      const table = await fetch(new URL(`history?${new URLSearchParams({ minutes, by: "route" })}`, this.#base), { cache: "no-store" });
+      const { kept, routes } = table.ok ? await table.json() : {};
+      return { summary: summary ?? null, rows: history.map(minuteOf), routes: kept ? routes : null };
     } catch {
       return null; // the feed says what is wrong, and comes back
     }

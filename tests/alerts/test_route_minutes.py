@@ -153,6 +153,54 @@ def test_restarts_and_resets(path: Path, clock: ManualClock) -> None:
         clock.now = 5000.0 * (run + 1)
 
 
+@pytest.mark.parametrize("hours", [1, 30])
+def test_a_table_of_a_span_is_the_sum_of_its_minutes(
+    path: Path, clock: ManualClock, hours: int
+) -> None:
+    monitor = MetricsMonitor(max_history_minutes=1, clock=clock)
+    lasting = SQLiteHistory(monitor, path, start=False)
+    drawn = random.Random(hours)
+    minutes: list[tuple[float, dict[str, Recorded]]] = []
+    clock.advance(-clock.time() % 3600 + 1234)
+    assert lasting.check()
+    apart = 60 if hours == 1 else 600
+    for _ in range(3600 * hours // apart):
+        some: dict[str, Recorded] = {}
+        for route in drawn.sample(ROUTES, 2 if hours > 1 else 4):
+            some[route] = [(drawn.lognormvariate(3, 1), drawn.choice([200, 404, 500]))]
+            record(monitor, route, some[route])
+        clock.advance(apart)
+        assert lasting.check()
+        minutes.append((clock.time(), some))
+    end = clock.time()
+    for since in (0.0, end - 1000, end - 25.5 * 3600, end - 24.9 * 3600):
+        expected: dict[str, Recorded] = defaultdict(list)
+        for at, some in minutes:
+            for route, requests in some.items():
+                if at > since:
+                    expected[route] += requests
+        table = lasting.route_table(since, end)
+        assert {row["route"]: row["requests"] for row in table} == {
+            route: len(requests) for route, requests in expected.items()
+        }
+        for row in table:
+            ordered = sorted(milliseconds for milliseconds, _ in expected[row["route"]])
+            exact = nearest_rank(ordered, 95)
+            assert row["latency_p95_ms"] == pytest.approx(exact, rel=ROUTE_BOUND, abs=0.01)
+            errors = sum(status >= 400 for _, status in expected[row["route"]])
+            assert row["errors"] == errors
+        assert sum(row["time_share_pct"] for row in table) == pytest.approx(100, abs=0.05)
+        assert [row["requests"] for row in table] == sorted(map(len, expected.values()))[::-1]
+    monitor.reset_statistics()
+    record(monitor, "/a", [(10.0, 200)])
+    clock.advance(60)
+    assert lasting.check()
+    (row,) = lasting.route_table(0, clock.time())
+    assert (row["requests"], row["request_rate_rpm"], row["time_share_pct"]) == (1, 1.0, 100.0)
+    lasting.stop()
+    monitor.close()
+
+
 def test_the_api_tells_them(
     lasting: SQLiteHistory, monitor: MetricsMonitor, clock: ManualClock, path: Path
 ) -> None:
@@ -169,6 +217,10 @@ def test_the_api_tells_them(
     body = json.loads(handlers.handle(Request("GET", "/history", query, {})).body)
     assert body["history"] == lasting.route_rows("GET", "/a?&", clock.time() - 120, clock.time())
     assert (body["count"], body["route"]) == (2, "/a?&")
+    table = json.loads(handlers.handle(Request("GET", "/history", "by=route", {})).body)
+    assert (table["kept"], table["minutes"], table["count"]) == (True, 60, 1)
+    assert table["routes"] == lasting.route_table(0, clock.time())
+    assert handlers.handle(Request("GET", "/history", "by=minute", {})).status == 400
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("DROP TABLE route_minutes")
     body = json.loads(handlers.handle(Request("GET", "/history", query, {})).body)
@@ -184,6 +236,7 @@ def test_old_minutes_go(monitor: MetricsMonitor, clock: ManualClock, path: Path)
     with closing(sqlite3.connect(path)) as database:
         kept = database.execute("SELECT id FROM minutes").fetchall()
         assert database.execute("SELECT minute FROM route_minutes").fetchall() == kept
+        assert len(database.execute("SELECT hour FROM route_hours").fetchall()) == 1
     assert len(kept) == 3
     lasting.stop()
 
@@ -197,7 +250,7 @@ def test_damage_is_told_and_passes(
         clock.advance(60)
         assert lasting.check()
     with closing(sqlite3.connect(path)) as database, database:
-        for table in ("route_minutes", "route_totals"):
+        for table in ("route_minutes", "route_hours", "route_totals"):
             database.execute(f"UPDATE {table} SET histogram = {damage}")
     with pytest.raises(sqlite3.DatabaseError, match="damaged"):
         of(lasting, clock, "/a")

@@ -43,6 +43,7 @@ finally:
 
 from metricsmw.engine.reading import route_minutes
 from metricsmw.engine.reading.route_minutes import (
+    DAMAGED,
     LEFT_OUT,
     UNCOUNTED,
     UNKNOWN,
@@ -50,8 +51,6 @@ from metricsmw.engine.reading.route_minutes import (
     RouteTotals,
 )
 
-# What reading a damaged row may raise.
-DAMAGED = (sqlite3.DatabaseError, ArithmeticError, TypeError, ValueError)
 MINUTE, DAY = 60.0, 86_400.0
 # Where another server has written within so many rows' time, this one does not.
 OTHERS_TURN = 2.0
@@ -226,13 +225,13 @@ def append(
         ).lastrowid
         assert minute is not None
         if most_routes:
-            route_minutes.store(database, minute, routes, row.routes)
+            route_minutes.store(database, minute, row.wall, routes, row.routes)
         database.execute("UPDATE hidden SET before = max(before, ?)", (reset,))
         removed = (
             "SELECT id FROM minutes WHERE at < ? ORDER BY at LIMIT ?",
             (oldest, REMOVED_AT_ONCE),
         )
-        route_minutes.remove(database, *removed)
+        route_minutes.remove(database, *removed, oldest)
         database.execute(f"DELETE FROM minutes WHERE id IN ({removed[0]})", removed[1])
     return True
 

@@ -3,6 +3,8 @@
     route_names    a number for each method and template
     route_minutes  what a route counted since the row before: `minute` is the id of a row of
                    `minutes`, `name` the route's number; only of the busiest routes of that minute
+    route_hours    the sum of a route's rows whose time is after the start of an hour and up to its
+                   end; `hour` is the number of hours since 1970, `name` the route's number
     route_totals   what each route had counted up to the last row of `minutes`
 
     minutes.routes_left_out  how many further routes had requests in that minute; -1: no route of it
@@ -17,19 +19,28 @@ requests where no route was left out, and is not known otherwise.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import zlib
-from collections.abc import Mapping
-from typing import NamedTuple, TypedDict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple, TypedDict
 
 from metricsmw.engine.reading.counts import Counts
+from metricsmw.engine.reading.routes import seconds_spent
 from metricsmw.engine.storage.histogram import ROUTE_BUCKETS, ROUTE_SCALE
 from metricsmw.engine.storage.keys import Name
 from metricsmw.engine.storage.lanes import in_use
 from metricsmw.snapshot import iso_timestamp
 
 MINUTE = 60.0
+HOUR = 3600.0
+# What reading a damaged row may raise.
+DAMAGED = (sqlite3.DatabaseError, ArithmeticError, TypeError, ValueError)
 LEFT_OUT = "routes_left_out"
+# From so many whole hours on their sums are read, and single minutes only around them.
+WHOLE_HOURS = 24
+COUNTED = "requests, errors, server_errors, histogram"
 _COUNTED = "requests INTEGER NOT NULL, errors INTEGER NOT NULL, server_errors INTEGER NOT NULL"
 SCHEMA = (
     """
@@ -41,6 +52,12 @@ SCHEMA = (
     CREATE TABLE IF NOT EXISTS route_minutes (
         minute INTEGER NOT NULL, name INTEGER NOT NULL, {_COUNTED}, histogram BLOB NOT NULL,
         PRIMARY KEY (minute, name)
+    ) WITHOUT ROWID
+    """,
+    f"""
+    CREATE TABLE IF NOT EXISTS route_hours (
+        hour INTEGER NOT NULL, name INTEGER NOT NULL, {_COUNTED}, histogram BLOB NOT NULL,
+        PRIMARY KEY (hour, name)
     ) WITHOUT ROWID
     """,
     f"""
@@ -72,6 +89,24 @@ class RouteMinute(TypedDict):
     latency_p95_ms: float | None
     latency_p99_ms: float | None
     latency_max_ms: float | None
+
+
+class RouteSpan(TypedDict):
+    """A row of the per-route table over a span of minutes; see `RouteMinute`."""
+
+    method: str
+    route: str
+    requests: int
+    errors: int
+    server_errors: int
+    request_rate_rpm: float
+    error_rate_pct: float
+    server_error_rate_pct: float
+    latency_p50_ms: float
+    latency_p95_ms: float
+    latency_p99_ms: float
+    latency_max_ms: float
+    time_share_pct: float
 
 
 class BusiestRoutes(NamedTuple):
@@ -111,9 +146,20 @@ def busiest(
 
 
 def store(
-    database: sqlite3.Connection, minute: int, routes: BusiestRoutes, totals: RouteTotals
+    database: sqlite3.Connection,
+    minute: int,
+    at: float,
+    routes: BusiestRoutes,
+    totals: RouteTotals,
 ) -> None:
     """Store the routes of a row of `minutes`, and what all have counted up to it.
+
+    Args:
+        database: An open database with its tables.
+        minute: The id of the row.
+        at: Its Unix time.
+        routes: What routes have counted since the row before.
+        totals: All that each has counted.
 
     Raises:
         sqlite3.Error: They cannot be written.
@@ -132,11 +178,32 @@ def store(
         f"INSERT INTO route_minutes VALUES (?, {named})",
         [(minute, *_values(name, counts)) for name, counts in routes.counts.items()],
     )
+    hour = math.ceil(at / HOUR) - 1
+    joined = dict(routes.counts)
+    for method, route, *counted in database.execute(
+        f"SELECT method, route, {COUNTED} FROM route_hours JOIN route_names ON id = name "
+        "WHERE hour = ?",
+        (hour,),
+    ):
+        name = Name(method, route)
+        if name in joined:
+            with suppress(*DAMAGED):  # whoever reads it says so
+                joined[name] = joined[name].plus(_counts(*counted))
+    database.executemany(
+        f"INSERT OR REPLACE INTO route_hours VALUES (?, {named})",
+        [(hour, *_values(name, joined[name])) for name in routes.counts],
+    )
 
 
-def remove(database: sqlite3.Connection, minutes: str, values: tuple[object, ...]) -> None:
-    """Remove what belongs to rows of `minutes`, which a query names."""
+def remove(
+    database: sqlite3.Connection, minutes: str, values: tuple[object, ...], oldest: float
+) -> None:
+    """Remove what belongs to rows of `minutes`, which a query names, and an hour that is as old."""
     database.execute(f"DELETE FROM route_minutes WHERE minute IN ({minutes})", values)
+    database.execute(
+        "DELETE FROM route_hours WHERE hour = (SELECT min(hour) FROM route_hours) AND hour < ?",
+        (oldest // HOUR - 1,),
+    )
 
 
 def read_route(
@@ -201,8 +268,7 @@ def _minute(at: float, seconds: float, counts: Counts) -> RouteMinute:
 
 def _totals(database: sqlite3.Connection) -> dict[Name, Counts]:
     rows = database.execute(
-        "SELECT method, route, requests, errors, server_errors, histogram "
-        "FROM route_totals JOIN route_names ON id = name"
+        f"SELECT method, route, {COUNTED} FROM route_totals JOIN route_names ON id = name"
     )
     return {Name(method, route): _counts(*counted) for method, route, *counted in rows}
 
@@ -214,14 +280,11 @@ def _values(name: Name, counts: Counts) -> tuple[object, ...]:
 
 
 def _counts(requests: int, errors: int, server_errors: int, histogram: bytes) -> Counts:
-    return Counts(
-        int(requests),
-        int(errors),
-        _unpack(histogram),
-        scale=ROUTE_SCALE,
-        server_errors=int(server_errors),
-        classes=None,
-    )
+    return _counts_of(int(requests), int(errors), int(server_errors), _unpack(histogram))
+
+
+def _counts_of(requests: int, errors: int, server_errors: int, histogram: int) -> Counts:
+    return Counts(requests, errors, histogram, 0.0, ROUTE_SCALE, server_errors, None)
 
 
 def _pack(histogram: int) -> bytes:
@@ -241,3 +304,87 @@ def _unpack(data: bytes) -> int:
     if not unpacking.eof or len(lanes) % 8 or first + len(lanes) // 8 > ROUTE_BUCKETS:
         raise sqlite3.DatabaseError("a route's histogram is damaged")
     return int.from_bytes(lanes, "little") << 64 * first
+
+
+def read_table(
+    database: sqlite3.Connection, since: float, until: float, most: int
+) -> tuple[dict[Name, Counts], float]:
+    """Return what each route counted from after Unix time ``since`` to ``until``.
+
+    Args:
+        database: An open database with its tables.
+        since: Unix time.
+        until: Unix time.
+        most: How many rows of `minutes` there can be.
+
+    Returns:
+        The counts of the minutes in which each was kept, and the seconds of all these minutes.
+
+    Raises:
+        sqlite3.Error: The rows cannot be read, or are more than there can be.
+    """
+    where = "WHERE at > ? AND at <= ?"
+    seconds, minutes = database.execute(
+        f"SELECT sum(seconds), count(*) FROM minutes {where} AND {LEFT_OUT} >= 0", (since, until)
+    ).fetchone()
+    if minutes > most:
+        raise sqlite3.DatabaseError("there are more rows than minutes")
+    first, last = math.ceil(since / HOUR), math.floor(until / HOUR)
+    numbers: dict[int, list[int]] = {}
+    queries = [(since, until)]
+    if last - first >= WHOLE_HOURS:
+        queries = [(since, first * HOUR), (last * HOUR, until)]
+        hours = database.execute(
+            f"SELECT name, {COUNTED} FROM route_hours WHERE hour >= ? AND hour < ?", (first, last)
+        )
+        _add_up(numbers, hours)
+    for span in queries:
+        found = database.execute(
+            "SELECT name, requests, errors, server_errors, route_minutes.histogram "
+            f"FROM minutes JOIN route_minutes ON minute = minutes.id {where}",
+            span,
+        )
+        _add_up(numbers, found)
+    names = database.execute("SELECT id, method, route FROM route_names")
+    return {
+        Name(method, route): _counts_of(*numbers[number])
+        for number, method, route in names
+        if number in numbers
+    }, float(seconds or 0)
+
+
+def table_rows(routes: RouteTotals, seconds: float) -> list[RouteSpan]:
+    """Return what `read_table` found as rows of the per-route table, the busiest first."""
+    spent = {name: seconds_spent(counts.histogram) for name, counts in routes.items()}
+    total = sum(spent.values())
+    rows: list[RouteSpan] = []
+    for name, counts in routes.items():
+        p50, p95, p99 = counts.percentiles_ms
+        rows.append(
+            {
+                "method": name.method,
+                "route": name.route,
+                "requests": counts.requests,
+                "errors": counts.errors,
+                "server_errors": counts.server_errors,
+                "request_rate_rpm": counts.rate_rpm(seconds),
+                "error_rate_pct": counts.error_rate_pct,
+                "server_error_rate_pct": counts.server_error_rate_pct,
+                "latency_p50_ms": p50,
+                "latency_p95_ms": p95,
+                "latency_p99_ms": p99,
+                "latency_max_ms": counts.max_ms,
+                "time_share_pct": round(100 * spent[name] / total, 2) if total else 0.0,
+            }
+        )
+    return sorted(rows, key=lambda row: (-row["requests"], row["route"], row["method"]))
+
+
+def _add_up(numbers: dict[int, list[int]], rows: Iterable[Sequence[Any]]) -> None:
+    """Add rows of a name and what it counted."""
+    for name, requests, errors, server_errors, histogram in rows:
+        found = numbers.setdefault(name, [0, 0, 0, 0])
+        found[0] += int(requests)
+        found[1] += int(errors)
+        found[2] += int(server_errors)
+        found[3] += _unpack(histogram)

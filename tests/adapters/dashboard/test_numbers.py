@@ -225,8 +225,10 @@ def test_it_looks_back_as_long_as_the_server_does(
     assert faults(page, axe) == []
     answers = page.locator("figure", has_text="Statuses").locator("p.hidden")
     assert "2xx: now 0.05 a minute" in (answers.text_content() or "")
-    # So do the open rows of the table.
-    watched.get("/ok")
+    # So do the table and its open rows.
+    expect(page.locator("#routes-count")).to_have_text("1 in the last 3 days")
+    cells = page.locator(".routes tbody tr td")
+    assert cells.first.inner_text() == str(len(times))
     with page.expect_response("**/history?method=GET&route=*") as answered:
         page.get_by_role("button", name="/ok").click()
     answer = answered.value.json()
