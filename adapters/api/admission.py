@@ -18,7 +18,6 @@ from metricsmw import MetricsMonitor
 
 from .answers import (
     OPEN,
-    error_response,
     is_page,
     page_response,
 )
@@ -39,6 +38,7 @@ from .policies import (
     token_variable,
     ways_of,
 )
+from .responses import error_response
 from .signin import LOGIN_RATE_LIMIT
 from .sites import is_cross_site, may_be_rebound
 from .tokens import own_token

@@ -7,9 +7,7 @@ of a reading that it shares (`Shared`). Every error is JSON and says nothing of 
 from __future__ import annotations
 
 import reprlib
-import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone
 from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import parse_qs, quote
 
@@ -45,11 +43,19 @@ from metricsmw.snapshot import iso_timestamp
 from .. import dashboard
 from ..arguments import require_serving
 from . import signin
-from .encoding import to_indented_json, to_json
+from .encoding import to_indented_json
 from .events import event_rows
 from .messages import Request, Response
 from .parameters import BadRequestError, minutes_in, named_route, parameter, whole
 from .policies import bears
+from .responses import (
+    attachment,
+    body_response,
+    error_response,
+    json_response,
+    success,
+    timestamp,
+)
 from .summaries import route_history_of, routes_of, summary_of
 
 require_serving()
@@ -69,7 +75,7 @@ _COMPONENTS = ("metrics_monitor", "request_tracking", "resource_monitoring", "we
 
 
 def _current(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
-    return _success({"metrics": reading.snapshot.to_dict()})
+    return success({"metrics": reading.snapshot.to_dict()})
 
 
 def _history(monitor: MetricsMonitor, request: Request) -> Response:
@@ -79,20 +85,20 @@ def _history(monitor: MetricsMonitor, request: Request) -> Response:
     step = max(whole(request.query, "step_minutes", longest) or 1, -(-minutes // 1440))
     named = named_route(request.query, "history")
     if named is not None:
-        return _success({**route_history_of(monitor, *named, minutes, step)})
+        return success({**route_history_of(monitor, *named, minutes, step)})
     by = parameter(request.query, "by")
     if by == "route":
-        return _success({**routes_of(monitor, minutes)})
+        return success({**routes_of(monitor, minutes)})
     if by is not None:
         raise BadRequestError(f'by must be "route", not {reprlib.repr(by)}')
     if monitor.lasting is None:
         history = monitor.get_metrics_history(minutes)
-        return _success({"history": history, "count": len(history), "minutes": minutes})
+        return success({"history": history, "count": len(history), "minutes": minutes})
     history = monitor.get_metrics_history(minutes, step)
     answer = {"history": history, "count": len(history), "minutes": minutes, "step_minutes": step}
     if parameter(request.query, "summary") not in (None, "", "0"):
         answer["summary"] = summary_of(monitor, minutes)
-    return _success(answer)
+    return success(answer)
 
 
 def _series(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
@@ -100,8 +106,8 @@ def _series(monitor: MetricsMonitor, reading: Reading, request: Request) -> Resp
     seconds = whole(request.query, "seconds", window)
     named = named_route(request.query, "series")
     if named is None:
-        return _success({**reading.series(seconds)})
-    return _success({**reading.route_series(*named, seconds)})
+        return success({**reading.series(seconds)})
+    return success({**reading.route_series(*named, seconds)})
 
 
 def _errors(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
@@ -112,7 +118,7 @@ def _errors(monitor: MetricsMonitor, reading: Reading, request: Request) -> Resp
     if sort is None:
         raise BadRequestError(f"sort must be one of {', '.join(SORTS)}, not {reprlib.repr(order)}")
     rows = reading.errors(limit, sort, seconds)
-    return _success({"errors": rows, "count": len(rows), "kinds": len(reading.server.errors)})
+    return success({"errors": rows, "count": len(rows), "kinds": len(reading.server.errors)})
 
 
 def _heatmap(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
@@ -120,7 +126,7 @@ def _heatmap(monitor: MetricsMonitor, reading: Reading, request: Request) -> Res
     method, route = (parameter(request.query, name) for name in ("method", "route"))
     if (method is None) != (route is None):
         raise BadRequestError("a route's heat map needs both method and route")
-    return _success({**reading.heatmap(method, route, seconds)})
+    return success({**reading.heatmap(method, route, seconds)})
 
 
 def _stream(monitor: MetricsMonitor, request: Request) -> Response:
@@ -138,38 +144,38 @@ def _stream(monitor: MetricsMonitor, request: Request) -> Response:
 
 
 def _statistics(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
-    return _success({"statistics": reading.statistics})
+    return success({"statistics": reading.statistics})
 
 
 def _routes(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
-    return _success({"routes": reading.routes, "first_bytes": reading.first_bytes_ms})
+    return success({"routes": reading.routes, "first_bytes": reading.first_bytes_ms})
 
 
 def _workers(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
-    return _success({"workers": reading.workers})
+    return success({"workers": reading.workers})
 
 
 def _custom(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
-    return _success({"custom": as_rows(reading.server.instruments(), monitor.instruments.help_of)})
+    return success({"custom": as_rows(reading.server.instruments(), monitor.instruments.help_of)})
 
 
 def _slowest(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
     route, method = (parameter(request.query, name) for name in ("route", "method"))
     limit = whole(request.query, "limit", MAX_SLOWEST) or USUAL_SLOWEST
     rows = reading.slowest(route, method, limit)
-    return _success({"slowest": rows, "count": len(rows)})
+    return success({"slowest": rows, "count": len(rows)})
 
 
 def _alerts(monitor: MetricsMonitor, request: Request) -> Response:
     alerts, notifications = get_alerts(monitor)
     silences = _silences(read_silences(monitor, monitor.clock.time()))
-    return _success({"alerts": alerts, "notifications": notifications, "silences": silences})
+    return success({"alerts": alerts, "notifications": notifications, "silences": silences})
 
 
 def _past_alerts(monitor: MetricsMonitor, request: Request) -> Response:
     past = get_past_alerts(monitor)
     rows = [{name: value for name, value in row.items() if name != "key"} for row in past]
-    return _success({"alerts": rows, "count": len(rows)})
+    return success({"alerts": rows, "count": len(rows)})
 
 
 def _silence(monitor: MetricsMonitor, request: Request) -> Response:
@@ -186,7 +192,7 @@ def _silence(monitor: MetricsMonitor, request: Request) -> Response:
         raise BadRequestError(str(error)) from error
     except OSError as error:  # no room, or another worker is setting one
         return error_response(503, f"Nothing was silenced: {error.strerror or error}")
-    return _success({"silences": _silences(silences)})
+    return success({"silences": _silences(silences)})
 
 
 def _silences(silences: Sequence[Silence]) -> list[dict[str, str | None]]:
@@ -209,14 +215,14 @@ def _send_test(monitor: MetricsMonitor, request: Request) -> Response:
         for alerter in alerters
         for name, error in alerter.send_test()
     ]
-    return _success({"receivers": results})
+    return success({"receivers": results})
 
 
 def _events(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
     most = whole(request.query, "limit", MAX_EVENTS) or MAX_EVENTS
     reading.server.pids()  # by reading, what has changed is noted
     rows = event_rows(monitor, most)
-    return _success({"events": rows, "count": len(rows)})
+    return success({"events": rows, "count": len(rows)})
 
 
 def _check(monitor: MetricsMonitor, request: Request) -> Response:
@@ -226,7 +232,7 @@ def _check(monitor: MetricsMonitor, request: Request) -> Response:
         checked = check_now(monitor, rules, seconds)
     except ValueError as error:
         raise BadRequestError(str(error)) from error
-    return _success({"rules": checked, "step_seconds": monitor.settings.step})
+    return success({"rules": checked, "step_seconds": monitor.settings.step})
 
 
 def _reset(monitor: MetricsMonitor, request: Request) -> Response:
@@ -235,7 +241,7 @@ def _reset(monitor: MetricsMonitor, request: Request) -> Response:
         monitor.events.note_reset(monitor.opened(), request.asker)
     except OSError as error:  # no room, or another process holds the server's lock
         return error_response(503, f"Nothing was reset: {error.strerror or 'files cannot be used'}")
-    return _success({"message": "Metrics statistics reset successfully"})
+    return success({"message": "Metrics statistics reset successfully"})
 
 
 def _export_json(monitor: MetricsMonitor, request: Request) -> Response:
@@ -244,13 +250,13 @@ def _export_json(monitor: MetricsMonitor, request: Request) -> Response:
     history = reading.history(monitor.settings.max_history_minutes)
     document = export_document(reading.statistics, history)
     body = to_indented_json(document)
-    return _attachment("metrics", "json", "application/json", body)
+    return attachment("metrics", "json", "application/json", body)
 
 
 def _export_csv(monitor: MetricsMonitor, request: Request) -> Response:
     rows = monitor.get_metrics_history(monitor.settings.max_history_minutes)
     body = csv_text(rows).encode()
-    return _attachment("metrics_history", "csv", "text/csv; charset=utf-8", body)
+    return attachment("metrics_history", "csv", "text/csv; charset=utf-8", body)
 
 
 def _prometheus(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
@@ -263,7 +269,7 @@ def _prometheus(monitor: MetricsMonitor, reading: Reading, request: Request) -> 
     headers = {"Vary": "Accept, Accept-Encoding"}
     if answer.content_encoding is not None:
         headers["Content-Encoding"] = answer.content_encoding
-    return _response(200, answer.content_type, answer.body, headers)
+    return body_response(200, answer.content_type, answer.body, headers)
 
 
 def _health(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
@@ -290,7 +296,7 @@ def _health(monitor: MetricsMonitor, reading: Reading, request: Request) -> Resp
     if not request.is_known:
         states = health["components"]
         details = {"components": {name: _without_reason(states[name]) for name in _COMPONENTS}}
-    return _json(
+    return json_response(
         status,
         {
             "success": status == 200,
@@ -298,7 +304,7 @@ def _health(monitor: MetricsMonitor, reading: Reading, request: Request) -> Resp
             "version": __version__,
             **details,
             "current_rpm": rate,
-            "timestamp": _timestamp(),
+            "timestamp": timestamp(),
         },
     )
 
@@ -326,7 +332,7 @@ def page_response(monitor: MetricsMonitor, request: Request) -> Response:
         unmeasured=request.unmeasured,
         ways=request.ways,
     )
-    return _response(200, "text/html; charset=utf-8", body, _PAGE_HEADERS)
+    return body_response(200, "text/html; charset=utf-8", body, _PAGE_HEADERS)
 
 
 def _widget(monitor: MetricsMonitor, request: Request) -> Response:
@@ -338,7 +344,7 @@ def static_file(file: dashboard.File, request: Request, cache: str) -> Response:
     headers = {"Cache-Control": cache, "ETag": file.etag}
     if file.etag in request.headers.get("if-none-match", ""):
         return Response(304, list(headers.items()), b"")
-    return _response(200, file.content_type, file.body, headers)
+    return body_response(200, file.content_type, file.body, headers)
 
 
 def _sign_in(monitor: MetricsMonitor, request: Request) -> Response:
@@ -347,7 +353,7 @@ def _sign_in(monitor: MetricsMonitor, request: Request) -> Response:
     if not bears(request, request.token):
         return error_response(401, "Wrong token")
     cookie = signin.cookie(request.token, request.headers)
-    return _success({}, {"Set-Cookie": cookie})
+    return success({}, {"Set-Cookie": cookie})
 
 
 def _sign_out(monitor: MetricsMonitor, request: Request) -> Response:
@@ -358,7 +364,7 @@ def _sign_out(monitor: MetricsMonitor, request: Request) -> Response:
     cookie = (
         {"Set-Cookie": signin.expired_cookie(request.token, request.headers)} if known else None
     )
-    return _success({}, cookie)
+    return success({}, cookie)
 
 
 _PAGE_HEADERS: Final = {
@@ -402,53 +408,3 @@ ROUTES: Final[Mapping[str, Mapping[str, Answer]]] = {
 }
 # What the page is made of holds no data.
 OPEN: Final = frozenset({"/health", "/signin", "/signout", "/widget.js"})
-
-
-def _success(content: dict[str, object], headers: Mapping[str, str] | None = None) -> Response:
-    return _json(200, {"success": True, **content, "timestamp": _timestamp()}, headers)
-
-
-def error_response(
-    status: int,
-    message: str,
-    headers: Mapping[str, str] | None = None,
-    *,
-    ways: Sequence[str] = (),
-) -> Response:
-    """Return an error as JSON.
-
-    Args:
-        status: The HTTP status.
-        message: What went wrong.
-        headers: Further headers.
-        ways: What would let in, one sentence each.
-    """
-    content = {"error": message, "ways_in": list(ways)} if ways else {"error": message}
-    return _json(status, content, headers)
-
-
-def _json(status: int, content: object, headers: Mapping[str, str] | None = None) -> Response:
-    return _response(status, "application/json", to_json(content), headers)
-
-
-def _attachment(name: str, suffix: str, content_type: str, body: bytes) -> Response:
-    file = f"{name}_{datetime.now(timezone.utc):%Y%m%d_%H%M%S}.{suffix}"
-    return _response(
-        200, content_type, body, {"Content-Disposition": f'attachment; filename="{file}"'}
-    )
-
-
-def _response(
-    status: int, content_type: str, body: bytes, headers: Mapping[str, str] | None = None
-) -> Response:
-    common = {
-        "Content-Type": content_type,
-        "Content-Length": str(len(body)),
-        "Cache-Control": "no-store",
-        "X-Content-Type-Options": "nosniff",
-    }
-    return Response(status, list((common | dict(headers or {})).items()), body)
-
-
-def _timestamp() -> str:
-    return iso_timestamp(time.time())

@@ -19,13 +19,13 @@ from .answers import (
     ROUTES,
     Answer,
     Shared,
-    error_response,
     static_file,
 )
 from .messages import Request, Response
 from .parameters import BadRequestError, is_text
 from .policies import Grant, Policy, ResetRule
 from .readings import IN_THIS_THREAD, Work
+from .responses import error_response
 
 
 class Handlers:
