@@ -1,48 +1,44 @@
 """The ASGI middleware: measures every HTTP request and WebSocket of the app it wraps.
 
 The hot path. A request costs one small object, whose bound methods are cheaper than closures
-with as many variables. `send` returns the server's own awaitable. Only the last message is awaited
-here, because the latency ends when the server has taken it.
+with as many variables: see `asgi_exchange`.
 """
 
 from __future__ import annotations
 
-from asyncio import CancelledError
-from collections.abc import Awaitable, Iterable
+from collections.abc import Iterable
+from functools import cache, partial
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from metricsmw import MetricsMonitor
+from metricsmw.engine.recording.exchange import (
+    COMPLETE,
+    EXCLUDED,
+    OPEN,
+)
 
 from .api.welcome import serve_at
 from .arguments import given_monitor
+from .asgi_exchange import ASGIMeasurement, exchange_class
 from .interpose import Remade
 from .measurement import (
-    COMPLETE,
-    DISCONNECTED,
-    EXCLUDED,
-    FAILED,
-    OPEN,
     Excluded,
-    Measurement,
     is_measured,
     is_measured_in_wsgi,
 )
 from .opening import NotOpenError, not_open, open_segment
 from .paths import NOWHERE, excluder, is_below, mount_path, split
-from .resolvers import has_registered, install, route_of_scope, scope_reader, user_of_scope
-from .resolvers.base import FRAMEWORK_KEY, measured_by, session_user
-from .servers import BY_TYPE, Server, find
+from .resolvers import install
+from .resolvers.base import measured_by
+from .servers import ByType
 from .websockets import Socket
 
 if TYPE_CHECKING:
-    from metricsmw.engine.recording.recorder import Recorder
-
     from .api.policies import Policy, ResetRule
     from .types import (
         ASGIApp,
         Exclude,
-        Message,
         Receive,
         Scope,
         ScopeIdentity,
@@ -51,11 +47,6 @@ if TYPE_CHECKING:
         Send,
         Thresholds,
     )
-
-BODY = "http.response.body"
-TRAILERS = "http.response.trailers"
-# Messages that end a response without trailers, unless they say that more comes.
-FINAL = {BODY, "http.response.pathsend", "http.response.zerocopysend"}
 
 
 def metrics_app(
@@ -117,9 +108,9 @@ class ASGIMetricsMiddleware(Remade):
         self._claim = claim = serve_at(self, app, path, auth, reset)
         self._sub_app = metrics_app(self.monitor, *claim, identity=identity) if path else None
         self._excludes = Excluded()
-        exchange = _exchange_class(self.recorder, route, user)
+        kinds = ByType(cache(partial(exchange_class, self.recorder, route, user)))
         # What each request takes, in one look-up.
-        self._prepared = self._key, self._bypass_hint, exchange, not_open
+        self._prepared = self._key, self._bypass_hint, kinds, not_open
         measured_by(self.recorder)
         install()
         self.recorder.register_worker()
@@ -130,7 +121,7 @@ class ASGIMetricsMiddleware(Remade):
         Returns:
             What the app returns: a server that finds fault with it is to see it.
         """
-        key, hint, new, begin = self._prepared
+        key, hint, kinds, begin = self._prepared
         try:
             is_usual = hint not in scope["path"] and scope["type"] == "http"
         except KeyError:  # made by hand, or of a kind that has no path
@@ -144,33 +135,24 @@ class ASGIMetricsMiddleware(Remade):
                     if scope.get(key) is self._excludes:
                         del scope[key]
         app, in_place = self.app, self._in_place
+        owner = send.__self__ if type(send) is MethodType else None
+        new, is_known = kinds[type(owner)]
         exchange = new()
         exchange.carrier = scope
         exchange.inner = send
+        exchange.owner = owner
         exchange.status = None
-        exchange.plain = None
-        exchange.gone = False
-        exchange.first_byte = 0.0
         exchange.state = OPEN
         scope[key] = exchange
+        if not is_known:
+            exchange.inner_receive = receive
+            receive = exchange.receive
         try:
-            if type(send) is MethodType:
-                owner = type(send.__self__)
-                try:
-                    server = BY_TYPE[owner]
-                except KeyError:
-                    server = find(owner)
-            else:
-                server = None
-            exchange.server = server
-            if server is None:
-                exchange.inner_receive = receive
-                receive = exchange.receive
             exchange.start = begin()
         except NotOpenError:
             await self._begin_first(exchange)
         except Exception:
-            exchange.state, exchange.server = EXCLUDED, None
+            exchange.state = EXCLUDED
             self.recorder.faults.report("recording a request")
         try:
             if in_place is None:
@@ -181,7 +163,7 @@ class ASGIMetricsMiddleware(Remade):
             exchange.failed(error)
             scope.pop(key, None)
             raise
-        if exchange.state is OPEN:
+        if exchange.state is not COMPLETE:
             exchange.failed(None)
         try:  # noqa: SIM105
             del scope[key]
@@ -210,7 +192,7 @@ class ASGIMetricsMiddleware(Remade):
             await self._open()
             exchange.start = self.recorder.begin()
         except BaseException as error:
-            exchange.state, exchange.server = EXCLUDED, None
+            exchange.state = EXCLUDED
             if not isinstance(error, Exception):  # cancelled
                 exchange.take_out()
                 raise
@@ -260,191 +242,3 @@ class ASGIMetricsMiddleware(Remade):
             return await self.app(scope, socket.receive, socket.send)
         finally:
             socket.closed()
-
-
-# Keys in scope of frameworks that make answers of exceptions with a status, outside of a middleware
-# that stands before a route.
-_ANSWERS = {"litestar_app", "starlette.exception_handlers"}
-
-
-class ASGIMeasurement(Measurement):
-    """One request and its response; the attributes are set by the middleware.
-
-    Attributes:
-        inner_receive: The server's `receive`.
-        inner: The server's `send`.
-        server: The server's entry in the table; None: it has none.
-        plain: The message that has started the response, where no trailers are to follow.
-        gone: The client has gone, by `receive` or `send`.
-    """
-
-    __slots__ = ("gone", "inner", "inner_receive", "plain", "server")
-
-    method_key = "method"
-
-    inner_receive: Receive
-    inner: Send
-    server: Server | None
-    status: int | None
-    plain: Message | None
-    gone: bool
-
-    async def receive(self) -> Message:
-        """Receive from the server, and note whether the client has gone."""
-        message = await self.inner_receive()
-        if message["type"] == "http.disconnect":
-            self.gone = True
-        return message
-
-    def send(self, message: Message) -> Awaitable[None]:
-        """Send a message of the response."""
-        raise NotImplementedError
-
-    def client_gone(self) -> bool:
-        """Return whether the client has gone, by the server; False where it does not say."""
-        try:
-            owner = getattr(self.inner, "__self__", None)
-            return self.server is not None and bool(self.server.client_gone(owner))
-        except Exception:
-            self.recorder.faults.report("asking the server for its client")
-            return False
-
-    def asked_first(self) -> bool:
-        """Return whether the server is asked before the last message, which changes its answer."""
-        return self.server is not None and self.server.gone_at_end
-
-    def failed(self, error: BaseException | None) -> None:
-        """Report that the app ended without a complete response."""
-        if self.state is not OPEN:
-            return
-        code = getattr(error, "status_code", None)
-        if self.status is None and isinstance(code, int) and _ANSWERS & self.carrier.keys():
-            self.status = code
-            self.report(COMPLETE)
-            return
-        # A server of which nothing is known cancels the app for a client that has gone.
-        cancelled = self.server is None and isinstance(error, CancelledError)
-        if not (self.gone or cancelled or self.client_gone()):
-            self.report(FAILED, error)
-        elif self.status is not None and self.carrier.get("method") == "HEAD":
-            self.first_byte = 0.0
-            self.report(COMPLETE)  # which has all with the start
-        else:
-            self.report(DISCONNECTED)
-
-
-def _exchange_class(
-    recorder: Recorder, route: ScopeRoute | None, user: ScopeUser | None
-) -> type[ASGIMeasurement]:
-    """Return the subclass of one middleware: what is the same for each request is in closures."""
-    end, abandon, saw_user = recorder.end, recorder.abandon, recorder.user
-    fault, clock = recorder.faults.report, recorder.clock
-    # Resolvers are called for every request, not only for those that have a known key.
-    asked = route is not None or user is not None or has_registered("asgi")
-    read = scope_reader(route, user, recorder.faults)
-
-    class Exchange(ASGIMeasurement):
-        """The methods that every request calls."""
-
-        __slots__ = ()
-
-        def send(self, message: Message) -> Awaitable[None]:
-            if "status" in message:
-                if self.status is None:
-                    self.status = message["status"]
-                    if "trailers" not in message or not message["trailers"]:
-                        self.plain = message
-                inner = self.inner
-                return inner(message)
-            if (
-                self.plain is not None
-                and message["type"] == BODY
-                and ("more_body" not in message or not message["more_body"])
-            ):
-                return self.send_last(message)
-            return self.send_other(message)
-
-        async def send_other(self, message: Message) -> None:
-            """Send part of a stream, one of the rarer messages, or one out of turn."""
-            if self.plain is not None:
-                last = message["type"] in FINAL and not message.get("more_body")
-            else:
-                last = message["type"] == TRAILERS and not message.get("more_trailers")
-            if last:
-                await self.send_last(message)
-                return
-            try:
-                await self.inner(message)
-            except OSError:
-                self.gone = True
-                raise
-            if not self.first_byte and message.get("body"):
-                self.first_byte = clock()
-                self.headers = () if self.plain is None else self.plain.get("headers", ())
-
-        async def send_last(self, message: Message) -> None:
-            """Send what completes the response, and report it."""
-            inner, server = self.inner, self.server
-            # Not what `receive` says from here on: servers end it once they have the last message.
-            gone = self.gone
-            if server is not None and server.gone_at_end:
-                gone, server = gone or self.client_gone(), None  # asked
-            try:
-                await inner(message)
-            except OSError:
-                self.gone = True
-                raise
-            except Exception:  # a message out of turn, say
-                raise
-            except BaseException:
-                # Under Trio the server reports the end of the response to the app, and so cancels
-                # it, before this `send` returns. All bytes had gone.
-                started = self.status is not None and not gone
-                if started and self.asked_first() and self.client_gone():
-                    self.report(COMPLETE)
-                raise
-            now = clock()
-            status = self.status
-            if status is None or self.state is not OPEN:
-                return
-            self.state = COMPLETE
-            scope = self.carrier
-            template = user_id = None
-            if asked or "router" in scope or FRAMEWORK_KEY in scope or "path_template" in scope:
-                template, user_id = read(scope)
-            elif "session" in scope:
-                try:
-                    user_id = session_user(scope["session"])
-                except Exception:
-                    fault("the user resolver")
-            if server is not None and not gone:
-                client_gone = server.client_gone
-                try:
-                    gone = client_gone(inner.__self__)  # type: ignore[attr-defined]
-                except Exception:
-                    fault("asking the server for its client")
-            try:
-                method = scope["method"]
-            except KeyError:  # made by hand
-                method = ""
-            try:
-                if gone and method != "HEAD":  # which has all with the start
-                    self.state = DISCONNECTED
-                    abandon(status, template, method)
-                    if user_id is not None:
-                        saw_user(user_id)
-                else:
-                    start = self.latency_start(now, template) if self.first_byte else self.start
-                    end(start, status, template, method, user_id, now)
-            except Exception:
-                self.give_up()
-                return
-            if self.first_byte and not gone:
-                self.count_stream(now, template, method)
-
-    Exchange.recorder = recorder
-    Exchange.route_of, Exchange.user_of = (
-        staticmethod(route or route_of_scope),
-        staticmethod(user or user_of_scope),
-    )
-    return Exchange

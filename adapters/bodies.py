@@ -12,7 +12,7 @@ from itertools import chain
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from .measurement import DISCONNECTED, OPEN, State
+from metricsmw.engine.recording.exchange import DISCONNECTED, State
 
 if TYPE_CHECKING:
     from metricsmw.engine.recording.recorder import Recorder
@@ -21,9 +21,15 @@ if TYPE_CHECKING:
 class Exchange(Protocol):
     """The request that a body belongs to."""
 
-    first_byte: float
     state: State
-    status: str | None
+    status: int | None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not ended."""
+
+    def note_first_byte(self, at: float) -> None:
+        """Note when the first bytes of a stream had been passed on, unless that is known."""
 
     def complete(self) -> None:
         """Report that the response is whole."""
@@ -100,7 +106,7 @@ class Body:
 
     def __del__(self) -> None:
         exchange = self.exchange
-        if exchange.state is OPEN:
+        if exchange.is_open:
             # A generator that was never begun has not started a response either.
             if self.exhausted and exchange.status is not None:
                 exchange.complete()
@@ -130,7 +136,7 @@ def body_class(recorder: Recorder) -> type[Body]:
                     if chunk:
                         taken = clock()
                         for chunk in body:
-                            exchange.first_byte = taken
+                            exchange.note_first_byte(taken)
                             yield chunk
                             for chunk in body:
                                 yield chunk
@@ -139,7 +145,8 @@ def body_class(recorder: Recorder) -> type[Body]:
             except GeneratorExit:
                 raise
             except BaseException as error:
-                exchange.first_byte = exchange.first_byte or taken
+                if taken:
+                    exchange.note_first_byte(taken)
                 exchange.failed(error)
                 raise
             self.exhausted = True

@@ -21,6 +21,7 @@ from django.http import HttpResponse
 from django.urls import ResolverMatch, get_resolver, re_path
 
 from metricsmw import get_metrics_monitor
+from metricsmw.engine.recording.exchange import COMPLETE, DISCONNECTED, FAILED, OPEN, State
 
 from .api.accounts import HostUser, lacks_second_factor, logged_in
 from .api.claims import Claim, MountCheck, claim_path, mark, tell_conflict
@@ -30,16 +31,7 @@ from .api.sse import Streams
 from .api.welcome import Served, announce
 from .asgi import ASGIMetricsMiddleware
 from .kinds import is_asgi
-from .measurement import (
-    COMPLETE,
-    DISCONNECTED,
-    FAILED,
-    OPEN,
-    Measurement,
-    State,
-    exclude_request,
-    is_measured,
-)
+from .measurement import Measurement, exclude_request, is_measured
 from .paths import as_text, excluder, split
 from .resolvers import route_of_environ, route_of_scope, user_of_environ, user_of_scope
 from .resolvers.base import FRAMEWORK_KEY, measured_by, session_identity
@@ -182,7 +174,6 @@ class DjangoMeasurement(Measurement):
         self.request = request
         self.carrier = carrier
         self.status = None
-        self.first_byte = 0.0
         self.state = OPEN
         self.start = self.recorder.begin()
 
@@ -269,8 +260,9 @@ class _Stream:
                 self._passed(chunk)
 
     def _passed(self, chunk: bytes) -> None:
-        if chunk and self._has_first_byte and not self._measurement.first_byte:
-            self._measurement.first_byte = self._measurement.recorder.clock()
+        measurement = self._measurement
+        if chunk and self._has_first_byte and not measurement.has_begun_stream():
+            measurement.note_first_byte(measurement.recorder.clock())
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

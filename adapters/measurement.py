@@ -5,22 +5,25 @@ recorder's key, and takes it out as the request ends. An inner middleware that f
 or EXCLUDED, does not measure the request again. The state decides and not the presence, because a
 server may use the same environ or scope object for another request.
 
-The states, and how each end state is reported to the recorder:
-
-    OPEN -> COMPLETE       `end`: the response is whole
-         -> FAILED         `fail`: an exception, no response, or a server that stops
-         -> DISCONNECTED   `abandon`: the client went away
-         -> EXCLUDED       `cancel`: nothing is counted
-
-No end state is ever left. The middlewares have the transition to COMPLETE once more, inlined, as
-nearly every request takes it.
+The states, and how each end state is reported to the recorder, stand in
+`metricsmw.engine.recording.exchange`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, MutableMapping
-from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from metricsmw.engine.recording.exchange import (
+    DISCONNECTED,
+    EXCLUDED,
+    FAILED,
+    NO_CARRIER,
+    OPEN,
+    TRANSITIONS,
+    WATCHED,
+    State,
+)
 
 from .resolvers import route_of_environ, route_of_scope, user_of_environ, user_of_scope
 from .resolvers.base import FRAMEWORK_KEY, MEASUREMENT_PREFIX, ForwardedRequest
@@ -31,31 +34,7 @@ if TYPE_CHECKING:
     from metricsmw.engine.recording.recorder import Recorder
 
 
-class State(Enum):
-    """How far a request's measurement is."""
-
-    OPEN = "open"
-    COMPLETE = "complete"
-    FAILED = "failed"
-    DISCONNECTED = "disconnected"
-    EXCLUDED = "excluded"
-
-
-OPEN, COMPLETE, FAILED = State.OPEN, State.COMPLETE, State.FAILED
-DISCONNECTED, EXCLUDED = State.DISCONNECTED, State.EXCLUDED
-
-TRANSITIONS: dict[State, frozenset[State]] = {
-    OPEN: frozenset({COMPLETE, FAILED, DISCONNECTED, EXCLUDED}),
-    COMPLETE: frozenset(),
-    FAILED: frozenset(),
-    DISCONNECTED: frozenset(),
-    EXCLUDED: frozenset(),
-}
-
 CONTENT_TYPE = b"content-type"
-
-# Stands for environ or scope once the outcome is reported.
-NO_CARRIER: dict[str, Any] = {}
 
 
 class Measurement:
@@ -64,8 +43,10 @@ class Measurement:
     Attributes:
         carrier: The request's environ or scope, until its outcome is reported.
         first_byte: When the first bytes of a stream had been passed on; 0.0: no stream so far.
+            Set where it is WATCHED.
         headers: Those of the response, of a stream at least; not set before they are known.
-        raised: The exception that the framework makes an answer of; set for `Failing` only.
+        raised: The exception that the framework makes an answer of, or None. Set where it is
+            WATCHED.
         start: When the request began. Times are monotonic seconds.
         state: How far it is.
         status: The status that the app has sent, None before that.
@@ -83,12 +64,11 @@ class Measurement:
     user_of: ClassVar[Callable[[Any], object]]
     method_key: ClassVar[str] = ""
     is_marker: ClassVar[bool] = False
-    failing: ClassVar[type[Measurement]]
 
     carrier: Any  # a WSGIEnvironment or a Scope
     first_byte: float
     headers: Iterable[tuple[str | bytes, str | bytes]]
-    raised: Raised
+    raised: Raised | None
     start: float
     state: State
     status: Any
@@ -120,16 +100,20 @@ class Measurement:
         if outcome not in TRANSITIONS[self.state]:
             self.take_out()
             return
+        is_watched = self.state is WATCHED
+        first_byte, raised = (self.first_byte, self.raised) if is_watched else (0.0, None)
         self.state = outcome
         carrier = self.carrier
         self.take_out()
         recorder = self.recorder
         template = self._template(carrier)
         start = self.start
-        if self.first_byte:
+        if first_byte:
             start = self.latency_start(recorder.clock(), template)
         try:
             code, method = self.code(), self.method(carrier)
+            if raised is not None:
+                code = raised.in_status(code)
             if outcome is DISCONNECTED:
                 now = recorder.abandon(code, template, method)
             elif outcome is FAILED:
@@ -140,7 +124,7 @@ class Measurement:
         except Exception:
             self.give_up()
             return
-        if self.first_byte and outcome is not DISCONNECTED:
+        if first_byte and outcome is not DISCONNECTED:
             self.count_stream(now, template, method)
         try:
             user = self.user(carrier)
@@ -149,13 +133,38 @@ class Measurement:
         except Exception:
             recorder.faults.report("the user resolver")
 
-    def see(self, error: BaseException) -> None:
-        """Note the exception that the framework makes an answer of; see `Failing`."""
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not ended."""
+        return self.state is OPEN or self.state is WATCHED
+
+    def watch(self) -> None:
+        """Have the end look at what is not usual, too."""
         if self.state is OPEN:
+            self.state = WATCHED
+            self.first_byte = 0.0
+            self.raised = None
+
+    def has_begun_stream(self) -> bool:
+        """Return whether the first bytes of a stream have been passed on."""
+        return self.state is WATCHED and bool(self.first_byte)
+
+    def note_first_byte(self, at: float) -> None:
+        """Note when the first bytes of a stream had been passed on, unless that is known."""
+        self.watch()
+        if not self.has_begun_stream():
+            self.first_byte = at
+
+    def see(self, error: BaseException) -> None:
+        """Note the exception that the framework makes an answer of.
+
+        Should that answer say that the server has failed, the exception is counted.
+        """
+        if self.is_open:
             raised = self.recorder.errors.summary(error)
             if raised is not None:
+                self.watch()
                 self.raised = raised
-                self.__class__ = _failing(type(self))
 
     def exclude(self) -> None:
         """Count nothing of this request, as it is one of the sub-app's own, say."""
@@ -233,7 +242,7 @@ class Measurement:
     def follow_copy(self, carrier: MutableMapping[str, Any]) -> None:
         """Read route and user from this carrier, where it is a copy of the measured one."""
         own = self.carrier
-        if carrier is own or self.state is not OPEN or "router" in own:
+        if carrier is own or not self.is_open or "router" in own:
             return
         if FRAMEWORK_KEY not in own or type(own[FRAMEWORK_KEY]) is ForwardedRequest:
             is_scope = "REQUEST_METHOD" not in carrier
@@ -244,42 +253,6 @@ class Measurement:
     def __reduce__(self) -> tuple[type, tuple[()]]:
         """Leave the measurement out of copies: only the original carrier's request is measured."""
         return type(None), ()
-
-
-class Failing(Measurement):
-    """What the measurement becomes of a request whose answer the framework makes of an exception.
-
-    Should that answer say that the server has failed, the exception is counted.
-    """
-
-    __slots__ = ()
-
-    def code(self) -> int:
-        """Return the status, with the exception."""
-        return self.raised.in_status(super().code())
-
-    def complete(self) -> None:
-        """Report a WSGI response that is whole."""
-        if self.state is OPEN and self.status is not None:
-            self.report(COMPLETE)
-        else:
-            super().complete()  # type: ignore[misc]
-
-    async def send_last(self, message: Any) -> None:
-        """Send what completes an ASGI response, and report it."""
-        if self.status is not None:
-            self.status = self.code()
-        await super().send_last(message)  # type: ignore[misc]
-
-
-def _failing(kind: type[Measurement]) -> type[Measurement]:
-    """Return the `Failing` that is as a class of measurements otherwise; each has one."""
-    if issubclass(kind, Failing):
-        return kind
-    found: type[Measurement] | None = vars(kind).get("failing")
-    if found is None:
-        found = kind.failing = type("Failing", (Failing, kind), {"__slots__": ()})
-    return found
 
 
 class Excluded(Measurement):
@@ -307,7 +280,7 @@ def is_measured(
     measurement: Measurement | None = carrier[key]
     if measurement is None:  # in a copy that was made by pickling
         return True
-    if measurement.state is OPEN:
+    if measurement.is_open:
         measurement.follow_copy(carrier)
         return True
     return measurement.state is EXCLUDED and measurement is not own

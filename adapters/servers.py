@@ -16,17 +16,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from types import FrameType, MethodType, ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 if TYPE_CHECKING:
     import asyncio
 
     from _typeshed.wsgi import WSGIEnvironment
 
+T = TypeVar("T")
+
 # The event of poll() that the peer has closed, beside POLLHUP and POLLERR, which need no asking.
 PEER_CLOSED: int = getattr(select, "POLLRDHUP", 0)
-# The most entries of `BY_TYPE`.
+# The most entries of a `ByType`.
 MAX_TYPES = 100
 # The most frames that are read of a stack, and of the chain of coroutines of a task.
 MAX_DEPTH = 200
@@ -102,7 +104,8 @@ class LoopServer(NamedTuple):
 def register(server: Server) -> None:
     """Add a server to the table, in place of one of the same name."""
     SERVERS[server.name] = server
-    BY_TYPE.clear()
+    for table in list(_tables.values()):
+        table.clear()
     _by_loop.clear()
 
 
@@ -186,22 +189,29 @@ def _is_of(owner: object, server: Server) -> bool:
     return any(base.__module__ in server.modules for base in type(owner).__mro__)
 
 
-def find(kind: type) -> Server | None:
-    """Return the server whose objects of this type say that a client has gone, or None.
+class ByType(dict[type, T]):
+    """What is made for the server whose objects of a type say that a client has gone.
 
-    The answer is kept in `BY_TYPE`.
+    Args:
+        make: Given the server, or None where there is no such server, returns what is looked up.
     """
-    modules = {base.__module__ for base in kind.__mro__}
-    server = next((each for each in SERVERS.values() if modules & each.modules), None)
-    if server is not None and server.client_gone is not_known:
-        server = None
-    if len(BY_TYPE) < MAX_TYPES:
-        BY_TYPE[kind] = server
-    return server
+
+    def __init__(self, make: Callable[[Server | None], T]) -> None:
+        self._make = make
+        _tables[id(self)] = self
+
+    def __missing__(self, kind: type) -> T:
+        modules = {base.__module__ for base in kind.__mro__}
+        server = next((each for each in SERVERS.values() if modules & each.modules), None)
+        if server is not None and server.client_gone is not_known:
+            server = None
+        made = self._make(server)
+        if len(self) < MAX_TYPES:
+            self[kind] = made
+        return made
 
 
-# The answers of `find`, for the hot path to look up.
-BY_TYPE: dict[type, Server | None] = {}
+_tables: WeakValueDictionary[int, ByType[Any]] = WeakValueDictionary()
 _by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopServer | None] = WeakKeyDictionary()
 
 

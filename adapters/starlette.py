@@ -21,7 +21,7 @@ from .api.welcome import Served, serves
 from .arguments import given_monitor
 from .asgi import ASGIMetricsMiddleware, metrics_app
 from .interpose import REDO, interpose
-from .measurement import OPEN, UNMEASURED, exclude_request
+from .measurement import UNMEASURED, exclude_request
 from .paths import as_exclusions, is_below, mount_path, split
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def _dispatch(router: Router, plain: Any, path: str, metrics: ASGIApp, key: str)
             if (
                 measurement is not None
                 and measurement.carrier is not scope
-                and measurement.state is OPEN
+                and measurement.is_open
                 and "REQUEST_METHOD" not in measurement.carrier
             ):
                 measurement.carrier = scope

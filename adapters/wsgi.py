@@ -14,18 +14,20 @@ from types import GeneratorType
 from typing import TYPE_CHECKING
 
 from metricsmw import MetricsMonitor
+from metricsmw.engine.recording.exchange import (
+    COMPLETE,
+    DISCONNECTED,
+    EXCLUDED,
+    FAILED,
+    OPEN,
+    Carriers,
+)
 
 from .api.welcome import announce, serve_at
 from .arguments import given_monitor
 from .bodies import body_class
 from .interpose import Remade
 from .measurement import (
-    COMPLETE,
-    DISCONNECTED,
-    EXCLUDED,
-    FAILED,
-    NO_CARRIER,
-    OPEN,
     Excluded,
     Measurement,
     is_measured,
@@ -148,7 +150,6 @@ class WSGIMetricsMiddleware(Remade):
         exchange.carrier = environ
         exchange.inner = start_response
         exchange.status = None
-        exchange.first_byte = 0.0
         exchange.state = OPEN
         environ[key] = exchange
         try:
@@ -239,16 +240,12 @@ class WSGIMeasurement(Measurement):
     method_key = "REQUEST_METHOD"
 
     inner: StartResponse
-    status: str | None
-
-    def code(self) -> int:
-        """Return the status code; 500 where the app has given none."""
-        return 500 if self.status is None else _code_of(self.status)
+    status: int | None
 
     def start_response(
         self, status: str, headers: Headers, exc_info: OptExcInfo | None = None
     ) -> Callable[[bytes], object]:
-        """Remember the status line, and pass it on to the server."""
+        """Remember the status, and pass it on to the server."""
         inner = self.inner
         if exc_info is None:
             write = inner(status, headers)
@@ -259,7 +256,10 @@ class WSGIMeasurement(Measurement):
                 write = inner(status, headers, exc_info)
             finally:
                 exc_info = None  # as PEP 3333 asks: no circle through the traceback
-        self.status = status
+        try:
+            self.status = _codes[status]
+        except Exception:
+            self.status = _code_of(status)
         self.headers = headers
         if ON_START_RESPONSE:
             try:
@@ -273,12 +273,12 @@ class WSGIMeasurement(Measurement):
         """Report that the response is whole."""
         raise NotImplementedError
 
-    def complete_uncounted(self) -> None:
-        """Report a response that has ended before, or that has never started."""
-        if self.state is OPEN:
+    def complete_otherwise(self) -> None:
+        """Report a complete response that is not as most are, or none at all."""
+        if self.status is None and self.is_open:
             self.failed(None)
         else:
-            self.take_out()
+            self.report(COMPLETE)
 
     def failed(self, error: BaseException | None) -> None:
         """Report that an exception escaped, or that there was no response."""
@@ -295,8 +295,7 @@ class WSGIMeasurement(Measurement):
     def cut_short(self) -> None:
         """Report a body that was closed before its end; the exception in flight says by whom."""
         error = sys.exc_info()[1]
-        bodiless = (self.status or "")[:3] in ("204", "304")
-        if bodiless or self.carrier.get("REQUEST_METHOD") == "HEAD":
+        if self.status in (204, 304) or self.carrier.get("REQUEST_METHOD") == "HEAD":
             self.complete()
         # What servers raise for a body that is not one of bytes, or as they shut down.
         elif (
@@ -351,51 +350,22 @@ def _exchange_class(
     recorder: Recorder, route: EnvironRoute | None, user: EnvironUser | None
 ) -> type[WSGIMeasurement]:
     """Return the subclass of one middleware: what is the same for each request is in closures."""
-    key, end, clock = recorder.key, recorder.end, recorder.clock
-    # Resolvers are called for every request, not only for those that have a known key.
-    is_asked = route is not None or user is not None or has_registered("wsgi")
-    read = environ_reader(route, user, recorder.faults)
-    codes = _codes
+    carriers = Carriers(
+        "REQUEST_METHOD",
+        (FRAMEWORK_KEY, "bottle.route"),
+        environ_reader(route, user, recorder.faults),
+        # Resolvers are called for every request, not only for those that have a known key.
+        always=route is not None or user is not None or has_registered("wsgi"),
+        user_key="REMOTE_USER",
+        user_of=None,
+        fault=recorder.faults.report,
+        taken_out=recorder.key,
+    )
 
     class Exchange(WSGIMeasurement):
-        """The methods that every request calls."""
-
         __slots__ = ()
 
-        def complete(self) -> None:
-            now = clock()
-            line = self.status
-            if line is None or self.state is not OPEN:
-                self.complete_uncounted()
-                return
-            self.state = COMPLETE
-            environ = self.carrier
-            self.carrier = NO_CARRIER
-            try:  # noqa: SIM105
-                del environ[key]
-            except KeyError:
-                pass
-            template = user_id = None
-            if is_asked or FRAMEWORK_KEY in environ or "bottle.route" in environ:
-                template, user_id = read(environ)
-            elif "REMOTE_USER" in environ:
-                user_id = environ["REMOTE_USER"] or None
-            try:
-                method = environ["REQUEST_METHOD"]
-            except KeyError:  # made by hand
-                method = ""
-            try:
-                try:
-                    code = codes[line]
-                except KeyError:
-                    code = _code_of(line)
-                start = self.latency_start(now, template) if self.first_byte else self.start
-                end(start, code, template, method, user_id, now)
-            except Exception:
-                self.give_up()
-                return
-            if self.first_byte:
-                self.count_stream(now, template, method)
+        complete = recorder.completing(carriers)
 
     Exchange.recorder = recorder
     Exchange.route_of, Exchange.user_of = (

@@ -22,7 +22,7 @@ adapters
 adapters.django adapters.fastapi adapters.flask adapters.prometheus adapters.starlette
 adapters.asgi adapters.auth adapters.wsgi
 adapters.api
-adapters.bodies
+adapters.asgi_exchange adapters.bodies
 adapters.measurement adapters.opening adapters.websockets
 adapters.resolvers adapters.servers
 adapters.arguments adapters.dashboard adapters.interpose adapters.kinds adapters.paths

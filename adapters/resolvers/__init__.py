@@ -394,7 +394,7 @@ def _make_rows() -> None:
 
 _make_rows()
 # The keys that the middlewares test themselves, without a call.
-_KEYS = {FRAMEWORK_KEY, "router", "path_template", "bottle.route"}
+_KEYS = {FRAMEWORK_KEY, "router", "bottle.route"}
 # Frameworks with keys of their own, for which the middlewares call the resolvers where they are
 # imported.
-_OPTIONAL = {"lilya", "responder"}
+_OPTIONAL = {"lilya", "litestar", "responder"}

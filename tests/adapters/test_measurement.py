@@ -10,15 +10,18 @@ import pytest
 
 from metricsmw import MetricsMonitor
 from metricsmw.adapters.measurement import (
+    Measurement,
+    exclude_request,
+)
+from metricsmw.engine.recording.exchange import (
     COMPLETE,
     DISCONNECTED,
     EXCLUDED,
     FAILED,
     OPEN,
     TRANSITIONS,
-    Measurement,
+    WATCHED,
     State,
-    exclude_request,
 )
 
 ENDS = (COMPLETE, FAILED, DISCONNECTED, EXCLUDED)
@@ -43,7 +46,7 @@ def begun(monitor: MetricsMonitor) -> tuple[Measurement, dict[str, Any]]:
     environ: dict[str, Any] = {"REQUEST_METHOD": "GET"}
     measurement = environ[monitor.recorder.key] = Own()
     measurement.carrier = environ
-    measurement.state, measurement.status, measurement.first_byte = OPEN, 200, 0.0
+    measurement.state, measurement.status = OPEN, 200
     measurement.start = monitor.recorder.begin()
     return measurement, environ
 
@@ -69,7 +72,8 @@ def test_the_first_outcome_counts(first: State, second: State, monitor: MetricsM
 
 @pytest.mark.parametrize("state", ENDS)
 def test_no_end_is_left(state: State) -> None:
-    assert TRANSITIONS[OPEN] == set(ENDS)
+    assert TRANSITIONS[OPEN] == {*ENDS, WATCHED}
+    assert TRANSITIONS[WATCHED] == set(ENDS)
     assert not TRANSITIONS[state]
 
 

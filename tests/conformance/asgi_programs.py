@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from hypothesis import strategies as st
 
-from metricsmw.adapters import asgi, measurement
+from metricsmw.adapters import asgi, asgi_exchange, measurement
 from metricsmw.clock import ManualClock
 
 from .outcomes import Outcome, complete, failed, gone
@@ -214,7 +214,7 @@ class Run:
         places = [
             (frame.name, frame.lineno)
             for frame in traceback.extract_tb(error.__traceback__)
-            if frame.filename not in (asgi.__file__, measurement.__file__)
+            if frame.filename not in (asgi.__file__, asgi_exchange.__file__, measurement.__file__)
         ]
         return which, places, self.describe(error.__context__), self.describe(error.__cause__)
 

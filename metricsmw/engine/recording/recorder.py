@@ -29,6 +29,14 @@ from metricsmw.engine.fork import Stage, on_fork
 from metricsmw.engine.recording.answers import AnswerKey, AnswerPlace, Row, class_lane
 from metricsmw.engine.recording.captures import CapturedRequest, Captures
 from metricsmw.engine.recording.errors import ErrorRecorder
+from metricsmw.engine.recording.exchange import (
+    COMPLETE,
+    NO_CARRIER,
+    OPEN,
+    Answered,
+    Carriers,
+    Complete,
+)
 from metricsmw.engine.recording.raised import Known
 from metricsmw.engine.recording.routes import PLACES, RouteTables
 from metricsmw.engine.recording.users import UserTable
@@ -169,6 +177,10 @@ class RecordRequest(Protocol):
         """Record one request; see `MetricsMonitor.record_request`."""
 
 
+def _complete_otherwise(exchange: Answered) -> None:
+    exchange.complete_otherwise()
+
+
 class Recorder:
     """What adapters and the monitor record with. Latencies and times are monotonic seconds.
 
@@ -198,6 +210,7 @@ class Recorder:
     in_asgi: bool
 
     begin: Callable[[], float]
+    _completing: Callable[[Carriers], Complete]
     end: End
     fail: Fail
     abandon: Callable[[int, str | None, str], float]
@@ -304,6 +317,74 @@ class Recorder:
             in_flight -= 1.0
             gauges[0] = in_flight
 
+        def completing(carriers: Carriers) -> Complete:
+            method_key, read, always = carriers.method_key, carriers.read, carriers.always
+            mark, other_mark = carriers.marks
+            user_key, user_of, key = carriers.user_key, carriers.user_of, carriers.taken_out
+
+            def complete(exchange: Answered) -> None:
+                nonlocal in_flight
+                now = clock()
+                status = exchange.status
+                if status is None or exchange.state is not OPEN:
+                    exchange.complete_otherwise()
+                    return
+                exchange.state = COMPLETE
+                carrier = exchange.carrier
+                if key is not None:
+                    exchange.carrier = NO_CARRIER
+                    try:  # noqa: SIM105
+                        del carrier[key]
+                    except KeyError:
+                        pass
+                route = user_id = None
+                if always or mark in carrier or other_mark in carrier:
+                    route, user_id = read(carrier)
+                elif user_key in carrier:
+                    user_id = carrier[user_key]
+                    if user_of is None:
+                        user_id = user_id or None
+                    else:
+                        try:
+                            user_id = user_of(user_id)
+                        except Exception:
+                            user_id = None
+                            carriers.fault("the user resolver")
+                try:
+                    if now >= deadline:
+                        take_checkpoint(now)
+                    try:
+                        row = rows[route][carrier[method_key]]
+                    except KeyError:
+                        row = find(route, carrier.get(method_key, ""), status)
+                    seconds = now - exchange.start
+                    if status != row.plain:
+                        count_other(row, seconds, status, now, user_id)
+                    else:
+                        if seconds > row.limit:
+                            seconds = edge(seconds, row, now, status, user_id)
+                        try:
+                            lane = ceil(log2(seconds) * 32.0 + 768.0)
+                        except ValueError:  # 0.0
+                            lane = 0
+                        if lane < lowest:
+                            lane = cover(lane)
+                        route_lanes = row.lanes
+                        lanes[lane] += 1.0
+                        route_lanes[places[lane]] += 1.0
+                    in_flight -= 1.0
+                    gauges[0] = in_flight
+                    if user_id is not None:
+                        try:
+                            seen, place = known[user_id]  # type: ignore[index]
+                            seen[place] = now
+                        except (KeyError, TypeError):
+                            see(user_id, now)
+                except Exception:
+                    exchange.give_up()
+
+            return complete
+
         def end(
             start: float,
             status: int,
@@ -315,35 +396,11 @@ class Recorder:
             nonlocal in_flight
             if now is None:
                 now = clock()
-            seconds = now - start
-            if now >= deadline:
-                take_checkpoint(now)
-            try:
-                row = rows[route][method]
-            except KeyError:
-                row = find(route, method, status)
-            if status != row.plain:
-                count_other(row, seconds, status, now, user_id)
-            else:
-                if seconds > row.limit:
-                    seconds = edge(seconds, row, now, status, user_id)
-                try:
-                    lane = ceil(log2(seconds) * 32.0 + 768.0)
-                except ValueError:  # 0.0
-                    lane = 0
-                if lane < lowest:
-                    lane = cover(lane)
-                route_lanes = row.lanes
-                lanes[lane] += 1.0
-                route_lanes[places[lane]] += 1.0
+            observe_route(now - start, False, route, method, status, user_id)
             in_flight -= 1.0
             gauges[0] = in_flight
             if user_id is not None:
-                try:
-                    seen, place = known[user_id]  # type: ignore[index]
-                    seen[place] = now
-                except (KeyError, TypeError):
-                    see(user_id, now)
+                see(user_id, now)
             return now
 
         def count_other(
@@ -524,7 +581,7 @@ class Recorder:
             else:
                 if seconds > row.limit:
                     seconds = edge(seconds, row, now, key, user_id, request)
-                lane = ceil(log2(max(seconds, FLOOR_SECONDS)) * 32.0 + 768.0)
+                lane = ceil(log2(max(FLOOR_SECONDS, seconds)) * 32.0 + 768.0)  # NaN is no more
                 if lane < lowest:
                     cover(lane)
                 route_lanes, place = row.lanes, places[lane]
@@ -744,7 +801,7 @@ class Recorder:
             known.clear()
             routes = users = captures = None
 
-        self.begin, self.end, self.fail = begin, end, fail
+        self.begin, self.end, self.fail, self._completing = begin, end, fail, completing
         self.abandon, self.cancel, self.streamed = abandon, cancel, streamed
         self.record_request = record_request
         self.observe, self.observe_route = observe, observe_route
@@ -752,6 +809,16 @@ class Recorder:
         self._take_checkpoint, self.release, self.start_over = take_checkpoint, release, start_over
 
     # --- not hot ---------------------------------------------------------------------------------
+
+    def completing(self, carriers: Carriers) -> Complete:
+        """Return what reads and records a complete response, in one call.
+
+        Builds without a GIL report it step by step: no resolver is called behind the lock.
+
+        Args:
+            carriers: How the environs or scopes of a middleware are read.
+        """
+        return _complete_otherwise if NEEDS_LOCK else self._completing(carriers)
 
     def _do_minute(self, now: float) -> float:
         """Do the work of a minute, which reads and writes files.

@@ -17,6 +17,7 @@ from types import CodeType
 import pytest
 
 from metricsmw.adapters.asgi import ASGIMetricsMiddleware
+from metricsmw.adapters.asgi_exchange import ASGIMeasurement
 from metricsmw.adapters.wsgi import WSGIMetricsMiddleware
 from metricsmw.engine.recording.instruments import Instruments
 from metricsmw.engine.recording.recorder import Recorder
@@ -27,7 +28,12 @@ HOT_FILES = [
     RECORDER,
     *(
         Path(inspect.getfile(cls))
-        for cls in (Instruments, WSGIMetricsMiddleware, ASGIMetricsMiddleware)
+        for cls in (
+            Instruments,
+            WSGIMetricsMiddleware,
+            ASGIMetricsMiddleware,
+            ASGIMeasurement,
+        )
     ),
 ]
 

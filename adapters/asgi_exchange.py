@@ -1,0 +1,244 @@
+"""One ASGI request and its response: the methods that every request calls, and the rarer ones.
+
+The hot path, with `asgi`. `send` returns the server's own awaitable. Only the last message is
+awaited here, because the latency ends when the server has taken it.
+"""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from metricsmw.engine.recording.exchange import (
+    COMPLETE,
+    DISCONNECTED,
+    FAILED,
+    OPEN,
+    WATCHED,
+    Carriers,
+)
+
+from .measurement import Measurement
+from .resolvers import has_registered, route_of_scope, scope_reader, user_of_scope
+from .resolvers.base import FRAMEWORK_KEY, session_user
+from .servers import Server
+
+if TYPE_CHECKING:
+    from metricsmw.engine.recording.recorder import Recorder
+
+    from .types import Message, Receive, ScopeRoute, ScopeUser, Send
+
+BODY = "http.response.body"
+TRAILERS = "http.response.trailers"
+# Messages that end a response without trailers, unless they say that more comes.
+FINAL = {BODY, "http.response.pathsend", "http.response.zerocopysend"}
+
+
+# Keys in scope of frameworks that make answers of exceptions with a status, outside of a middleware
+# that stands before a route.
+_ANSWERS = {"litestar_app", "starlette.exception_handlers"}
+
+
+class ASGIMeasurement(Measurement):
+    """One request and its response; the attributes are set by the middleware.
+
+    Attributes:
+        begun: The message that has started the response, once the app has sent it.
+        gone: The client has gone, by `receive` or `send`. Set where it is WATCHED.
+        has_trailers: The response ends with trailers. Set where it is WATCHED.
+        inner_receive: The server's `receive`; set where nothing is known of the server.
+        inner: The server's `send`.
+        owner: The object that `send` is a method of; None: it is none.
+        server: The server's entry in the table; None: it has none.
+    """
+
+    __slots__ = ("begun", "gone", "has_trailers", "inner", "inner_receive", "owner")
+
+    method_key = "method"
+    server: ClassVar[Server | None]
+
+    begun: Message
+    gone: bool
+    has_trailers: bool
+    inner_receive: Receive
+    inner: Send
+    owner: Any
+    status: int | None
+
+    async def receive(self) -> Message:
+        """Receive from the server, and note whether the client has gone."""
+        message = await self.inner_receive()
+        if message["type"] == "http.disconnect":
+            self.note_gone()
+        return message
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """Send a message of the response."""
+        raise NotImplementedError
+
+    def watch(self) -> None:
+        """Have the end look at what is not usual, too."""
+        if self.state is OPEN:
+            self.gone = self.has_trailers = False
+        super().watch()
+
+    def note_gone(self) -> None:
+        """Note that the client has gone."""
+        self.watch()
+        self.gone = True
+
+    def complete_otherwise(self) -> None:
+        """Report a complete response that is not as most are; none before it has started."""
+        if self.status is not None:
+            self.report(COMPLETE)
+
+    def client_gone(self) -> bool:
+        """Return whether the client has gone, by the server; False where it does not say."""
+        try:
+            return self.server is not None and bool(self.server.client_gone(self.owner))
+        except Exception:
+            self.recorder.faults.report("asking the server for its client")
+            return False
+
+    def not_sent(self, error: BaseException, gone: bool) -> None:
+        """Note that a message was not sent.
+
+        Args:
+            error: What the server's `send` has raised.
+            gone: The client had gone before.
+        """
+        if isinstance(error, OSError):
+            self.note_gone()
+        elif not (gone or isinstance(error, Exception) or self.status is None):
+            # Under Trio the server reports the end of the response to the app, and so cancels it,
+            # before this `send` returns. All bytes had gone.
+            server = self.server
+            if server is not None and server.gone_at_end and self.client_gone():
+                self.report(COMPLETE)
+
+    def report_gone(self) -> None:
+        """Report a response whose client was not there for its last message."""
+        if self.status is not None:
+            is_head = self.carrier.get("method") == "HEAD"  # which has all with the start
+            self.report(COMPLETE if is_head else DISCONNECTED)
+
+    def failed(self, error: BaseException | None) -> None:
+        """Report that the app ended without a complete response."""
+        if not self.is_open:
+            return
+        gone = self.state is WATCHED and self.gone
+        code = getattr(error, "status_code", None)
+        if self.status is None and isinstance(code, int) and _ANSWERS & self.carrier.keys():
+            self.status = code
+            self.report(COMPLETE)
+            return
+        # A server of which nothing is known cancels the app for a client that has gone.
+        cancelled = self.server is None and isinstance(error, CancelledError)
+        if not (gone or cancelled or self.client_gone()):
+            self.report(FAILED, error)
+        elif self.status is not None and self.carrier.get("method") == "HEAD":
+            self.first_byte = 0.0
+            self.report(COMPLETE)  # which has all with the start
+        else:
+            self.report(DISCONNECTED)
+
+
+def exchange_class(
+    recorder: Recorder, route: ScopeRoute | None, user: ScopeUser | None, server: Server | None
+) -> tuple[type[ASGIMeasurement], bool]:
+    """Return the subclass of one middleware and server, and whether the server is known.
+
+    What is the same for each request is in closures.
+    """
+    fault, clock = recorder.faults.report, recorder.clock
+    is_asked_first = server is not None and server.gone_at_end
+    client_gone = None if server is None or is_asked_first else server.client_gone
+    complete = recorder.completing(
+        Carriers(
+            "method",
+            ("router", FRAMEWORK_KEY),
+            scope_reader(route, user, recorder.faults),
+            # Resolvers are called for every request, not only for those that have a known key.
+            always=route is not None or user is not None or has_registered("asgi"),
+            user_key="session",
+            user_of=session_user,
+            fault=fault,
+        )
+    )
+
+    class Exchange(ASGIMeasurement):
+        """The methods that every request calls."""
+
+        __slots__ = ()
+
+        def send(self, message: Message) -> Awaitable[None]:
+            if self.status is None and "status" in message:
+                self.status = message["status"]
+                self.begun = message
+                if "trailers" in message and message["trailers"]:  # noqa: RUF019 - it is quicker
+                    self.watch()
+                    self.has_trailers = True
+                inner = self.inner
+                return inner(message)
+            if (
+                self.state is OPEN
+                and message["type"] == BODY
+                and ("more_body" not in message or not message["more_body"])
+            ):
+                return self.send_last(message)
+            return self.send_other(message)
+
+        async def send_last(self, message: Message) -> None:
+            """Send what completes a response as most are, and report it."""
+            if is_asked_first and self.client_gone():
+                self.note_gone()
+                await self.send_other(message)
+                return
+            inner = self.inner
+            try:
+                await inner(message)
+            except BaseException as error:
+                self.not_sent(error, gone=False)
+                raise
+            if client_gone is not None:
+                try:
+                    gone = client_gone(self.owner)
+                except Exception:
+                    gone = False
+                    fault("asking the server for its client")
+                if gone:
+                    self.report_gone()
+                    return
+            complete(self)
+
+        async def send_other(self, message: Message) -> None:
+            """Send part of a stream, a rarer message, one out of turn, or any last one."""
+            is_watched = self.state is WATCHED
+            if is_watched and self.has_trailers:
+                last = message["type"] == TRAILERS and not message.get("more_trailers")
+            else:
+                last = message["type"] in FINAL and not message.get("more_body")
+            # Not what `receive` says from here on: servers end it once they have the last message.
+            gone = (is_watched and self.gone) or (last and is_asked_first and self.client_gone())
+            inner = self.inner
+            try:
+                await inner(message)
+            except BaseException as error:
+                self.not_sent(error, gone or not last)
+                raise
+            if not last:
+                if message.get("body") and self.status is not None and not self.has_begun_stream():
+                    self.note_first_byte(clock())
+                    self.headers = self.begun.get("headers", ())
+            elif gone or (not is_asked_first and self.client_gone()):
+                self.report_gone()
+            else:
+                complete(self)
+
+    Exchange.recorder, Exchange.server = recorder, server
+    Exchange.route_of, Exchange.user_of = (
+        staticmethod(route or route_of_scope),
+        staticmethod(user or user_of_scope),
+    )
+    return Exchange, server is not None
