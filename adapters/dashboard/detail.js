@@ -86,6 +86,8 @@ export class Detail {
     const others = make("p", { class: "rest" }, rest.join(" · "));
     // A history has neither statuses nor first bytes of single routes.
     this.#statuses.replaceChildren(...(row.statuses ? told(row) : []), others);
+    this.#statuses.hidden = !row.statuses && !rest.length;
+    this.#statuses.parentElement.classList.toggle("whole", this.#statuses.hidden);
   }
 }
 

@@ -17,7 +17,7 @@ from kits.page import (
     until,
 )
 from kits.servers import Server
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from metricsmw.adapters import dashboard
 
@@ -77,10 +77,27 @@ def test_a_link_shows_the_same(anew: Server, window: Window) -> None:
 def test_dragging_zooms(site: Server, window: Window) -> None:
     if dashboard.CHARTS not in dashboard.files():
         pytest.skip("built without charts")
+    window.page.clock.install()
     page = window.open(site)
     alive(page)
     until(page, lambda: min(points(page)) >= 1, "a point")
     expect(page.locator("#unzoom")).to_be_hidden()
+    drag(page)
+    expect(page.locator("#unzoom")).to_be_visible()
+    page.locator("#unzoom").click()
+    expect(page.locator("#unzoom")).to_be_hidden()
+    # What is zoomed to stays, as the history is loaded again from time to time.
+    page.get_by_role("button", name="Last hour").click()
+    drag(page)
+    expect(page.locator("#unzoom")).to_be_visible()
+    with page.expect_response("**/history?*by=route*"):
+        page.clock.run_for(31_000)
+    page.wait_for_timeout(200)
+    expect(page.locator("#unzoom")).to_be_visible()
+
+
+def drag(page: Page) -> None:
+    """Drag over a part of the first chart."""
     over = page.locator("#charts .u-over").first
     over.scroll_into_view_if_needed()
     box = over.bounding_box()
@@ -90,9 +107,6 @@ def test_dragging_zooms(site: Server, window: Window) -> None:
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.5, y, steps=4)
     page.mouse.up()
-    expect(page.locator("#unzoom")).to_be_visible()
-    page.locator("#unzoom").click()
-    expect(page.locator("#unzoom")).to_be_hidden()
 
 
 def test_a_paused_page_can_change_its_span(watched: Server, window: Window) -> None:
