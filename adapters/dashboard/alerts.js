@@ -17,8 +17,8 @@ export class Alerts {
   #seen = ""; // the states of which the past alerts were asked for
   #past = [];
 
-  /** `happened(text, kind)` notes what changed; `fires(count)` that so many rules fire. */
-  constructor({ section, list, count, happened, fires, base, dialog }) {
+  /** `happened(text, kind)` notes what changed; `fires(count)` that so many rules fire; `toErrors(route)` leads to the errors. */
+  constructor({ section, list, count, happened, fires, base, dialog, toErrors }) {
     this.#section = section;
     this.#list = list;
     this.#count = count;
@@ -28,7 +28,8 @@ export class Alerts {
     this.#dialog = dialog;
     list.addEventListener("click", (event) => {
       const button = event.target.closest("button");
-      if (button) this.#ask(button.dataset.type, button.dataset.end !== undefined);
+      if (button?.dataset.errors !== undefined) toErrors(button.dataset.errors);
+      else if (button) this.#ask(button.dataset.type, button.dataset.end !== undefined);
     });
     dialog.querySelector("#silence-confirm").addEventListener("click", () => this.#confirm());
   }
@@ -115,6 +116,8 @@ function item(row) {
     make("b", { class: "badge" }, SHOWN[row.state]),
     make("span", { class: "rule" }, make("b", {}, row.type), ` ${row.severity}`),
     make("bdi", { class: "said", title: row.rule }, said(row)),
+    ...(row.detail ? [make("bdi", { class: "said detail" }, row.detail)] : []),
+    ...(kindOf(row.field) === "error" ? [make("button", { type: "button", class: "link", "data-errors": row.route ?? "" }, "Errors")] : []),
     make("span", { class: "since" }, "since ", make("time", { datetime: row.since }, dated(row.since))),
     row.silenced_until
       ? make("span", { class: "silence" }, `silenced until ${dated(row.silenced_until)} `, make("button", { type: "button", class: "link", "data-type": row.type, "data-end": "" }, "End"))
@@ -124,7 +127,7 @@ function item(row) {
 
 /** What a field is about: a chart shows one of these. */
 function kindOf(field) {
-  if (field.endsWith("burn_rate") || field.startsWith("server_error")) return "error";
+  if (field.endsWith("burn_rate") || field.startsWith("server_error") || field === "new_errors") return "error";
   return field === "requests" ? "request" : field.split("_")[0];
 }
 

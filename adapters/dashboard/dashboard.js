@@ -3,6 +3,7 @@
 import { Alerts } from "./alerts.js";
 import { showBanners } from "./banners.js";
 import { byClass, Chart, CLASSES, FIRST_BYTE, hasCharts, markers, withFirstBytes } from "./charts.js";
+import { Errors } from "./errors.js";
 import { Events } from "./events.js";
 import { Custom } from "./custom.js";
 import { Feed } from "./feed.js";
@@ -110,9 +111,11 @@ const custom = new Custom({ section: find("custom"), count: find("custom-count")
 
 const workers = new Workers({ card: find("workers"), count: find("workers-count"), table: find("workers-table"), base });
 
+const errors = new Errors({ section: find("errors"), count: find("errors-count"), list: find("errors-list"), base });
+
 // --- updates -------------------------------------------------------------------------------------
 
-const alerts = new Alerts({ section: find("alerts"), list: find("alerts-list"), count: find("alerts-count"), happened, fires, base, dialog: find("silence-dialog") });
+const alerts = new Alerts({ section: find("alerts"), list: find("alerts-list"), count: find("alerts-count"), happened, fires, base, dialog: find("silence-dialog"), toErrors: (route) => errors.goTo(route) });
 const events = new Events({ list: find("events"), none: find("no-events") });
 const fields = [...document.querySelectorAll("[data-field]")];
 const spanNames = [...document.querySelectorAll(".of-window")];
@@ -148,6 +151,7 @@ function onUpdate(update) {
     routes.show(update.routes);
     custom.refresh(); // as often, and no more where nobody looks
     workers.refresh();
+    errors.refresh();
   }
   if (update.alerts) alerts.show(update.alerts);
   if (update.events) events.show(update.events);

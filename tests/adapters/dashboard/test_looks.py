@@ -140,6 +140,14 @@ def test_names_that_mean_harm_are_text(name: str, app: str, window: Window) -> N
         for row in range(rows):
             page.locator(".routes .name").nth(row).click()
         expect(page.locator(".detail")).to_have_count(rows)
+        kinds = page.locator("#errors-list > li")
+        until(page, lambda: kinds.count() >= 2 * number, "the errors")  # HTTP 500 of each, too
+        for place in range(kinds.count()):
+            kinds.nth(place).locator("summary").click()
+        types = page.locator("#errors-list .type").all_inner_texts()
+        assert any(
+            text.startswith("/<script>") and text.endswith("\\ud800.Error") for text in types
+        )
         assert page.evaluate("window.hacked") is None
         assert page.locator("main img, main script, main table b[onmouseover]").count() == 0
         for width in (360, 1280):

@@ -305,6 +305,20 @@ def test_alerts_show(watched: Server, window: Window, axe: str) -> None:
     assert (icon.get_attribute("href") or "").endswith("icon-alert.svg")
     marked = page.locator("#charts figure p.hidden", has_text="ERROR_RATE at")
     expect(marked).to_have_count(1)
+    # From the alert to the guilty line: one click.
+    watched.get("/raise")
+    kinds = page.locator("#errors-list > li")
+    expect(kinds.first.locator(".type")).to_have_text("RuntimeError")
+    firing.get_by_role("button", name="Errors").click()
+    expect(kinds.first.locator(".own-line").last).to_contain_text("apps.watched.raise_")
+    assert kinds.nth(1).locator("summary").inner_text().startswith("HTTP 500")
+    opened = kinds.first.inner_text()
+    assert "GET /raise" in opened
+    assert "a value" not in opened
+    for width in (1280, 360):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert faults(page, axe) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
     firing.get_by_role("button", name="Silence ERROR_RATE").click()
     assert faults(page, axe) == []
     page.get_by_role("dialog").get_by_role("button", name="Silence").click()

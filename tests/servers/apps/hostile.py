@@ -34,6 +34,10 @@ def record_all() -> str:
         user = name[:500]
         monitor.record_request(1.0, user_id=user, method="<b>GET</b>", route=name, status=200)
         monitor.record_request(1.0, method="GET", route=name, status=500)
+        try:
+            raise type("Error", (Exception,), {"__module__": name + "\ud800"})(name)
+        except Exception as error:
+            monitor.recorder.errors.raised(error, 500, name, "GET")
     return str(len(NAMES))
 
 

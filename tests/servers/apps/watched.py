@@ -1,7 +1,7 @@
 """A site that is watched: two alert rules, and a lasting history in the file that HISTORY names.
 
-`/ok` and `/fail` answer 200 and 500; the app itself counts those that went well. `app` is open to
-all, `guarded` asks for Basic credentials.
+`/ok` and `/fail` answer 200 and 500, `/raise` raises; the app itself counts those that went well.
+`app` is open to all, `guarded` asks for Basic credentials.
 """
 
 from __future__ import annotations
@@ -33,7 +33,12 @@ async def fail(request: Request) -> Response:
     return PlainTextResponse("failed", 500)
 
 
-ROUTES = [Route("/ok", ok), Route("/fail", fail)]
+async def raise_(request: Request) -> Response:
+    secret = "a value of a variable"
+    raise RuntimeError(f"a message with {secret}")
+
+
+ROUTES = [Route("/ok", ok), Route("/fail", fail), Route("/raise", raise_)]
 
 monitor = get_metrics_monitor(window_seconds=60)
 orders = monitor.counter("orders", "Orders taken.", ["shop"])

@@ -1,0 +1,138 @@
+// The errors by kind, the latest first: what, where, how often, minute by minute, and one traceback.
+
+import { dated, full, make, write } from "./format.js";
+
+const MOST_ROWS = 100;
+
+export class Errors {
+  #section;
+  #count;
+  #list;
+  #base;
+  #rows = new Map(); // by fingerprint: {element, told, parts}
+  #asking = false;
+
+  constructor({ section, count, list, base }) {
+    this.#section = section;
+    this.#count = count;
+    this.#list = list;
+    this.#base = base;
+  }
+
+  /** Ask for those of now. */
+  async refresh() {
+    if (this.#asking) return;
+    this.#asking = true;
+    try {
+      const answer = await fetch(new URL(`errors?limit=${MOST_ROWS}`, this.#base), { cache: "no-store" });
+      if (answer.ok) this.#show(await answer.json());
+    } catch {
+      // The feed says what is wrong, and comes back.
+    } finally {
+      this.#asking = false;
+    }
+  }
+
+  /** Lead to the latest exception, of a route where one is given, and open it. */
+  goTo(route) {
+    const rows = [...this.#list.children].map((element) => this.#rows.get(element.dataset.key));
+    const fitting = rows.filter(({ told }) => !route || told.routes.some((name) => name.endsWith(` ${route}`)));
+    const one = fitting.find(({ told }) => told.where) ?? fitting[0] ?? rows[0];
+    if (!one) return;
+    one.element.querySelector("details").open = true;
+    one.element.querySelector("summary").focus({ preventScroll: true });
+    one.element.scrollIntoView({ block: "start" });
+  }
+
+  #show({ errors, kinds }) {
+    const wanted = new Set(errors.map(({ fingerprint }) => fingerprint));
+    for (const [key, { element }] of this.#rows) {
+      if (wanted.has(key)) continue;
+      element.remove();
+      this.#rows.delete(key);
+    }
+    errors.forEach((told, place) => {
+      const one = this.#rows.get(told.fingerprint) ?? this.#add(told.fingerprint);
+      fill(one, told);
+      // One that is in its place is left alone: moving it would take the focus away.
+      if (this.#list.children[place] !== one.element) this.#list.insertBefore(one.element, this.#list.children[place] ?? null);
+    });
+    this.#section.hidden = !errors.length;
+    const more = kinds > errors.length ? `, the latest ${errors.length} shown` : "";
+    write(this.#count, `${kinds} ${kinds === 1 ? "kind" : "kinds"}${more}`);
+  }
+
+  #add(key) {
+    const parts = {
+      type: make("bdi", { class: "type" }),
+      fresh: make("b", { class: "badge new" }, "New"),
+      where: make("bdi", { class: "where" }),
+      times: make("span", { class: "times" }),
+      bars: make("span", { class: "bars", "aria-hidden": "true" }, ...Array.from({ length: 60 }, () => make("i"))),
+      last: make("span", { class: "since" }),
+      more: make("div", { class: "more" }),
+    };
+    const { more, ...shown } = parts;
+    const element = make("li", { "data-key": key }, make("details", {}, make("summary", {}, ...Object.values(shown)), more));
+    const one = { element, told: null, parts };
+    this.#rows.set(key, one);
+    return one;
+  }
+}
+
+function fill(one, told) {
+  const { parts } = one;
+  const before = one.told;
+  one.told = told;
+  write(parts.type, told.type);
+  parts.fresh.hidden = !told.new;
+  write(parts.where, told.where ? placeOf(told.where) : told.routes.join(", "));
+  const hour = told.bars.reduce((sum, count) => sum + count, 0);
+  write(parts.times, `${full(told.count)} × · ${full(hour)} in the last hour`);
+  write(parts.last, `last ${dated(told.last_seen)}`);
+  const high = Math.max(...told.bars, 1);
+  told.bars.forEach((count, minute) => {
+    const bar = parts.bars.children[minute];
+    const height = count ? `${Math.max((100 * count) / high, 12)}%` : "0";
+    if (bar.style.height !== height) bar.style.height = height;
+  });
+  if (JSON.stringify(factsOf(told)) !== JSON.stringify(before && factsOf(before))) parts.more.replaceChildren(...details(told));
+}
+
+/** What the opened part shows: it is made anew where that changes, and not under the reader's eyes else. */
+function factsOf({ message, status, first_seen, last_seen, routes, workers, traceback }) {
+  return { message, status, first_seen, last_seen, routes, workers, traceback };
+}
+
+function placeOf({ module, function: name, line }) {
+  return `${module}.${name}:${line}`;
+}
+
+function details(told) {
+  const facts = [
+    ["Message", told.message],
+    ["Status", told.status],
+    ["First seen", make("time", { datetime: told.first_seen }, dated(told.first_seen))],
+    ["Last seen", make("time", { datetime: told.last_seen }, dated(told.last_seen))],
+    ["Routes", listed(told.routes)],
+    ["Workers", told.workers.join(", ")],
+  ];
+  const list = make("dl", {});
+  for (const [name, value] of facts) {
+    if (value === null) continue;
+    list.append(make("div", {}, make("dt", {}, name), make("dd", {}, typeof value === "object" ? value : String(value))));
+  }
+  const lines = told.traceback.map(frame);
+  if (told.cut) lines.splice(told.cut_at, 0, make("li", { class: "gap" }, `… ${told.cut} ${told.cut === 1 ? "line" : "lines"} left out`));
+  const trace = make("ol", { class: "trace", "aria-label": "Traceback of the first time, the innermost line last", tabindex: "0" }, ...lines);
+  return lines.length ? [list, trace] : [list];
+}
+
+function listed(routes) {
+  const items = routes.map((route) => make("li", {}, make("bdi", {}, route)));
+  return make("ul", {}, ...items);
+}
+
+function frame({ file, line, module, function: name, own }) {
+  return make("li", own ? { class: "own-line" } : {}, make("bdi", {}, `${file}:${line}`), " ", make("bdi", { class: "in" }, `${module}.${name}`));
+}
