@@ -191,7 +191,7 @@ def memory(report: Report, quick: bool) -> None:
 def imports(report: Report, quick: bool) -> None:
     """Return the time of an import in a fresh interpreter, its start not counted."""
     report.section("import, in a fresh interpreter")
-    modules = ["metricsmw", "prometheus_client", "psutil"]
+    modules = ["metricsmw", "metricsmw.adapters", "prometheus_client", "psutil"]
     for module in list(modules):
         if _import_seconds(module) is None:  # the first import also compiles
             report.missing(module)
@@ -205,7 +205,7 @@ def imports(report: Report, quick: bool) -> None:
         cost = estimate([(row[column],) for row in rounds], median)
         report.figure(module, cost.scaled(1e3), "ms")
     if "prometheus_client" in modules:
-        ratio = estimate(rounds, lambda ours, theirs, *_: median(ours) / median(theirs))
+        ratio = estimate(rounds, lambda ours, _, theirs, *__: median(ours) / median(theirs))
         report.figure("metricsmw / prometheus_client", ratio, "x")
         report.goal("import: metricsmw / prometheus_client", ratio, 0.5)
 

@@ -48,6 +48,8 @@ SERVER = {
     "cli/test_demo.py",
     "conformance/test_servers_in_process.py",
     "exporters/test_engines.py",
+    "exporters/test_victoria.py",
+    "servers/test_stalled_clients.py",
     "surroundings/test_cleaners.py",
     "surroundings/test_identity.py",
     "surroundings/test_limits.py",
@@ -64,7 +66,10 @@ SLOW = {
     "adapters/test_last_resorts.py::test_a_request_leaves_nothing_to_collect",
     "adapters/test_starlette.py::test_endpoints_that_no_walk_finds_cost_a_bounded_number_of_walks",
     "adapters/test_wrap.py::test_wrap_imports_no_framework_that_the_app_does_not_use",
+    "alerts/test_alerter.py::test_a_burn_rate_waits_until_its_long_window_is_covered",
+    "alerts/test_lasting.py::test_a_burn_rate_goes_on_after_a_restart",
     "alerts/test_lasting.py::test_killed_in_the_middle_it_has_all_but_the_minute_in_progress",
+    "alerts/test_lasting.py::test_one_worker_writes_and_its_death_loses_nothing",
     "alerts/test_lasting.py::test_percentiles_of_any_range_are_those_of_its_requests",
     "alerts/test_lasting.py::test_the_history_goes_back_beyond_the_hour",
     "alerts/test_lasting_damage.py",
@@ -81,13 +86,19 @@ SLOW = {
     "engine/reading/test_rates.py::test_however_many_requests_are_exact",
     "engine/reading/test_rates.py::test_the_window_is_the_one_promised",
     "engine/reading/test_routes_table.py::test_against_a_list",
+    "engine/reading/test_series.py::test_reading_while_others_record",
     "engine/reading/test_workers.py::test_against_a_list",
     "engine/recording/test_errors.py",
+    "engine/recording/test_free_threaded.py::test_no_count_is_lost_without_a_gil",
     "engine/recording/test_recorder.py::test_it_records_as_one_does_by_hand",
+    "engine/recording/test_threads.py",
     "engine/recording/test_users.py::test_against_a_dictionary",
+    "engine/storage/test_captures.py::test_readers_never_see_half_a_one",
+    "engine/storage/test_percentiles.py::test_every_bucket_border_and_its_neighbours",
     "engine/storage/test_percentiles.py::test_percentiles_are_within_the_bound",
     "engine/workers/test_damaged_segments.py",
     "engine/workers/test_damaged_shared_files.py",
+    "engine/workers/test_footprint.py::test_memory",
     "engine/workers/test_fuzzed_files.py::test_any_note_of_alerts_is_read_or_damaged",
     "engine/workers/test_fuzzed_files.py::test_any_number_in_a_live_segment",
     "engine/workers/test_jobs.py",
@@ -96,13 +107,19 @@ SLOW = {
     "engine/workers/test_lifecycle_model.py",
     "engine/workers/test_no_room.py",
     "engine/workers/test_reset_across_workers.py::test_from_any_worker_under_load",
+    "engine/workers/test_reset_across_workers.py::test_many_in_a_row",
     "engine/workers/test_shared_history.py",
     "engine/workers/test_shared_users.py::test_a_million_are_an_estimate_in_bounded_memory",
+    "engine/workers/test_shared_users.py::test_ten_thousand_are_exact",
     "engine/workers/test_shared_users.py::test_the_error_is_what_it_is_said_to_be",
     "engine/workers/test_shared_users.py::test_the_estimate_follows_activity",
+    "engine/workers/test_shared_users.py::test_the_estimate_holds_while_the_sample_grows",
+    "engine/workers/test_statuses.py::test_through_kills_takeovers_resets_and_full_tables",
     "engine/workers/test_torn_reads.py",
     "exporters/test_formats.py",
     "frameworks/test_table.py",
+    "monitor/test_exports.py::test_a_reader_never_sees_half_a_file",
+    "monitor/test_fork.py::test_a_fork_while_threads_record",
     "monitor/test_lifecycle.py::test_memory_does_not_grow_with_requests",
     "monitor/test_lifecycle.py::test_what_it_held_is_released",
     "monitor/test_model.py",
@@ -111,8 +128,9 @@ SLOW = {
     "test_readme.py::test_code_runs",
     "test_typing.py",
 }
-# No deadline: how long an example takes is a matter of the machine.
+# No deadline: how long an example takes is a matter of the machine. The quick tier has fewer.
 hypothesis.settings.register_profile("metricsmw", deadline=None)
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=20)
 hypothesis.settings.load_profile("metricsmw")
 sys.path.insert(0, str(TESTS))  # so that tests import their kits: `from kits.servers import serve`
 pytest.register_assert_rewrite("kits")
@@ -120,6 +138,8 @@ pytest.register_assert_rewrite("kits")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let a polite end (SIGTERM) run every `finally`: servers are stopped there."""
+    if "not" in config.option.markexpr and "slow" in config.option.markexpr:
+        hypothesis.settings.load_profile("quick")
     runner = os.getpid()
 
     def interrupt(signum: int, frame: FrameType | None) -> None:

@@ -80,11 +80,9 @@ def test_there_are_modules_to_look_at() -> None:
     assert len(MODULES) > 20
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_module_opens_with_its_purpose(path: Path) -> None:
-    source = path.read_text()
-    assert source.startswith(('"""', 'r"""'))
-    assert ast.get_docstring(ast.parse(source))
+def test_a_module_opens_with_its_purpose() -> None:
+    opening = re.compile(r'r?"""\s*\S')
+    assert [path for path in MODULES if not opening.match(path.read_text())] == []
 
 
 def run_setup(
