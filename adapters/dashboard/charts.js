@@ -261,7 +261,7 @@ export class Chart {
       hooks: {
         setSelect: [(plot) => this.#select(plot)],
         setCursor: [(plot) => this.#hover(plot.cursor.idx)],
-        draw: [(plot) => this.#mark(plot, colour("--mark"), colour("--bad"))],
+        draw: [(plot) => drawMarks(plot.ctx, plot.bbox, this.#markers, (at) => plot.valToPos(at, "x", true), devicePixelRatio || 1)],
       },
     };
     this.#plot = new globalThis.uPlot(options, this.#data, this.#box);
@@ -305,28 +305,32 @@ export class Chart {
       this.#legendOf(field, value);
     });
   }
+}
 
-  #mark(plot, colour, alarming) {
-    const { ctx } = plot;
-    const scale = devicePixelRatio || 1;
-    ctx.save();
-    ctx.lineWidth = scale;
-    ctx.setLineDash([4 * scale, 3 * scale]);
-    ctx.font = `${11 * scale}px system-ui, sans-serif`;
-    ctx.textBaseline = "top";
-    for (const { at, label, bad } of this.#markers) {
-      ctx.strokeStyle = ctx.fillStyle = bad ? alarming : colour;
-      const x = plot.valToPos(at, "x", true);
-      ctx.beginPath();
-      ctx.moveTo(x, plot.bbox.top);
-      ctx.lineTo(x, plot.bbox.top + plot.bbox.height);
-      ctx.stroke();
-      const room = plot.bbox.left + plot.bbox.width - x;
-      ctx.textAlign = room < 50 * scale ? "right" : "left";
-      ctx.fillText(label, x + (room < 50 * scale ? -4 : 4) * scale, plot.bbox.top + 2 * scale);
-    }
-    ctx.restore();
+/**
+ * Draw marks into a box of a canvas.
+ *
+ * `box`: {left, top, width, height}, and `xOf(at)`, in the canvas's units, `scale` of which are a pixel.
+ */
+export function drawMarks(ctx, { left, top, width, height }, marks, xOf, scale) {
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  ctx.save();
+  ctx.lineWidth = scale;
+  ctx.setLineDash([4 * scale, 3 * scale]);
+  ctx.font = `${11 * scale}px system-ui, sans-serif`;
+  ctx.textBaseline = "top";
+  for (const { at, label, bad } of marks) {
+    ctx.strokeStyle = ctx.fillStyle = colour(bad ? "--bad" : "--mark");
+    const x = xOf(at);
+    ctx.beginPath();
+    ctx.moveTo(x, top);
+    ctx.lineTo(x, top + height);
+    ctx.stroke();
+    const room = left + width - x;
+    ctx.textAlign = room < 50 * scale ? "right" : "left";
+    ctx.fillText(label, x + (room < 50 * scale ? -4 : 4) * scale, top + 2 * scale);
   }
+  ctx.restore();
 }
 
 /** The columns, each with those behind it added. */

@@ -11,6 +11,7 @@ import { dated, measured, write, zoned } from "./format.js";
 import { liveSteps } from "./detail.js";
 import { Routes } from "./routes.js";
 import { inAddress, keep, recall } from "./settings.js";
+import { Shape } from "./shape.js";
 import { signIn, signInByAddress } from "./signin.js";
 import { Spans } from "./spans.js";
 import { Looks } from "./theme.js";
@@ -86,9 +87,21 @@ function zoomTo(range) {
   state.zoom = range;
   find("unzoom").hidden = !range;
   routes.zoomTo(range);
+  shape.show(range);
   showCharts();
 }
 find("unzoom").addEventListener("click", () => zoomTo(null));
+
+// --- the shape of latency ------------------------------------------------------------------------
+
+const shapeOf = (route, height = 150) => new Shape({ base, route, height, marks: () => [...state.markers, ...alerts.marks(["latency_p95_ms"])] });
+const shape = shapeOf({}, 220);
+find("shape-place").append(shape.element);
+
+function showShape() {
+  if (find("shape").open) shape.refresh(state.zoom);
+}
+find("shape").addEventListener("toggle", showShape);
 
 // --- routes --------------------------------------------------------------------------------------
 
@@ -103,6 +116,7 @@ const routes = new Routes({
     return liveSteps(await answer.json());
   },
   zoomed: zoomTo,
+  shapeOf,
 });
 
 // --- the app's own numbers ---------------------------------------------------------------------------
@@ -152,6 +166,7 @@ function onUpdate(update) {
     custom.refresh(); // as often, and no more where nobody looks
     workers.refresh();
     errors.refresh();
+    showShape();
   }
   if (update.alerts) alerts.show(update.alerts);
   if (update.events) events.show(update.events);
@@ -358,6 +373,7 @@ find("reset-confirm").addEventListener("click", async () => {
 function restyle() {
   for (const chart of charts) chart.restyle();
   routes.restyle();
+  shape.restyle();
   custom.restyle();
 }
 

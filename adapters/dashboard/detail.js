@@ -19,15 +19,17 @@ export class Detail {
   #statuses = make("div", { class: "statuses" });
   #cell;
   #ask;
+  #shape;
   #shown = null; // {rows, from, to, marks}
   #note = make("p", { class: "quiet", role: "status" });
   #place;
   #asked = 0; // a later question ends the earlier ones
   #again = 0; // when to ask again, by the browser's monotonic clock
 
-  /** `ask()` answers with {rows, from, to, marks, note, again}; `zoomed(span)` is told of a dragged span, [from, to] or null. */
-  constructor({ ask, zoomed }) {
+  /** `ask()` answers with {rows, from, to, marks, note, again}; `zoomed(span)` is told of a dragged span, [from, to] or null; `shape`: the route's `Shape`. */
+  constructor({ ask, zoomed, shape }) {
     this.#ask = ask;
+    this.#shape = shape;
     const options = { height: 130, onZoom: zoomed };
     this.#charts = [
       new Chart({
@@ -44,12 +46,13 @@ export class Detail {
     ];
     const charts = this.#charts.map((chart) => chart.element);
     this.#place = make("div", { class: "detail-charts" }, ...charts);
-    this.#cell = make("td", {}, make("div", { class: "detail" }, this.#statuses, this.#note, this.#place));
+    this.#cell = make("td", {}, make("div", { class: "detail" }, this.#statuses, this.#note, this.#place, shape.element));
     this.row = make("tr", { class: "opened" }, this.#cell);
   }
 
   /** Ask for the numbers, unless those that are there will do for a while; `anew`: they will not. */
   async refresh(zoom, anew = false) {
+    this.#shape.refresh(zoom);
     if (!anew && performance.now() < this.#again) return;
     const mine = (this.#asked += 1);
     const told = await this.#ask().catch(() => null);
@@ -64,6 +67,7 @@ export class Detail {
 
   /** Show what was loaded, or the part of it that was zoomed to. */
   show(zoom) {
+    this.#shape.show(zoom);
     if (!this.#shown) return;
     const { rows, from, to, marks } = this.#shown;
     const [begin, end] = zoom && zoom[1] > from && zoom[0] < to ? zoom : [from, to];
@@ -71,11 +75,11 @@ export class Detail {
   }
 
   restyle() {
-    for (const chart of this.#charts) chart.restyle();
+    for (const part of [...this.#charts, this.#shape]) part.restyle();
   }
 
   destroy() {
-    for (const chart of this.#charts) chart.destroy();
+    for (const part of [...this.#charts, this.#shape]) part.destroy();
     this.#charts = [];
     this.row.remove();
   }

@@ -37,11 +37,13 @@ export class Routes {
   #count;
   #ask;
   #zoomed;
+  #shapeOf;
   #input;
   zoom = null; // the span that was dragged, or null
 
-  /** `ask(method, route)` answers with what a `Detail` shows of that route; `zoomed(span)` is told of a dragged one. */
-  constructor({ place, filter, count, ask, zoomed }) {
+  /** `ask(method, route)` answers with what a `Detail` shows of that route; `zoomed(span)` is told of a dragged one; `shapeOf(route)` makes a `Shape`. */
+  constructor({ place, filter, count, ask, zoomed, shapeOf }) {
+    this.#shapeOf = shapeOf;
     this.#input = filter;
     this.#zoomed = zoomed;
     this.#count = count;
@@ -213,7 +215,7 @@ export class Routes {
   #detailOf(key, { method, route }) {
     let detail = this.#open.get(key);
     if (!detail) {
-      detail = new Detail({ ask: () => this.#ask(method, route), zoomed: this.#zoomed });
+      detail = new Detail({ ask: () => this.#ask(method, route), zoomed: this.#zoomed, shape: this.#shapeOf({ method, route }) });
       this.#open.set(key, detail);
       detail.refresh(this.zoom);
     }
