@@ -29,7 +29,7 @@ export class Distribution {
       legend.append(make("li", {}, key, `${name} `, value));
     }
     const caption = make("figcaption", {}, make("span", { class: "title" }, title, this.#at), legend);
-    this.element = make("figure", { class: "card chart distribution" }, caption, make("div", { class: "plot" }, this.#canvas));
+    this.element = make("figure", { class: "distribution" }, caption, make("div", { class: "plot" }, this.#canvas));
     this.#canvas.addEventListener("mousemove", (event) => this.#hover(event.offsetX));
     this.#canvas.addEventListener("mouseleave", () => write(this.#at, ""));
     this.observer = new ResizeObserver(() => this.#draw());
@@ -62,7 +62,7 @@ export class Distribution {
     const most = this.#bars.reduce((one, other) => (other.count > one.count ? other : one));
     const percentiles = MARKS.map(([name, field]) => `${name} ${timed(this.#told[field])}`);
     return [
-      `${full(requests)} requests, from ${brief(upper(first - 1, scale))} to ${brief(upper(last, scale))}.`,
+      `${full(requests)} ${requests === 1 ? "request" : "requests"}, from ${brief(upper(first - 1, scale))} to ${brief(upper(last, scale))}.`,
       `Most of them, ${full(most.count)}, took ${this.#range(most)}.`,
       `${percentiles.join(", ")}.`,
     ].join(" ");

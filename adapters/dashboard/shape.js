@@ -4,13 +4,16 @@ import { Distribution } from "./distribution.js";
 import { HeatMap } from "./heatmap.js";
 import { make } from "./format.js";
 
+const SAME_MOMENT = 1000; // ms: one moment told twice by a wall clock
+
 export class Shape {
   #base;
   #route;
   #marks;
   #heat;
   #distribution = new Distribution({ title: "Distribution in the window" });
-  #told = null;
+  #told = null; // as `/heatmap` tells it, with all steps of the window
+  #askedAt = 0;
   #zoom = null;
   #asking = false;
 
@@ -23,21 +26,36 @@ export class Shape {
     this.element = make("div", { class: "shape" }, this.#heat.element, this.#distribution.element);
   }
 
-  /** Ask for it as it is now. */
+  /** Ask for it as it is now: once for the whole window, then for the steps that are new. */
   async refresh(zoom) {
     this.show(zoom);
     if (this.#asking) return;
     this.#asking = true;
+    const asked = performance.now();
+    const query = new URLSearchParams(this.#route);
+    if (this.#told) query.set("seconds", Math.ceil((asked - this.#askedAt) / 1000 + 3 * this.#told.step_seconds));
     try {
-      const answer = await fetch(new URL(`heatmap?${this.#route}`, this.#base), { cache: "no-store" });
+      const answer = await fetch(new URL(`heatmap?${query}`, this.#base), { cache: "no-store" });
       if (!answer.ok) return;
-      this.#told = await answer.json();
+      this.#take(await answer.json());
+      this.#askedAt = asked;
       this.show(this.#zoom);
     } catch {
       // The feed says what is wrong, and comes back.
     } finally {
       this.#asking = false;
     }
+  }
+
+  #take(told) {
+    const before = this.#told;
+    this.#told = told;
+    if (!before) return;
+    const moved = (field) => Math.abs(Date.parse(before[field] ?? 0) - Date.parse(told[field] ?? 0)) > SAME_MOMENT;
+    const oldest = Date.parse(told.timestamp) - 1000 * before.seconds;
+    const kept = ["started", "reset"].some(moved) ? [] : before.steps.filter(({ timestamp }) => Date.parse(timestamp) >= oldest);
+    const steps = new Map([...kept, ...told.steps].map((step) => [step.step, step]));
+    this.#told = { ...told, seconds: before.seconds, steps: [...steps.values()] };
   }
 
   /** Show what was loaded, or the part of it that was zoomed to. */

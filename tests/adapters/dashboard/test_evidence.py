@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 
 from kits.page import BEARER, PATH, Window, alive, on_gunicorn, until
@@ -41,3 +42,53 @@ def test_a_stopped_worker_is_marked_and_comes_first(anew: Server, window: Window
     until(page, lambda: looks, "a look at the tables")
     assert not asked
     assert anew.get(f"{PATH}/workers", BEARER).status == 200
+
+
+@on_gunicorn
+def test_the_shape_of_latency(anew: Server, window: Window) -> None:
+    for path in ["/hello"] * 20 + ["/slow?ms=300", "/slow?ms=20"]:
+        anew.get(path)
+    page = window.open(anew)
+    alive(page)
+    heat = page.locator("#shape .heatmap")
+    expect(heat).to_have_attribute("data-requests", "22")  # once their steps have ended
+    summary = heat.locator("p.hidden")
+    expect(summary).to_contain_text("22 requests in")
+    expect(summary).to_contain_text("reset at")
+
+    # By the keyboard, from the fullest cell of the last step that has any.
+    canvas = heat.locator("canvas")
+    canvas.focus()
+    cell = re.compile(r"[\d:]+, [\d.,]+ m?s to [\d.,]+ m?s: [1-9]\d* requests?")
+    for _ in range(60):
+        page.keyboard.press("ArrowLeft")
+        if cell.fullmatch(canvas.get_attribute("aria-valuetext") or ""):
+            break
+    expect(canvas).to_have_attribute("aria-valuetext", cell)
+    expect(heat.locator(".at")).to_have_text(cell)
+    page.keyboard.press("ArrowUp")
+    expect(canvas).to_have_attribute("aria-valuetext", re.compile(" to "))
+
+    # What is drawn is there: more than the page's own colour.
+    drawn = "c => new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size"
+    assert canvas.evaluate(drawn) > 10
+
+
+@on_gunicorn
+def test_the_distribution_of_an_open_route(anew: Server, window: Window) -> None:
+    for _ in range(10):
+        anew.get("/hello")
+    anew.get("/slow?ms=300")
+    page = window.open(anew)
+    alive(page)
+    page.get_by_role("button", name="GET /slow").click()
+    figure = page.locator(".detail .distribution")
+    expect(figure).to_have_attribute("data-requests", "1")
+    row = page.locator(".routes tbody tr", has_text="/slow").first
+    p95 = row.locator("[data-key=latency_p95_ms]")
+    expect(figure.locator(".legend li").nth(1)).to_have_text(f"P95 {p95.inner_text()} ms")
+    label = re.compile(r"1 request, from [\d.]+ ms to [\d.]+ ms\. .*P50 3\d\d")
+    expect(figure.get_by_role("img")).to_have_attribute("aria-label", label)
+    expect(page.locator(".detail .heatmap canvas")).to_be_visible()
+    page.get_by_role("button", name="GET /slow").click()
+    expect(page.locator(".detail")).to_have_count(0)
