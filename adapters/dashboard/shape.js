@@ -13,6 +13,7 @@ export class Shape {
   #heat;
   #distribution = new Distribution({ title: "Distribution in the window" });
   #told = null; // as `/heatmap` tells it, with all steps of the window
+  #isWhole = false; // they are all there
   #askedAt = 0;
   #zoom = null;
   #asking = false;
@@ -33,7 +34,7 @@ export class Shape {
     this.#asking = true;
     const asked = performance.now();
     const query = new URLSearchParams(this.#route);
-    if (this.#told) query.set("seconds", Math.ceil((asked - this.#askedAt) / 1000 + 3 * this.#told.step_seconds));
+    if (this.#isWhole) query.set("seconds", Math.ceil((asked - this.#askedAt) / 1000 + 3 * this.#told.step_seconds));
     try {
       const answer = await fetch(new URL(`heatmap?${query}`, this.#base), { cache: "no-store" });
       if (!answer.ok) return;
@@ -50,10 +51,13 @@ export class Shape {
   #take(told) {
     const before = this.#told;
     this.#told = told;
-    if (!before) return;
+    const wasWhole = this.#isWhole;
+    this.#isWhole = true;
+    if (!wasWhole) return;
     const moved = (field) => Math.abs(Date.parse(before[field] ?? 0) - Date.parse(told[field] ?? 0)) > SAME_MOMENT;
+    this.#isWhole = !["started", "reset"].some(moved); // a reset, another server, or a clock that was set
     const oldest = Date.parse(told.timestamp) - 1000 * before.seconds;
-    const kept = ["started", "reset"].some(moved) ? [] : before.steps.filter(({ timestamp }) => Date.parse(timestamp) >= oldest);
+    const kept = this.#isWhole ? before.steps.filter(({ timestamp }) => Date.parse(timestamp) >= oldest) : [];
     const steps = new Map([...kept, ...told.steps].map((step) => [step.step, step]));
     this.#told = { ...told, seconds: before.seconds, steps: [...steps.values()] };
   }
