@@ -153,7 +153,7 @@ def test_on_a_phone_long_templates_are_cut_in_the_middle(site: Server, window: W
     assert name.startswith("/first/")
     assert name.endswith("/{last}")
     assert "…" in name
-    assert page.locator("td[data-key=latency_p95_ms]").inner_text() == "1.235 s"
+    assert page.locator(".routes td[data-key=latency_p95_ms]").inner_text() == "1.235 s"
     page.set_viewport_size({"width": 1280, "height": 800})
     until(page, lambda: names(page) == [long], "all of it")
     head = page.locator(".routes thead th").first
