@@ -113,9 +113,10 @@ export class HeatMap {
   #key(event) {
     const last = this.#steps.length - 1;
     if (last < 0) return;
-    const { place, bucket } = this.#cursor ?? { place: last, bucket: this.#fullest(last) };
+    const { place, bucket } = this.#cursor ?? this.#latest();
+    const by = this.#cursor ? 1 : 0; // the first key shows where they begin
     const moved = {
-      ArrowLeft: [place - 1, bucket], ArrowRight: [place + 1, bucket], ArrowUp: [place, bucket + 1], ArrowDown: [place, bucket - 1],
+      ArrowLeft: [place - by, bucket], ArrowRight: [place + by, bucket], ArrowUp: [place, bucket + by], ArrowDown: [place, bucket - by],
       Home: [0, bucket], End: [last, bucket], Enter: [place, bucket], " ": [place, bucket],
     }[event.key];
     if (!moved) return;
@@ -125,9 +126,12 @@ export class HeatMap {
     if (event.key === "Enter" || event.key === " ") this.#pick();
   }
 
-  #fullest(place) {
+  /** The fullest cell of the latest step that has any. */
+  #latest() {
+    const found = this.#steps.findLastIndex(({ cells }) => cells.size);
+    const place = found < 0 ? this.#steps.length - 1 : found;
     const cells = [...this.#steps[place].cells].sort(([, one], [, other]) => other - one);
-    return cells[0]?.[0] ?? this.#rows[0];
+    return { place, bucket: cells[0]?.[0] ?? this.#rows[0] };
   }
 
   #cellAt(x, y) {

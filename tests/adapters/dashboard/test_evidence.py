@@ -56,14 +56,11 @@ def test_the_shape_of_latency(anew: Server, window: Window) -> None:
     expect(summary).to_contain_text("22 requests in")
     expect(summary).to_contain_text("reset at")
 
-    # By the keyboard, from the fullest cell of the last step that has any.
+    # By the keyboard, from the fullest cell of the latest step that has any.
     canvas = heat.locator("canvas")
     canvas.focus()
     cell = re.compile(r"[\d:]+, [\d.,]+ m?s to [\d.,]+ m?s: [1-9]\d* requests?")
-    for _ in range(60):
-        page.keyboard.press("ArrowLeft")
-        if cell.fullmatch(canvas.get_attribute("aria-valuetext") or ""):
-            break
+    page.keyboard.press("ArrowLeft")
     expect(canvas).to_have_attribute("aria-valuetext", cell)
     expect(heat.locator(".at")).to_have_text(cell)
     page.keyboard.press("ArrowUp")
