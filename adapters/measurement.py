@@ -117,7 +117,7 @@ class Measurement:
             if outcome is DISCONNECTED:
                 now = recorder.abandon(code, template, method)
             elif outcome is FAILED:
-                name = recorder.errors.raised(error, int(code), template, method)
+                name = recorder.errors.raised(error, int(code), template, method, raised)
                 now = recorder.fail(start, int(code) if name else code, template, method, name)
             else:
                 now = recorder.end(start, code, template, method)
@@ -161,6 +161,9 @@ class Measurement:
         Should that answer say that the server has failed, the exception is counted.
         """
         if self.is_open:
+            known = self.raised if self.state is WATCHED else None
+            if known is not None and known.led_to(error):
+                return
             raised = self.recorder.errors.summary(error)
             if raised is not None:
                 self.watch()

@@ -63,6 +63,7 @@ SLOW = {
     "adapters/api/test_subapps.py::test_imports_no_other_framework",
     "adapters/django/test_wrapped.py::test_a_request_leaves_nothing_to_the_garbage_collector",
     "adapters/test_beside_others.py::test_tools_that_patch_the_process",
+    "adapters/test_errors.py",
     "adapters/test_last_resorts.py::test_a_request_leaves_nothing_to_collect",
     "adapters/test_starlette.py::test_endpoints_that_no_walk_finds_cost_a_bounded_number_of_walks",
     "adapters/test_wrap.py::test_wrap_imports_no_framework_that_the_app_does_not_use",

@@ -27,6 +27,9 @@ MEASUREMENT_PREFIX = "metricsmw."
 # The key under which a framework that cleans up after itself leaves a `MatchedRequest`.
 FRAMEWORK_KEY = "metricsmw_framework"
 
+# The key in environ of the scope that is measured, of a WSGI app behind an ASGI bridge.
+BRIDGED_KEY = "metricsmw_scope"
+
 # Called with environ as a WSGI response starts, for frameworks that drop the request's context
 # before the middleware around the app has the response.
 ON_START_RESPONSE: list[Callable[[WSGIEnvironment], None]] = []
@@ -216,8 +219,12 @@ def see_error(carrier: Carrier, error: BaseException | None) -> None:
         error: The exception; None: there is none.
     """
     try:
-        for key in MEASUREMENT_KEYS if error is not None else ():
-            measurement = carrier.get(key)
+        if error is None:
+            return
+        # Behind a bridge the scope is measured.
+        scope = carrier.get(BRIDGED_KEY) or carrier.get("asgi.scope") or carrier
+        for key in MEASUREMENT_KEYS:
+            measurement = carrier.get(key) or scope.get(key)
             if measurement is not None:
                 measurement.see(error)
     except Exception:

@@ -1,6 +1,7 @@
 """A WSGI app behind an ASGI bridge: the outer ASGI middleware measures, and reads its scope.
 
-What a framework leaves in environ is copied to the scope, as the response starts.
+What a framework leaves in environ is copied to the scope, as the response starts; the scope is left
+in environ, for the exceptions that a framework answers.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from .base import FRAMEWORK_KEY, ON_START_RESPONSE
+from .base import BRIDGED_KEY, FRAMEWORK_KEY, ON_START_RESPONSE
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
@@ -35,6 +36,7 @@ def copying_to(
     faults: FaultLog,
 ) -> StartResponse:
     """Return a `start_response` that copies what the framework has left in environ to the scope."""
+    environ[BRIDGED_KEY] = scope
 
     def started(
         status: str, headers: Headers, exc_info: OptExcInfo | None = None

@@ -91,7 +91,12 @@ class ErrorRecorder:
             return None
 
     def raised(
-        self, error: BaseException | None, status: int, route: str | None, method: str
+        self,
+        error: BaseException | None,
+        status: int,
+        route: str | None,
+        method: str,
+        earlier: Raised | None = None,
     ) -> str:
         """Count an exception that has escaped from the app. Never raises.
 
@@ -100,13 +105,16 @@ class ErrorRecorder:
             status: The status of the answer, or that which the server makes of it.
             route: The template of the route; None: there was none.
             method: The request's method.
+            earlier: What the framework has answered before; it counts instead, where it led to this
+                exception.
 
         Returns:
             The exception's type; "" where there was none.
         """
         if error is None:
             return ""
-        found = self.summary(error)
+        is_known = earlier is not None and earlier.led_to(error)
+        found = earlier if is_known else self.summary(error)
         if found is None:
             return type_name(error)
         try:

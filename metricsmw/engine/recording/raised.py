@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 OUTERMOST, INNERMOST = 12, 24  # frames of a traceback that are kept
 MOST_WALKED = 10_000  # frames of a traceback that are looked at
+MOST_CAUSES = 20  # exceptions in whose handling one was raised
 MOST_OWN = 100  # functions of the app that tell kinds apart
 MOST_TYPE, MOST_MESSAGE, MOST_NAME, MOST_FILE = 200, 300, 100, 140
 STANDARD = tuple(
@@ -42,10 +43,12 @@ class Raised(NamedTuple):
     Attributes:
         key: The fingerprint of its kind.
         text: Its type, its traceback, and its message where that is kept.
+        identity: Its `id`, as long as it lives; 0: there was no exception.
     """
 
     key: int
     text: ErrorText
+    identity: int = 0
 
     @classmethod
     def of(cls, error: BaseException, *, with_message: bool = False) -> Raised:
@@ -66,7 +69,18 @@ class Raised(NamedTuple):
             walked.cut,
             OUTERMOST if walked.cut else 0,
         )
-        return cls(max(user_key(f"{name}\n{places}"), OTHER_KEY + 1), text)
+        key = max(user_key(f"{name}\n{places}"), OTHER_KEY + 1)
+        return cls(key, text, id(error))
+
+    def led_to(self, error: BaseException | None) -> bool:
+        """Return whether an exception is this one, or was raised as this one was handled."""
+        for _ in range(MOST_CAUSES):
+            if error is None:
+                return False
+            if id(error) == self.identity:
+                return True
+            error = error.__cause__ or error.__context__
+        return False
 
     def in_status(self, code: int) -> int:
         """Return the status of the answer; of the server's own failures one that has this, too."""
