@@ -1,8 +1,8 @@
 """Take the pictures of the page that the documents show: `python docs/screenshots.py`.
 
 Runs the demo on two workers with its own traffic, waits until the window is full, and takes the
-page in Chromium: light, dark, and on a phone. Needs `metricsmw[dev]` and Chromium (Debian:
-`apt-get install chromium`).
+page in Chromium: light, dark, on a phone, a route that is open, and the errors by kind. Needs
+`metricsmw[dev]` and Chromium (Debian: `apt-get install chromium-headless-shell`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LINE = re.compile(r'Authorization: Bearer (\S+)" (http://\S+/api/metrics/)curren
 def main() -> None:
     """Take all pictures."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--chromium", default="/usr/bin/chromium")
+    options.add_argument("--chromium", default="/usr/bin/chromium-headless-shell")
     options.add_argument("--seconds", type=int, default=310, help="of traffic before (%(default)s)")
     options.add_argument("--folder", type=Path, default=IMAGES)
     given = options.parse_args()
@@ -46,12 +46,13 @@ def main() -> None:
 
 
 def take(browser: Browser, url: str, token: str, seconds: int, folder: Path) -> None:
-    """Open the page three times at once, wait, and take the pictures."""
+    """Open the page several times at once, wait, and take the pictures."""
     pages: dict[str, Page] = {}
     for name, width, height, scheme in (
         ("light", 1440, 1180, "light"),
         ("dark", 1440, 1180, "dark"),
         ("phone", 390, 1460, "light"),
+        ("route", 1200, 2000, "light"),
     ):
         context = browser.new_context(
             viewport={"width": width, "height": height},
@@ -65,7 +66,12 @@ def take(browser: Browser, url: str, token: str, seconds: int, folder: Path) -> 
     pages["light"].wait_for_timeout(1000 * seconds)
     pages["light"].get_by_role("button", name="log scale").click()
     pages["light"].get_by_role("button", name="/items/{number:int}").first.click()
-    pages["light"].wait_for_timeout(1500)
+    opened = pages.pop("route")
+    opened.get_by_role("button", name="/stream").first.click()
+    opened.wait_for_timeout(1500)
+    for name, part in (("route", "routes-table"), ("errors", "errors-list")):
+        section = opened.locator("section", has=opened.locator(f"#{part}"))
+        section.screenshot(path=folder / f"dashboard-{name}.png")
     for name, page in pages.items():
         # Nobody should wonder whose address that is.
         page.evaluate("document.getElementById('host').textContent = 'shop.example'")

@@ -178,7 +178,8 @@ function onUpdate(update) {
 function showTiles() {
   if (!state.metrics) return;
   const summary = spans.summary ?? {};
-  const numbers = { ...state.first, ...state.metrics, ...summary };
+  // The time to first byte is known of the live window only.
+  const numbers = { ...(spans.summary ? {} : state.first), ...state.metrics, ...summary };
   for (const element of fields) {
     const { field } = element.dataset;
     const [text, unit] = measured(numbers[field], field.endsWith("_ms") ? "ms" : "");

@@ -114,7 +114,11 @@ def _server(host: str, port: int, workers: int) -> Iterator[DemoServer]:
         *("--log-level", "warning", "--no-access-log"),
         *("--timeout-graceful-shutdown", str(DRAIN_SECONDS)),
     ]
-    with tempfile.TemporaryFile() as output:
+    with (
+        tempfile.TemporaryFile() as output,
+        tempfile.TemporaryDirectory(prefix="metricsmw-demo-") as folder,
+    ):
+        environment["METRICSMW_DEMO_HISTORY"] = str(Path(folder, "history.db"))
         process = subprocess.Popen(
             command,
             env=environment,

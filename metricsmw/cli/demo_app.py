@@ -108,9 +108,12 @@ ROUTES: list[Route | WebSocketRoute] = [
 ]
 PATHS = [route.path for route in ROUTES]
 
+# The page looks back an hour and a day then, also at single routes.
+monitor = get_metrics_monitor(history=os.environ.get("METRICSMW_DEMO_HISTORY"), history_days=1)
+
 # For the live page to show; beside that they go to the log.
 alerter = MetricsAlerter(
-    get_metrics_monitor(),
+    monitor,
     check_interval=5,
     rules=[
         "error_rate_pct > 25 for 30s critical",

@@ -124,6 +124,7 @@ def test_a_paused_page_can_change_its_span(watched: Server, window: Window) -> N
     # Tiles are of the span, too.
     expect(traffic).to_have_text("over the last day")
     assert shown(page)["request_rate_rpm"] == summary["request_rate_rpm"]
+    assert shown(page)["latency_ttfb_p95_ms"] is None
     assert page.get_attribute("body", "data-state") == "paused"
     page.get_by_role("button", name="Live, 1 min").click()
     expect(traffic).to_have_text("over the last 1 min")
