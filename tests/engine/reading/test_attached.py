@@ -174,6 +174,24 @@ def test_stopped_workers(workers: Crew, clock: SharedClock) -> None:
     wait_until(lambda: state() == "operational", "they go on")
 
 
+def begin(monitor: MetricsMonitor) -> None:
+    monitor.recorder.begin()
+
+
+def test_a_worker_that_finishes_nothing(workers: Crew, clock: SharedClock) -> None:
+    server = AttachedServer(in_dir(), clock)
+    workers.workers[0].do(begin)
+    for _ in range(3):
+        rows = {row["pid"]: row for row in server.read().workers}
+        assert {row["state"] for row in rows.values()} == {"running"}
+        clock.advance(2)
+    rows = {row["pid"]: row for row in server.read().workers}
+    first, second = (rows[worker.pid] for worker in workers.workers)
+    assert first["state"] in ("waits", "hangs")  # by its CPU, where that was measured twice
+    assert second["state"] == "running"
+    assert (first["requests_in_flight"], second["requests_in_flight"]) == (1, 0)
+
+
 def test_the_dead_count_as_they_do_for_workers(workers: Crew, clock: SharedClock) -> None:
     workers.workers[0].kill()
     server = AttachedServer(in_dir(), clock)

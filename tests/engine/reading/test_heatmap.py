@@ -33,7 +33,7 @@ def cells_of(reading: Reading, *route: str) -> dict[tuple[int, int], int]:
     return {(step["step"], bucket): count for step in steps for bucket, count in step["cells"]}
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.lists(st.one_of(REQUEST, WAIT), max_size=30))
 def test_against_a_list(events: list[Any]) -> None:
     clock = ManualClock()
