@@ -13,7 +13,7 @@ are histograms of their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -47,11 +47,13 @@ from metricsmw.exporters.model import (
     HistogramPoint,
     NumberPoint,
 )
+from metricsmw.exporters.names import metric_name
 from metricsmw.exporters.resource import resource_attributes
 from metricsmw.exporters.started import unix_time
 
 if TYPE_CHECKING:
     from metricsmw.engine.reading.moment import Reading
+    from metricsmw.engine.recording.instruments import Instruments
     from metricsmw.monitor import MetricsMonitor
 
 OVERFLOW = "otel.metric.overflow"
@@ -86,7 +88,7 @@ def exposition(monitor: MetricsMonitor, of: Reading | None = None) -> Exposition
             *_routes(reading.route_totals(), exemplars, started),
             *_gauges(reading, started, monitor.settings.user_timeout_seconds),
             *_processes(reading),
-            *_instruments(reading.instruments(), monitor.instruments.help_of, started),
+            *_unique(_instruments(reading.instruments(), monitor.instruments, started)),
         ],
     )
 
@@ -262,7 +264,7 @@ def _processes(reading: ServerReading) -> Iterator[Family]:
     cpu: list[NumberPoint] = []
     memory: list[NumberPoint] = []
     here = HERE.pid_namespace
-    pids = (w.pid for w in reading.live_workers() if w.pid_namespace == here)
+    pids = {w.pid for w in reading.live_workers() if w.pid_namespace == here}
     for pid in sorted(pids):
         with suppress(psutil.Error, OSError):
             process = psutil.Process(pid)
@@ -288,20 +290,34 @@ def _processes(reading: ServerReading) -> Iterator[Family]:
 
 
 def _instruments(
-    series: Sequence[InstrumentSeries], help_of: Callable[[str], str], started: float
+    series: Sequence[InstrumentSeries], made: Instruments, started: float
 ) -> Iterator[Family]:
-    """Yield the app's own numbers; the help of those that this worker has not made is unknown."""
+    """Yield the app's own numbers; the help of those that this worker has not made is unknown.
+
+    What workers of before a reload have made otherwise than this one is left out.
+    """
     for (kind, name, unit), group in groupby(series, lambda one: (one.kind, one.name, one.unit)):
+        if made.is_made_otherwise(kind, name, unit):
+            continue
+        help = made.help_of(name)
         if kind is Kind.HISTOGRAMS:
             points = [
                 HistogramPoint(one.labels, one.scale, one.first, one.counts, one.value, started)
                 for one in group
             ]
-            yield HistogramFamily(name, unit, help_of(name), points)
+            yield HistogramFamily(name, unit, help, points)
         elif kind is Kind.COUNTERS:
             numbers = [NumberPoint(one.labels, one.value, started) for one in group]
-            yield CounterFamily(name, unit, help_of(name), numbers)
+            yield CounterFamily(name, unit, help, numbers)
         else:
-            yield GaugeFamily(
-                name, unit, help_of(name), [NumberPoint(g.labels, g.value) for g in group]
-            )
+            yield GaugeFamily(name, unit, help, [NumberPoint(g.labels, g.value) for g in group])
+
+
+def _unique(families: Iterable[Family]) -> Iterator[Family]:
+    """Yield the first family of each exported name: a scraper takes none of two."""
+    seen: set[str] = set()
+    for family in families:
+        exported = metric_name(family).removesuffix("_total")
+        if exported not in seen:
+            seen.add(exported)
+            yield family

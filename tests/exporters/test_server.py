@@ -15,6 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kits.metric_families import buckets, parse
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
 from prometheus_client.parser import text_string_to_metric_families
 
 from metricsmw import MetricsMonitor
@@ -23,9 +26,11 @@ from metricsmw.adapters.api.handlers import Handlers
 from metricsmw.adapters.api.messages import Request, Response
 from metricsmw.adapters.auth import public, token
 from metricsmw.clock import ManualClock
+from metricsmw.engine.recording.definitions import RESERVED_NAMES
 from metricsmw.engine.storage.histogram import index
-from metricsmw.exporters import negotiation, protobuf, text
+from metricsmw.exporters import negotiation, openmetrics, protobuf, text
 from metricsmw.exporters.model import HistogramFamily, HistogramPoint
+from metricsmw.exporters.names import metric_name
 from metricsmw.exporters.resource import parse_attributes
 from metricsmw.exporters.server import exposition
 from metricsmw.exporting import write_prometheus
@@ -277,6 +282,39 @@ def test_any_state_is_exported_with_the_same_numbers(done: Any) -> None:
             for point in family.points:
                 value = point.sum if isinstance(point, HistogramPoint) else point.value
                 assert math.isfinite(value)
+
+
+# --- names of the app's own numbers ---------------------------------------------------------------
+
+
+def test_no_instrument_has_a_name_of_ours(monitor: MetricsMonitor) -> None:
+    record(monitor, 0.1, "GET", "/", 200)
+    ours = {metric_name(each).removesuffix("_total") for each in exposition(monitor).families}
+    assert {name for name in ours if not name.startswith("metricsmw")} == RESERVED_NAMES - {
+        "target"
+    }
+
+
+def test_what_a_name_stood_for_before_a_reload_is_left_out(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("METRICSMW_DIR", str(tmp_path))
+    with (
+        MetricsMonitor(shared=True, clock=clock) as old,
+        MetricsMonitor(shared=True, clock=clock) as new,
+        MetricsMonitor(shared=True, clock=clock) as other,
+    ):
+        old.counter("queue").inc()
+        old.histogram("wait").observe(1.0)
+        new.gauge("queue").set(7)
+        new.gauge("wait_seconds").set(3)
+        other.record_request(1.0)
+        # Who has made neither exports one of two: a scrape with both would be refused.
+        for monitor, queue in ((old, 1), (new, 7), (other, 1)):
+            body = openmetrics.write(exposition(monitor)).decode()
+            families = {each.name: each for each in parse_openmetrics(body)}
+            assert families["queue"].samples[0].value == queue
+            assert "wait_seconds" in families
 
 
 # --- the resource ---------------------------------------------------------------------------------

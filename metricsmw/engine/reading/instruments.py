@@ -57,7 +57,7 @@ class InstrumentSeries:
 
 
 def join(rows: Iterable[tuple[Kind, str, int]]) -> list[InstrumentSeries]:
-    """Return the series of all workers' rows (kind, packed name, lanes), sorted by name."""
+    """Return the series of all workers' rows (kind, packed name, lanes), by name and kind."""
     counted: dict[tuple[Kind, str], int] = {}
     gauges: dict[str, list[tuple[float, float]]] = {}  # value, when it was set
     for kind, name, lanes in rows:
@@ -77,7 +77,7 @@ def join(rows: Iterable[tuple[Kind, str, int]]) -> list[InstrumentSeries]:
         if (series := _named(Kind.GAUGES, name)) is not None:
             series[0].value = _joined(series[1], values)
             found.append(series[0])
-    return sorted(found, key=lambda series: (series.name, sorted(series.labels.items())))
+    return sorted(found, key=lambda one: (one.name, one.kind, one.unit, sorted(one.labels.items())))
 
 
 def as_rows(

@@ -24,6 +24,15 @@ MAX_LABELS, MAX_LABEL_CHARACTERS = 8, 100
 # What the formats append to names, and labels that they add.
 RESERVED_SUFFIXES = ("_bucket", "_count", "_created", "_info", "_sum", "_total")
 RESERVED_LABELS = ("le", "quantile")
+# What is exported beside the app's own numbers, and does not begin with "metricsmw".
+RESERVED_NAMES = {
+    "http_server_active_requests",
+    "http_server_request_duration_seconds",
+    "process_cpu_time_seconds",
+    "process_memory_usage_bytes",
+    "process_start_time_seconds",
+    "target",
+}
 MAX_SERIES = 200
 
 
@@ -36,6 +45,13 @@ class Definition(NamedTuple):
     unit: str
     labels: tuple[str, ...]
     merge: Merge
+
+    @property
+    def exported(self) -> str:
+        """The name in exports, but for what a format appends: it ends in the unit."""
+        stem = re.sub("_+", "_", self.name).strip("_")
+        ends_in_it = not self.unit or f"_{stem}".endswith(f"_{self.unit}")
+        return stem if ends_in_it else f"{stem}_{self.unit}"
 
 
 def define(
@@ -72,7 +88,12 @@ def define(
         )
     if merge not in MERGES:
         raise ValueError(f"merge must be one of {', '.join(MERGES)}, got {merge!r}")
-    return Definition(kind, name, help, unit, tuple(labels), merge)
+    definition = Definition(kind, name, help, unit, tuple(labels), merge)
+    if definition.exported in RESERVED_NAMES:
+        raise ValueError(
+            f"name must not be one that is exported already: {definition.exported!r}, by the server"
+        )
+    return definition
 
 
 def finite(name: str, value: float) -> float:

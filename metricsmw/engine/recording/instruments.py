@@ -320,6 +320,11 @@ class Instruments:
         made = self._made.get(name)
         return "" if made is None else made.definition.help
 
+    def is_made_otherwise(self, kind: Kind, name: str, unit: str) -> bool:
+        """Whether this worker has another instrument of that name; an earlier version made it."""
+        made = self._made.get(name)
+        return made is not None and (made.definition.kind, made.definition.unit) != (kind, unit)
+
     def show(self) -> None:
         """Have rows for all series, those included that have recorded nothing yet."""
         if self._made:
@@ -420,7 +425,8 @@ class Instruments:
         """
         whole("max_series", max_series, 1, 10_000)
         with self._lock:
-            made = self._made.get(definition.name)
+            exported = definition.exported
+            made = next((m for m in self._made.values() if m.definition.exported == exported), None)
             if made is None:
                 made = self._made[definition.name] = make(self._rows, definition, max_series)
             elif made.definition != definition:
