@@ -139,7 +139,7 @@ class ErrorKind:
             "message": self.text.message,
             "count": self.count,
             "bars": self.bars(now),
-            "first_seen": iso_timestamp(self.first_seen or wall - (now - self.first_at)),
+            "first_seen": iso_timestamp(self.first_seen or wall - max(now - self.first_at, 0.0)),
             "last_seen": iso_timestamp(self.last_seen),
             "new": self.is_new(now, new_seconds),
             "routes": routes,

@@ -32,6 +32,7 @@ STANDARD = tuple(
     }
 )
 PACKAGES = ("/site-packages/", "/dist-packages/")
+OURS = ("metricsmw.adapters.", "metricsmw.engine.")
 MOST_FILES = 10_000  # whose places are remembered
 
 _own_files: dict[str, bool] = {}
@@ -119,7 +120,7 @@ def _walk(trace: TracebackType | None) -> Walked:
         frame = trace.tb_frame
         code, module = frame.f_code, frame.f_globals.get("__name__")
         module = module if isinstance(module, str) else ""
-        if not (module == "metricsmw" or module.startswith("metricsmw.")):
+        if not module.startswith(OURS):
             is_own = is_own_file(code.co_filename)
             seen = code, trace.tb_lineno or 0, module, is_own
             count += 1

@@ -29,7 +29,8 @@ MINUTE = 60.0
 MINUTES = 60  # of the last hour, the one in progress included
 MAX_ROUTES, ROUTE_BYTES = 6, 128
 MOST_TIME = 2.0**53
-MOST_LINE = 2**31
+MOST_UNIX_TIME = 2.0**37  # of the year 6325
+MOST_LINE = MOST_PID = 2**31
 
 # The key of the kind that all further kinds of a worker share.
 OTHER_KEY = 1
@@ -263,6 +264,10 @@ def _parsed(row: bytes, since: float, reset_at: float) -> StoredError | None:
     numbers = cells.tolist()
     del numbers[Cell.KEY]  # which is no double
     if not all(0.0 <= number < MOST_TIME for number in numbers):  # NaN, too
+        raise CorruptSegmentError("impossible error")
+    if max(cells[Cell.FIRST_SEEN], cells[Cell.LAST_SEEN]) > MOST_UNIX_TIME:
+        raise CorruptSegmentError("impossible time")
+    if max(cells[Cell.PID], cells[Cell.STATUS]) >= MOST_PID:
         raise CorruptSegmentError("impossible error")
     start = max(since, cells[Cell.BASE])
     total = int(lane - start)

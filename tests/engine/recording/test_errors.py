@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import struct
 import sys
 import tempfile
 import threading
@@ -14,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -180,6 +182,26 @@ def test_nothing_is_taken_before_the_first_error(
         assert [chunk.kind for chunk in recorder.segment.chunks].count(Kind.ERRORS) == 1
 
 
+def test_a_worker_that_joins_late_takes_its_errors_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o777)  # in which any other user could rename what is in it
+    monkeypatch.setenv("METRICSMW_DIR", str(folder / "metrics"))
+    clock = ManualClock()
+    with MetricsMonitor(shared=True, clock=clock) as monitor:
+        fail(monitor, KeyError)
+        assert monitor.get_health()["mode"] == "private"
+        folder.chmod(0o700)
+        clock.advance(10)
+        for kind in (KeyError, ValueError):
+            fail(monitor, kind)
+        assert monitor.get_health()["mode"] == "shared"
+        found = {row["type"]: row["count"] for row in monitor.get_errors()}
+        assert found == {"KeyError": 2, "ValueError": 1}
+
+
 def test_further_kinds_share_one_and_a_reset_makes_room() -> None:
     clock = ManualClock()
     monitor = MetricsMonitor(clock=clock)
@@ -253,6 +275,47 @@ def test_a_failure_inside_is_a_fault_and_no_more(monkeypatch: pytest.MonkeyPatch
     recorder.end(recorder.begin(), 200, "/a", "GET")
     assert monitor.get_health()["faults"] == 1
     assert monitor.get_errors() == []
+
+
+numbers = st.floats() | st.integers(-5, 2**60).map(float)
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    doubles=st.lists(st.tuples(st.integers(0, 132), numbers), max_size=3),
+    texts=st.lists(st.tuples(st.integers(1056, 4096), st.binary(max_size=300)), max_size=2),
+)
+def test_whatever_is_in_a_file_each_answer_is_one(
+    monkeypatch: pytest.MonkeyPatch,
+    doubles: list[tuple[int, float]],
+    texts: list[tuple[int, bytes]],
+) -> None:
+    with (
+        tempfile.TemporaryDirectory(prefix="metricsmw-test-") as folder,
+        monkeypatch.context() as patch,
+    ):
+        patch.setenv("METRICSMW_DIR", folder)
+        damage(doubles, texts)
+
+
+def damage(doubles: list[tuple[int, float]], texts: list[tuple[int, bytes]]) -> None:
+    """Two workers, the chunk of one of which is written into; they go on."""
+    with MetricsMonitor(shared=True) as reader, MetricsMonitor(shared=True) as other:
+        fail(reader, KeyError)
+        fail(other, ValueError)
+        segment = other.recorder.open()
+        (chunk,) = [chunk for chunk in segment.chunks if chunk.kind is Kind.ERRORS]
+        for place, number in doubles:
+            chunk.view[place * 8 : place * 8 + 8] = struct.pack("d", number)
+        for place, data in texts:
+            chunk.view[place : place + len(data)] = data
+        for monitor in (reader, other):
+            json.dumps(monitor.get_errors(), allow_nan=False).encode()
+            fail(monitor, KeyError)
+            rows = monitor.get_errors()
+            assert "KeyError" in [row["type"] for row in rows]
+            assert all(row["count"] > 0 for row in rows)
+            monitor.get_statistics()
 
 
 # --- read while they are written -----------------------------------------------------------------
