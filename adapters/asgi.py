@@ -136,7 +136,7 @@ class ASGIMetricsMiddleware(Remade):
                         del scope[key]
         app, in_place = self.app, self._in_place
         owner = send.__self__ if type(send) is MethodType else None
-        new, is_known = kinds[type(owner)]
+        new, listens = kinds[type(owner)]
         exchange = new()
         exchange.carrier = scope
         exchange.inner = send
@@ -144,9 +144,8 @@ class ASGIMetricsMiddleware(Remade):
         exchange.status = None
         exchange.state = OPEN
         scope[key] = exchange
-        if not is_known:
-            exchange.inner_receive = receive
-            receive = exchange.receive
+        if listens:
+            receive = exchange.listen(receive)
         try:
             exchange.start = begin()
         except NotOpenError:

@@ -44,49 +44,28 @@ class ASGIMeasurement(Measurement):
     """One request and its response; the attributes are set by the middleware.
 
     Attributes:
-        begun: The message that has started the response, once the app has sent it.
-        gone: The client has gone, by `receive` or `send`. Set where it is WATCHED.
-        has_trailers: The response ends with trailers. Set where it is WATCHED.
-        inner_receive: The server's `receive`; set where nothing is known of the server.
+        headers: Before a stream begins the message that has started the response.
         inner: The server's `send`.
         owner: The object that `send` is a method of; None: it is none.
         server: The server's entry in the table; None: it has none.
     """
 
-    __slots__ = ("begun", "gone", "has_trailers", "inner", "inner_receive", "owner")
+    __slots__ = ("inner", "owner")
 
     method_key = "method"
     server: ClassVar[Server | None]
 
-    begun: Message
-    gone: bool
-    has_trailers: bool
-    inner_receive: Receive
     inner: Send
     owner: Any
     status: int | None
-
-    async def receive(self) -> Message:
-        """Receive from the server, and note whether the client has gone."""
-        message = await self.inner_receive()
-        if message["type"] == "http.disconnect":
-            self.note_gone()
-        return message
 
     def send(self, message: Message) -> Awaitable[None]:
         """Send a message of the response."""
         raise NotImplementedError
 
-    def watch(self) -> None:
-        """Have the end look at what is not usual, too."""
-        if self.state is OPEN:
-            self.gone = self.has_trailers = False
-        super().watch()
-
-    def note_gone(self) -> None:
-        """Note that the client has gone."""
-        self.watch()
-        self.gone = True
+    def listen(self, receive: Receive) -> Receive:
+        """Return what the app is to receive by, where only that says that the client has gone."""
+        raise NotImplementedError
 
     def complete_otherwise(self) -> None:
         """Report a complete response that is not as most are; none before it has started."""
@@ -109,7 +88,7 @@ class ASGIMeasurement(Measurement):
             gone: The client had gone before.
         """
         if isinstance(error, OSError):
-            self.note_gone()
+            self.watch().gone = True
         elif not (gone or isinstance(error, Exception) or self.status is None):
             # Under Trio the server reports the end of the response to the app, and so cancels it,
             # before this `send` returns. All bytes had gone.
@@ -127,7 +106,7 @@ class ASGIMeasurement(Measurement):
         """Report that the app ended without a complete response."""
         if not self.is_open:
             return
-        gone = self.state is WATCHED and self.gone
+        gone = self.state is WATCHED and self.watched.gone
         code = getattr(error, "status_code", None)
         if self.status is None and isinstance(code, int) and _ANSWERS & self.carrier.keys():
             self.status = code
@@ -138,16 +117,40 @@ class ASGIMeasurement(Measurement):
         if not (gone or cancelled or self.client_gone()):
             self.report(FAILED, error)
         elif self.status is not None and self.carrier.get("method") == "HEAD":
-            self.first_byte = 0.0
+            self.watch().first_byte = 0.0
             self.report(COMPLETE)  # which has all with the start
         else:
             self.report(DISCONNECTED)
 
 
+class ListeningMeasurement(ASGIMeasurement):
+    """One under a server of which nothing is known: only `receive` says that the client has gone.
+
+    Attributes:
+        inner_receive: The server's `receive`.
+    """
+
+    __slots__ = ("inner_receive",)
+
+    inner_receive: Receive
+
+    def listen(self, receive: Receive) -> Receive:
+        """Return what the app is to receive by."""
+        self.inner_receive = receive
+        return self.receive
+
+    async def receive(self) -> Message:
+        """Receive from the server, and note whether the client has gone."""
+        message = await self.inner_receive()
+        if message["type"] == "http.disconnect":
+            self.watch().gone = True
+        return message
+
+
 def exchange_class(
     recorder: Recorder, route: ScopeRoute | None, user: ScopeUser | None, server: Server | None
 ) -> tuple[type[ASGIMeasurement], bool]:
-    """Return the subclass of one middleware and server, and whether the server is known.
+    """Return the subclass of one middleware and server, and whether it has to listen.
 
     What is the same for each request is in closures.
     """
@@ -175,10 +178,9 @@ def exchange_class(
         def send(self, message: Message) -> Awaitable[None]:
             if self.status is None and "status" in message:
                 self.status = message["status"]
-                self.begun = message
+                self.headers = message
                 if "trailers" in message and message["trailers"]:  # noqa: RUF019 - it is quicker
-                    self.watch()
-                    self.has_trailers = True
+                    self.watch().has_trailers = True
                 inner = self.inner
                 return inner(message)
             if (
@@ -192,7 +194,7 @@ def exchange_class(
         async def send_last(self, message: Message) -> None:
             """Send what completes a response as most are, and report it."""
             if is_asked_first and self.client_gone():
-                self.note_gone()
+                self.watch().gone = True
                 await self.send_other(message)
                 return
             inner = self.inner
@@ -214,13 +216,15 @@ def exchange_class(
 
         async def send_other(self, message: Message) -> None:
             """Send part of a stream, a rarer message, one out of turn, or any last one."""
-            is_watched = self.state is WATCHED
-            if is_watched and self.has_trailers:
+            watched = self.watched if self.state is WATCHED else None
+            if watched is not None and watched.has_trailers:
                 last = message["type"] == TRAILERS and not message.get("more_trailers")
             else:
                 last = message["type"] in FINAL and not message.get("more_body")
             # Not what `receive` says from here on: servers end it once they have the last message.
-            gone = (is_watched and self.gone) or (last and is_asked_first and self.client_gone())
+            gone = (watched is not None and watched.gone) or (
+                last and is_asked_first and self.client_gone()
+            )
             inner = self.inner
             try:
                 await inner(message)
@@ -230,7 +234,7 @@ def exchange_class(
             if not last:
                 if message.get("body") and self.status is not None and not self.has_begun_stream():
                     self.note_first_byte(clock())
-                    self.headers = self.begun.get("headers", ())
+                    self.headers = self.headers.get("headers", ())
             elif gone or (not is_asked_first and self.client_gone()):
                 self.report_gone()
             else:
@@ -241,4 +245,6 @@ def exchange_class(
         staticmethod(route or route_of_scope),
         staticmethod(user or user_of_scope),
     )
-    return Exchange, server is not None
+    if server is not None:
+        return Exchange, False
+    return type("Listening", (ListeningMeasurement, Exchange), {"__slots__": ()}), True

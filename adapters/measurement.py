@@ -11,7 +11,7 @@ The states, and how each end state is reported to the recorder, stand in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from metricsmw.engine.recording.exchange import (
@@ -37,19 +37,34 @@ if TYPE_CHECKING:
 CONTENT_TYPE = b"content-type"
 
 
+class Watch:
+    """What the end of a WATCHED request has to look at.
+
+    Attributes:
+        first_byte: When the first bytes of a stream had been passed on; 0.0: no stream so far.
+        gone: The client has gone, by `receive` or `send`.
+        has_trailers: The response ends with trailers.
+        raised: The exception that the framework makes an answer of, or None.
+    """
+
+    __slots__ = ("first_byte", "gone", "has_trailers", "raised")
+
+    def __init__(self) -> None:
+        self.first_byte = 0.0
+        self.gone = self.has_trailers = False
+        self.raised: Raised | None = None
+
+
 class Measurement:
     """The measurement of one request; class attributes are the same for all its requests.
 
     Attributes:
         carrier: The request's environ or scope, until its outcome is reported.
-        first_byte: When the first bytes of a stream had been passed on; 0.0: no stream so far.
-            Set where it is WATCHED.
         headers: Those of the response, of a stream at least; not set before they are known.
-        raised: The exception that the framework makes an answer of, or None. Set where it is
-            WATCHED.
         start: When the request began. Times are monotonic seconds.
         state: How far it is.
         status: The status that the app has sent, None before that.
+        watched: What its end has to look at; set where it is WATCHED.
         recorder: Gets the reports.
         route_of: Returns the route's template of an answered request, given its carrier.
         user_of: Returns the user of an answered request, given its carrier.
@@ -57,7 +72,7 @@ class Measurement:
         is_marker: It stands for a request that is not measured.
     """
 
-    __slots__ = ("carrier", "first_byte", "headers", "raised", "start", "state", "status")
+    __slots__ = ("carrier", "headers", "start", "state", "status", "watched")
 
     recorder: ClassVar[Recorder]
     route_of: ClassVar[Callable[[Any], str | None]]
@@ -66,12 +81,11 @@ class Measurement:
     is_marker: ClassVar[bool] = False
 
     carrier: Any  # a WSGIEnvironment or a Scope
-    first_byte: float
-    headers: Iterable[tuple[str | bytes, str | bytes]]
-    raised: Raised | None
+    headers: Any  # an iterable of pairs, of str or of bytes
     start: float
     state: State
     status: Any
+    watched: Watch
 
     # --- to be overridden ------------------------------------------------------------------------
 
@@ -100,8 +114,8 @@ class Measurement:
         if outcome not in TRANSITIONS[self.state]:
             self.take_out()
             return
-        is_watched = self.state is WATCHED
-        first_byte, raised = (self.first_byte, self.raised) if is_watched else (0.0, None)
+        watched = self.watched if self.state is WATCHED else Watch()
+        first_byte, raised = watched.first_byte, watched.raised
         self.state = outcome
         carrier = self.carrier
         self.take_out()
@@ -138,22 +152,21 @@ class Measurement:
         """Whether it has not ended."""
         return self.state is OPEN or self.state is WATCHED
 
-    def watch(self) -> None:
-        """Have the end look at what is not usual, too."""
+    def watch(self) -> Watch:
+        """Have the end look at what is not usual, too, and return that."""
         if self.state is OPEN:
             self.state = WATCHED
-            self.first_byte = 0.0
-            self.raised = None
+            self.watched = Watch()
+        return self.watched if self.state is WATCHED else Watch()
 
     def has_begun_stream(self) -> bool:
         """Return whether the first bytes of a stream have been passed on."""
-        return self.state is WATCHED and bool(self.first_byte)
+        return self.state is WATCHED and bool(self.watched.first_byte)
 
     def note_first_byte(self, at: float) -> None:
         """Note when the first bytes of a stream had been passed on, unless that is known."""
-        self.watch()
-        if not self.has_begun_stream():
-            self.first_byte = at
+        watched = self.watch()
+        watched.first_byte = watched.first_byte or at
 
     def see(self, error: BaseException) -> None:
         """Note the exception that the framework makes an answer of.
@@ -166,8 +179,7 @@ class Measurement:
                 return
             raised = self.recorder.errors.summary(error)
             if raised is not None:
-                self.watch()
-                self.raised = raised
+                self.watch().raised = raised
 
     def exclude(self) -> None:
         """Count nothing of this request, as it is one of the sub-app's own, say."""
@@ -198,7 +210,9 @@ class Measurement:
 
         The latency of a stream of events is the time to its first byte.
         """
-        return self.start + now - self.first_byte if self._has_events(template) else self.start
+        if self._has_events(template):
+            return self.start + now - self.watched.first_byte
+        return self.start
 
     def _has_events(self, template: str | None) -> bool:
         """Return whether the response is a stream of events, by its route or content type."""
@@ -222,7 +236,7 @@ class Measurement:
         if self._has_events(template):
             return  # its latency is that of its first byte
         try:
-            self.recorder.streamed(self.start, self.first_byte, now, template, method)
+            self.recorder.streamed(self.start, self.watched.first_byte, now, template, method)
         except Exception:
             self.recorder.faults.report("recording a request")
 
