@@ -351,35 +351,32 @@ class Recorder:
                             user_id = None
                             carriers.fault("the user resolver")
                 try:
-                    if now >= deadline:
-                        take_checkpoint(now)
                     try:
+                        seconds = now - exchange.start
                         row = rows[route][carrier[method_key]]
-                    except KeyError:
-                        row = find(route, carrier.get(method_key, ""), status)
-                    seconds = now - exchange.start
-                    if status != row.plain:
-                        count_other(row, seconds, status, now, user_id)
-                    else:
-                        if seconds > row.limit:
-                            seconds = edge(seconds, row, now, status, user_id)
-                        try:
-                            lane = ceil(log2(seconds) * 32.0 + 768.0)
-                        except ValueError:  # 0.0
-                            lane = 0
-                        if lane < lowest:
-                            lane = cover(lane)
+                        lane = ceil(log2(seconds) * 32.0 + 768.0)
+                    except (KeyError, ValueError):  # no row so far, or no method; 0.0
+                        lane = -1
+                    if (
+                        lane >= lowest
+                        and status == row.plain
+                        and seconds <= row.limit
+                        and now < deadline
+                    ):
                         route_lanes = row.lanes
                         lanes[lane] += 1.0
                         route_lanes[places[lane]] += 1.0
-                    in_flight -= 1.0
-                    gauges[0] = in_flight
-                    if user_id is not None:
-                        try:
-                            seen, place = known[user_id]  # type: ignore[index]
-                            seen[place] = now
-                        except (KeyError, TypeError):
-                            see(user_id, now)
+                        in_flight -= 1.0
+                        gauges[0] = in_flight
+                        if user_id is not None:
+                            try:
+                                seen, place = known[user_id]  # type: ignore[index]
+                                seen[place] = now
+                            except (KeyError, TypeError):
+                                see(user_id, now)
+                    else:
+                        method = carrier.get(method_key, "")
+                        end(exchange.start, status, route, method, user_id, now)
                 except Exception:
                     exchange.give_up()
 
