@@ -122,11 +122,18 @@ class ASGIMetricsMiddleware(Remade):
             What the app returns: a server that finds fault with it is to see it.
         """
         key, hint, kinds, begin = self._prepared
+        is_usual = False
         try:
-            is_usual = hint not in scope["path"] and scope["type"] == "http"
+            if (
+                hint not in scope["path"]
+                and scope["type"] == "http"
+                and key not in scope
+                and "wsgi_environ" not in scope
+            ):
+                is_usual = True
         except KeyError:  # made by hand, or of a kind that has no path
-            is_usual = False
-        if not is_usual or key in scope or "wsgi_environ" in scope:
+            pass
+        if not is_usual:
             instead = self._instead(scope)
             if instead is not None:
                 try:

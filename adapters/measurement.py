@@ -174,7 +174,7 @@ class Measurement:
         Should that answer say that the server has failed, the exception is counted.
         """
         if self.is_open:
-            known = self.raised if self.state is WATCHED else None
+            known = self.watched.raised if self.state is WATCHED else None
             if known is not None and known.led_to(error):
                 return
             raised = self.recorder.errors.summary(error)

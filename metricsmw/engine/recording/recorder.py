@@ -363,9 +363,8 @@ class Recorder:
                         and seconds <= row.limit
                         and now < deadline
                     ):
-                        route_lanes = row.lanes
                         lanes[lane] += 1.0
-                        route_lanes[places[lane]] += 1.0
+                        row.lanes[places[lane]] += 1.0
                         in_flight -= 1.0
                         gauges[0] = in_flight
                         if user_id is not None:
