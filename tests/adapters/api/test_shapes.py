@@ -29,6 +29,7 @@ from metricsmw import MetricsMonitor, __version__
 from metricsmw.adapters.api.handlers import Handlers
 from metricsmw.adapters.auth import public, token
 from metricsmw.clock import ManualClock
+from metricsmw.engine.reading.errors import ErrorRow
 from metricsmw.engine.reading.heatmap import Heatmap, HeatStep, LatencyDistribution
 from metricsmw.engine.reading.moment import Reading
 from metricsmw.engine.reading.server import ServerReader
@@ -141,6 +142,33 @@ class TestShapes:
         assert list(row) == ROUTE
         assert (row["method"], row["route"], row["requests"]) == ("GET", "/items/{id}", 2)
         assert row["statuses"] == {"2xx": 1, "5xx": 1}
+
+    def test_errors(self, handlers: Handlers, monitor: MetricsMonitor) -> None:
+        try:
+            raise KeyError
+        except KeyError as error:
+            for route in ("/a", "/b"):
+                monitor.recorder.errors.raised(error, 500, route, "GET")
+        body = body_of(ask(handlers, "/errors", query="limit=1&sort=count&new_seconds=60"))
+        assert list(body) == ["success", "errors", "count", "kinds", "timestamp"]
+        assert (body["count"], body["kinds"]) == (1, 2)  # HTTP 500 of a route, too
+        [row] = body["errors"]
+        assert list(row) == list(ErrorRow.__annotations__)
+        assert (row["type"], row["count"], row["new"]) == ("KeyError", 2, True)
+        assert len(row["bars"]) == 60
+        assert_utc(row["first_seen"])
+        assert_utc(row["last_seen"])
+
+    @pytest.mark.parametrize(
+        ("query", "message"),
+        [
+            ("limit=0", "limit must be a whole number from 1 to 1000, not '0'"),
+            ("new_seconds=x", "new_seconds must be a whole number from 1 to 86400, not 'x'"),
+            ("sort=type", "sort must be one of last_seen, count, not 'type'"),
+        ],
+    )
+    def test_errors_refused(self, handlers: Handlers, query: str, message: str) -> None:
+        assert_error(ask(handlers, "/errors", query=query), 400, message)
 
     def test_heatmap(self, handlers: Handlers, monitor: MetricsMonitor, clock: ManualClock) -> None:
         clock.advance(60)
