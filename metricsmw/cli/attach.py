@@ -19,6 +19,7 @@ from metricsmw.cli.locate import locate
 from metricsmw.cli.servers import choose, quiet_log, title
 from metricsmw.cli.tokens import token_in
 from metricsmw.engine.reading.attached import AttachedServer, UnreadableServerError
+from metricsmw.engine.reading.heatmap import distribution_of
 from metricsmw.engine.workers.catalog import FoundServer
 
 # What is taken for an address without a scheme: host:port, a path behind a host, this machine.
@@ -64,6 +65,7 @@ class LocalServer:
             custom=[one.as_row("") for one in reading.server.instruments()],
             health=self._server.health(reading),
             errors=reading.errors(),
+            distribution=distribution_of(reading.server.window),
         )
 
     def fetch_aside(self) -> Future[ServerAnswers]:

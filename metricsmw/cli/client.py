@@ -20,6 +20,7 @@ from time import monotonic
 from typing import Any, NoReturn, Protocol
 from urllib.parse import urlsplit
 
+from metricsmw.cli.shape import check_distribution
 from metricsmw.snapshot import FIRST_BYTE_FIELDS, NUMERIC_FIELDS
 
 MOUNT = "/api/metrics"
@@ -164,6 +165,7 @@ class ServerAnswers:
     slowest: Sequence[Fields] = ()
     health: Fields = field(default_factory=dict)
     errors: Sequence[Fields] = ()
+    distribution: Fields = field(default_factory=dict)
 
 
 def late(base: str, seconds: float) -> TopError:
@@ -263,7 +265,17 @@ class MetricsClient:
             self._rows("/workers", "workers", WORKERS, end),
             self._rows("/slowest", "slowest", SLOWEST, end),
             errors=self._rows("/errors", "errors", ERRORS, end),
+            distribution=self._distribution(end),
         )
+
+    def _distribution(self, end: float) -> Fields:
+        path = "/heatmap?seconds=1"  # the steps are not shown
+        told: Fields = self._ask(path, "distribution", end)
+        try:
+            check_distribution(told)
+        except ValueError as error:
+            self._refuse(path, error)
+        return told
 
     def _rows(self, path: str, part: str, shape: AnswerShape, end: float) -> list[Fields]:
         return self._rows_of(self._answer(path, part, end), path, part, shape)

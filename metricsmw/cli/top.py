@@ -43,6 +43,7 @@ from metricsmw.cli.client import (
 from metricsmw.cli.errors_panel import errors_panel
 from metricsmw.cli.output import complain
 from metricsmw.cli.panels import custom_panel, health_lines, slowest_panel, workers_panel
+from metricsmw.cli.shape import bars
 from metricsmw.cli.text import number, plain, sparkline
 
 try:
@@ -304,7 +305,7 @@ def render(
         _tiles(snapshot.metrics),
     ]
     if snapshot.series:
-        parts.append(_sparks(snapshot.series, max(width - BESIDE_BARS, 10)))
+        parts.append(_sparks(snapshot, max(width - BESIDE_BARS, 10)))
     if "w" in view.panels and snapshot.workers:
         parts.append(workers_panel(snapshot.workers, width))
     if "l" in view.panels and snapshot.slowest:
@@ -372,16 +373,21 @@ def _tiles(metrics: Fields) -> Table:
     return groups
 
 
-def _sparks(series: Sequence[Fields], width: int) -> Table:
+def _sparks(snapshot: ServerAnswers, width: int) -> Table:
     grid = Table.grid(padding=(0, 1))
     for label, name, unit in SPARKS:
-        values = [step.get(name) for step in series]
+        values = [step.get(name) for step in snapshot.series]
         known = [value for value in values if isinstance(value, (int, float))]
         high = max(known, default=0)
         grid.add_row(
             Text(label, style="dim"),
             Text(sparkline(values, width), style="cyan"),
             Text(f"up to {number(high)} {unit}", style="dim"),
+        )
+    if snapshot.distribution:
+        drawn, ends = bars(snapshot.distribution, width)
+        grid.add_row(
+            Text("Latencies", style="dim"), Text(drawn, style="cyan"), Text(ends, style="dim")
         )
     return grid
 

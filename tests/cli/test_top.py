@@ -388,7 +388,12 @@ GOOD: dict[str, object] = {
     "/errors": {"errors": [ERROR, {**ERROR, "where": None, "new": False, "type": "HTTP 503"}]},
     "/workers": {"workers": [WORKER, {**WORKER, "pid": 8, "state": "running", "differs": []}]},
     "/slowest": {"slowest": [SLOW]},
+    "/heatmap?seconds=1": {"distribution": {"scale": 5, "buckets": [[-160, 4], [-158, 1]]}},
 }
+
+
+def distribution(bucket: list[int]) -> dict[str, Any]:
+    return {"distribution": {"scale": 5, "buckets": [bucket]}}
 
 
 class Strange(BaseHTTPRequestHandler):
@@ -451,6 +456,7 @@ def test_good_answers_are_taken(strange: Callable[..., str]) -> None:
     assert "orders" not in shown("cc")
     assert "c the app's own numbers" in " ".join(shown("").split())
     assert "w workers" in shown("")
+    assert re.search(r"Latencies +█ ▃ +31 ms to 33 ms", shown(""))
     assert "x kinds of error" in " ".join(shown("").split())
     errors = [line for line in shown("x").splitlines() if "HTTP 503" in line or "shop" in line]
     assert errors[0].split() == [
@@ -495,6 +501,11 @@ def test_good_answers_are_taken(strange: Callable[..., str]) -> None:
         ("/errors", {"errors": [{**ERROR, "new": 1}]}, "new is neither true nor false"),
         ("/errors", {"errors": [{**ERROR, "where": [1]}]}, "no object"),
         ("/errors", {"errors": [{**ERROR, "where": {"line": 1}}]}, "module is no text"),
+        ("/heatmap?seconds=1", {"distribution": []}, "distribution is no object"),
+        ("/heatmap?seconds=1", {"distribution": {"scale": 99}}, "scale is no scale"),
+        ("/heatmap?seconds=1", distribution([10**9, 1]), "buckets are none"),
+        ("/heatmap?seconds=1", distribution([1, 0]), "buckets are none"),
+        ("/heatmap?seconds=1", distribution([1, 2, 3]), "buckets are none"),
         ("/workers", {"workers": [{**WORKER, "pid": None}]}, "pid is no number"),
         ("/workers", {"workers": [{**WORKER, "cpu_pct": "9"}]}, "cpu_pct is no number"),
         ("/workers", {"workers": [{**WORKER, "differs": [1]}]}, "differs are no texts"),
