@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeVar
 from metricsmw.engine.storage.header import Header
 from metricsmw.engine.storage.histogram import ROUTE_BUCKETS
 from metricsmw.engine.storage.keys import (
+    LENGTH_BYTES,
     OTHER,
     AnswerName,
     AnswerRow,
@@ -330,10 +331,11 @@ class RouteTableReader:
             head = self._bytes(offset, ROUTE_SHAPE.current)
             found: list[tuple[int, Times]] = []
             for row in range(TABLE_ROWS):
-                name = Name.unpack(head[ROUTE_SHAPE.names + row * NAME_BYTES :][:NAME_BYTES])
-                if name is None or name.times not in STREAM_TIMES:
-                    continue
-                if rows is None or name.pack() in rows:
+                start = ROUTE_SHAPE.names + row * NAME_BYTES
+                if head[start + LENGTH_BYTES] not in STREAM_TIMES:
+                    continue  # without unpacking it, as most rows are none of streams
+                name = Name.unpack(head[start : start + NAME_BYTES])
+                if name is not None and (rows is None or name.pack() in rows):
                     found.append((row, name.times))
             if not found:
                 continue
