@@ -227,6 +227,22 @@ def test_the_api_tells_them(
     assert (body["kept"], body["history"]) == (None, [])
 
 
+def test_a_row_that_goes_to_another_route_is_no_burst_of_others(
+    clock: ManualClock, path: Path
+) -> None:
+    with MetricsMonitor(10, max_routes=16, clock=clock) as monitor:
+        lasting = SQLiteHistory(monitor, path, start=False)
+        for minute in range(4):
+            for number in range(16):
+                record(monitor, f"/{minute}/{number}", [(10.0, 200)] * 5)
+            clock.advance(60)
+            assert lasting.check()
+        assert [row["requests"] for row in of(lasting, clock, "/0/1")] == [5, 0, 0, 0]
+        assert [row["requests"] for row in of(lasting, clock, "/2/1")] == [0, 0, 5, 0]
+        assert [row["requests"] for row in of(lasting, clock, "<other>")] == [0] * 4
+        lasting.stop()
+
+
 def test_old_minutes_go(monitor: MetricsMonitor, clock: ManualClock, path: Path) -> None:
     lasting = SQLiteHistory(monitor, path, days=1, start=False)
     for pause in (60, 60, 2 * 86_400, 60, 60):

@@ -19,7 +19,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 import pytest
@@ -70,12 +70,18 @@ class Demo:
 
     def current(self) -> dict[str, float]:
         """Read /api/metrics/current over a new connection, by the printed curl line."""
+        metrics: dict[str, float] = self.ask("current")["metrics"]
+        return metrics
+
+    def ask(self, path: str) -> Any:
+        """Read the same server at another path."""
         authorization, url = self.wait_for(CURL).groups()
         self._started.update(self.children())
-        request = urllib.request.Request(url, headers={"Authorization": authorization})
+        request = urllib.request.Request(
+            url.replace("current", path), headers={"Authorization": authorization}
+        )
         with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
-            metrics: dict[str, float] = json.load(answer)["metrics"]
-        return metrics
+            return json.load(answer)
 
     def children(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
@@ -125,7 +131,7 @@ def final_table(text: str) -> dict[str, str]:
 def test_it_runs_until_a_signal_with_the_numbers_of_both_workers(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    with demo(tmp_path) as running:
+    with demo(tmp_path, environment={"TMPDIR": str(tmp_path)}) as running:
 
         def everything_seen() -> bool:
             metrics = running.current()
@@ -142,8 +148,11 @@ def test_it_runs_until_a_signal_with_the_numbers_of_both_workers(
         totals = [running.current()["total_requests"] for _ in range(20)]
         assert totals == sorted(totals)
         running.wait_for(LINE)
+        assert running.ask("history?by=route")["kept"]
+        assert list(tmp_path.glob("metricsmw-demo-*"))
         running.process.send_signal(number)
         assert running.end() == 0
+    assert not list(tmp_path.glob("metricsmw-demo-*"))
     table = final_table(running.text())
     assert list(table) == FIELDS
     assert table["workers"] == "2"

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, TypedDict
 from metricsmw.engine.reading.counts import Counts
 from metricsmw.engine.reading.routes import seconds_spent
 from metricsmw.engine.storage.histogram import ROUTE_BUCKETS, ROUTE_SCALE
-from metricsmw.engine.storage.keys import Name
+from metricsmw.engine.storage.keys import OTHER, Name
 from metricsmw.engine.storage.lanes import in_use
 from metricsmw.snapshot import iso_timestamp
 
@@ -138,6 +138,11 @@ def busiest(
         name: counts.since(before[name]) if name in before else counts
         for name, counts in totals.items()
     }
+    # A row that has gone to another route: what it had counted is now that of `<other>`.
+    for name, counts in before.items():
+        other = Name(name.method, OTHER)
+        if totals.get(name, NOTHING).requests < counts.requests and other in counted:
+            counted[other] = counted[other].since(counts.since(totals.get(name, NOTHING)))
     active = [name for name in counted if counted[name].requests]
     active.sort(key=lambda name: (-counted[name].requests, name))
     return BusiestRoutes(
