@@ -6,7 +6,7 @@ with as many variables: see `asgi_exchange`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from types import MethodType
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from metricsmw.engine.recording.exchange import (
     COMPLETE,
     EXCLUDED,
     OPEN,
+    Begun,
 )
 
 from .api.welcome import serve_at
@@ -110,7 +111,8 @@ class ASGIMetricsMiddleware(Remade):
         self._excludes = Excluded()
         kinds = ByType(cache(partial(exchange_class, self.recorder, route, user)))
         # What each request takes, in one look-up.
-        self._prepared = self._key, self._bypass_hint, kinds, not_open
+        begin: Callable[[Begun], None] = not_open
+        self._prepared = self._key, self._bypass_hint, kinds, begin
         measured_by(self.recorder)
         install()
         self.recorder.register_worker()
@@ -154,7 +156,7 @@ class ASGIMetricsMiddleware(Remade):
         if listens:
             receive = exchange.listen(receive)
         try:
-            exchange.start = begin()
+            begin(exchange)
         except NotOpenError:
             await self._begin_first(exchange)
         except Exception:
@@ -190,13 +192,13 @@ class ASGIMetricsMiddleware(Remade):
 
     async def _open(self) -> None:
         await open_segment(self.monitor)
-        self._prepared = (*self._prepared[:3], self.recorder.begin)
+        self._prepared = (*self._prepared[:3], self.recorder.begin_exchange)
 
     async def _begin_first(self, exchange: ASGIMeasurement) -> None:
         """Begin a request that came before the segment was open."""
         try:
             await self._open()
-            exchange.start = self.recorder.begin()
+            self.recorder.begin_exchange(exchange)
         except BaseException as error:
             exchange.state = EXCLUDED
             if not isinstance(error, Exception):  # cancelled

@@ -175,7 +175,7 @@ class DjangoMeasurement(Measurement):
         self.carrier = carrier
         self.status = None
         self.state = OPEN
-        self.start = self.recorder.begin()
+        self.recorder.begin_exchange(self)
 
     def method(self, carrier: MutableMapping[str, Any]) -> str:
         """Return the request's method."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from metricsmw.engine.recording.captures import Evidence
 from metricsmw.engine.recording.exchange import (
     DISCONNECTED,
     EXCLUDED,
@@ -25,6 +26,7 @@ from metricsmw.engine.recording.exchange import (
     State,
 )
 
+from .carriers import path_of, query_of, request_id_of, trace_of
 from .resolvers import route_of_environ, route_of_scope, user_of_environ, user_of_scope
 from .resolvers.base import FRAMEWORK_KEY, MEASUREMENT_PREFIX, ForwardedRequest
 from .servers import is_stopping
@@ -60,6 +62,7 @@ class Measurement:
 
     Attributes:
         carrier: The request's environ or scope, until its outcome is reported.
+        in_flight: The requests in flight in this worker as it began, itself included.
         headers: Those of the response, of a stream at least; not set before they are known.
         start: When the request began. Times are monotonic seconds.
         state: How far it is.
@@ -72,7 +75,7 @@ class Measurement:
         is_marker: It stands for a request that is not measured.
     """
 
-    __slots__ = ("carrier", "headers", "start", "state", "status", "watched")
+    __slots__ = ("carrier", "headers", "in_flight", "start", "state", "status", "watched")
 
     recorder: ClassVar[Recorder]
     route_of: ClassVar[Callable[[Any], str | None]]
@@ -82,6 +85,7 @@ class Measurement:
 
     carrier: Any  # a WSGIEnvironment or a Scope
     headers: Any  # an iterable of pairs, of str or of bytes
+    in_flight: float
     start: float
     state: State
     status: Any
@@ -132,9 +136,10 @@ class Measurement:
                 now = recorder.abandon(code, template, method)
             elif outcome is FAILED:
                 name = recorder.errors.raised(error, int(code), template, method, raised)
-                now = recorder.fail(start, int(code) if name else code, template, method, name)
+                code = int(code) if name else code
+                now = recorder.fail(start, code, template, method, name, self, carrier)
             else:
-                now = recorder.end(start, code, template, method)
+                now = recorder.end(start, code, template, method, None, None, self, carrier)
         except Exception:
             self.give_up()
             return
@@ -146,6 +151,26 @@ class Measurement:
                 recorder.user(user)
         except Exception:
             recorder.faults.report("the user resolver")
+
+    def evidence(self, carrier: MutableMapping[str, Any], wanted: tuple[str, ...]) -> Evidence:
+        """Return what the request says of itself, as it is captured; see `CapturedRequest`."""
+        watched: Watch | None = getattr(self, "watched", None)
+        user = None
+        if "user" in wanted:
+            try:
+                user = self.user(carrier)
+            except Exception:
+                self.recorder.faults.report("the user resolver")
+        return Evidence(
+            self.start,
+            0.0 if watched is None else watched.first_byte,
+            int(getattr(self, "in_flight", -1)),
+            trace_of(carrier),
+            request_id_of(carrier),
+            None if user is None else str(user),
+            path_of(carrier) if "path" in wanted else None,
+            query_of(carrier) if "query" in wanted else None,
+        )
 
     @property
     def is_open(self) -> bool:

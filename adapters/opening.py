@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from metricsmw import MetricsMonitor
+    from metricsmw.engine.recording.exchange import Begun
 
 
 # Called with the monitor once its segment is open; they never raise.
@@ -22,8 +23,8 @@ class NotOpenError(Exception):
     """The worker's segment is not open yet."""
 
 
-def not_open() -> float:
-    """Stand for the recorder's `begin` until the segment is open."""
+def not_open(exchange: Begun) -> None:
+    """Stand for the recorder's `begin_exchange` until the segment is open."""
     raise NotOpenError
 
 

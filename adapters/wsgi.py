@@ -20,6 +20,7 @@ from metricsmw.engine.recording.exchange import (
     EXCLUDED,
     FAILED,
     OPEN,
+    Begun,
     Carriers,
 )
 
@@ -118,7 +119,8 @@ class WSGIMetricsMiddleware(Remade):
         hint = "" if self._excluded else NOWHERE if path is None else path
         exchange = _exchange_class(self.recorder, route, user)
         # What each request takes, in one look-up.
-        self._prepared = self._key, hint, exchange, self._begin_first
+        begin: Callable[[Begun], None] = self._begin_first
+        self._prepared = self._key, hint, exchange, begin
         self._body = body_class(self.recorder)
         # Types of bodies that are complete when the app returns them, beside list.
         self._whole: set[type] = {tuple, bytes}  # uWSGI takes bytes as they are
@@ -153,7 +155,7 @@ class WSGIMetricsMiddleware(Remade):
         exchange.state = OPEN
         environ[key] = exchange
         try:
-            exchange.start = begin()
+            begin(exchange)
         except Exception:
             exchange.state = EXCLUDED
             self.recorder.faults.report("recording a request")
@@ -174,11 +176,11 @@ class WSGIMetricsMiddleware(Remade):
         measured.exhausted = True  # until it is iterated
         return measured
 
-    def _begin_first(self) -> float:
+    def _begin_first(self, exchange: Begun) -> None:
         """Begin the first request of this process."""
-        self._prepared = (*self._prepared[:3], self.recorder.begin)
+        self._prepared = (*self._prepared[:3], self.recorder.begin_exchange)
         announce(self.monitor)
-        return self.recorder.begin()
+        self.recorder.begin_exchange(exchange)
 
     def _hand_out(self, exchange: WSGIMeasurement, body: Iterable[bytes]) -> Iterable[bytes]:
         """Return a body of any other type, as the server is to see it."""

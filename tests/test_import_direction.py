@@ -25,6 +25,7 @@ adapters.api
 adapters.asgi_exchange adapters.bodies
 adapters.measurement adapters.opening adapters.websockets
 adapters.resolvers adapters.servers
+adapters.carriers
 adapters.arguments adapters.dashboard adapters.interpose adapters.kinds adapters.paths
 adapters.types adapters.walks
 alerts exporters exporting

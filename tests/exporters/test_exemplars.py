@@ -41,7 +41,7 @@ class Traced:
         self.start = start
         self.trace = Trace(number.to_bytes(16, "big"), number.to_bytes(8, "big"))
 
-    def evidence(self, wanted: tuple[str, ...]) -> Evidence:
+    def evidence(self, carrier: object, wanted: tuple[str, ...]) -> Evidence:
         return Evidence(self.start, trace=self.trace)
 
 

@@ -5,9 +5,10 @@ that table, or that is slower than the row's 99th percentile or than `capture_th
 the latter there are at most `MOST_A_SECOND`. A row has the answers of a route with its plain
 status; another one has all others of it.
 
-The ring holds `CAPTURE_ROWS` requests. Where it is full of requests of the window, the fastest one
-goes of that route and class of status that has the most, be it the new one. So the slowest
-request of a route never goes for another route's, up to as many routes as there are records.
+The ring holds `CAPTURE_ROWS` requests. Where it is full of requests of the window, one goes of that
+route and class of status that has the most, be it the new one: the fastest of those that can never
+be the slowest, as a later one took longer. So the slowest request of a route is always there, also
+once slower ones have left the window.
 
 Nothing here is on the way of ordinary requests: `Row.limit` keeps them out.
 """
@@ -17,7 +18,7 @@ from __future__ import annotations
 import os
 from bisect import insort
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from metricsmw.clock import Clock
 from metricsmw.config import Settings
@@ -66,10 +67,11 @@ class Evidence(NamedTuple):
 class CapturedRequest(Protocol):
     """A request, as an adapter has it."""
 
-    def evidence(self, wanted: tuple[str, ...]) -> Evidence:
+    def evidence(self, carrier: Any, wanted: tuple[str, ...]) -> Evidence:
         """Return what is known of the request.
 
         Args:
+            carrier: Its environ or scope.
             wanted: What may be told of "path", "query" and "user".
         """
 
@@ -161,6 +163,7 @@ class Captures:
         error: str = "",
         user: object = None,
         request: CapturedRequest | None = None,
+        carrier: Any = None,
     ) -> None:
         """Capture a request. Never raises.
 
@@ -172,9 +175,10 @@ class Captures:
             error: The type of the exception that escaped.
             user: Its user, if that is known already.
             request: What knows the rest; None: it was recorded by hand.
+            carrier: Its environ or scope.
         """
         try:
-            self._add(name, seconds, now, status, error, user, request)
+            self._add(name, seconds, now, status, error, user, request, carrier)
         except Exception:
             self._faults.report("capturing a request")
 
@@ -187,11 +191,15 @@ class Captures:
         error: str,
         user: object,
         request: CapturedRequest | None,
+        carrier: Any,
     ) -> None:
+        wanted = self._wanted
+        if user is not None:
+            wanted = tuple(name for name in wanted if name != "user")
         if request is None:
             found = Evidence(now - seconds, trace=current_trace())
         else:
-            found = request.evidence(self._wanted)
+            found = request.evidence(carrier, wanted)
         told = found.user
         if told is None and user is not None and "user" in self._wanted:
             told = str(user)
@@ -231,20 +239,26 @@ class Captures:
             self._put(group, RingEntry(seconds, now, row))
             return row
         self._put(group, RingEntry(seconds, now, -1))
-        fullest = min(self._groups, key=lambda one: self._order(self._groups[one]))
-        row = self._groups[fullest].pop(0).row
-        if not self._groups[fullest]:
-            del self._groups[fullest]
+        victim, entry = self._victim()
+        row = entry.row
+        self._groups[victim].remove(entry)
+        if not self._groups[victim]:
+            del self._groups[victim]
         if row < 0:
             return None
         self._groups[group].remove(RingEntry(seconds, now, -1))
         self._put(group, RingEntry(seconds, now, row))
         return row
 
-    @staticmethod
-    def _order(entries: list[RingEntry]) -> tuple[int, float]:
-        """Return by what it is decided which group gives one up: the lowest does."""
-        return -len(entries), entries[0].seconds
+    def _victim(self) -> tuple[Group, RingEntry]:
+        """Return the request that is to go, and its group."""
+        groups = self._groups
+        fullest = sorted(groups, key=lambda one: (-len(groups[one]), groups[one][0].seconds))
+        for group in fullest:
+            entry = _outdone(groups[group])
+            if entry is not None:
+                return group, entry
+        return fullest[0], groups[fullest[0]][0]
 
     def _expire(self, oldest: float) -> None:
         """Free the rows of requests that ended before a monotonic time."""
@@ -274,6 +288,18 @@ class Captures:
         if self._ring is not None:
             self._ring.clear()
             self._adopt(self._ring)
+
+
+def _outdone(entries: list[RingEntry]) -> RingEntry | None:
+    """Return the fastest request of a group of which a later one took as long, or longer."""
+    found = None
+    latest = -1.0
+    for entry in reversed(entries):
+        if entry.ended <= latest:
+            found = entry
+        else:
+            latest = entry.ended
+    return found
 
 
 def _until(at: float, start: float) -> float:

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
+from metricsmw.engine.recording.captures import Evidence
+
 
 class State(Enum):
     """How far a request's measurement is."""
@@ -51,23 +53,36 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 NO_CARRIER: dict[str, Any] = {}
 
 
-class Answered(Protocol):
+class Begun(Protocol):
+    """What has begun.
+
+    Attributes:
+        in_flight: The requests in flight in this worker as it began, itself included.
+        start: When it began, in monotonic seconds.
+    """
+
+    in_flight: float
+    start: float
+
+
+class Answered(Begun, Protocol):
     """One request and its response.
 
     Attributes:
         carrier: The request's environ or scope.
-        start: When the request began, in monotonic seconds.
         state: How far it is.
         status: The status that the app has sent, None before that.
     """
 
     carrier: Any
-    start: float
     state: State
     status: int | None
 
     def complete_otherwise(self) -> None:
         """Report a complete response that is not as most are, or none at all."""
+
+    def evidence(self, carrier: Any, wanted: tuple[str, ...]) -> Evidence:
+        """Return what is known of the request; see `CapturedRequest`."""
 
     def give_up(self) -> None:
         """Report a request that could not be recorded."""

@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Callable
 from itertools import count
 from math import ceil, inf, log2
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from metricsmw.clock import Clock
 from metricsmw.config import EVENT_STREAM, Settings
@@ -34,6 +34,7 @@ from metricsmw.engine.recording.exchange import (
     NO_CARRIER,
     OPEN,
     Answered,
+    Begun,
     Carriers,
     Complete,
 )
@@ -65,6 +66,7 @@ LATENCY_RANGE = "latency_ms must be a finite number of milliseconds >= 0"
 # The functions that count: they take the lock on builds without a GIL.
 LOCKED = (
     "begin",
+    "begin_exchange",
     "end",
     "fail",
     "abandon",
@@ -125,6 +127,8 @@ class End(Protocol):
         method: str,
         user_id: object = None,
         now: float | None = None,
+        request: CapturedRequest | None = None,
+        carrier: Any = None,
     ) -> float:
         """Record a response that was complete at monotonic ``now``, or is now; return when."""
 
@@ -133,7 +137,14 @@ class Fail(Protocol):
     """`Recorder.fail`."""
 
     def __call__(
-        self, start: float, status: int, route: str | None, method: str, error: str = ""
+        self,
+        start: float,
+        status: int,
+        route: str | None,
+        method: str,
+        error: str = "",
+        request: CapturedRequest | None = None,
+        carrier: Any = None,
     ) -> float:
         """Record a request that failed; ``error`` is the type of the exception that escaped."""
 
@@ -157,6 +168,7 @@ class ObserveRoute(Protocol):
         key: AnswerKey,
         user_id: object = None,
         request: CapturedRequest | None = None,
+        carrier: Any = None,
     ) -> None:
         """Record a latency of a route."""
 
@@ -187,10 +199,12 @@ class Recorder:
     The methods that a request passes through are attributes made by `_build`:
 
     - ``begin() -> float``: one more request in flight; its start.
+    - ``begin_exchange(exchange)``: the same, noted in the exchange.
     - ``end(start, status, route, method, user_id=None, now=None) -> float``: its response is
       complete; when that was.
     - ``fail(start, status, route, method, error="") -> float``: it failed, whatever the status that
-      was sent; when that was.
+      was sent; when that was. What ends may name itself as ``request``, with its ``carrier``, so
+      that more than its numbers can be captured.
     - ``abandon(status, route, method) -> float``: its client went away: in the totals only.
     - ``record_request(…)``: `MetricsMonitor.record_request`.
     - ``observe(seconds, is_error, status=None)``: a latency without a route.
@@ -210,6 +224,7 @@ class Recorder:
     in_asgi: bool
 
     begin: Callable[[], float]
+    begin_exchange: Callable[[Begun], None]
     _completing: Callable[[Carriers], Complete]
     end: End
     fail: Fail
@@ -312,6 +327,12 @@ class Recorder:
             gauges[0] = in_flight
             return clock()
 
+        def begin_exchange(exchange: Begun) -> None:
+            nonlocal in_flight
+            in_flight += 1.0
+            gauges[0] = exchange.in_flight = in_flight
+            exchange.start = clock()
+
         def cancel() -> None:
             nonlocal in_flight
             in_flight -= 1.0
@@ -375,7 +396,7 @@ class Recorder:
                                 see(user_id, now)
                     else:
                         method = carrier.get(method_key, "")
-                        end(exchange.start, status, route, method, user_id, now)
+                        end(exchange.start, status, route, method, user_id, now, exchange, carrier)
                 except Exception:
                     exchange.give_up()
 
@@ -388,11 +409,13 @@ class Recorder:
             method: str,
             user_id: object = None,
             now: float | None = None,
+            request: CapturedRequest | None = None,
+            carrier: Any = None,
         ) -> float:
             nonlocal in_flight
             if now is None:
                 now = clock()
-            observe_route(now - start, False, route, method, status, user_id)
+            observe_route(now - start, False, route, method, status, user_id, request, carrier)
             in_flight -= 1.0
             gauges[0] = in_flight
             if user_id is not None:
@@ -406,6 +429,7 @@ class Recorder:
             now: float = 0.0,
             user_id: object = None,
             request: CapturedRequest | None = None,
+            carrier: Any = None,
         ) -> None:
             """Count an answer that is not plain."""
             try:
@@ -414,7 +438,7 @@ class Recorder:
                 answer = find_answer(row, key)
             row = answer.row
             if seconds > row.limit:
-                seconds = edge(seconds, row, now, key, user_id, request)
+                seconds = edge(seconds, row, now, key, user_id, request, carrier)
             try:
                 lane = ceil(log2(seconds) * 32.0 + 768.0)
             except ValueError:  # 0.0
@@ -457,14 +481,20 @@ class Recorder:
             return now
 
         def fail(
-            start: float, status: int, route: str | None, method: str, error: str = ""
+            start: float,
+            status: int,
+            route: str | None,
+            method: str,
+            error: str = "",
+            request: CapturedRequest | None = None,
+            carrier: Any = None,
         ) -> float:
             nonlocal in_flight
             now = clock()
             if now >= deadline:
                 take_checkpoint(now)
             key = AnswerName(status, "", error) if error else status
-            observe_route(now - start, True, route, method, key)
+            observe_route(now - start, True, route, method, key, None, request, carrier)
             in_flight -= 1.0
             gauges[0] = in_flight
             return now
@@ -561,6 +591,7 @@ class Recorder:
             key: AnswerKey,
             user_id: object = None,
             request: CapturedRequest | None = None,
+            carrier: Any = None,
         ) -> None:
             now = clock()
             if now >= deadline:
@@ -571,12 +602,12 @@ class Recorder:
             except KeyError:
                 row = find(route, method, status)
             if key != row.plain:
-                count_other(row, seconds, key, now, user_id, request)
+                count_other(row, seconds, key, now, user_id, request, carrier)
                 if not is_error or (status is not None and status >= errors_from):
                     return
             else:
                 if seconds > row.limit:
-                    seconds = edge(seconds, row, now, key, user_id, request)
+                    seconds = edge(seconds, row, now, key, user_id, request, carrier)
                 lane = ceil(log2(max(FLOOR_SECONDS, seconds)) * 32.0 + 768.0)  # NaN is no more
                 if lane < lowest:
                     cover(lane)
@@ -622,6 +653,7 @@ class Recorder:
             key: AnswerKey = None,
             user_id: object = None,
             request: CapturedRequest | None = None,
+            carrier: Any = None,
         ) -> float:
             """Take a new maximum of the step, a slow request, or a value beyond the ends (NaN too).
 
@@ -639,7 +671,7 @@ class Recorder:
                     segment.table.set_peak(0, seconds)
                 if row is not None:
                     if now:
-                        capture(row, seconds, now, key, user_id, request)
+                        capture(row, seconds, now, key, user_id, request, carrier)
                     row.raise_peak(seconds)
                     row.limit = min(row.step_max, step_max, row.slow_from)
             return seconds
@@ -651,6 +683,7 @@ class Recorder:
             key: AnswerKey,
             user_id: object,
             request: CapturedRequest | None,
+            carrier: Any,
         ) -> None:
             """Capture a request that is the slowest of its row in this step, or slow."""
             if routes is None or captures is None:
@@ -663,7 +696,7 @@ class Recorder:
             status, _, error = key if isinstance(key, AnswerName) else (key or 0, "", "")
             if isinstance(status, Known):
                 error = status.raised.text.type
-            captures.add(row.name, seconds, now, int(status), error, user_id, request)
+            captures.add(row.name, seconds, now, int(status), error, user_id, request, carrier)
             routes.slow_from(row)
 
         def cover(lane: int) -> int:
@@ -798,6 +831,7 @@ class Recorder:
             routes = users = captures = None
 
         self.begin, self.end, self.fail, self._completing = begin, end, fail, completing
+        self.begin_exchange = begin_exchange
         self.abandon, self.cancel, self.streamed = abandon, cancel, streamed
         self.record_request = record_request
         self.observe, self.observe_route = observe, observe_route
