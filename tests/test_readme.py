@@ -130,7 +130,7 @@ def test_the_api_page_shows_the_answers_as_they_are(title: str) -> None:
             monitor.recorder.errors.raised(error, 500, "/items/{number}", "GET")
         response = Handlers(monitor, public()).handle(Request(method, path, "", {}))
     assert response.status == 200
-    if documented is not None:
+    if documented is not None and documented[1] == "json":
         compare_shapes(json.loads(documented[2]), json.loads(response.body))
 
 
