@@ -179,7 +179,14 @@ def join_errors(rows: Iterable[StoredError]) -> list[ErrorKind]:
 
 
 def error_rows(
-    kinds: Iterable[ErrorKind], now: float, wall: float, limit: int, sort: Sort, new_seconds: int
+    kinds: Iterable[ErrorKind],
+    now: float,
+    wall: float,
+    limit: int,
+    sort: Sort,
+    new_seconds: int,
+    *,
+    messages: bool,
 ) -> list[ErrorRow]:
     """Return the rows of the first kinds in an order.
 
@@ -190,6 +197,7 @@ def error_rows(
         limit: At most so many, at least 1.
         sort: "last_seen" or "count", the latest or most frequent first.
         new_seconds: A kind is new for so long, 1 to 86400.
+        messages: Tell the messages that other workers may have kept.
 
     Raises:
         TypeError: A number is no whole number.
@@ -202,4 +210,8 @@ def error_rows(
     found = list(kinds)
     if sort == "count":
         found.sort(key=lambda kind: -kind.count)
-    return [kind.row(now, wall, new_seconds) for kind in found[:limit]]
+    rows = [kind.row(now, wall, new_seconds) for kind in found[:limit]]
+    if not messages:
+        for row in rows:
+            row["message"] = None
+    return rows

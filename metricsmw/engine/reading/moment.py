@@ -255,8 +255,9 @@ class Reading:
         self, limit: int = DEFAULT_LIMIT, sort: Sort = "last_seen", new_seconds: int = NEW_SECONDS
     ) -> list[ErrorRow]:
         """Return the kinds of error since the reset; see `MetricsMonitor.get_errors`."""
-        kinds = self.server.errors
-        return error_rows(kinds, self.now, self.wall, limit, sort, new_seconds)
+        told = "message" in self._reader.settings.capture
+        kinds, now, wall = self.server.errors, self.now, self.wall
+        return error_rows(kinds, now, wall, limit, sort, new_seconds, messages=told)
 
     def series(self, seconds: int | None = None) -> Series:
         """Return the counts of each step of the last ``seconds`` of the window.

@@ -252,11 +252,18 @@ def test_orders_and_limits() -> None:
             monitor.get_errors(**bad)  # type: ignore[arg-type]
 
 
-def test_messages_only_by_the_setting() -> None:
-    told = MetricsMonitor(capture=("message",))
-    for monitor in (MetricsMonitor(), told):
-        fail(monitor, KeyError)
-    assert [row["message"] for row in told.get_errors()] == ["'secret'"]
+def test_messages_only_by_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker without it neither keeps any, nor tells those of others."""
+    monkeypatch.setenv("METRICSMW_DIR", str(tmp_path))
+    with (
+        MetricsMonitor(shared=True, capture=("message",)) as told,
+        MetricsMonitor(shared=True) as monitor,
+    ):
+        fail(monitor, ValueError)
+        assert [row["message"] for row in told.get_errors()] == [None]
+        fail(told, KeyError)
+        assert [row["message"] for row in told.get_errors()] == ["'secret'", None]
+        assert [row["message"] for row in monitor.get_errors()] == [None, None]
     with pytest.raises(ValueError, match=r"capture may have .*message"):
         MetricsMonitor(capture=("body",))
     with pytest.raises(TypeError, match="capture must be"):
