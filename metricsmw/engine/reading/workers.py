@@ -43,8 +43,10 @@ STOPPED = ("stopped", "traced")
 QUIET_SECONDS = 5.0
 # From so much of a core on such a worker spins; below it waits.
 SPINS_CPU_PCT = 20.0
-# The same of a worker without a request in flight: it may do work that is none.
-SPINS_IDLE_CPU_PCT = 80.0
+# The same of a worker without a request in flight, which may do work that is none: it spins where
+# so many came to its siblings meanwhile.
+SPINS_IDLE_CPU_PCT = 50.0
+SIBLINGS_REQUESTS = 20
 
 # So many requests a worker must have had in the window, before it is compared with its siblings,
 # and so many of them must be slow, or failed.
@@ -165,7 +167,7 @@ class WorkerWatch:
             return 0.0, False
         if look.busy_since is not None:
             return now - look.busy_since, True
-        if server.total.requests - look.server_requests < LEAST_REQUESTS:
+        if server.total.requests - look.server_requests < SIBLINGS_REQUESTS:
             return 0.0, False
         return now - look.since, False
 
