@@ -109,6 +109,8 @@ def served(name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InPr
 class TestFrameworks(FrameworkKit):
     """All of the kit, for each site."""
 
+    raising = ("measured", "twice", "mounted", "around")
+
     def test_each_request(self, served: InProcess) -> None:
         for request_line in REQUESTS:
             served.reset()

@@ -287,7 +287,7 @@ def test_a_failure_inside_is_a_fault_and_no_more(monkeypatch: pytest.MonkeyPatch
 numbers = st.floats() | st.integers(-5, 2**60).map(float)
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     doubles=st.lists(st.tuples(st.integers(0, 132), numbers), max_size=3),
     texts=st.lists(st.tuples(st.integers(1056, 4096), st.binary(max_size=300)), max_size=2),
