@@ -1,8 +1,9 @@
-// The shape of latency, of all requests or of one route: over time and over the window.
+// The shape of latency, of all requests or of one route: over time, over the window, and the slowest themselves.
 
 import { Distribution } from "./distribution.js";
 import { HeatMap } from "./heatmap.js";
 import { make } from "./format.js";
+import { Slowest } from "./slowest.js";
 
 const SAME_MOMENT = 1000; // ms: one moment told twice by a wall clock
 
@@ -12,6 +13,7 @@ export class Shape {
   #marks;
   #heat;
   #distribution = new Distribution({ title: "Distribution in the window" });
+  #slowest;
   #told = null; // as `/heatmap` tells it, with all steps of the window
   #isWhole = false; // they are all there
   #askedAt = 0;
@@ -23,13 +25,15 @@ export class Shape {
     this.#base = base;
     this.#route = new URLSearchParams(route);
     this.#marks = marks;
-    this.#heat = new HeatMap({ title: "Latency over time", height });
-    this.element = make("div", { class: "shape" }, this.#heat.element, this.#distribution.element);
+    this.#slowest = new Slowest({ base, route });
+    this.#heat = new HeatMap({ title: "Latency over time", height, picked: (cell) => this.#slowest.pick(cell) });
+    this.element = make("div", { class: "shape" }, this.#heat.element, this.#distribution.element, this.#slowest.element);
   }
 
   /** Ask for it as it is now: once for the whole window, then for the steps that are new. */
   async refresh(zoom) {
     this.show(zoom);
+    this.#slowest.refresh();
     if (this.#asking) return;
     this.#asking = true;
     const asked = performance.now();

@@ -1,64 +1,99 @@
-// Captured requests: the slowest of a route, each with what leads to its trace and its log lines.
+// Captured requests: the slowest ones, or those of a cell of the heat map, each with what leads to its trace.
 
 import { dated, full, make, NONE, timed, write } from "./format.js";
 
-const MOST = 10;
-// Cells are text; those of ids can be selected with one click.
+const MOST = 10; // shown of all, and of a cell
+const MOST_OF_CELL = 50;
+const MOST_ASKED = 1000; // to find those of a cell among
 const COLUMNS = [
   { key: "timestamp", label: "Began", text: ({ timestamp }) => dated(timestamp) },
+  { key: "route", label: "Route", text: ({ method, route }) => `${method} ${route}`, foreign: true },
   { key: "latency_ms", label: "Took", text: ({ latency_ms }) => timed(latency_ms) },
   { key: "latency_ttfb_ms", label: "First byte", text: ({ latency_ttfb_ms }) => timed(latency_ttfb_ms) },
-  { key: "status", label: "Status", text: ({ status, error }) => [status, error].filter(Boolean).join(" ") || NONE },
+  { key: "status", label: "Status", text: ({ status, error }) => [status, error].filter(Boolean).join(" ") || NONE, foreign: true },
   { key: "pid", label: "Worker", text: ({ pid }) => String(pid) },
   { key: "requests_in_flight", label: "In flight", text: ({ requests_in_flight }) => full(requests_in_flight) },
-  { key: "trace_id", label: "Trace", text: ({ trace_id }) => trace_id ?? NONE, id: true },
-  { key: "request_id", label: "Request id", text: ({ request_id }) => request_id ?? NONE, id: true },
-  { key: "path", label: "Path", text: ({ path, query }) => withQuery(path, query), id: true },
-  { key: "user", label: "User", text: ({ user }) => user ?? NONE, id: true },
+  { key: "trace_id", label: "Trace", foreign: true },
+  { key: "request_id", label: "Request id", foreign: true },
+  { key: "path", label: "Path", foreign: true },
+  { key: "query", label: "Query", foreign: true },
+  { key: "user", label: "User", foreign: true },
 ];
-
-/** What is told only where the monitor's setting says so has no column where it is not told. */
-const OPTIONAL = ["path", "user"];
+// These have a column where one of the requests has them.
+const OPTIONAL = ["trace_id", "request_id", "path", "query", "user"];
 
 export class Slowest {
-  #ask;
-  #title = make("p", { class: "title" }, "Slow requests");
+  #base;
+  #route;
+  #cell = null; // {from, to, low, high} of the heat map; null: the slowest of all
+  #asking = false;
+  #shown = ""; // as they were told
+  #title = make("p", { class: "title" });
+  #all = make("button", { type: "button", class: "button", hidden: "" }, "All of the window");
   #note = make("p", { class: "quiet" });
   #place = make("div", { class: "table" });
-  #shown = ""; // as it was told
-  element = make("div", { class: "slowest" }, this.#title, this.#note, this.#place);
+  element = make("section", { class: "slowest" }, make("div", { class: "heading" }, this.#title, this.#all), this.#note, this.#place);
 
-  /** `ask(query)` answers with the answer of /slowest to that query. */
-  constructor({ ask, route }) {
-    this.#ask = () => ask(new URLSearchParams({ ...route, limit: MOST }));
+  /** `route`: {method, route}, or {} of all requests. */
+  constructor({ base, route = {} }) {
+    this.#base = base;
+    this.#route = route;
+    this.#all.addEventListener("click", () => this.pick(null));
+  }
+
+  /** Show those of a cell: from, to in Unix seconds, low, high in ms; null: the slowest. */
+  pick(cell) {
+    this.#cell = cell;
+    this.#all.hidden = !cell;
+    this.#shown = "";
+    this.refresh();
   }
 
   async refresh() {
-    const told = await this.#ask().catch(() => null);
-    if (told) this.show(told.slowest);
+    if (this.#asking) return;
+    this.#asking = true;
+    const cell = this.#cell;
+    const query = new URLSearchParams({ ...this.#route, limit: cell ? MOST_ASKED : MOST });
+    try {
+      const answer = await fetch(new URL(`slowest?${query}`, this.#base), { cache: "no-store" });
+      if (answer.ok) this.#show((await answer.json()).slowest, cell);
+    } catch {
+      // The feed says what is wrong, and comes back.
+    } finally {
+      this.#asking = false;
+    }
+    if (cell !== this.#cell) this.refresh(); // it was picked meanwhile
   }
 
-  /** Show these; what has not changed stays, as somebody may be copying an id. */
-  show(rows) {
-    const asText = JSON.stringify(rows);
-    if (asText === this.#shown) return;
+  /** What has not changed stays, as somebody may be copying an id. */
+  #show(told, cell) {
+    const rows = cell ? told.filter((row) => isIn(cell, row)).slice(0, MOST_OF_CELL) : told;
+    const asText = JSON.stringify([rows, cell]);
+    if (cell !== this.#cell || asText === this.#shown) return;
     this.#shown = asText;
-    write(this.#note, rows.length ? "" : "None was captured in the window.");
+    write(this.#title, cell ? `Captured requests that ended ${dated(cell.from * 1000)} to ${dated(cell.to * 1000)}, took ${shortly(cell.low)} to ${shortly(cell.high)}` : "Slowest requests");
+    write(this.#note, rows.length ? "" : cell ? "None was captured: only the slowest are." : "None was captured in the window.");
     this.#note.hidden = rows.length > 0;
     this.#place.hidden = !rows.length;
-    const columns = COLUMNS.filter(({ key }) => !OPTIONAL.includes(key) || rows.some((row) => row[key] !== null || (key === "path" && row.query !== null)));
+    const isTold = ({ key }) => (key === "route" ? !this.#route.route : !OPTIONAL.includes(key) || rows.some((row) => row[key] !== null));
+    const columns = COLUMNS.filter(isTold);
     const head = make("tr", {}, ...columns.map(({ label }) => make("th", { scope: "col" }, label)));
-    const body = rows.map((row) => make("tr", {}, ...columns.map((column) => cell(column, row))));
+    const body = rows.map((row) => make("tr", {}, ...columns.map((column) => cellOf(column, row))));
     this.#place.replaceChildren(make("table", { class: "own" }, make("thead", {}, head), make("tbody", {}, ...body)));
   }
 }
 
-function cell({ key, text, id }, row) {
-  const told = text(row);
-  return make("td", { "data-key": key }, id && told !== NONE ? make("bdi", { class: "id" }, told) : told);
+function isIn({ from, to, low, high }, { timestamp, latency_ms: took }) {
+  const ended = (Date.parse(timestamp) + took) / 1000;
+  return ended > from && ended <= to && took > low - 0.01 && took <= high + 0.01;
 }
 
-function withQuery(path, query) {
-  if (path === null && query === null) return NONE;
-  return query === null ? path : `${path ?? ""}?${query}`;
+function shortly(milliseconds) {
+  return timed(Math.round(100 * milliseconds) / 100);
+}
+
+/** Text from outside has a direction of its own. */
+function cellOf({ key, text, foreign }, row) {
+  const told = text ? text(row) : (row[key] ?? NONE);
+  return make("td", { "data-key": key }, foreign ? make("bdi", {}, told) : told);
 }

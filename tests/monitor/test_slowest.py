@@ -201,3 +201,21 @@ def test_a_user_is_told_of_only_where_that_is_allowed(clock: ManualClock) -> Non
         with MetricsMonitor(60, clock=clock, capture=capture) as monitor:  # type: ignore[arg-type]
             monitor.record_request(5, "ann", "ann", method="GET", route="/", status=200)
             assert monitor.get_slowest()[0]["user"] == user
+
+
+def test_a_reset_by_another_worker_lets_slowest_ones_begin_anew(clock: ManualClock) -> None:
+    def record(seconds: float) -> None:
+        one.record_request(1000 * seconds, method="GET", route="/", status=200)
+
+    with (
+        MetricsMonitor(60, clock=clock, shared=True) as one,
+        MetricsMonitor(60, clock=clock, shared=True) as other,
+    ):
+        record(0.9)
+        assert len(other.get_slowest()) == 1
+        clock.advance(0.1)
+        other.reset_statistics()
+        assert other.get_slowest() == one.get_slowest() == []
+        clock.advance(1)  # in the next step it sees that
+        record(0.2)
+        assert {row["latency_ms"] for row in other.get_slowest()} == {200.0}

@@ -767,6 +767,10 @@ class Recorder:
                     minute = self._do_minute(now)
                 assert self.segment is not None
                 assert routes is not None
+                if self._membership.seen_reset > self._restarted:
+                    # Another worker has reset the server: what was slowest before is not any more.
+                    self._restarted = now
+                    routes.restart_peaks(now)
                 if in_flight < 0.0:
                     in_flight = gauges[0] = 0.0  # requests have ended that began before a release
                 number = step_number(now, step)
@@ -795,6 +799,7 @@ class Recorder:
             routes = RouteTables(segment, settings, rows, places, blocks, membership.reset)
             blocks = segment.blocks
             users = UserTable(segment, settings, known, membership.last_reset)
+            self._restarted = max(self._restarted, membership.last_reset())
             captures = Captures(segment, settings, self._clock, self.faults, membership.last_reset)
             self.faults.count_into(segment.header[Field.FAULTS : Field.FAULTS + 1])
             self.segment = segment

@@ -94,6 +94,8 @@ class Membership:
         self._remainder: Remainder | None = None
         self.group: Group | None = None
         self.is_closed = self.is_measured = False
+        self.seen_reset = 0.0
+        """When the server was reset last, as far as this process has seen in a step."""
 
     def join(self) -> Group:
         """Return the group of this process, joined if need be.
@@ -172,6 +174,7 @@ class Membership:
         try:
             if group is not None:
                 group.renew(now)
+                self.seen_reset = group.reset.at
         except Exception:
             self._faults.report("looking after the worker's segment")
 

@@ -81,7 +81,7 @@ def test_the_distribution_of_an_open_route(anew: Server, window: Window) -> None
     page.get_by_role("button", name="GET /slow").click()
     figure = page.locator(".detail .distribution")
     expect(figure).to_have_attribute("data-requests", "1")
-    row = page.locator(".routes tbody tr", has_text="/slow").first
+    row = page.locator(".routes > tbody > tr", has_text="/slow").first
     p95 = row.locator("[data-key=latency_p95_ms]")
     expect(figure.locator(".legend li").nth(1)).to_have_text(f"P95 {p95.inner_text()} ms")
     label = re.compile(r"1 request, from [\d.]+ ms to [\d.]+ ms\. .*P50 3\d\d")
@@ -89,3 +89,40 @@ def test_the_distribution_of_an_open_route(anew: Server, window: Window) -> None
     expect(page.locator(".detail .heatmap canvas")).to_be_visible()
     page.get_by_role("button", name="GET /slow").click()
     expect(page.locator(".detail")).to_have_count(0)
+
+
+@on_gunicorn
+def test_the_slowest_requests_of_an_open_route(anew: Server, window: Window) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    sent = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01", "X-Request-ID": "<b>id</b>"}
+    # Longer than any before: workers see a reset by another one within two steps.
+    assert anew.get("/slow?ms=700", sent).status == 200
+    page = window.open(anew)
+    alive(page)
+    page.get_by_role("button", name="GET /slow").click()
+    slowest = page.locator(".detail .slowest")
+    rows = slowest.locator("tbody tr")
+    expect(rows).to_have_count(1)
+    expect(rows.locator("[data-key=trace_id]")).to_have_text(trace)
+    expect(rows.locator("[data-key=request_id]")).to_have_text("<b>id</b>")
+    expect(rows.locator("[data-key=latency_ms]")).to_have_text(re.compile(r"[78]\d\d(\.\d+)? ms"))
+    expect(rows.locator("[data-key=pid]")).to_have_text(re.compile(r"\d+"))
+    expect(rows.locator("b")).to_have_count(0)
+    expect(rows.locator("[data-key=path]")).to_have_count(0)
+
+    # Of all routes, and of a cell of the heat map.
+    heat, slowest = page.locator("#shape .heatmap"), page.locator("#shape .slowest")
+    rows = slowest.locator("tbody tr")
+    expect(rows.locator("[data-key=route]")).to_have_text(["GET /slow"])
+    expect(heat).to_have_attribute("data-requests", "1")  # once its step has ended
+    heat.locator("canvas").focus()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    expect(slowest.locator(".title")).to_contain_text("Captured requests that ended")
+    expect(rows).to_have_count(1)
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(rows).to_have_count(0)
+    slowest.get_by_role("button", name="All of the window").click()
+    expect(slowest.locator(".title")).to_have_text("Slowest requests")
+    expect(rows).to_have_count(1)

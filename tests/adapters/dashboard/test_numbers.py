@@ -101,7 +101,7 @@ def test_the_table_is_that_of_the_api(site: Server, window: Window) -> None:
     def equal() -> bool:
         rows = site.get(f"{PATH}/routes", BEARER).json()["routes"]
         now = page.eval_on_selector_all(
-            ".routes tbody tr",
+            ".routes > tbody > tr",
             "rows => rows.map(row => [...row.children].map(cell => cell.textContent))",
         )
         seen[:] = [rows, now]
@@ -227,7 +227,7 @@ def test_it_looks_back_as_long_as_the_server_does(
     assert "2xx: now 0.05 a minute" in (answers.text_content() or "")
     # So do the table and its open rows.
     expect(page.locator("#routes-count")).to_have_text("1 in the last 3 days")
-    cells = page.locator(".routes tbody tr td")
+    cells = page.locator(".routes > tbody > tr > td")
     assert cells.first.inner_text() == str(len(times))
     with page.expect_response("**/history?method=GET&route=*") as answered:
         page.get_by_role("button", name="/ok").click()
