@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
@@ -22,9 +22,9 @@ ARGS = ["--timeout", "300"]
 def server() -> Iterator[Server]:
     # METRICSMW_DIR: where servers are found by themselves.
     with serve(
-        "gunicorn", "apps.sick:app", workers=2, args=ARGS, env={"METRICSMW_DIR": ""}
+        "gunicorn", "apps.sick:app", workers=3, args=ARGS, env={"METRICSMW_DIR": ""}
     ) as server:
-        wait_until(lambda: len(workers(server)) == 2, "both workers")
+        wait_until(lambda: len(workers(server)) == 3, "all workers")
         yield server
 
 
@@ -38,30 +38,33 @@ def states(server: Server) -> list[str]:
 
 
 def test_a_stopped_one(server: Server) -> None:
-    first, second = server.worker_pids()
-    for stopped, runs in ((first, second), (second, first)):
-        os.kill(stopped, signal.SIGSTOP)
+    for pid in server.worker_pids():
+        os.kill(pid, signal.SIGSTOP)
         try:
-            wait_until(lambda: states(server) == ["running", "stopped"], "the mark")
-            assert {row["pid"]: row["state"] for row in workers(server)}[runs] == "running"
+            wait_until(lambda: states(server) == ["running", "running", "stopped"], "the mark")
+            stopped = [row["pid"] for row in workers(server) if row["state"] == "stopped"]
+            assert stopped == [pid]
         finally:
-            os.kill(stopped, signal.SIGCONT)
-        wait_until(lambda: states(server) == ["running"] * 2, "it goes on")
+            os.kill(pid, signal.SIGCONT)
+        wait_until(lambda: states(server) == ["running"] * 3, "it goes on")
 
 
-@pytest.mark.parametrize(("path", "state"), [("/spin", "spins"), ("/sleep", "waits")])
-def test_one_that_answers_nothing(
-    server: Server, path: str, state: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with closing(socket.create_connection((server.host, server.port))) as client:
-        client.sendall(f"GET {path}?seconds=300 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-        wait_until(lambda: states(server) == ["running", state], "the mark")
-        (sick,) = [row for row in workers(server) if row["state"] == state]
-        assert sick["requests_in_flight"] == 1
-        # The same from outside, of the other one too.
+def test_those_that_answer_nothing(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    address = server.host, server.port
+    with ExitStack() as stack:
+        for path in ("/spin", "/sleep"):
+            client = stack.enter_context(closing(socket.create_connection(address)))
+            client.sendall(f"GET {path}?seconds=300 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        # The third one answers, and marks both.
+        wait_until(lambda: states(server) == ["running", "spins", "waits"], "the marks")
+        rows = workers(server)
+        sick = [row["pid"] for row in rows if row["state"] != "running"]
+        assert [row["requests_in_flight"] for row in rows if row["pid"] in sick] == [1, 1]
+        # From outside they are seen as well.
         assert main(["top", "--once", "--json", str(server.pid)]) == 0
         seen = json.loads(capsys.readouterr().out)["workers"]
         assert [row["pid"] for row in seen] == server.worker_pids()
-        os.kill(sick["pid"], signal.SIGKILL)
-    wait_until(lambda: states(server) == ["running"] * 2, "a new worker")
-    assert sick["pid"] not in server.worker_pids()
+        for pid in sick:
+            os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: states(server) == ["running"] * 3, "new workers")
+    assert not set(sick) & set(server.worker_pids())
