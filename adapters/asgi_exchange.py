@@ -232,7 +232,7 @@ def exchange_class(
                 self.not_sent(error, gone or not last)
                 raise
             if not last:
-                if message.get("body") and self.status is not None and not self.has_begun_stream():
+                if message.get("body") and self.status is not None and self.awaits_first_byte():
                     self.note_first_byte(clock())
                     self.headers = self.headers.get("headers", ())
             elif gone or (not is_asked_first and self.client_gone()):

@@ -261,7 +261,7 @@ class _Stream:
 
     def _passed(self, chunk: bytes) -> None:
         measurement = self._measurement
-        if chunk and self._has_first_byte and not measurement.has_begun_stream():
+        if chunk and self._has_first_byte and measurement.awaits_first_byte():
             measurement.note_first_byte(measurement.recorder.clock())
 
     @contextmanager

@@ -184,9 +184,9 @@ class Measurement:
             self.watched = Watch()
         return self.watched if self.state is WATCHED else Watch()
 
-    def has_begun_stream(self) -> bool:
-        """Return whether the first bytes of a stream have been passed on."""
-        return self.state is WATCHED and bool(self.watched.first_byte)
+    def awaits_first_byte(self) -> bool:
+        """Return whether the first bytes of a stream would be noted, as none were so far."""
+        return self.state is OPEN or (self.state is WATCHED and not self.watched.first_byte)
 
     def note_first_byte(self, at: float) -> None:
         """Note when the first bytes of a stream had been passed on, unless that is known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from itertools import product
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from metricsmw import MetricsMonitor
+from metricsmw.adapters.asgi import ASGIMetricsMiddleware
 from metricsmw.adapters.measurement import (
     Measurement,
     exclude_request,
@@ -93,3 +95,28 @@ def test_an_excluded_request_stays_so_until_it_ends(monitor: MetricsMonitor) -> 
     measurement.report(COMPLETE)
     assert monitor.recorder.key not in environ
     assert monitor.total_requests == 0
+
+
+def test_a_stream_that_is_excluded_goes_on(monitor: MetricsMonitor) -> None:
+    """As that of the sub-app does, which is inside of the app that is measured."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        exclude_request(scope)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(3):
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        await send({"type": "http.response.body"})
+
+    sent = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        raise AssertionError
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    asyncio.run(ASGIMetricsMiddleware(app, monitor)(scope, receive, send))
+    assert len(sent) == 5
+    assert monitor.total_requests == 0
+    assert monitor.get_health()["faults"] == 0
