@@ -1,4 +1,4 @@
-"""Given data as text: the JSON document of an export, and its CSV table."""
+"""Given data as text: an export as JSON and CSV, and the texts of others made plain."""
 
 from __future__ import annotations
 
@@ -34,3 +34,8 @@ def csv_text(rows: Sequence[Mapping[str, object]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def plain(text: str) -> str:
+    """Text without anything that a terminal would obey, and without what turns its direction."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

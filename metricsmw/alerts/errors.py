@@ -8,6 +8,7 @@ from typing import Protocol
 
 from metricsmw.alerts.rules import NEW_ERRORS, AnyRule, Rule
 from metricsmw.engine.reading.errors import NEW_SECONDS, ErrorKind, place_text
+from metricsmw.formats import plain
 
 MOST_LINES = 5  # of a message
 MOST_ROUTES = 3
@@ -46,9 +47,4 @@ def _line(kind: ErrorKind) -> str:
     place = "" if where is None else f" in {place_text(where)}"
     more = len(routes) - MOST_ROUTES
     said = ", ".join(routes[:MOST_ROUTES]) + (f" and {more} more" if more > 0 else "")
-    return one_line(f"{kind.text.type}{place}, on {said}, {kind.count} times")
-
-
-def one_line(text: str) -> str:
-    """Return a text without what ends a line, moves a cursor or turns the direction of others."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return plain(f"{kind.text.type}{place}, on {said}, {kind.count} times")

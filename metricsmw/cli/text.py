@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from metricsmw.formats import plain as plain
+
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -29,8 +31,3 @@ def sparkline(values: Sequence[object], width: int = 60) -> str:
         else BARS[0]
         for value in last
     )
-
-
-def plain(text: str) -> str:
-    """Text without anything that a terminal would obey, and without what turns its direction."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
