@@ -150,7 +150,7 @@ pytest.register_assert_rewrite("kits")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let a polite end (SIGTERM) run every `finally`: servers are stopped there."""
-    if "not" in config.option.markexpr and "slow" in config.option.markexpr:
+    if is_quick(config):
         hypothesis.settings.load_profile("quick")
     runner = os.getpid()
 
@@ -161,6 +161,19 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.raise_signal(signum)
 
     signal.signal(signal.SIGTERM, interrupt)
+
+
+def is_quick(config: pytest.Config) -> bool:
+    """Tell whether the quick tier is asked for, or a part of it."""
+    return "not" in config.option.markexpr and "slow" in config.option.markexpr
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import files of which the quick tier has no test; some of them import a browser."""
+    if not is_quick(config):
+        return None
+    file = collection_path.relative_to(TESTS).as_posix() if collection_path != TESTS else ""
+    return True if file in SERVER | SLOW | {"adapters/dashboard"} else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
