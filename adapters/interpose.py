@@ -49,6 +49,22 @@ def own_class(target: object, **namespace: object) -> None:
         **namespace,
     }
     target.__class__ = types.new_class(kind.__name__, (kind,), exec_body=lambda _: _.update(fields))
+    own_keys(target)
+
+
+def own_keys(target: object) -> None:
+    """Give an object's dict a table of keys of its own.
+
+    Once an object has got another class, or was asked for its dict, CPython 3.11 reads attributes
+    slowly that have their keys in the table of its class.
+    """
+    fields = getattr(target, "__dict__", None)
+    if type(fields) is dict:
+        fields[_OURS] = None
+        name, value = fields.popitem()  # this makes the table
+        if name != _OURS:  # another thread's
+            fields[name] = value
+            del fields[_OURS]
 
 
 def _reduce(self: object, protocol: int) -> Any:

@@ -14,6 +14,7 @@ from types import MethodType
 from typing import Any, NamedTuple
 
 from ..arguments import ClaimedError
+from ..interpose import Remade
 from .policies import Policy, ResetRule, as_policy, as_reset_rule
 
 logger = logging.getLogger("metricsmw")
@@ -178,6 +179,8 @@ def apps_in(app: object) -> Iterator[object]:
 
 def fields_of(each: object) -> dict[str, Any]:
     """Return the attributes that an object stores; nothing that it makes on demand."""
+    if isinstance(each, Remade):  # of ours, whose dict is not asked for: see `claim_path`
+        return {name: getattr(each, name) for name in ("app", _CLAIMS) if hasattr(each, name)}
     try:
         fields = object.__getattribute__(each, "__dict__")
     except AttributeError:

@@ -24,7 +24,7 @@ except ImportError:  # later versions have one context for app and request
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-
+get_context = _context.get  # which takes longer to look up than to call
 # Whether the session of a context is a property, which marks it as accessed ("Vary: Cookie").
 _IS_PROPERTY = hasattr(Context, "session")
 
@@ -38,7 +38,7 @@ def install() -> None:
 
 
 def _leave(environ: WSGIEnvironment) -> None:
-    context: Any = _context.get(None)
+    context: Any = get_context(None)
     if context is None:
         return
     request = context.request

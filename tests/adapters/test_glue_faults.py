@@ -209,19 +209,24 @@ class Broken:
 
 
 @pytest.mark.parametrize(
-    ("make", "is_asgi", "glue"),
-    [(quart_app, True, quart_resolver), (flask_app, False, flask_resolver)],
+    ("make", "is_asgi", "glue", "name", "broken"),
+    [
+        (quart_app, True, quart_resolver, "_context", Broken()),
+        (flask_app, False, flask_resolver, "get_context", Broken().get),
+    ],
     ids=["quart", "flask"],
 )
 def test_hooks_that_find_nothing(
     make: Any,
     is_asgi: bool,
     glue: Any,
+    name: str,
+    broken: Any,
     monitor: MetricsMonitor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     app = wrap(make(), monitor)
-    monkeypatch.setattr(glue, "_context", Broken())
+    monkeypatch.setattr(glue, name, broken)
     assert b"hello" in ask(app, is_asgi)
     is_measured(monitor, faults=1)
 
