@@ -82,6 +82,8 @@ def test_while_every_worker_is_stopped(server: Server, capsys: pytest.CaptureFix
     assert [one["pid"] for one in answer["workers"]] == pids
     ((kind, where),) = [(one["type"], one["where"]["function"]) for one in answer["errors"]]
     assert (kind, where) == ("RuntimeError", "raise_")
+    slowest = [(one["method"], one["route"]) for one in answer["slowest"]]
+    assert {("GET", "/hello"), ("GET", "/raise")} == set(slowest)
     assert row["stopped_workers"] == row["workers"] == 2
     assert row["name"] == "gunicorn"
     assert row["command"].startswith("gunicorn apps.flask_app:app")

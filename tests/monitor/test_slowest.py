@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kits.crew import SharedClock, crew
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
@@ -219,3 +220,27 @@ def test_a_reset_by_another_worker_lets_slowest_ones_begin_anew(clock: ManualClo
         clock.advance(1)  # in the next step it sees that
         record(0.2)
         assert {row["latency_ms"] for row in other.get_slowest()} == {200.0}
+
+
+def capture(monitor: MetricsMonitor, seconds: float) -> int:
+    """In a worker: capture a request; how many there are of the server."""
+    monitor.record_request(1000 * seconds, method="GET", route="/", status=200)
+    return len(monitor.get_slowest())
+
+
+def test_they_survive_a_kill_and_go_on_in_the_next_worker() -> None:
+    clock = SharedClock()
+    with crew(2, clock, window_seconds=60) as workers:
+        first, second = workers.workers
+        assert (first.do(capture, 0.1), second.do(capture, 0.2)) == (1, 2)
+        first.kill()
+        assert second.do(capture, 0.15) == 2
+        third = workers.start()  # in the segment of the first
+        assert third.do(capture, 0.3) == 3
+        found = third.do(MetricsMonitor.get_slowest)
+        assert [row["latency_ms"] for row in found] == [300.0, 200.0, 100.0]
+        assert [row["pid"] for row in found] == [third.pid, second.pid, first.pid]
+        clock.advance(0.1)
+        second.do(MetricsMonitor.reset_statistics)
+        assert third.do(MetricsMonitor.get_slowest) == []
+        assert second.do(capture, 0.01) == 1
