@@ -31,7 +31,7 @@ export class Slowest {
   #title = make("p", { class: "title" });
   #all = make("button", { type: "button", class: "button", hidden: "" }, "All of the window");
   #note = make("p", { class: "quiet" });
-  #place = make("div", { class: "table" });
+  #place = make("div", { class: "table", role: "region", "aria-label": "Slowest requests", tabindex: "0" });
   element = make("section", { class: "slowest" }, make("div", { class: "heading" }, this.#title, this.#all), this.#note, this.#place);
 
   /** `route`: {method, route}, or {} of all requests. */
