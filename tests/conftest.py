@@ -140,6 +140,7 @@ SLOW = {
     "test_readme.py::test_code_runs",
     "test_typing.py",
 }
+QUICK = "not (server or browser or slow)"
 # No deadline: how long an example takes is a matter of the machine. The quick tier has fewer.
 hypothesis.settings.register_profile("metricsmw", deadline=None)
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=20)
@@ -164,8 +165,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def is_quick(config: pytest.Config) -> bool:
-    """Tell whether the quick tier is asked for, or a part of it."""
-    return "not" in config.option.markexpr and "slow" in config.option.markexpr
+    """Tell whether the quick tier is asked for, by the words that name it."""
+    return str(config.option.markexpr).strip() == QUICK
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
