@@ -1,19 +1,22 @@
 """Take the pictures of the page that the documents show: `python docs/screenshots.py`.
 
 Runs the demo on two workers with its own traffic, waits until the window is full, and takes the
-page in Chromium: light, dark, on a phone, a route that is open, and the errors by kind. Needs
+page in Chromium: light, dark, on a phone, a route that is open, the errors by kind, the shape of
+latency, and the workers, one of which is stopped. Needs
 `metricsmw[dev]` and Chromium (Debian: `apt-get install chromium-headless-shell`).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, TimeoutError, sync_playwright
 
 IMAGES = Path(__file__).resolve().parent / "images"
 LINE = re.compile(r'Authorization: Bearer (\S+)" (http://\S+/api/metrics/)current')
@@ -72,11 +75,27 @@ def take(browser: Browser, url: str, token: str, seconds: int, folder: Path) -> 
     for name, part in (("route", "routes-table"), ("errors", "errors-list")):
         section = opened.locator("section", has=opened.locator(f"#{part}"))
         section.screenshot(path=folder / f"dashboard-{name}.png")
+    opened.locator("#shape").screenshot(path=folder / "dashboard-shape.png")
+    take_workers(opened, folder / "dashboard-workers.png")
     for name, page in pages.items():
         # Nobody should wonder whose address that is.
         page.evaluate("document.getElementById('host').textContent = 'shop.example'")
         page.evaluate("scrollTo(0, 0)")
         page.screenshot(path=folder / f"dashboard-{name}.png", full_page=name != "phone")
+
+
+def take_workers(page: Page, path: Path) -> None:
+    """Take the table of the workers while one of them is stopped, which does not feed the page."""
+    for pid in map(int, page.locator("#workers-table tbody th").all_inner_texts()):
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            page.locator("#workers-table .sick").wait_for(timeout=12_000)
+            page.locator("#workers").screenshot(path=path)
+            return
+        except TimeoutError:
+            continue
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
 
 if __name__ == "__main__":

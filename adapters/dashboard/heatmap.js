@@ -23,7 +23,7 @@ export class HeatMap {
   #told = null;
   #range = [0, 1];
   #marks = [];
-  #steps = []; // {at, cells: Map of bucket -> count}
+  #steps = []; // {step, at, cells: Map of bucket -> count}
   #rows = [0, 1]; // the lowest bucket and the highest
   #cursor = null; // {place, bucket}: which step, and which bucket
   #box = null;
@@ -49,14 +49,18 @@ export class HeatMap {
     this.#told = told;
     this.#range = [from, to];
     this.#marks = marks.filter(({ at }) => at >= from && at <= to);
-    const all = told.steps.map(({ timestamp, cells }) => ({ at: Date.parse(timestamp) / 1000, cells: new Map(cells) }));
+    const under = this.#cursor && this.#steps[this.#cursor.place].step; // which has another place now
+    const all = told.steps.map(({ step, timestamp, cells }) => ({ step, at: Date.parse(timestamp) / 1000, cells: new Map(cells) }));
     this.#steps = all.filter(({ at }) => at > from && at - told.step_seconds < to);
     const buckets = this.#steps.flatMap(({ cells }) => [...cells.keys()]);
     const low = buckets.reduce((one, other) => Math.min(one, other), Infinity);
     const high = buckets.reduce((one, other) => Math.max(one, other), -Infinity);
     const more = buckets.length ? Math.max(LEAST_ROWS - (high - low + 1), 0) : 0;
     this.#rows = buckets.length ? [low - 1 - Math.floor(more / 2), high + 1 + Math.ceil(more / 2)] : [-40, 0];
-    if (this.#cursor && this.#cursor.place >= this.#steps.length) this.#cursor = null;
+    if (this.#cursor) {
+      const place = this.#steps.findIndex(({ step }) => step === under);
+      this.#cursor = place < 0 ? null : { place, bucket: this.#cursor.bucket };
+    }
     this.#describe();
     this.#draw();
   }
