@@ -26,11 +26,12 @@ from metricsmw.snapshot import iso_timestamp
 if TYPE_CHECKING:
     from metricsmw.engine.reading.resources import WorkerKey, WorkerResources
 
+ON_DISK = "waits for a disk"
 # The kernel's letters for a process that does not go on by itself.
 STATES = {
     "T": "stopped",
     "t": "traced",
-    "D": "waits for a disk",
+    "D": ON_DISK,
     "Z": "ended",
     "X": "ended",
     "R": "running",
@@ -209,9 +210,11 @@ class WorkerWatch:
             state = "unknown"
         else:
             state = STATES.get(self.here.state(usage.pid), "unknown")
-        if state not in ("running", "unknown"):
+        if state not in ("running", "unknown", ON_DISK):
             return state
         quiet, is_busy = self.quiet_seconds(worker.segment, server)
+        if state == ON_DISK:  # for a moment, any worker may
+            return ON_DISK if quiet >= QUIET_SECONDS else "running"
         if quiet < QUIET_SECONDS:
             return state
         cpu_pct = _cpu_within(worker.resources, quiet)

@@ -20,6 +20,7 @@ from metricsmw.clock import ManualClock
 from metricsmw.engine.reading.resources import ResourceSampler, WorkerResources
 from metricsmw.engine.reading.workers import WorkerRow
 from metricsmw.engine.storage.reader import SegmentReading, WorkerUsage
+from metricsmw.engine.workers.surroundings import Surroundings
 
 STEP = 5.0
 ERROR = 0.011  # of a latency that is named by its bucket
@@ -215,6 +216,18 @@ def test_requests_in_flight_and_none_finished(
     assert seen() == state
     monitor.recorder.cancel()
     assert seen() == "running"
+
+
+def test_a_disk_that_does_not_answer(
+    monitor: MetricsMonitor, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Surroundings, "state", lambda here, pid: "D")
+    monitor.recorder.begin()
+    seen = []
+    for _ in range(4):
+        seen += [row["state"] for row in monitor.get_workers()]
+        clock.advance(2)
+    assert seen == ["running", "running", "running", "waits for a disk"]
 
 
 def test_a_worker_that_gets_no_request_spins_only_where_others_answer(
