@@ -82,7 +82,16 @@ def take(browser: Browser, url: str, token: str, seconds: int, folder: Path) -> 
         # Nobody should wonder whose address that is.
         page.evaluate("document.getElementById('host').textContent = 'shop.example'")
         page.evaluate("scrollTo(0, 0)")
-        page.screenshot(path=folder / f"dashboard-{name}.png", full_page=name != "phone")
+        path = folder / f"dashboard-{name}.png"
+        if name == "phone":
+            page.screenshot(path=path)
+            continue
+        last = page.locator("#shape .heatmap").bounding_box()  # the rest has pictures of its own
+        assert last is not None
+        bottom = last["y"] + last["height"] + 24
+        page.screenshot(
+            path=path, full_page=True, clip={"x": 0, "y": 0, "width": 1440, "height": bottom}
+        )
 
 
 def take_workers(page: Page, path: Path) -> None:
