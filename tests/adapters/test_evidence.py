@@ -299,6 +299,15 @@ def test_opentelemetrys_span_comes_first(monkeypatch: pytest.MonkeyPatch) -> Non
     assert trace_of({"opentelemetry-flask.span_key": object()}) is None
 
 
+def test_a_span_of_opentelemetry_itself(clock: ManualClock) -> None:
+    trace = pytest.importorskip("opentelemetry.trace")
+    context = trace.SpanContext(7, 8, is_remote=False)
+    with monitored(clock) as monitor, trace.use_span(trace.NonRecordingSpan(context)):
+        monitor.record_request(5, method="GET", route="/", status=200)
+        (row,) = monitor.get_slowest()
+    assert (row["trace_id"], row["span_id"]) == (f"{7:032x}", f"{8:016x}")
+
+
 def test_opentelemetry_is_not_imported(run_python: Callable[..., str]) -> None:
     source = (
         "import sys; from metricsmw import MetricsMonitor; from metricsmw.adapters import wrap\n"

@@ -15,6 +15,7 @@ Nothing here is on the way of ordinary requests: `Row.limit` keeps them out.
 
 from __future__ import annotations
 
+import logging
 import os
 from bisect import insort
 from collections.abc import Callable
@@ -32,9 +33,12 @@ from metricsmw.engine.storage.layout import (
     RECORD_BYTES,
     ROUTE_STEPS_PER_WINDOW,
     STEP_RATIO,
+    Field,
     Kind,
 )
 from metricsmw.engine.storage.segment import Segment
+
+logger = logging.getLogger("metricsmw")
 
 # Of requests that are slow and not the slowest so far, in each worker.
 MOST_A_SECOND = 4
@@ -97,7 +101,7 @@ Group = tuple[Name, int]
 class Captures:
     """The captured requests of this worker's segment.
 
-    The ring is made with the first of them. The recorder calls with its lock held.
+    The ring is made with the first of them. The recorder calls with its lock held, but for `ask`.
 
     Args:
         segment: The segment.
@@ -154,55 +158,48 @@ class Captures:
             self._second, self._left = int(now), MOST_A_SECOND
         self._left -= 1
 
-    def add(
+    def ask(
         self,
-        name: Name,
         seconds: float,
         now: float,
-        status: int,
-        error: str = "",
-        user: object = None,
-        request: CapturedRequest | None = None,
-        carrier: Any = None,
+        user: object,
+        request: CapturedRequest | None,
+        carrier: Any,
+    ) -> Evidence | None:
+        """Return what is known of a request beside what is counted; None where asking has failed.
+
+        Args:
+            seconds: How long it took.
+            now: When it ended, in monotonic seconds.
+            user: Its user, if that is known already.
+            request: What knows the rest; None: it was recorded by hand.
+            carrier: Its environ or scope.
+        """
+        is_told = user is not None and "user" in self._wanted
+        wanted = tuple(name for name in self._wanted if name != "user" or user is None)
+        try:
+            if request is None:
+                found = Evidence(now - seconds, trace=current_trace())
+            else:
+                found = request.evidence(carrier, wanted)
+            return found._replace(user=str(user)) if is_told else found
+        except Exception:
+            self._faults.report("capturing a request")
+            return None
+
+    def add(
+        self, name: Name, seconds: float, now: float, status: int, error: str, found: Evidence
     ) -> None:
-        """Capture a request. Never raises.
+        """Capture a request.
 
         Args:
             name: The name of its row.
             seconds: How long it took.
             now: When it ended, in monotonic seconds.
             status: Its status; 0: none.
-            error: The type of the exception that escaped.
-            user: Its user, if that is known already.
-            request: What knows the rest; None: it was recorded by hand.
-            carrier: Its environ or scope.
+            error: The type of the exception that escaped; empty for none.
+            found: What else is known of it.
         """
-        try:
-            self._add(name, seconds, now, status, error, user, request, carrier)
-        except Exception:
-            self._faults.report("capturing a request")
-
-    def _add(
-        self,
-        name: Name,
-        seconds: float,
-        now: float,
-        status: int,
-        error: str,
-        user: object,
-        request: CapturedRequest | None,
-        carrier: Any,
-    ) -> None:
-        wanted = self._wanted
-        if user is not None:
-            wanted = tuple(name for name in wanted if name != "user")
-        if request is None:
-            found = Evidence(now - seconds, trace=current_trace())
-        else:
-            found = request.evidence(carrier, wanted)
-        told = found.user
-        if told is None and user is not None and "user" in self._wanted:
-            told = str(user)
         trace = found.trace or Trace(NO_TRACE, NO_SPAN)
         name = name.of_all()
         ring = self._ring or self._make_ring()
@@ -224,7 +221,7 @@ class Captures:
                 name,
                 error or None,
                 found.request_id,
-                told,
+                found.user,
                 found.path,
                 found.query,
             ),
@@ -281,6 +278,8 @@ class Captures:
                     self._adopt(CaptureRing(chunk.view, chunk.rows))
             except OSError:
                 self._is_full = True
+                self._segment.header[Field.FAULTS] += 1.0
+                logger.warning("metricsmw: no room for captured requests, of which there are none")
         return self._ring
 
     def clear(self) -> None:

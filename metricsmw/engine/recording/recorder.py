@@ -670,11 +670,24 @@ class Recorder:
                     step_max = seconds
                     segment.table.set_peak(0, seconds)
                 if row is not None:
-                    if now:
-                        capture(row, seconds, now, key, user_id, request, carrier)
+                    is_captured = bool(now) and is_slow(row, seconds, now)
                     row.raise_peak(seconds)
                     row.limit = min(row.step_max, step_max, row.slow_from)
+            if row is not None and is_captured:
+                capture(row, seconds, now, key, user_id, request, carrier)
             return seconds
+
+        def is_slow(row: Row, seconds: float, now: float) -> bool:
+            """Return whether to capture a request: the slowest of its row in this step, or slow."""
+            if routes is None or captures is None:
+                return False
+            slow_from = row.slow_from or routes.slow_from(row)
+            if seconds <= row.step_max:
+                if seconds <= slow_from or not captures.may_take(now):
+                    return False
+                captures.take(now)
+            routes.slow_from(row)
+            return True
 
         def capture(
             row: Row,
@@ -685,19 +698,18 @@ class Recorder:
             request: CapturedRequest | None,
             carrier: Any,
         ) -> None:
-            """Capture a request that is the slowest of its row in this step, or slow."""
-            if routes is None or captures is None:
-                return
-            slow_from = row.slow_from or routes.slow_from(row)
-            if seconds <= row.step_max:
-                if seconds <= slow_from or not captures.may_take(now):
-                    return
-                captures.take(now)
+            """Capture a request."""
             status, _, error = key if isinstance(key, AnswerName) else (key or 0, "", "")
             if isinstance(status, Known):
                 error = status.raised.text.type
-            captures.add(row.name, seconds, now, int(status), error, user_id, request, carrier)
-            routes.slow_from(row)
+            ring = captures
+            if ring is None:  # released meanwhile
+                return
+            # Without the lock, as this may ask the app for the request's user.
+            evidence = ring.ask(seconds, now, user_id, request, carrier)
+            if evidence is not None:
+                with self._lock:
+                    ring.add(row.name, seconds, now, int(status), error, evidence)
 
         def cover(lane: int) -> int:
             """Have room for a bucket in the tables of routes; return it, or the lowest one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from metricsmw.engine.recording import captures
 from metricsmw.engine.recording.captures import Captures, Evidence
 from metricsmw.engine.storage.captures import Capture, CaptureRing
 from metricsmw.engine.storage.keys import Name, Times
-from metricsmw.engine.storage.layout import Kind, Owner
+from metricsmw.engine.storage.layout import Field, Kind, Owner
 from metricsmw.engine.storage.memory import AnonymousMemory
 from metricsmw.engine.storage.segment import Segment
 
@@ -46,6 +47,12 @@ class Worker:
         self.captures = Captures(
             self.segment, self.settings, self.clock, self.faults, lambda: self.reset_at
         )
+
+    def add(self, name: Name, seconds: float, status: int = 200, request: Any = None) -> None:
+        now = self.clock.now
+        found = self.captures.ask(seconds, now, "ann", request, None)
+        if found is not None:
+            self.captures.add(name, seconds, now, status, "", found)
 
     def kept(self) -> list[Capture]:
         chunks = [chunk for chunk in self.segment.chunks if chunk.kind is Kind.CAPTURES]
@@ -79,7 +86,7 @@ def test_the_slowest_of_a_route_stays_and_what_has_room(
             if number == len(requests) // 2:
                 worker.open()  # adopted by another worker
             now = worker.clock.now
-            worker.captures.add(name, seconds, now, status)
+            worker.add(name, seconds, status)
             made.append((now, seconds, name, status))
     finally:
         captures.CAPTURE_ROWS = most
@@ -104,9 +111,9 @@ def test_the_slowest_of_a_route_stays_and_what_has_room(
 def test_a_full_ring_gives_up_the_fastest_of_the_route_that_has_most() -> None:
     worker = Worker()
     busy, quiet = Name("GET", "/busy"), Name("GET", "/quiet", Times.NOT_PLAIN)
-    worker.captures.add(quiet, 0.001, worker.clock.now, 200)
+    worker.add(quiet, 0.001)
     for number in range(1000):
-        worker.captures.add(busy, 1.0 + number % 500, worker.clock.now, 200)
+        worker.add(busy, 1.0 + number % 500)
     kept = worker.kept()
     assert len(kept) == 256
     assert [one.seconds for one in kept if one.name == quiet.of_all()] == [0.001]
@@ -116,10 +123,10 @@ def test_a_full_ring_gives_up_the_fastest_of_the_route_that_has_most() -> None:
 def test_what_a_reset_has_hidden_makes_room_first() -> None:
     worker = Worker()
     for _ in range(256):
-        worker.captures.add(Name("GET", "/"), 9.0, worker.clock.now, 200)
+        worker.add(Name("GET", "/"), 9.0)
     worker.clock.advance(1)
     worker.reset_at = worker.clock.now
-    worker.captures.add(Name("GET", "/"), 0.1, worker.clock.now, 200)
+    worker.add(Name("GET", "/"), 0.1)
     assert sorted(one.seconds for one in worker.kept())[:2] == [0.1, 9.0]
     worker.captures.clear()
     assert worker.kept() == []
@@ -135,7 +142,7 @@ class Told:
 
 def test_times_are_those_of_the_request() -> None:
     worker = Worker(Settings(window_seconds=60, capture=("path",)))
-    worker.captures.add(Name("GET", "/"), 10.0, 1000.0, 200, "", "ann", Told())
+    worker.add(Name("GET", "/"), 10.0, request=Told())
     (one,) = worker.kept()
     assert (one.ended, one.time, one.seconds) == (1000.0, 1_700_000_000.0 - 10.0, 10.0)
     assert (one.first_byte, one.in_flight, one.request_id) == (5.0, 3, "id")
@@ -148,9 +155,9 @@ def test_a_request_that_cannot_tell_is_a_fault_and_no_more() -> None:
             raise RuntimeError("broken")
 
     worker = Worker()
-    worker.captures.add(Name("GET", "/"), 1.0, 1000.0, 200, request=Broken())
+    worker.add(Name("GET", "/"), 1.0, request=Broken())
     assert worker.kept() == []
-    worker.captures.add(Name("GET", "/"), 1.0, 1000.0, 200)
+    worker.add(Name("GET", "/"), 1.0)
     assert len(worker.kept()) == 1
 
 
@@ -163,3 +170,17 @@ def test_at_most_four_slow_ones_a_second() -> None:
             captures.take(now)
             taken.append(int(now))
     assert [taken.count(second) for second in range(1000, 1005)] == [4] * 5
+
+
+def test_without_room_none_is_kept_and_it_is_said_once() -> None:
+    class Full(AnonymousMemory):
+        def check_growth(self, size: int) -> None:
+            raise OSError("no room")
+
+    worker = Worker()
+    worker.segment = Segment(Full(), window_seconds=60, now=1000.0, owner=Owner(1, 1))
+    worker.open()
+    for _ in range(3):
+        worker.add(Name("GET", "/"), 1.0)
+    assert worker.kept() == []
+    assert worker.segment.header[Field.FAULTS] == 1.0
