@@ -124,10 +124,9 @@ class Measurement:
         carrier = self.carrier
         self.take_out()
         recorder = self.recorder
+        now = recorder.clock()  # before the resolvers, whose time is not the request's
         template = self._template(carrier)
-        start = self.start
-        if first_byte:
-            start = self.latency_start(recorder.clock(), template)
+        start = self.latency_start(now, template) if first_byte else self.start
         try:
             code, method = self.code(), self.method(carrier)
             if raised is not None:
@@ -139,7 +138,7 @@ class Measurement:
                 code = int(code) if name else code
                 now = recorder.fail(start, code, template, method, name, self, carrier)
             else:
-                now = recorder.end(start, code, template, method, None, None, self, carrier)
+                recorder.end(start, code, template, method, None, now, self, carrier)
         except Exception:
             self.give_up()
             return

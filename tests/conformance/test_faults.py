@@ -302,7 +302,7 @@ def test_a_store_that_fails_at_the_beginning(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(monitor.recorder, "begin", broken)
+    monkeypatch.setattr(monitor.recorder, "begin_exchange", broken)
     for _ in range(TIMES):
         run(monitor)
     monkeypatch.undo()
