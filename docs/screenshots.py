@@ -55,7 +55,7 @@ def take(browser: Browser, url: str, token: str, seconds: int, folder: Path) -> 
         ("light", 1440, 1180, "light"),
         ("dark", 1440, 1180, "dark"),
         ("phone", 390, 1460, "light"),
-        ("route", 1200, 2000, "light"),
+        ("route", 1440, 2000, "light"),
     ):
         context = browser.new_context(
             viewport={"width": width, "height": height},
@@ -68,7 +68,6 @@ def take(browser: Browser, url: str, token: str, seconds: int, folder: Path) -> 
         page.get_by_role("button", name="Sign in").click()
     pages["light"].wait_for_timeout(1000 * seconds)
     pages["light"].get_by_role("button", name="log scale").click()
-    pages["light"].get_by_role("button", name="/items/{number:int}").first.click()
     opened = pages.pop("route")
     opened.get_by_role("button", name="/stream").first.click()
     opened.wait_for_timeout(1500)

@@ -41,7 +41,7 @@ export const CLASSES = [
 ];
 
 /** The line of the time to first byte: a legend has it where something streamed. */
-export const FIRST_BYTE = { field: "first_byte", label: "First byte P95", colour: "accent", dash: "dashed", spanGaps: true, optional: true };
+export const FIRST_BYTE = { field: "first_byte", label: "First byte P95", colour: "quiet", dash: "solid", spanGaps: true, optional: true };
 
 /** Rows with that line's field, where any of them tells of a stream; all others are measured by the latency. */
 export function withFirstBytes(rows) {

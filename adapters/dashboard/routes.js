@@ -238,9 +238,9 @@ function nameOf({ method, route }) {
   return `${method} ${route}`;
 }
 
-/** The share of a row's requests that the server itself failed, in percent. */
-function ownErrors(row) {
-  return row.server_error_rate_pct ?? 0;
+/** The share of a row's requests that the server itself failed, in percent, however small. */
+function ownErrors({ server_error_rate_pct: rate, server_errors: own, statuses, requests }) {
+  return rate || (requests ? (100 * (own ?? statuses["5xx"] ?? 0)) / requests : 0);
 }
 
 /** What the server failed comes first, then what clients did; what is no route of the app comes last. */
