@@ -99,6 +99,7 @@ SLOW = {
     "engine/recording/test_recorder.py::test_it_records_as_one_does_by_hand",
     "engine/recording/test_threads.py",
     "engine/recording/test_users.py::test_against_a_dictionary",
+    "engine/storage/test_captures.py::test_another_process_never_sees_half_a_one",
     "engine/storage/test_captures.py::test_readers_never_see_half_a_one",
     "engine/storage/test_percentiles.py::test_every_bucket_border_and_its_neighbours",
     "engine/storage/test_percentiles.py::test_percentiles_are_within_the_bound",

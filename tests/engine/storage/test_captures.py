@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -185,6 +186,61 @@ def test_readers_never_see_half_a_one() -> None:
             thread.join()
     assert not failed
     assert sorted(map(number_of, read())) == list(range(1500 - ROWS, 1500))
+
+
+def test_a_record_that_is_replaced_while_it_is_copied_is_left_out() -> None:
+    view = memory()
+    written = CaptureRing(view, ROWS)
+    for row in range(ROWS):
+        written.write(row, alike(1000 + row))
+    records = 0
+
+    def read(offset: int, size: int) -> bytes:
+        nonlocal records
+        if size != ROWS * 8:
+            records += 1
+            middle = offset + 3 * RECORD_BYTES + HEAD.size + 10
+            first = bytes(view[offset:middle])
+            written.write(3, alike(2003))
+            return first + bytes(view[middle : offset + size])
+        return bytes(view[offset : offset + size])
+
+    found = sorted(number_of(one) for one in read_captures(read, 0, ROWS, 0.0))
+    assert records == 1
+    assert found == [1000, 1001, 1002, 1004, 1005, 1006, 1007]
+
+
+class Unfinished(Capture):
+    """One that ends its worker while it is written."""
+
+    def pack(self) -> bytes:
+        return bytes(RECORD_BYTES + 1)
+
+
+def test_a_record_that_was_begun_is_none() -> None:
+    view = memory()
+    written, read = CaptureRing(view, ROWS), reader(view)
+    written.write(3, alike(1))
+    with pytest.raises(ValueError, match="structure"):
+        written.write(3, Unfinished(*alike(2)))
+    assert read() == []
+    assert CaptureRing(view, ROWS).read() == {}
+
+
+def test_another_process_never_sees_half_a_one() -> None:
+    view = memory()
+    written, read = CaptureRing(view, ROWS), reader(view)
+    started = memoryview(mmap.mmap(-1, 8)).cast("q")
+    fork = multiprocessing.get_context("fork")
+    process = fork.Process(target=write_for_ever, args=(written, started))
+    process.start()
+    try:
+        while started[0] < 20_000:
+            for capture in read():
+                number_of(capture)
+    finally:
+        process.kill()
+        process.join()
 
 
 def write_for_ever(written: CaptureRing, started: memoryview[int]) -> None:
