@@ -7,8 +7,8 @@ status; another one has all others of it.
 
 The ring holds `CAPTURE_ROWS` requests. Where it is full of requests of the window, one goes of that
 route and class of status that has the most, be it the new one: the fastest of those that can never
-be the slowest, as a later one took longer. So the slowest request of a route is always there, also
-once slower ones have left the window.
+be the slowest, as a later one took as long or longer, else the fastest. So the slowest request of a
+route never goes for those of another one, up to as many routes as there are records.
 
 Nothing here is on the way of ordinary requests: `Row.limit` keeps them out.
 """
