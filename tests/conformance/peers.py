@@ -85,7 +85,8 @@ class Peer:
 def _ours(make: Make, times: int) -> Measured:
     monitor = MetricsMonitor(max_routes=400)
     if _broken_ours:
-        for name in ("begin", "end", "fail", "abandon", "user", "cancel", "websocket_opened"):
+        begins, ends = ("begin", "begin_exchange"), ("end", "fail", "abandon", "cancel")
+        for name in (*begins, *ends, "user", "websocket_opened"):
             setattr(monitor.recorder, name, broken)
     app = make()
     for _ in range(times):
