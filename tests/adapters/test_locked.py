@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -53,3 +54,31 @@ def test_everything_is_counted(interface: str, monkeypatch: pytest.MonkeyPatch) 
         snapshot = monitor.get_current_snapshot()
         assert snapshot.requests_in_flight == 0
         assert snapshot.latency_max_ms < 1
+
+
+def test_a_captured_request_is_asked_for_its_user_without_the_lock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The user's own lock may be held by a thread that waits for this one."""
+    monkeypatch.setattr(metricsmw.engine.recording.recorder, "NEEDS_LOCK", True)
+    clock = ManualClock()
+    asked: list[bool] = []
+
+    def user(environ: Any) -> str:
+        other = threading.Thread(target=monitor.record_request, args=(1.0,), daemon=True)
+        other.start()
+        other.join(5)
+        asked.append(not other.is_alive())
+        return "ann"
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        clock.advance(1)
+        return wsgi_app(environ, start_response)
+
+    with MetricsMonitor(clock=clock, capture=("user",)) as monitor:
+        environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/"}
+        measured: Any = WSGIMetricsMiddleware(app, monitor, user=user)
+        measured(environ, lambda *_: None)
+        assert asked == [True, True]
+        (captured,) = monitor.get_slowest()
+        assert captured["user"] == "ann"

@@ -16,6 +16,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from math import ceil, inf, log2
 from typing import Any, ParamSpec, Protocol, TypeVar
@@ -257,6 +258,7 @@ class Recorder:
         """Content types and templates of routes whose streams are measured to their first byte."""
         self._registered = False
         self._lock = threading.RLock()
+        self._captures: list[Callable[[], None]] = []  # to be made when the lock is free
         self._restarted = 0.0  # monotonic time of the last reset made here
         self.segment: Segment | None = None
         self.errors = ErrorRecorder(
@@ -279,7 +281,16 @@ class Recorder:
     def _locked(self, function: Callable[P, R]) -> Callable[P, R]:
         def locked(*args: P.args, **kwargs: P.kwargs) -> R:
             with self._lock:
-                return function(*args, **kwargs)
+                returned = function(*args, **kwargs)
+                if not self._captures:
+                    return returned
+                captures, self._captures = self._captures, []
+            for capture in captures:
+                try:
+                    capture()
+                except Exception:
+                    self.faults.report("capturing a request")
+            return returned
 
         return locked
 
@@ -674,7 +685,12 @@ class Recorder:
                     row.raise_peak(seconds)
                     row.limit = min(row.step_max, step_max, row.slow_from)
             if row is not None and is_captured:
-                capture(row, seconds, now, key, user_id, request, carrier)
+                if NEEDS_LOCK:  # which is held here
+                    self._captures.append(
+                        partial(capture, row, seconds, now, key, user_id, request, carrier)
+                    )
+                else:
+                    capture(row, seconds, now, key, user_id, request, carrier)
             return seconds
 
         def is_slow(row: Row, seconds: float, now: float) -> bool:
@@ -924,6 +940,7 @@ class Recorder:
     def after_fork(self) -> None:
         """Release the segment in a forked child, as it is the parent's."""
         self._lock = threading.RLock()
+        self._captures = []
         self.release()
         # A child of a worker, or a helper process of the program, is no worker until it records.
         if not self._membership.after_fork() and self._registered and is_forked_by_server():
