@@ -163,7 +163,7 @@ def exchange_class(
             ("router", FRAMEWORK_KEY),
             scope_reader(route, user, recorder.faults),
             # Resolvers are called for every request, not only for those that have a known key.
-            always=route is not None or user is not None or has_registered("asgi"),
+            always=lambda: route is not None or user is not None or has_registered("asgi"),
             user_key="session",
             user_of=session_user,
             fault=fault,

@@ -357,7 +357,7 @@ def _exchange_class(
         (FRAMEWORK_KEY, "bottle.route"),
         environ_reader(route, user, recorder.faults),
         # Resolvers are called for every request, not only for those that have a known key.
-        always=route is not None or user is not None or has_registered("wsgi"),
+        always=lambda: route is not None or user is not None or has_registered("wsgi"),
         user_key="REMOTE_USER",
         user_of=None,
         fault=recorder.faults.report,

@@ -96,7 +96,8 @@ class Carriers:
         method_key: The key of the request's method.
         marks: Two keys, one of which there is where a framework has left route or user.
         read: Returns route and user, each None where there is none; never raises.
-        always: Read all requests, and not only those that have a mark.
+        always: Returns whether to read all requests, and not only those that have a mark. Asked
+            again now and then, as an app may import its framework late.
         user_key: The key of the user of the others, or of what names the user.
         user_of: Returns the user that this names, or None. None: the value is the user.
         fault: Gets the name of `user_of` where that has raised.
@@ -106,7 +107,7 @@ class Carriers:
     method_key: str
     marks: tuple[str, str]
     read: Callable[[Any], tuple[str | None, object | None]]
-    always: bool
+    always: Callable[[], bool]
     user_key: str
     user_of: Callable[[Any], object | None] | None
     fault: Callable[[str], None]

@@ -350,12 +350,12 @@ class Recorder:
             gauges[0] = in_flight
 
         def completing(carriers: Carriers) -> Complete:
-            method_key, read, always = carriers.method_key, carriers.read, carriers.always
+            method_key, read, always = carriers.method_key, carriers.read, carriers.always()
             mark, other_mark = carriers.marks
             user_key, user_of, key = carriers.user_key, carriers.user_of, carriers.taken_out
 
             def complete(exchange: Answered) -> None:
-                nonlocal in_flight
+                nonlocal in_flight, always
                 now = clock()
                 status = exchange.status
                 if status is None or exchange.state is not OPEN:
@@ -407,6 +407,9 @@ class Recorder:
                                 see(user_id, now)
                     else:
                         method = carrier.get(method_key, "")
+                        if not always and (lane < 0 or now >= deadline) and carriers.always():
+                            always = True
+                            route, user_id = read(carrier)
                         end(exchange.start, status, route, method, user_id, now, exchange, carrier)
                 except Exception:
                     exchange.give_up()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from starlette.testclient import TestClient
 from metricsmw import MetricsMonitor
 from metricsmw.adapters import wrap
 from metricsmw.adapters.asgi import ASGIMetricsMiddleware
+from metricsmw.clock import ManualClock
 
 
 def ok(request: Any) -> PlainTextResponse:
@@ -119,6 +121,33 @@ def test_templates_that_are_left_in_scope(
         client.get("/items/3")
         client.get("/none")
         assert rows(monitor) == {"/items/{i}", "<unmatched>"}
+
+
+@pytest.mark.parametrize("requests", [0, 1])
+@pytest.mark.parametrize("key", ["path_template", "route_path_template"])
+def test_a_framework_that_is_imported_late(
+    key: str, requests: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An app may import its framework as the first request comes, or later."""
+    for module in ("lilya", "litestar", "responder"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        clock.advance(0.1)
+        if scope["path"] != "/before":
+            name = "litestar" if key == "path_template" else "lilya"
+            monkeypatch.setitem(sys.modules, name, pytest)  # type: ignore[arg-type]
+            scope[key] = "/items/{i}"
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    clock = ManualClock()
+    with MetricsMonitor(clock=clock) as monitor:
+        client = TestClient(wrap(app, monitor))
+        for _ in range(requests):
+            client.get("/before")
+            clock.advance(monitor.window_seconds / 60)
+        client.get("/items/3")
+        assert rows(monitor) == {"/items/{i}", *["<unmatched>"] * requests}
 
 
 @pytest.mark.parametrize("kind", ["asgi", "wsgi", "starlette", "flask", "django"])
