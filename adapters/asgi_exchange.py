@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from .types import Message, Receive, ScopeRoute, ScopeUser, Send
 
+START = "http.response.start"
 BODY = "http.response.body"
 TRAILERS = "http.response.trailers"
 # Messages that end a response without trailers, unless they say that more comes.
@@ -72,6 +73,13 @@ class ASGIMeasurement(Measurement):
         if self.status is not None:
             self.report(COMPLETE)
 
+    def start_again(self, message: Message) -> None:
+        """Note a start that the server has taken in place of one that it had refused."""
+        if self.awaits_first_byte():
+            self.status = message["status"]
+            self.headers = message
+            self.watch().has_trailers = bool(message.get("trailers"))
+
     def client_gone(self) -> bool:
         """Return whether the client has gone, by the server; False where it does not say."""
         try:
@@ -107,11 +115,15 @@ class ASGIMeasurement(Measurement):
         if not self.is_open:
             return
         gone = self.state is WATCHED and self.watched.gone
-        code = getattr(error, "status_code", None)
-        if self.status is None and isinstance(code, int) and _ANSWERS & self.carrier.keys():
-            self.status = code
-            self.report(COMPLETE)
-            return
+        if self.status is None and _ANSWERS & self.carrier.keys():
+            try:
+                code = getattr(error, "status_code", None)
+            except Exception:  # a property of the app's own
+                code = None
+            if isinstance(code, int):
+                self.status = code
+                self.report(COMPLETE)
+                return
         # A server of which nothing is known cancels the app for a client that has gone.
         cancelled = self.server is None and isinstance(error, CancelledError)
         if not (gone or cancelled or self.client_gone()):
@@ -176,8 +188,11 @@ def exchange_class(
         __slots__ = ()
 
         def send(self, message: Message) -> Awaitable[None]:
-            if self.status is None and "status" in message:
-                self.status = message["status"]
+            if self.status is None and message["type"] == START:
+                try:  # noqa: SIM105
+                    self.status = message["status"]
+                except KeyError:  # which the server refuses
+                    pass
                 self.headers = message
                 if "trailers" in message and message["trailers"]:  # noqa: RUF019 - it is quicker
                     self.watch().has_trailers = True
@@ -232,9 +247,16 @@ def exchange_class(
                 self.not_sent(error, gone or not last)
                 raise
             if not last:
-                if message.get("body") and self.status is not None and self.awaits_first_byte():
-                    self.note_first_byte(clock())
-                    self.headers = self.headers.get("headers", ())
+                try:
+                    if message["type"] == START:
+                        self.start_again(message)
+                    elif (
+                        message.get("body") and self.status is not None and self.awaits_first_byte()
+                    ):
+                        self.note_first_byte(clock())
+                        self.headers = self.headers.get("headers", ())
+                except Exception:
+                    fault("recording a request")
             elif gone or (not is_asked_first and self.client_gone()):
                 self.report_gone()
             else:

@@ -179,8 +179,8 @@ class Measurement:
     def watch(self) -> Watch:
         """Have the end look at what is not usual, too, and return that."""
         if self.state is OPEN:
+            self.watched = Watch()  # first, as another thread may look
             self.state = WATCHED
-            self.watched = Watch()
         return self.watched if self.state is WATCHED else Watch()
 
     def awaits_first_byte(self) -> bool:

@@ -252,8 +252,9 @@ class WSGIMeasurement(Measurement):
         if exc_info is None:
             write = inner(status, headers)
         else:
-            if exc_info[1] is not None:
-                self.see(exc_info[1])
+            with suppress(Exception):  # what else it may be is the server's to refuse
+                if exc_info[1] is not None:
+                    self.see(exc_info[1])
             try:
                 write = inner(status, headers, exc_info)
             finally:

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from hypothesis import strategies as st
 
 from metricsmw.adapters import asgi, asgi_exchange, measurement
+from metricsmw.adapters.measurement import exclude_request
 from metricsmw.clock import ManualClock
 
-from .outcomes import Outcome, complete, failed, gone
+from .outcomes import Outcome, complete, excluded, failed, gone
 
 if TYPE_CHECKING:
     from metricsmw.adapters.types import ASGIApp, Message, Receive, Scope, Send
@@ -79,7 +80,12 @@ class Raise:
     error: type[BaseException]
 
 
-Step: TypeAlias = "Sending | Receiving | Pause | Wait | Raise"
+@dataclass(frozen=True)
+class Exclude:
+    """Have the request left out of the numbers."""
+
+
+Step: TypeAlias = "Sending | Receiving | Pause | Wait | Raise | Exclude"
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,10 @@ class Script:
     - "closing": drops them, and is `closed`, also after a whole response, as hypercorn is;
     - "raising": raises an OSError, as the specification has it from 2.4 on;
     - "mute": drops them.
+    Two more things that servers do, beside raising for each message that is out of turn:
+    - `forbearing`: it ignores such a message, but takes another start as long as it has no bytes,
+      and trailers without a body;
+    - `choosy`: it refuses the first start, for a bad header, say.
     The client leaves at the turn `leaves_at`, the application is cancelled at `cancelled_at`
     (`finally_closed`: its coroutine is closed instead); None: never.
     """
@@ -109,6 +119,8 @@ class Script:
     leaves_at: int | None
     cancelled_at: int | None
     finally_closed: bool
+    forbearing: bool = False
+    choosy: bool = False
 
 
 def messages(kind: str, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Step]:
@@ -143,6 +155,8 @@ others = st.one_of(
     messages("http.response.zerocopysend", more_body=st.booleans()),
     messages("http.response.trailers", headers=headers, more_trailers=st.booleans()),
     messages("http.response.early_hint", links=st.just([b"</x>"])),
+    messages("http.response.informational", status=st.just(103), headers=headers),
+    messages("http.response.push", path=st.just("/x"), headers=headers),
     messages("http.response.debug", info=st.just({})),
     messages("http.response.unheard_of"),
 )
@@ -150,19 +164,23 @@ receives = st.just(Receiving())
 pauses = st.just(Pause())
 waits = st.builds(Wait, st.sampled_from([0.5, 1.0, 4.0]))
 raises = st.builds(Raise, st.sampled_from(ERRORS))
+excludes = st.just(Exclude())
 between = st.lists(
-    st.one_of(parts, parts, receives, pauses, waits, others, raises), max_size=3
+    st.one_of(parts, parts, receives, pauses, waits, others, raises, excludes, starts()),
+    max_size=3,
 ).map(tuple)
 # Most are responses as they should be, up to something that happens in between.
 likely = st.tuples(
-    st.lists(st.one_of(receives, pauses, waits), max_size=2).map(tuple),
+    st.lists(st.one_of(receives, pauses, waits, others), max_size=2).map(tuple),
     st.one_of(starts(), starts(), starts(trailers=st.booleans())),
     between,
     st.one_of(lasts, lasts, others),
     between,
 ).map(lambda each: (*each[0], each[1], *each[2], each[3], *each[4]))
 anything = st.lists(
-    st.one_of(starts(), starts(trailers=st.booleans()), parts, lasts, others, receives, raises),
+    st.one_of(
+        starts(), starts(trailers=st.booleans()), parts, lasts, others, receives, raises, excludes
+    ),
     max_size=6,
 ).map(tuple)
 programs = st.builds(Program, st.one_of(likely, likely, anything), st.booleans())
@@ -174,6 +192,8 @@ scripts = st.builds(
     leaves_at=st.one_of(st.none(), st.none(), st.integers(1, 6)),
     cancelled_at=st.one_of(st.none(), st.none(), st.none(), st.integers(1, 6)),
     finally_closed=st.booleans(),
+    forbearing=st.booleans(),
+    choosy=st.sampled_from([False, False, True]),
 )
 
 
@@ -189,6 +209,7 @@ class Run:
     clock: ManualClock
     events: list[object] = field(default_factory=list)
     errors: list[BaseException] = field(default_factory=list)
+    is_over: bool = False  # nobody can say which message was the last one
     outcome: Outcome | None = None  # what the numbers must say, judged by the server
 
     def __post_init__(self) -> None:
@@ -248,6 +269,10 @@ def application(run: Run) -> ASGIApp:
                 run.note("received", await receive())
             elif isinstance(step, Pause):
                 await Turn()
+            elif isinstance(step, Exclude):
+                if not run.is_over:
+                    exclude_request(scope)
+                    run.outcome = run.outcome or excluded()
             elif isinstance(step, Wait):
                 run.clock.advance(step.seconds)
             else:
@@ -269,8 +294,11 @@ class Server:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self.script = run.script
         self.state = "start"
         self.trailers = False
+        self.has_bytes = False
+        self.choosy = run.script.choosy
         self.status: int | None = None
         self.turns = 0
         self.requests = list(run.script.body)
@@ -280,6 +308,8 @@ class Server:
 
     def leave(self) -> None:
         self.gone = self.closed = True
+        # What the application sends from now on is dropped unseen, the last message too.
+        self.run.is_over = self.script.server == "asking"
 
     async def turn(self) -> None:
         if self.run.script.slow:
@@ -311,13 +341,14 @@ class Server:
         run = self.run
         run.note("sent", dict(message))
         told = self.told or (self.gone and run.script.server == "closing")
-        if self.status is None:
+        is_first = self.status is None and message["type"] == "http.response.start"
+        if is_first:
             self.status = message.get("status")  # that of the app, whether or not it gets there
         await self.turn()
         if self.gone and run.script.server == "asking":
             return
         if self.gone and run.script.server == "raising":
-            if message["type"] != "http.response.start":
+            if not is_first:
                 self.told = True
             raise run.new(ClientGoneError, message["type"])
         self.accept(message)
@@ -330,9 +361,14 @@ class Server:
     def accept(self, message: Message) -> None:
         """Take a message, or refuse it as being out of turn."""
         kind = message["type"]
-        if kind in ("http.response.early_hint", "http.response.debug"):
+        if kind.removeprefix("http.response.") in ("early_hint", "debug", "informational", "push"):
             return
-        if self.state == "start" and kind == "http.response.start":
+        again = self.script.forbearing and self.state == "body" and not self.has_bytes
+        if kind == "http.response.start" and (self.state == "start" or again):
+            if self.choosy:
+                self.choosy = False
+                raise self.run.new(RuntimeError, "a bad header")
+            self.status = message["status"]
             self.trailers = message.get("trailers", False)
             self.state = "body"
         elif self.state == "body" and kind in (
@@ -340,12 +376,16 @@ class Server:
             "http.response.pathsend",
             "http.response.zerocopysend",
         ):
+            self.has_bytes = self.has_bytes or bool(message.get("body"))
             if not message.get("more_body"):
                 self.state = "trailers" if self.trailers else "done"
-        elif self.state == "trailers" and kind == "http.response.trailers":
+        elif kind == "http.response.trailers" and (
+            self.state == "trailers"
+            or (self.state == "body" and self.trailers and self.script.forbearing)
+        ):
             if not message.get("more_trailers"):
                 self.state = "done"
-        else:
+        elif not self.script.forbearing:
             raise self.run.new(RuntimeError, f"{kind} in state {self.state}")
 
     def drive(self, app: Awaitable[None]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from metricsmw import MetricsMonitor
 
-Kind = Literal["complete", "failed", "gone"]
+Kind = Literal["complete", "failed", "gone", "excluded"]
 
 # The bound that the contract gives the per-route percentiles.
 PRECISION = 0.022
@@ -42,8 +42,14 @@ def gone() -> Outcome:
     return Outcome("gone")
 
 
+def excluded() -> Outcome:
+    """It is in no number."""
+    return Outcome("excluded")
+
+
 def assert_counted(monitor: MetricsMonitor, *outcomes: Outcome, in_flight: int = 0) -> None:
     """Exactly these requests are in the numbers, and none is in flight but those that are said."""
+    outcomes = tuple(outcome for outcome in outcomes if outcome.kind != "excluded")
     timed = [outcome for outcome in outcomes if outcome.kind != "gone"]
     slowest_ms = max((outcome.seconds for outcome in timed), default=0.0) * 1000
     snapshot = monitor.get_current_snapshot()

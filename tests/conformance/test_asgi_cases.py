@@ -248,6 +248,79 @@ def test_a_body_without_a_start_is_no_response(monitor: MetricsMonitor) -> None:
     assert_counted(monitor, failed(500))
 
 
+def test_a_start_in_place_of_one_that_was_refused(monitor: MetricsMonitor) -> None:
+    """As gunicorn refuses a bad header, and then takes the page of the error."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.informational", "status": 103, "headers": []})
+        with pytest.raises(ValueError, match="bad header"):
+            await start(send, 200, trailers=True)
+        await start(send, 503)
+        await part(send, b"sorry", more=True)
+        await part(send)
+        assert_counted(monitor, complete(503))
+
+    async def on_send(message: Message) -> None:
+        if message.get("status") == 200:
+            raise ValueError("bad header")
+
+    exchange = Exchange()
+    exchange.on_send = on_send
+    asyncio.run(ASGIMetricsMiddleware(app, monitor)(new_scope(), exchange.receive, exchange.send))  # type: ignore[arg-type]
+    assert len(exchange.sent) == 4
+    assert_counted(monitor, complete(503))
+
+
+def test_an_informational_response_is_no_start(monitor: MetricsMonitor) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.informational", "status": 103, "headers": []})
+
+    fetch(ASGIMetricsMiddleware(app, monitor))
+    assert_counted(monitor, failed(500))
+
+
+class Bare:
+    """A message that has no more than a server needs."""
+
+    def __init__(self, **fields: object) -> None:
+        self.fields = fields
+
+    def __getitem__(self, key: str) -> object:
+        return self.fields[key]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.fields
+
+
+def test_what_cannot_be_noted_of_a_part_never_reaches_the_app(monitor: MetricsMonitor) -> None:
+    async def app(scope: Scope, receive: Receive, send: Any) -> None:
+        await send(Bare(type="http.response.start", status=200, headers=[]))
+        await part(send, b"one", more=True)
+        await part(send, b"two", more=True)
+        await part(send)
+
+    exchange = Exchange()
+    asyncio.run(ASGIMetricsMiddleware(app, monitor)(new_scope(), exchange.receive, exchange.send))  # type: ignore[arg-type]
+    assert len(exchange.sent) == 4
+    assert_counted(monitor, complete())
+    assert monitor.get_health()["faults"] == 1
+
+
+def test_an_exception_whose_status_cannot_be_read_is_raised_on(monitor: MetricsMonitor) -> None:
+    class OddError(Exception):
+        @property
+        def status_code(self) -> int:
+            raise LookupError("it has none yet")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["litestar_app"] = None
+        raise OddError
+
+    with pytest.raises(OddError):
+        fetch(ASGIMetricsMiddleware(app, monitor))
+    assert_counted(monitor, failed(500))
+
+
 def test_two_tasks_that_both_end_the_response_count_once(monitor: MetricsMonitor) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await start(send)

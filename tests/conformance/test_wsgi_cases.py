@@ -291,6 +291,19 @@ def test_a_second_start_is_refused_with_the_first_status_counted(monitor: Metric
     assert_counted(monitor, failed(206))
 
 
+@pytest.mark.parametrize("exc_info", [(), False, (None, None, None)])
+def test_a_second_start_without_an_exception(exc_info: Any, monitor: MetricsMonitor) -> None:
+    """What the server takes is its own affair."""
+
+    def app(environ: WSGIEnvironment, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        start_response("404 Not Found", [], exc_info)
+        return [b"body"]
+
+    assert get(WSGIMetricsMiddleware(app, monitor)) == b"body"
+    assert_counted(monitor, complete(404))
+
+
 def test_a_start_the_server_refuses_is_no_status(monitor: MetricsMonitor) -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         start_response("200 OK", [("Bad\n", "header")])
