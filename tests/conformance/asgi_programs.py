@@ -106,8 +106,8 @@ class Script:
     - "raising": raises an OSError, as the specification has it from 2.4 on;
     - "mute": drops them.
     Two more things that servers do, beside raising for each message that is out of turn:
-    - `forbearing`: it ignores such a message, but takes another start as long as it has no bytes,
-      and trailers without a body;
+    - `forbearing`: it ignores such a message after the start, but takes another start as long as
+      it has no bytes, and trailers without a body;
     - `choosy`: it refuses the first start, for a bad header, say.
     The client leaves at the turn `leaves_at`, the application is cancelled at `cancelled_at`
     (`finally_closed`: its coroutine is closed instead); None: never.
@@ -363,7 +363,7 @@ class Server:
         kind = message["type"]
         if kind.removeprefix("http.response.") in ("early_hint", "debug", "informational", "push"):
             return
-        again = self.script.forbearing and self.state == "body" and not self.has_bytes
+        again = self.script.forbearing and self.state != "done" and not self.has_bytes
         if kind == "http.response.start" and (self.state == "start" or again):
             if self.choosy:
                 self.choosy = False
@@ -385,7 +385,7 @@ class Server:
         ):
             if not message.get("more_trailers"):
                 self.state = "done"
-        elif not self.script.forbearing:
+        elif self.state == "start" or not self.script.forbearing:
             raise self.run.new(RuntimeError, f"{kind} in state {self.state}")
 
     def drive(self, app: Awaitable[None]) -> None:

@@ -19,9 +19,10 @@ from wsgiref.util import FileWrapper, setup_testing_defaults
 from hypothesis import strategies as st
 
 from metricsmw.adapters import bodies, measurement, wsgi
+from metricsmw.adapters.measurement import exclude_request
 from metricsmw.clock import ManualClock
 
-from .outcomes import Outcome, complete, failed, gone
+from .outcomes import Outcome, complete, excluded, failed, gone
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -82,7 +83,12 @@ class Chunk:
     data: bytes
 
 
-Step: TypeAlias = "Start | Write | Wait | Raise | Chunk"
+@dataclass(frozen=True)
+class Exclude:
+    """Have the request left out of the numbers."""
+
+
+Step: TypeAlias = "Start | Write | Wait | Raise | Chunk | Exclude"
 BodyKind = Literal[
     "list",
     "tuple",
@@ -142,6 +148,7 @@ starts = st.builds(
 chunks = st.builds(Chunk, st.binary(max_size=5))
 waits = st.builds(Wait, st.sampled_from([0.5, 1.0, 4.0]))
 raises = st.builds(Raise, st.sampled_from(ERRORS))
+excludes = st.just(Exclude())
 writes = st.builds(Write, st.binary(max_size=5))
 first_starts = starts.map(lambda start: Start(start.status, start.headers, again=False))
 
@@ -149,11 +156,13 @@ programs = st.builds(
     Program,
     prelude=st.one_of(
         first_starts.map(lambda start: (start,)),
-        st.tuples(waits, first_starts, st.one_of(writes, waits, starts, raises)),
+        st.tuples(waits, first_starts, st.one_of(writes, waits, starts, raises, excludes)),
         st.lists(st.one_of(first_starts, starts, writes, waits, raises), max_size=4).map(tuple),
     ),
     kind=st.sampled_from(BodyKind.__args__),  # type: ignore[attr-defined]
-    body=st.lists(st.one_of(chunks, chunks, chunks, waits, starts, raises), max_size=5).map(tuple),
+    body=st.lists(
+        st.one_of(chunks, chunks, chunks, chunks, waits, starts, raises, excludes), max_size=5
+    ).map(tuple),
     closing=st.one_of(
         st.none(), st.just(()), st.lists(st.one_of(waits, raises), max_size=2).map(tuple)
     ),
@@ -311,6 +320,9 @@ def application(run: Run) -> WSGIApplication:
                 run.clock.advance(step.seconds)
             elif isinstance(step, Raise):
                 raise run.new(step.error)
+            elif isinstance(step, Exclude):
+                exclude_request(environ)
+                run.outcome = run.outcome or excluded()
             elif isinstance(step, Start):
                 if step.again:
                     try:
