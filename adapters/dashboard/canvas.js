@@ -3,7 +3,7 @@
 import { compact } from "./format.js";
 
 /** The room around a drawing for its axes, as the charts have it. */
-export const ROOM = { left: 46, right: 22, top: 10, bottom: 22 };
+const ROOM = { left: 46, right: 22, top: 10, bottom: 22 };
 const FONT = "11px system-ui, sans-serif";
 
 /** A colour of the theme. */

@@ -1,5 +1,6 @@
 // Charts by uPlot, and where it was not built in, the same numbers as tables.
 
+import { paint } from "./canvas.js";
 import { compact, dated, full, make, measured, NONE, tick, write } from "./format.js";
 
 const COLOURS = { accent: "--accent", one: "--line-1", two: "--line-2", three: "--line-3", quiet: "--quiet", bad: "--bad" };
@@ -213,13 +214,10 @@ export class Chart {
   #draw() {
     const width = this.#box.clientWidth;
     if (!width) return;
-    const style = getComputedStyle(document.documentElement);
-    const colour = (name) => style.getPropertyValue(name).trim();
-    const quiet = colour("--quiet");
     const axis = {
-      stroke: quiet,
+      stroke: paint("--quiet"),
       font: "11px system-ui, sans-serif",
-      grid: { stroke: colour("--grid"), width: 1 },
+      grid: { stroke: paint("--grid"), width: 1 },
       ticks: { show: false },
     };
     const options = {
@@ -246,7 +244,7 @@ export class Chart {
       series: [
         {},
         ...this.#lines.map(({ label, colour: name, dash, fill }) => {
-          const stroke = colour(COLOURS[name]);
+          const stroke = paint(COLOURS[name]);
           return {
             label,
             stroke,
@@ -313,14 +311,13 @@ export class Chart {
  * `box`: {left, top, width, height}, and `xOf(at)`, in the canvas's units, `scale` of which are a pixel.
  */
 export function drawMarks(ctx, { left, top, width, height }, marks, xOf, scale) {
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   ctx.save();
   ctx.lineWidth = scale;
   ctx.setLineDash([4 * scale, 3 * scale]);
   ctx.font = `${11 * scale}px system-ui, sans-serif`;
   ctx.textBaseline = "top";
   for (const { at, label, bad } of marks) {
-    ctx.strokeStyle = ctx.fillStyle = colour(bad ? "--bad" : "--mark");
+    ctx.strokeStyle = ctx.fillStyle = paint(bad ? "--bad" : "--mark");
     const x = xOf(at);
     ctx.beginPath();
     ctx.moveTo(x, top);

@@ -3,12 +3,12 @@
 import { Alerts } from "./alerts.js";
 import { showBanners } from "./banners.js";
 import { byClass, Chart, CLASSES, FIRST_BYTE, hasCharts, markers, withFirstBytes } from "./charts.js";
+import { Custom } from "./custom.js";
+import { liveSteps } from "./detail.js";
 import { Errors } from "./errors.js";
 import { Events } from "./events.js";
-import { Custom } from "./custom.js";
 import { Feed } from "./feed.js";
 import { dated, measured, write, zoned } from "./format.js";
-import { liveSteps } from "./detail.js";
 import { Routes } from "./routes.js";
 import { inAddress, keep, recall } from "./settings.js";
 import { Shape } from "./shape.js";
@@ -119,7 +119,7 @@ const routes = new Routes({
   shapeOf,
 });
 
-// --- the app's own numbers ---------------------------------------------------------------------------
+// --- errors, workers, the app's own numbers ------------------------------------------------------
 
 const custom = new Custom({ section: find("custom"), count: find("custom-count"), table: find("custom-table"), place: find("custom-chart"), base });
 
