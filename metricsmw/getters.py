@@ -51,7 +51,7 @@ class Getters:
         return self.read().websocket_connections
 
     def get_memory_usage(self) -> tuple[float, float]:
-        """Return the resident memory of the live workers: (percent of the machine's, MiB)."""
+        """Return the resident memory of the live workers: (percent of limit or machine, MiB)."""
         usage = self.read().usage
         return usage.memory_pct, usage.memory_mb
 
