@@ -38,18 +38,47 @@ MOST_FILES = 10_000  # whose places are remembered
 _own_files: dict[str, bool] = {}
 
 
+class Identity(NamedTuple):
+    """What an exception is known by, as another one may have its `id` once it is gone.
+
+    Attributes:
+        number: Its `id`.
+        type: The full name of its class.
+        file: The file that has raised it; empty where it was not raised so far.
+        line: The line, likewise.
+    """
+
+    number: int
+    type: str
+    file: str
+    line: int
+
+    @classmethod
+    def of(cls, error: BaseException) -> Identity:
+        """Return what an exception is known by."""
+        trace = error.__traceback__
+        for _ in range(MOST_WALKED):
+            if trace is None or trace.tb_next is None:
+                break
+            trace = trace.tb_next
+        file, line = "", 0
+        if trace is not None:
+            file, line = trace.tb_frame.f_code.co_filename, trace.tb_lineno or 0
+        return cls(id(error), type_name(error), file, line)
+
+
 class Raised(NamedTuple):
     """What is kept of an exception.
 
     Attributes:
         key: The fingerprint of its kind.
         text: Its type, its traceback, and its message where that is kept.
-        identity: Its `id`, as long as it lives; 0: there was no exception.
+        identity: What it is known by; None: there was no exception.
     """
 
     key: int
     text: ErrorText
-    identity: int = 0
+    identity: Identity | None = None
 
     @classmethod
     def of(cls, error: BaseException, *, with_message: bool = False) -> Raised:
@@ -65,20 +94,21 @@ class Raised(NamedTuple):
         places = "\n".join(f"{module}\0{function}" for module, function in walked.own or last)
         text = ErrorText(
             shortened(name, MOST_TYPE),
-            shortened(str(error), MOST_MESSAGE) if with_message else None,
+            _message(error) if with_message else None,
             walked.frames,
             walked.cut,
             OUTERMOST if walked.cut else 0,
         )
         key = max(user_key(f"{name}\n{places}"), OTHER_KEY + 1)
-        return cls(key, text, id(error))
+        return cls(key, text, Identity.of(error))
 
     def led_to(self, error: BaseException | None) -> bool:
         """Return whether an exception is this one, or was raised as this one was handled."""
+        known = self.identity
         for _ in range(MOST_CAUSES):
-            if error is None:
+            if error is None or known is None:
                 return False
-            if id(error) == self.identity:
+            if id(error) == known.number and Identity.of(error) == known:
                 return True
             error = error.__cause__ or error.__context__
         return False
@@ -166,6 +196,14 @@ def type_name(error: BaseException) -> str:
     """Return the full name of an exception's class."""
     name, module = type(error).__qualname__, type(error).__module__
     return name if module == "builtins" else f"{module}.{name}"
+
+
+def _message(error: BaseException) -> str | None:
+    """Return an exception's message; None where the app's own code for it fails."""
+    try:
+        return shortened(str(error), MOST_MESSAGE)
+    except Exception:
+        return None
 
 
 def shortened(text: str, most: int) -> str:

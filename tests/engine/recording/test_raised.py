@@ -131,6 +131,40 @@ def test_the_message_is_kept_where_it_is_wanted_and_bounded() -> None:
     assert message == "'" + "x" * 298 + "…"
 
 
+def test_a_message_that_cannot_be_told_is_none_and_the_rest_is_kept() -> None:
+    class SilentError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    kept = Raised.of(caught(fail, SilentError), with_message=True).text
+    assert kept.message is None
+    assert kept.type.endswith("SilentError")
+    assert kept.frames[-1].function == "fail"
+
+
+def test_a_later_exception_in_the_place_of_one_that_is_gone_is_another_one() -> None:
+    """CPython gives its memory, and so its `id`, to the next exception of the same size."""
+    for kind in (TypeError, ValueError):  # of another class, and raised on another line
+        earlier = of(fail, TypeError)
+        assert not earlier.led_to(caught(fail, kind) if kind is ValueError else caught(compiled(0)))
+        error = caught(fail, kind)
+        known = Raised.of(error)
+        assert known.led_to(error)
+        assert known.led_to(caught(again, error))
+        assert known.led_to(caught(instead, error))
+
+
+def again(error: Exception) -> None:
+    raise error
+
+
+def instead(error: Exception) -> None:
+    try:
+        raise error
+    except Exception:
+        raise KeyError from None
+
+
 @pytest.mark.parametrize("text", ["<b>x</b>", "\x1b[31m", "\ud800", "\u202e", "é" * 10_000, "\0"])
 def test_hostile_names_fit(text: str) -> None:
     kind = type("Hostile", (Exception,), {"__module__": text})
