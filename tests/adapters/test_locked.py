@@ -82,3 +82,35 @@ def test_a_captured_request_is_asked_for_its_user_without_the_lock(
         assert asked == [True, True]
         (captured,) = monitor.get_slowest()
         assert captured["user"] == "ann"
+
+
+def test_an_exception_is_asked_for_its_message_without_the_lock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metricsmw.engine.recording.recorder, "NEEDS_LOCK", True)
+    asked: list[bool] = []
+
+    class TalkingError(Exception):
+        def __str__(self) -> str:
+            other = threading.Thread(target=monitor.record_request, args=(1.0,), daemon=True)
+            other.start()
+            other.join(5)
+            asked.append(not other.is_alive())
+            return "no"
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            raise TalkingError
+        except TalkingError:
+            await send({"type": "http.response.start", "status": 503, "headers": []})
+            await send({"type": "http.response.body", "body": b"no"})
+
+    async def take(*_: object) -> None:
+        pass
+
+    with MetricsMonitor(capture=("message",)) as monitor:
+        scope = {"type": "http", "method": "GET", "path": "/"}
+        asyncio.run(ASGIMetricsMiddleware(app, monitor)(scope, take, take))  # type: ignore[arg-type]
+        (error,) = monitor.get_errors()
+        assert (error["message"], error["count"], asked) == ("no", 1, [True])
+        assert monitor.get_current_snapshot().requests_in_flight == 0

@@ -202,6 +202,7 @@ class Captures:
         """
         trace = found.trace or Trace(NO_TRACE, NO_SPAN)
         name = name.of_all()
+        status = status if 0 <= status < 1000 else 0  # no app should send any other
         ring = self._ring or self._make_ring()
         row = self._place((name, status // 100), seconds, now)
         if ring is None or row is None:

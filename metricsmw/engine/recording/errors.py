@@ -77,7 +77,6 @@ class ErrorRecorder:
         self._segment: Segment | None = None
         self._rows: dict[int, ErrorCells] = {}
         self._free: list[ErrorCells] = []
-        self._made = 0
         # A signal's handler may come in the middle of a count, and fail itself.
         self._lock = threading.RLock()
         _all.add(self)
@@ -165,14 +164,13 @@ class ErrorRecorder:
 
     def _adopt(self, segment: Segment) -> None:
         """Go on with the rows of a segment."""
-        self._rows, self._free, self._made = {}, [], 0
+        self._rows, self._free = {}, []
         for chunk in segment.chunks:
             if chunk.kind is Kind.ERRORS:
                 self._take(chunk.view, chunk.rows)
         self._segment = segment
 
     def _take(self, view: memoryview, rows: int) -> None:
-        self._made += rows
         for row in error_rows(view, rows):
             if row.key:
                 self._rows[row.key] = row
@@ -214,10 +212,16 @@ class ErrorRecorder:
             chunk.view[shape.current : shape.current + shape.stride] = zero_lanes(CHUNK_ROWS)
         self._take(chunk.view, chunk.rows)
 
+    def release(self) -> None:
+        """Release the segment, so that its memory can go."""
+        with self._lock:
+            self._segment = None
+            self._rows, self._free = {}, []
+
     def after_fork(self) -> None:
         """Leave the parent's segment, and a lock that another of its threads may have held."""
         self._lock = threading.RLock()
-        self._segment = None
+        self.release()
 
 
 _all: weakref.WeakSet[ErrorRecorder] = weakref.WeakSet()

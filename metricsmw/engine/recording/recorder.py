@@ -258,7 +258,7 @@ class Recorder:
         """Content types and templates of routes whose streams are measured to their first byte."""
         self._registered = False
         self._lock = threading.RLock()
-        self._captures: list[Callable[[], None]] = []  # to be made when the lock is free
+        self._waiting: list[Callable[[], None]] = []  # for the lock to be released, see `_unlocked`
         self._restarted = 0.0  # monotonic time of the last reset made here
         self.segment: Segment | None = None
         self.errors = ErrorRecorder(
@@ -281,18 +281,28 @@ class Recorder:
     def _locked(self, function: Callable[P, R]) -> Callable[P, R]:
         def locked(*args: P.args, **kwargs: P.kwargs) -> R:
             with self._lock:
-                returned = function(*args, **kwargs)
-                if not self._captures:
-                    return returned
-                captures, self._captures = self._captures, []
-            for capture in captures:
                 try:
-                    capture()
-                except Exception:
-                    self.faults.report("capturing a request")
-            return returned
+                    result = function(*args, **kwargs)
+                finally:
+                    waiting, self._waiting = self._waiting, []
+            for call in waiting:
+                call()
+            return result
 
         return locked
+
+    def _unlocked(self, function: Callable[P, None]) -> Callable[P, None]:
+        """Return a function that may call the app, and never raises, to be called while counting.
+
+        Where the functions that count take the lock, it is called once that is released.
+        """
+        if not NEEDS_LOCK:
+            return function
+
+        def wait(*args: P.args, **kwargs: P.kwargs) -> None:
+            self._waiting.append(partial(function, *args, **kwargs))
+
+        return wait
 
     def _build(self) -> None:
         clock = self._clock.monotonic
@@ -301,7 +311,7 @@ class Recorder:
         errors, abandoned = int(Lane.ERRORS), int(Lane.ABANDONED)
         server_errors, errors_5xx = int(Lane.SERVER_ERRORS), Lane.CLASSES + 5
         errors_from = settings.errors_from
-        answered = self.errors.answered
+        answered = self._unlocked(self.errors.answered)
         route_errors, route_server_errors, route_abandoned, route_streams = map(
             place_of,
             (
@@ -688,12 +698,7 @@ class Recorder:
                     row.raise_peak(seconds)
                     row.limit = min(row.step_max, step_max, row.slow_from)
             if row is not None and is_captured:
-                if NEEDS_LOCK:  # which is held here
-                    self._captures.append(
-                        partial(capture, row, seconds, now, key, user_id, request, carrier)
-                    )
-                else:
-                    capture(row, seconds, now, key, user_id, request, carrier)
+                capture(row, seconds, now, key, user_id, request, carrier)
             return seconds
 
         def is_slow(row: Row, seconds: float, now: float) -> bool:
@@ -708,7 +713,7 @@ class Recorder:
             routes.slow_from(row)
             return True
 
-        def capture(
+        def capture_now(
             row: Row,
             seconds: float,
             now: float,
@@ -717,18 +722,23 @@ class Recorder:
             request: CapturedRequest | None,
             carrier: Any,
         ) -> None:
-            """Capture a request."""
+            """Capture a request. Never raises."""
             status, _, error = key if isinstance(key, AnswerName) else (key or 0, "", "")
             if isinstance(status, Known):
                 error = status.raised.text.type
-            ring = captures
-            if ring is None:  # released meanwhile
+            if captures is None:  # released meanwhile
                 return
             # Without the lock, as this may ask the app for the request's user.
-            evidence = ring.ask(seconds, now, user_id, request, carrier)
-            if evidence is not None:
+            evidence = captures.ask(seconds, now, user_id, request, carrier)
+            try:
                 with self._lock:
-                    ring.add(row.name, seconds, now, int(status), error, evidence)
+                    # Another segment may be open by now, or none, as in a forked child.
+                    if evidence is not None and captures is not None:
+                        captures.add(row.name, seconds, now, int(status), error, evidence)
+            except Exception:
+                self.faults.report("capturing a request")
+
+        capture = self._unlocked(capture_now)
 
         def cover(lane: int) -> int:
             """Have room for a bucket in the tables of routes; return it, or the lowest one."""
@@ -786,6 +796,7 @@ class Recorder:
                     websockets = self.segment.saved_websockets()
                     gauges[1] += websockets
                     self.segment = None
+                    self.errors.release()
                     self.on_release()
                     self.faults.count_into(None)
                     deadline = minute = -inf
@@ -855,6 +866,7 @@ class Recorder:
             nonlocal gauges, in_flight, lanes, routes, users, captures
             nonlocal deadline, minute, step_max, lowest
             self.segment = None
+            self.errors.release()
             self.on_release()
             self.is_serving = False
             self.faults.count_into(None)
@@ -943,7 +955,7 @@ class Recorder:
     def after_fork(self) -> None:
         """Release the segment in a forked child, as it is the parent's."""
         self._lock = threading.RLock()
-        self._captures = []
+        self._waiting = []
         self.release()
         # A child of a worker, or a helper process of the program, is no worker until it records.
         if not self._membership.after_fork() and self._registered and is_forked_by_server():

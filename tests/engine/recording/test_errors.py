@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -351,6 +353,18 @@ def check(monitor: MetricsMonitor) -> int:
         assert row["where"]["function"] == "fail"
         total += row["count"]
     return total
+
+
+def test_a_segment_that_is_left_is_not_held(clock: ManualClock) -> None:
+    monitor = MetricsMonitor(clock=clock)
+    segment = weakref.ref(monitor.recorder.open())
+    fail(monitor, KINDS[0])
+    monitor.close()
+    gc.collect()
+    assert segment() is None
+    fail(monitor, KINDS[1])  # it opens another one
+    assert [row["count"] for row in monitor.get_errors()] == [1]
+    monitor.close()
 
 
 def test_threads_read_and_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

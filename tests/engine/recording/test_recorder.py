@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +12,8 @@ from kits.reference import ROUTE_BOUND
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
+from metricsmw.engine.recording.captures import Evidence
+from metricsmw.engine.storage.layout import Kind
 
 
 @pytest.mark.parametrize(
@@ -25,16 +30,41 @@ def test_the_end_of_a_request(monitor: MetricsMonitor, status: int, is_error: in
     assert row["statuses"] == {f"{status // 100}xx": 1}
 
 
-@pytest.mark.parametrize(("status", "is_error"), [(0, 0), (99, 0), (600, 1), (999, 1), (-1, 0)])
+@pytest.mark.parametrize(
+    ("status", "is_error"), [(0, 0), (99, 0), (600, 1), (999, 1), (-1, 0), (2**40, 1)]
+)
 def test_a_status_that_no_app_should_send_is_still_a_request(
-    monitor: MetricsMonitor, status: int, is_error: int
+    monitor: MetricsMonitor, clock: ManualClock, status: int, is_error: int
 ) -> None:
     recorder = monitor.recorder
-    recorder.end(recorder.begin(), status, "/", "GET")
+    start = recorder.begin()
+    clock.advance(0.5)
+    recorder.end(start, status, "/", "GET")
     assert (monitor.total_requests, monitor.total_errors) == (1, is_error)
     (row,) = monitor.get_routes()
     assert (row["requests"], row["statuses"]) == (1, {})
     assert monitor.get_current_snapshot().requests_in_flight == 0
+    (slow,) = monitor.get_slowest()
+    assert slow["status"] == (status if 0 < status < 1000 else None)
+
+
+def test_a_segment_that_was_left_meanwhile_gets_no_captured_request(
+    monitor: MetricsMonitor, clock: ManualClock
+) -> None:
+    """As by an app whose code for the user forks: the parent's segment is not the child's."""
+
+    class Leaving:
+        def evidence(self, carrier: Any, wanted: tuple[str, ...]) -> Evidence:
+            monitor.recorder.release()
+            return Evidence(0.0)
+
+    recorder = monitor.recorder
+    segment = recorder.open()
+    start = recorder.begin()
+    clock.advance(0.5)
+    with suppress(IndexError):  # where it counts is gone, too
+        recorder.end(start, 200, "/", "GET", request=Leaving())
+    assert Kind.CAPTURES not in [chunk.kind for chunk in segment.chunks]
 
 
 @pytest.mark.parametrize("status", [200, 304, 404, 500])
