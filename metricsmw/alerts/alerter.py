@@ -31,7 +31,15 @@ from metricsmw.alerts.delivery import (
 from metricsmw.alerts.grammar import parse
 from metricsmw.alerts.memory import AlertMemory
 from metricsmw.alerts.outbox import AlertOutbox, AlertRow, PastAlert
-from metricsmw.alerts.rules import SPAN_FIELDS, AnyRule, BurnRate, CustomRule, Rule, identity
+from metricsmw.alerts.rules import (
+    NEW_ERRORS,
+    SPAN_FIELDS,
+    AnyRule,
+    BurnRate,
+    CustomRule,
+    Rule,
+    identity,
+)
 from metricsmw.alerts.silences import read_silences
 from metricsmw.alerts.source import ReadingInput
 from metricsmw.engine.workers.job import PATIENCE_SECONDS, ServerJob
@@ -179,10 +187,9 @@ class MetricsAlerter:
                 f"computed from the history; got {rule.long_minutes}"
             )
         window = self.monitor.settings.window_seconds
-        if rule.over_seconds is not None and rule.over_seconds > window:
-            raise ValueError(
-                f"over_seconds must be at most the window ({window}), got {rule.over_seconds!r}"
-            )
+        over = None if rule.field == NEW_ERRORS else rule.over_seconds  # which has no window
+        if over is not None and over > window:
+            raise ValueError(f"over_seconds must be at most the window ({window}), got {over!r}")
 
     # --- running ---------------------------------------------------------------------------------
 

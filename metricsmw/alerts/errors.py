@@ -47,4 +47,5 @@ def _line(kind: ErrorKind) -> str:
     place = "" if where is None else f" in {place_text(where)}"
     more = len(routes) - MOST_ROUTES
     said = ", ".join(routes[:MOST_ROUTES]) + (f" and {more} more" if more > 0 else "")
-    return plain(f"{kind.text.type}{place}, on {said}, {kind.count} times")
+    times = "once" if kind.count == 1 else f"{kind.count} times"
+    return plain(f"{kind.text.type}{place}, on {said}, {times}")

@@ -107,7 +107,8 @@ class Rule:
             field's name in capitals.
         over_seconds: The value is that of the last so many seconds, at most the window, in whole
             steps of it. None: of the window or, with ``for_seconds``, of half of these seconds.
-            Only of fields that are counted: rates and latencies; and of new errors, 300 by default.
+            Only of fields that are counted: rates and latencies; and of new errors, where it may be
+            longer than the window, 300 by default.
         at_least: The rule does not begin to fire where there were fewer requests; None: 20, for
             error rates and latencies.
         repeat_seconds: While it fires it is told again after so long, 1 to 604800; None: never.

@@ -45,6 +45,16 @@ def test_its_text() -> None:
             parse(bad)
 
 
+def test_its_span_may_be_longer_than_the_window(
+    alerter: Make, monitor: MetricsMonitor, clock: ManualClock, told: list[Alert]
+) -> None:
+    one = alerter(rules=["new errors > 0 over 1h"])
+    fail(monitor, KeyError)
+    clock.advance(3500)
+    (alert,) = check(one, told)
+    assert (alert.state, alert.value) == ("firing", 1)
+
+
 def test_a_kind_is_told_once_with_its_place(
     alerter: Make, monitor: MetricsMonitor, clock: ManualClock, told: list[Alert]
 ) -> None:
@@ -71,6 +81,7 @@ def test_a_kind_is_told_once_with_its_place(
     (alert,) = check(one, told)
     assert (alert.state, alert.value) == ("firing", 2)
     assert alert.detail.startswith("ValueError in ")
+    assert alert.detail.endswith(", on POST /other, once")
     assert "KeyError" not in alert.detail
     clock.advance(30)
     assert check(one, told) == []
