@@ -1,4 +1,4 @@
-"""Captured requests of all workers, as those who read are told of them."""
+"""The rows of `GET /slowest`: captured requests of all workers, with what may be told of each."""
 
 from __future__ import annotations
 

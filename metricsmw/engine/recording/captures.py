@@ -153,7 +153,7 @@ class Captures:
         return self._left > 0 or int(now) != self._second
 
     def take(self, now: float) -> None:
-        """Note that one is."""
+        """Note that one was captured as slow at monotonic ``now``."""
         if int(now) != self._second:
             self._second, self._left = int(now), MOST_A_SECOND
         self._left -= 1

@@ -54,7 +54,7 @@ NO_CARRIER: dict[str, Any] = {}
 
 
 class Begun(Protocol):
-    """What has begun.
+    """A request that has begun.
 
     Attributes:
         in_flight: The requests in flight in this worker as it began, itself included.
