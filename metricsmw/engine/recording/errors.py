@@ -108,14 +108,14 @@ class ErrorRecorder:
                 exception.
 
         Returns:
-            The exception's type; "" where there was none.
+            The exception's type; "" where there was none, or nothing can be told of it.
         """
         if error is None:
             return ""
         is_known = earlier is not None and earlier.led_to(error)
         found = earlier if is_known else self.summary(error)
         if found is None:
-            return type_name(error)
+            return ""
         try:
             name = Name(
                 method if method in METHODS else OTHER_METHOD,

@@ -272,14 +272,19 @@ def test_messages_only_by_the_setting(tmp_path: Path, monkeypatch: pytest.Monkey
         MetricsMonitor(capture="message")  # type: ignore[arg-type]
 
 
-def test_a_failure_inside_is_a_fault_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monitor = MetricsMonitor(capture=("message",))
+def test_a_failure_inside_is_a_fault_and_no_more() -> None:
+    monitor = MetricsMonitor()
 
-    class UnprintableError(Exception):
-        def __str__(self) -> str:
-            raise RuntimeError("no text")
+    class Nameless(type):
+        def __getattribute__(cls, name: str) -> object:
+            if name == "__qualname__":
+                raise RuntimeError("no name")
+            return super().__getattribute__(name)
 
-    fail(monitor, UnprintableError)
+    class NamelessError(Exception, metaclass=Nameless):
+        pass
+
+    fail(monitor, NamelessError)
     recorder = monitor.recorder
     recorder.end(recorder.begin(), 200, "/a", "GET")
     assert monitor.get_health()["faults"] == 1
