@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
 from math import ceil, inf, log2
@@ -280,11 +280,13 @@ class Recorder:
 
     def _locked(self, function: Callable[P, R]) -> Callable[P, R]:
         def locked(*args: P.args, **kwargs: P.kwargs) -> R:
+            waiting: Sequence[Callable[[], None]] = ()
             with self._lock:
                 try:
                     result = function(*args, **kwargs)
                 finally:
-                    waiting, self._waiting = self._waiting, []
+                    if self._waiting:
+                        waiting, self._waiting = self._waiting, []
             for call in waiting:
                 call()
             return result
