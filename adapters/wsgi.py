@@ -313,13 +313,18 @@ class WSGIMeasurement(Measurement):
     def watch_close(self, body: Iterable[bytes]) -> None:
         """Count a file wrapper when it is closed; at once where its `close` cannot be replaced."""
         inner_close = getattr(body, "close", None)
+        has_own = "close" in getattr(body, "__dict__", ())  # as wsgiref's has
         # A server may have been started in an except block.
         before = sys.exc_info()[1]
 
         def close() -> None:
             error = sys.exc_info()[1]
             with suppress(AttributeError):
-                del body.close  # type: ignore[attr-defined]  # no circle through this function
+                # No circle through this function.
+                if has_own:
+                    body.close = inner_close  # type: ignore[attr-defined]
+                else:
+                    del body.close  # type: ignore[attr-defined]
             try:
                 if inner_close is not None:
                     inner_close()

@@ -26,7 +26,8 @@ def scope_of(environ: WSGIEnvironment, start_response: StartResponse) -> Mutable
     a2wsgi leaves it in environ; Starlette and asgiref keep it beside `start_response`.
     """
     bridge = getattr(start_response, "__self__", None)
-    return environ.get("asgi.scope") or getattr(bridge, "scope", None) or {}
+    scope = environ.get("asgi.scope") or getattr(bridge, "scope", None)
+    return scope if isinstance(scope, dict) else {}  # what a server calls so may be another thing
 
 
 def copying_to(

@@ -53,3 +53,22 @@ def test_two_monitors_count_it_once_each() -> None:
         app = wrap(Starlette(routes=[Mount("/old", app=bridged)]), outer)
         assert TestClient(app).get("/old/things/7").text == "7"
         assert outer.total_requests == inner.total_requests == 1
+
+
+def test_a_server_that_calls_something_else_a_scope() -> None:
+    class Server:
+        scope = 5
+
+        def start_response(self, *_: object) -> None:
+            pass
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [b"hello"]
+
+    with MetricsMonitor() as monitor:
+        wrap(Starlette(), monitor)  # as an ASGI app may have the other one inside
+        measured: Any = wrap(app, monitor)
+        environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/"}
+        assert measured(environ, Server().start_response) == [b"hello"]
+        assert monitor.total_requests == 1

@@ -446,6 +446,15 @@ def test_a_file_wrapper_is_returned_as_it_is(monitor: MetricsMonitor, clock: Man
     assert_counted(monitor, complete(200, 1))
 
 
+def test_a_file_wrapper_that_is_closed_twice(monitor: MetricsMonitor) -> None:
+    file = io.BytesIO(b"content")
+    answer = call(WSGIMetricsMiddleware(serving(file), monitor), **FILE_WRAPPER)
+    assert answer.read() == b"content"
+    answer.close()
+    assert answer.body.close == file.close
+    assert_counted(monitor, complete())
+
+
 def test_a_wrapper_that_is_a_function(monitor: MetricsMonitor) -> None:
     """uWSGI's returns the file itself, and sends it where the application returns that."""
     file = io.BytesIO(b"content")
