@@ -57,6 +57,9 @@ class Watch:
         self.raised: Raised | None = None
 
 
+NO_WATCH = Watch()
+
+
 class Measurement:
     """The measurement of one request; class attributes are the same for all its requests.
 
@@ -118,6 +121,13 @@ class Measurement:
         if outcome not in TRANSITIONS[self.state]:
             self.take_out()
             return
+        try:
+            self._report(outcome, error)
+        finally:
+            # A frame of ours in the traceback of the app's exception may keep this for long.
+            self.headers, self.watched = (), NO_WATCH
+
+    def _report(self, outcome: State, error: BaseException | None) -> None:
         watched = self.watched if self.state is WATCHED else Watch()
         first_byte, raised = watched.first_byte, watched.raised
         self.state = outcome

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -171,6 +171,10 @@ def test_a_request_leaves_nothing_to_collect(host: str, monitor: MetricsMonitor)
 
         for _ in range(5):
             ask()
+        # The least of some: threads of other tests may leave something, too.
+        return min(left_by(ask) for _ in range(3))
+
+    def left_by(ask: Callable[[], None]) -> float:
         gc.collect()
         gc.disable()
         try:

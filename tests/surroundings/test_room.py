@@ -150,6 +150,7 @@ def test_pytest_with_several_processes_leaves_nothing(tmp_path: Path, small: Pat
 def test_a_read_keeps_few_descriptors(stage: Stage, tmp_path: Path) -> None:
     master = stage.start("--preload", METRICSMW_DIR=str(tmp_path / "d"))
     reader = master.fork()
+    reader.do("limit_files", 120)
     reader.do("record")
     before = reader.do("open_files")
     workers = [master.fork() for _ in range(24)]
@@ -158,7 +159,7 @@ def test_a_read_keeps_few_descriptors(stage: Stage, tmp_path: Path) -> None:
     for worker in workers:
         worker.answer()
     assert reader.do("read")["total_requests"] == 25
-    assert reader.do("open_files") <= before + 20
+    assert reader.do("open_files") <= before + 12  # a sixteenth of what it may have
     reader.do("limit_files", 5)
     assert reader.do("read")["total_requests"] == 25
 

@@ -24,6 +24,7 @@ from metricsmw.engine.storage.tables import CorruptSegmentError
 HEAD = struct.Struct("=4d4i16s8s")
 HEADS = struct.Struct(f"{HEAD.format}{RECORD_BYTES - HEAD.size}x")
 NOT_THERE = 0xFFFF
+MOST_SEQUENCE = 1 << 63
 # The most bytes of each text behind the name. Path and query, the last ones, get what is left.
 MOST_BYTES = (100, 100, 100, 250, 250)
 LATEST = 1e11  # Unix seconds, of the year 5138: later ones are damage
@@ -149,6 +150,9 @@ class CaptureRing:
         self._sequences = view[: rows * 8].cast("Q")
         self._records = view[rows * 8 : rows * (8 + RECORD_BYTES)]
         self._last = max(self._sequences)
+        if self._last > MOST_SEQUENCE:  # damaged
+            self._last = 0
+            self.clear()
 
     def write(self, row: int, capture: Capture) -> None:
         """Replace a record."""

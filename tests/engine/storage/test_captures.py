@@ -124,6 +124,15 @@ def test_nothing_of_a_longer_one_is_left() -> None:
     assert not any(view)
 
 
+def test_sequences_that_no_worker_has_written_end_with_the_ring() -> None:
+    view = memory()
+    view[:8] = b"\xff" * 8
+    written, read = CaptureRing(view, ROWS), reader(view)
+    assert written.read() == {}
+    written.write(0, alike(1))
+    assert read() == [alike(1)]
+
+
 def alike(number: int) -> Capture:
     """A request of which every part tells the number."""
     text = f"{number}:" * (number % 10 + 1)
