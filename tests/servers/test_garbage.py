@@ -11,7 +11,7 @@ import http.client
 import pytest
 from kits.servers import COMMANDS, Server, serve
 
-REQUESTS = 10
+REQUESTS = 60  # more than the objects that a connection leaves, which ends sooner or later
 
 WSGI = {
     "gunicorn": ("gunicorn", []),
