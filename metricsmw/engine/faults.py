@@ -6,6 +6,7 @@ Each is caught where it happens, logged once a place, and counted; `/health` sho
 from __future__ import annotations
 
 import logging
+import sys
 
 logger = logging.getLogger("metricsmw")
 
@@ -38,6 +39,10 @@ class FaultLog:
                 self._waiting += 1
             if where not in self._places:
                 self._places.add(where)
+                error = sys.exc_info()[1]
+                if error is not None:
+                    # What the app was handling is its own affair, and may hold a secret.
+                    error.__suppress_context__ = True
                 logger.exception("metricsmw: %s failed; the app is not affected", where)
         except Exception:
             logger.debug("metricsmw: a fault could not be counted", exc_info=True)
