@@ -12,7 +12,7 @@ const MARKS = [
 ];
 
 export class Distribution {
-  #canvas = make("canvas", { role: "img" });
+  #canvas;
   #at = make("span", { class: "at" });
   #values = new Map();
   #told = null;
@@ -20,6 +20,7 @@ export class Distribution {
   #box = null;
 
   constructor({ title }) {
+    this.#canvas = make("canvas", { role: "img", "aria-label": title });
     const legend = make("ul", { class: "legend" });
     for (const [name, field, colour] of MARKS) {
       const value = make("b", {}, NONE);
