@@ -23,6 +23,8 @@ expect.set_options(timeout=20_000)
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "a token of the tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
+# All workers of the demo need one secret, or each knows only the sessions that it began itself.
+ENVIRONMENT = {"METRICSMW_TOKEN": TOKEN, "METRICSMW_DEMO_SESSION_SECRET": "a secret of the tests"}
 PATH = "/api/metrics"
 ARGUMENTS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

@@ -13,10 +13,10 @@ import pytest
 from kits.page import (
     ARGUMENTS,
     BEARER,
+    ENVIRONMENT,
     PATH,
     ROOT,
     SITES,
-    TOKEN,
     Window,
 )
 from kits.servers import APPS_ROOT, Server, missing, serve
@@ -42,7 +42,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module", params=SITES)
 def site(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with SITES[request.param](env={"METRICSMW_TOKEN": TOKEN}) as server:
+    with SITES[request.param](env=ENVIRONMENT) as server:
         yield server
 
 

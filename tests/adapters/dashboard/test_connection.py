@@ -12,6 +12,7 @@ import pytest
 from kits import servers
 from kits.page import (
     BEARER,
+    ENVIRONMENT,
     PATH,
     PATHS,
     SITES,
@@ -40,8 +41,7 @@ from playwright.sync_api import (
 def test_a_server_that_ends_and_comes_back(
     name: str, window: Window, axe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment = {"METRICSMW_TOKEN": TOKEN}
-    with SITES[name](env=environment) as server:
+    with SITES[name](env=ENVIRONMENT) as server:
         page = window.open(server)
         alive(page)
         window.forgiven = lambda text: "ERR_" in text
@@ -55,7 +55,7 @@ def test_a_server_that_ends_and_comes_back(
             page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
             assert faults(page, axe) == []
     monkeypatch.setattr(servers, "free_port", lambda: server.port)
-    with SITES[name](env=environment) as again:
+    with SITES[name](env=ENVIRONMENT) as again:
         alive(page)
         expect(page.locator("#lost")).to_be_hidden()
         until(page, lambda: "Connection restored" in happened(page), "word of it")
