@@ -2,6 +2,7 @@
 
 import { Chart } from "./charts.js";
 import { full, make, write } from "./format.js";
+import { Question } from "./question.js";
 
 const MOST_ROWS = 200;
 const MOST_POINTS = 720; // of one number: an hour, at a look every five seconds
@@ -20,34 +21,25 @@ export class Custom {
   #section;
   #count;
   #place;
-  #base;
+  #question;
   #body = make("tbody");
   #kept = new Map(); // by name and labels: {row, points, cells, element, button}
   #chosen = null;
   #chart = null;
-  #asking = false;
 
   constructor({ section, count, table, place, base }) {
     this.#section = section;
     this.#count = count;
     this.#place = place;
-    this.#base = base;
+    this.#question = new Question(base);
     const head = make("tr", {}, ...HEADS.map((name) => make("th", { scope: "col" }, name)));
     table.append(make("table", { class: "own" }, make("thead", {}, head), this.#body));
   }
 
   /** Ask for the numbers of now. */
   async refresh() {
-    if (this.#asking) return;
-    this.#asking = true;
-    try {
-      const answer = await fetch(new URL("custom", this.#base), { cache: "no-store" });
-      if (answer.ok) this.#show(await answer.json());
-    } catch {
-      // The feed says what is wrong, and comes back.
-    } finally {
-      this.#asking = false;
-    }
+    const told = await this.#question.ask("custom");
+    if (told) this.#show(told);
   }
 
   restyle() {

@@ -1,6 +1,7 @@
 // The errors by kind, the latest first: what, where, how often, minute by minute, and one traceback.
 
 import { dated, full, make, write } from "./format.js";
+import { Question } from "./question.js";
 
 const MOST_ROWS = 100;
 
@@ -8,29 +9,20 @@ export class Errors {
   #section;
   #count;
   #list;
-  #base;
+  #question;
   #rows = new Map(); // by fingerprint: {element, told, parts}
-  #asking = false;
 
   constructor({ section, count, list, base }) {
     this.#section = section;
     this.#count = count;
     this.#list = list;
-    this.#base = base;
+    this.#question = new Question(base);
   }
 
   /** Ask for those of now. */
   async refresh() {
-    if (this.#asking) return;
-    this.#asking = true;
-    try {
-      const answer = await fetch(new URL(`errors?limit=${MOST_ROWS}`, this.#base), { cache: "no-store" });
-      if (answer.ok) this.#show(await answer.json());
-    } catch {
-      // The feed says what is wrong, and comes back.
-    } finally {
-      this.#asking = false;
-    }
+    const told = await this.#question.ask(`errors?limit=${MOST_ROWS}`);
+    if (told) this.#show(told);
   }
 
   /** Lead to the latest exception, of a route where one is given, and open it. */

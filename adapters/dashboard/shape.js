@@ -3,12 +3,13 @@
 import { Distribution } from "./distribution.js";
 import { HeatMap } from "./heatmap.js";
 import { make } from "./format.js";
+import { Question } from "./question.js";
 import { Slowest } from "./slowest.js";
 
 const SAME_MOMENT = 1000; // ms: one moment told twice by a wall clock
 
 export class Shape {
-  #base;
+  #question;
   #route;
   #marks;
   #heat;
@@ -18,11 +19,10 @@ export class Shape {
   #isWhole = false; // they are all there
   #askedAt = 0;
   #zoom = null;
-  #asking = false;
 
   /** `route`: {method, route}, or {} of all requests; `marks()` returns what the charts mark. */
   constructor({ base, route = {}, height, marks }) {
-    this.#base = base;
+    this.#question = new Question(base);
     this.#route = new URLSearchParams(route);
     this.#marks = marks;
     this.#slowest = new Slowest({ base, route });
@@ -34,22 +34,14 @@ export class Shape {
   async refresh(zoom) {
     this.show(zoom);
     this.#slowest.refresh();
-    if (this.#asking) return;
-    this.#asking = true;
     const asked = performance.now();
     const query = new URLSearchParams(this.#route);
     if (this.#isWhole) query.set("seconds", Math.ceil((asked - this.#askedAt) / 1000 + 3 * this.#told.step_seconds));
-    try {
-      const answer = await fetch(new URL(`heatmap?${query}`, this.#base), { cache: "no-store" });
-      if (!answer.ok) return;
-      this.#take(await answer.json());
-      this.#askedAt = asked;
-      this.show(this.#zoom);
-    } catch {
-      // The feed says what is wrong, and comes back.
-    } finally {
-      this.#asking = false;
-    }
+    const told = await this.#question.ask(`heatmap?${query}`);
+    if (!told) return;
+    this.#take(told);
+    this.#askedAt = asked;
+    this.show(this.#zoom);
   }
 
   #take(told) {

@@ -1,6 +1,7 @@
 // Captured requests: the slowest ones, or those of a cell of the heat map, each with what leads to its trace.
 
 import { dated, full, make, NONE, timed, write } from "./format.js";
+import { Question } from "./question.js";
 
 const MOST = 10; // shown of all, and of a cell
 const MOST_OF_CELL = 50;
@@ -23,10 +24,9 @@ const COLUMNS = [
 const OPTIONAL = ["trace_id", "request_id", "path", "query", "user"];
 
 export class Slowest {
-  #base;
+  #question;
   #route;
   #cell = null; // {from, to, low, high} of the heat map; null: the slowest of all
-  #asking = false;
   #shown = ""; // as they were told
   #title = make("p", { class: "title" });
   #all = make("button", { type: "button", class: "button", hidden: "" }, "All of the window");
@@ -36,7 +36,7 @@ export class Slowest {
 
   /** `route`: {method, route}, or {} of all requests. */
   constructor({ base, route = {} }) {
-    this.#base = base;
+    this.#question = new Question(base);
     this.#route = route;
     this.#all.addEventListener("click", () => this.pick(null));
   }
@@ -50,18 +50,10 @@ export class Slowest {
   }
 
   async refresh() {
-    if (this.#asking) return;
-    this.#asking = true;
     const cell = this.#cell;
     const query = new URLSearchParams({ ...this.#route, limit: cell ? MOST_ASKED : MOST });
-    try {
-      const answer = await fetch(new URL(`slowest?${query}`, this.#base), { cache: "no-store" });
-      if (answer.ok) this.#show((await answer.json()).slowest, cell);
-    } catch {
-      // The feed says what is wrong, and comes back.
-    } finally {
-      this.#asking = false;
-    }
+    const told = await this.#question.ask(`slowest?${query}`);
+    if (told) this.#show(told.slowest, cell);
     if (cell !== this.#cell) this.refresh(); // it was picked meanwhile
   }
 

@@ -1,6 +1,7 @@
 // The workers one by one, the sick ones first; asked for while the card is open.
 
 import { dated, fixed, fixedTime, full, make, NONE, write } from "./format.js";
+import { Question } from "./question.js";
 
 const COLUMNS = [
   { key: "pid", label: "Worker", format: String },
@@ -33,16 +34,15 @@ const MOST_ROWS = 200;
 export class Workers {
   #card;
   #count;
-  #base;
+  #question;
   #body = make("tbody");
   #rows = new Map(); // by process id: {element, cells}
-  #asking = false;
 
   /** `card`: a details element; `count` says how many there are, and how many are marked. */
   constructor({ card, count, table, base }) {
     this.#card = card;
     this.#count = count;
-    this.#base = base;
+    this.#question = new Question(base);
     const head = make("tr", {}, ...COLUMNS.map(({ label }) => make("th", { scope: "col" }, label)));
     table.append(make("table", { class: "own workers" }, make("thead", {}, head), this.#body));
     card.addEventListener("toggle", () => this.refresh());
@@ -50,16 +50,9 @@ export class Workers {
 
   /** Ask for them, where the card is open. */
   async refresh() {
-    if (this.#asking || !this.#card.open || this.#card.closest("[hidden]")) return;
-    this.#asking = true;
-    try {
-      const answer = await fetch(new URL("workers", this.#base), { cache: "no-store" });
-      if (answer.ok) this.#show((await answer.json()).workers);
-    } catch {
-      // The feed says what is wrong, and comes back.
-    } finally {
-      this.#asking = false;
-    }
+    if (!this.#card.open || this.#card.closest("[hidden]")) return;
+    const told = await this.#question.ask("workers");
+    if (told) this.#show(told.workers);
   }
 
   #show(rows) {
