@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -39,18 +39,6 @@ from metricsmw.history import SQLiteHistory
 from metricsmw.snapshot import HISTORY_FIELDS
 
 BOUND = 0.011
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "metrics.db"
-
-
-@pytest.fixture
-def lasting(monitor: MetricsMonitor, path: Path) -> Iterator[SQLiteHistory]:
-    lasting = SQLiteHistory(monitor, path, start=False)
-    yield lasting
-    lasting.stop()
 
 
 def nearest_rank(values: list[float], percent: int) -> float:

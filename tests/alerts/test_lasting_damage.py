@@ -21,11 +21,6 @@ from metricsmw.history import SQLiteHistory
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "metrics.db"
-
-
-@pytest.fixture
 def lasting(monitor: MetricsMonitor, path: Path) -> Iterator[SQLiteHistory]:
     lasting = SQLiteHistory(monitor, path, days=1, start=False)
     yield lasting

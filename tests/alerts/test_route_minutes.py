@@ -6,7 +6,6 @@ import json
 import random
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlencode
@@ -24,18 +23,6 @@ from metricsmw.history import SQLiteHistory
 
 Recorded = list[tuple[float, int]]  # milliseconds and status of each request
 ROUTES = ["/a", "/b", "/c", "/d"]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "metrics.db"
-
-
-@pytest.fixture
-def lasting(monitor: MetricsMonitor, path: Path) -> Iterator[SQLiteHistory]:
-    lasting = SQLiteHistory(monitor, path, start=False)
-    yield lasting
-    lasting.stop()
 
 
 def record(monitor: MetricsMonitor, route: str, requests: Recorded) -> None:

@@ -7,13 +7,10 @@ import json
 import os
 import random
 import struct
-import sys
 import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -28,6 +25,7 @@ from hypothesis.stateful import (
     rule,
 )
 from kits.crew import SharedClock, crew, shared_numbers
+from kits.threads import switching_often
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
@@ -333,16 +331,6 @@ def damage(doubles: list[tuple[int, float]], texts: list[tuple[int, bytes]]) -> 
 
 
 # --- read while they are written -----------------------------------------------------------------
-
-
-@contextmanager
-def switching_often() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
 
 
 def check(monitor: MetricsMonitor) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -10,6 +9,7 @@ from random import Random
 
 import pytest
 from kits.reference import GLOBAL_BOUND
+from kits.threads import switching_often
 
 import metricsmw.engine.recording.recorder
 from metricsmw import MetricsMonitor, MetricsSnapshot
@@ -32,10 +32,8 @@ Random(7).shuffle(PATTERN)
 @pytest.fixture(autouse=True)
 def fastest_switching() -> Iterator[None]:
     """Threads are switched every microsecond, as far as the interpreter manages."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
+    with switching_often():
+        yield
 
 
 def run_together(*jobs: Callable[[], None]) -> None:

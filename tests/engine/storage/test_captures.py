@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import mmap
 import multiprocessing
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kits.threads import switching_often
 
 from metricsmw.config import CAPTURE
 from metricsmw.engine.reading.captures import slowest
@@ -156,16 +155,6 @@ def alike(number: int) -> Capture:
 def number_of(capture: Capture) -> int:
     assert capture == alike(capture.in_flight)
     return capture.in_flight
-
-
-@contextmanager
-def switching_often() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
 
 
 def test_readers_never_see_half_a_one() -> None:
