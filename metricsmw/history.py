@@ -17,11 +17,11 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Protocol, TypedDict, TypeVar
+from typing import Protocol, TypeVar
 
 from metricsmw.clock import Clock
 from metricsmw.engine.files import open_own, this_user
-from metricsmw.engine.reading.counts import Counts
+from metricsmw.engine.reading.counts import Counts, SpanFigures
 from metricsmw.engine.reading.database import (
     DAY,
     MINUTE,
@@ -78,22 +78,12 @@ class CountSource(ServerMember, Protocol):
         """Answer from that history what is older than what is kept in memory."""
 
 
-class RangeSummary(TypedDict):
+class RangeSummary(SpanFigures):
     """What happened between two times; rates and percentiles are of the whole range."""
 
     since: str
     until: str
     seconds: float
-    requests: int
-    errors: int
-    server_errors: int
-    request_rate_rpm: float
-    error_rate_pct: float
-    server_error_rate_pct: float
-    latency_p50_ms: float
-    latency_p95_ms: float
-    latency_p99_ms: float
-    latency_max_ms: float
 
 
 class SQLiteHistory:
@@ -309,10 +299,7 @@ class SQLiteHistory:
             "since": iso_timestamp(since),
             "until": iso_timestamp(until),
             "seconds": round(span.seconds, 2),
-            "requests": span.counts.requests,
-            "errors": span.counts.errors,
-            "server_errors": span.counts.server_errors,
-            **span.rates(),  # type: ignore[typeddict-item]
+            **span.counts.figures(span.seconds),
         }
 
     def _spans(self, since: float, until: float, step: float) -> list[Span]:

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from metricsmw.cli.client import Fields
+from metricsmw.cli.panels import MOST_ROWS, bare_table
 from metricsmw.cli.text import number, plain, sparkline
 
-MOST_ROWS = 8
 BARS = 20  # of the last minutes
 
 
 def errors_panel(errors: Sequence[Fields]) -> Table:
     """Return the kinds of error, as they come: type, place, count, minutes, last time, routes."""
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        border_style="dim",
-        header_style="bold",
-        expand=True,
-    )
+    table = bare_table(expand=True)
     table.add_column("Error", ratio=2, no_wrap=True, overflow="ellipsis")
     table.add_column("Where", ratio=3, no_wrap=True, overflow="ellipsis")
     table.add_column("Count", justify="right", no_wrap=True)

@@ -120,8 +120,19 @@ def custom_panel(custom: Sequence[Fields]) -> Table:
     return _with_rest(table, len(custom))
 
 
+def bare_table(*, expand: bool = False) -> Table:
+    """Return a table without columns, in the look of all panels."""
+    return Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        border_style="dim",
+        header_style="bold",
+        expand=expand,
+    )
+
+
 def _table(*heads: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, border_style="dim", header_style="bold")
+    table = bare_table()
     for place, head in enumerate(heads):
         table.add_column(head, justify="right" if place > 1 else "left", no_wrap=True)
     return table

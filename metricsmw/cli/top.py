@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import NoReturn
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -42,7 +41,13 @@ from metricsmw.cli.client import (
 )
 from metricsmw.cli.errors_panel import errors_panel
 from metricsmw.cli.output import complain
-from metricsmw.cli.panels import custom_panel, health_lines, slowest_panel, workers_panel
+from metricsmw.cli.panels import (
+    bare_table,
+    custom_panel,
+    health_lines,
+    slowest_panel,
+    workers_panel,
+)
 from metricsmw.cli.shape import bars
 from metricsmw.cli.text import number, plain, sparkline
 
@@ -393,9 +398,7 @@ def _sparks(snapshot: ServerAnswers, width: int) -> Table:
 
 
 def _table(routes: Sequence[Fields], view: View, width: int) -> Table:
-    table = Table(
-        expand=True, box=box.SIMPLE_HEAD, show_edge=False, border_style="dim", header_style="bold"
-    )
+    table = bare_table(expand=True)
     for key, (long, short, name) in COLUMNS.items():
         label = long if width >= WIDE else short
         arrow = (" ↑" if view.up else " ↓") if key == view.key else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import TypedDict
 
+from metricsmw.engine.reading.counts import milliseconds
 from metricsmw.engine.storage.captures import NO_SPAN, NO_TRACE, Capture
 from metricsmw.snapshot import iso_timestamp
 from metricsmw.validation import whole
@@ -73,8 +74,8 @@ def _row(one: Capture, told: Collection[str]) -> SlowRequest:
         "method": one.name.method,
         "route": one.name.route,
         "status": one.status or None,
-        "latency_ms": round(one.seconds * 1000, 2),
-        "latency_ttfb_ms": round(one.first_byte * 1000, 2),
+        "latency_ms": milliseconds(one.seconds),
+        "latency_ttfb_ms": milliseconds(one.first_byte),
         "pid": one.pid,
         "requests_in_flight": one.in_flight if one.in_flight > 0 else None,
         "trace_id": None if one.trace_id == NO_TRACE else one.trace_id.hex(),

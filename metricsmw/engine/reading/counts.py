@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from operator import add
+from typing import TypedDict
 
 from metricsmw.engine.reading.lazy import lazy
 from metricsmw.engine.storage.histogram import (
@@ -30,6 +31,21 @@ from metricsmw.snapshot import MINUTE_FIELDS
 CLASSES = (1, 3, 4, 5)
 # The highest bit of every lane of a server-wide histogram.
 HIGHEST = int.from_bytes(bytes([0] * 7 + [128]) * BUCKETS, "little")
+
+
+class SpanFigures(TypedDict):
+    """What was counted in a span of time, with rates, and percentiles of the latencies."""
+
+    requests: int
+    errors: int
+    server_errors: int
+    request_rate_rpm: float
+    error_rate_pct: float
+    server_error_rate_pct: float
+    latency_p50_ms: float
+    latency_p95_ms: float
+    latency_p99_ms: float
+    latency_max_ms: float
 
 
 @dataclass(frozen=True)
@@ -160,6 +176,22 @@ class Counts:
         """The largest latency in milliseconds, to 2 decimals; 0.0 of no requests."""
         return milliseconds(self.latency.max)
 
+    def figures(self, seconds: float) -> SpanFigures:
+        """Return counts, rates and percentiles, if counted in so many seconds."""
+        p50, p95, p99 = self.percentiles_ms
+        return {
+            "requests": self.requests,
+            "errors": self.errors,
+            "server_errors": self.server_errors,
+            "request_rate_rpm": self.rate_rpm(seconds),
+            "error_rate_pct": self.error_rate_pct,
+            "server_error_rate_pct": self.server_error_rate_pct,
+            "latency_p50_ms": p50,
+            "latency_p95_ms": p95,
+            "latency_p99_ms": p99,
+            "latency_max_ms": self.max_ms,
+        }
+
     def minute(self, seconds: float) -> dict[str, float | int]:
         """Return the `MINUTE_FIELDS` of counts that so many seconds had; statuses not known: -1."""
         statuses = self.statuses
@@ -200,7 +232,7 @@ def milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 2)
 
 
-def percent(part: int, whole: int) -> float:
+def percent(part: float, whole: float) -> float:
     """Return a part in percent of the whole, to 2 decimals; 0.0 of nothing."""
     return round(100 * part / whole, 2) if whole else 0.0
 

@@ -95,24 +95,12 @@ class Span(NamedTuple):
     counts: Counts
     row: SnapshotDict
 
-    def rates(self) -> SnapshotDict:
-        """Return rates and percentiles of what was counted in the span."""
-        counts = self.counts
-        p50, p95, p99 = counts.percentiles_ms
-        return {
-            "request_rate_rpm": counts.rate_rpm(self.seconds),
-            "error_rate_pct": counts.error_rate_pct,
-            "server_error_rate_pct": counts.server_error_rate_pct,
-            "latency_p50_ms": p50,
-            "latency_p95_ms": p95,
-            "latency_p99_ms": p99,
-            "latency_max_ms": counts.max_ms,
-        }
-
     def snapshot(self) -> SnapshotDict:
         """Return the span as a row of the history."""
         own = self.counts.minute(self.seconds)
-        return history_row(self.at, {**self.row, **self.rates(), **own})
+        # Named as the snapshot's fields are, which here are of the span, too.
+        rates = {name.removeprefix("minute_"): value for name, value in own.items()}
+        return history_row(self.at, {**self.row, **rates, **own})
 
 
 class Written(NamedTuple):

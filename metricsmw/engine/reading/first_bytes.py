@@ -50,9 +50,9 @@ UNKNOWN: FirstByteFields = {
 
 def fields(lanes: int) -> FirstByteFields:
     """Return the fields of what was counted in one tenth or several."""
-    counts = first_bytes(lanes)
     if lanes >> 3 * SHIFT:
         return UNKNOWN
+    counts = first_bytes(lanes)
     p50, p95, p99 = counts.percentiles_ms if counts.requests else (None, None, None)
     return {
         "latency_ttfb_p50_ms": p50,

@@ -26,7 +26,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, TypedDict
 
-from metricsmw.engine.reading.counts import Counts
+from metricsmw.engine.reading.counts import Counts, SpanFigures, percent
 from metricsmw.engine.reading.routes import seconds_spent
 from metricsmw.engine.storage.histogram import ROUTE_BUCKETS, ROUTE_SCALE
 from metricsmw.engine.storage.keys import OTHER, Name
@@ -91,21 +91,11 @@ class RouteMinute(TypedDict):
     latency_max_ms: float | None
 
 
-class RouteSpan(TypedDict):
+class RouteSpan(SpanFigures):
     """A row of the per-route table over a span of minutes; see `RouteMinute`."""
 
     method: str
     route: str
-    requests: int
-    errors: int
-    server_errors: int
-    request_rate_rpm: float
-    error_rate_pct: float
-    server_error_rate_pct: float
-    latency_p50_ms: float
-    latency_p95_ms: float
-    latency_p99_ms: float
-    latency_max_ms: float
     time_share_pct: float
 
 
@@ -253,22 +243,15 @@ NOTHING = Counts(scale=ROUTE_SCALE, classes=None)
 
 
 def _minute(at: float, seconds: float, counts: Counts) -> RouteMinute:
-    is_known = counts.latency.count > 0
-    p50, p95, p99 = counts.percentiles_ms if is_known else (None, None, None)
-    return {
+    minute: RouteMinute = {
         "timestamp": iso_timestamp(at),
         "seconds": round(seconds, 2),
-        "requests": counts.requests,
-        "errors": counts.errors,
-        "server_errors": counts.server_errors,
-        "request_rate_rpm": counts.rate_rpm(seconds),
-        "error_rate_pct": counts.error_rate_pct,
-        "server_error_rate_pct": counts.server_error_rate_pct,
-        "latency_p50_ms": p50,
-        "latency_p95_ms": p95,
-        "latency_p99_ms": p99,
-        "latency_max_ms": counts.max_ms if is_known else None,
+        **counts.figures(seconds),
     }
+    if not counts.latency.count:
+        minute["latency_p50_ms"] = minute["latency_p95_ms"] = minute["latency_p99_ms"] = None
+        minute["latency_max_ms"] = None
+    return minute
 
 
 def _totals(database: sqlite3.Connection) -> dict[Name, Counts]:
@@ -362,26 +345,15 @@ def table_rows(routes: RouteTotals, seconds: float) -> list[RouteSpan]:
     """Return what `read_table` found as rows of the per-route table, the busiest first."""
     spent = {name: seconds_spent(counts.histogram) for name, counts in routes.items()}
     total = sum(spent.values())
-    rows: list[RouteSpan] = []
-    for name, counts in routes.items():
-        p50, p95, p99 = counts.percentiles_ms
-        rows.append(
-            {
-                "method": name.method,
-                "route": name.route,
-                "requests": counts.requests,
-                "errors": counts.errors,
-                "server_errors": counts.server_errors,
-                "request_rate_rpm": counts.rate_rpm(seconds),
-                "error_rate_pct": counts.error_rate_pct,
-                "server_error_rate_pct": counts.server_error_rate_pct,
-                "latency_p50_ms": p50,
-                "latency_p95_ms": p95,
-                "latency_p99_ms": p99,
-                "latency_max_ms": counts.max_ms,
-                "time_share_pct": round(100 * spent[name] / total, 2) if total else 0.0,
-            }
-        )
+    rows: list[RouteSpan] = [
+        {
+            "method": name.method,
+            "route": name.route,
+            **counts.figures(seconds),
+            "time_share_pct": percent(spent[name], total),
+        }
+        for name, counts in routes.items()
+    ]
     return sorted(rows, key=lambda row: (-row["requests"], row["route"], row["method"]))
 
 

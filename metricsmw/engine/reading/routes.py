@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from operator import mul
 from typing import TypedDict
 
-from metricsmw.engine.reading.counts import Counts, percentiles_ms
+from metricsmw.engine.reading.counts import Counts, percent, percentiles_ms
 from metricsmw.engine.storage.histogram import (
     ROUTE_BUCKETS,
     ROUTE_FIRST,
@@ -176,7 +176,7 @@ def route_row(
         "status_codes": {str(status): statuses[status] for status in sorted(statuses) if status},
         "server_error_rate_pct": counts.server_error_rate_pct,
         "request_rate_rpm": counts.rate_rpm(covered),
-        "time_share_pct": round(100 * spent / total, 2) if total else 0.0,
+        "time_share_pct": percent(spent, total),
     }
 
 
