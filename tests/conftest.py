@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -146,6 +147,11 @@ SLOW = {
     "test_typing.py",
 }
 QUICK = "not (server or browser or slow)"
+SERVES = re.compile(r"^from kits\.servers import .*\bserve\b", re.MULTILINE)
+# Hundreds of interpreters are started: without bytecode each compiles all that it imports, and each
+# process of pytest rewrites all assertions.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # No deadline: how long an example takes is a matter of the machine. The quick tier has fewer.
 hypothesis.settings.register_profile("metricsmw", deadline=None)
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=20)
@@ -179,7 +185,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if not is_quick(config):
         return None
     file = collection_path.relative_to(TESTS).as_posix() if collection_path != TESTS else ""
-    return True if file in SERVER | SLOW | {"adapters/dashboard"} else None
+    if file in SERVER | SLOW | {"adapters/dashboard"}:
+        return True
+    # As in `tiers`: all tests of a module with a `serve` start servers.
+    return True if file.endswith(".py") and SERVES.search(collection_path.read_text()) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -16,7 +16,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from flask import Blueprint, Flask, jsonify
 from flask.testing import FlaskClient
@@ -315,6 +314,8 @@ def test_historical_analysis_with_pandas() -> None:
         monitor.save_snapshot_to_history()
 
     history = monitor.get_metrics_history(minutes=60)
+
+    import pandas as pd
 
     # Convert to DataFrame
     df = pd.DataFrame(history)

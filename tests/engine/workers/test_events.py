@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kits.crew import crew
 from kits.handlers import ask, body_of
-from kits.page import BEARER, TOKEN
 
 from metricsmw import MetricsMonitor
 from metricsmw.adapters.api.handlers import Handlers
@@ -133,9 +132,9 @@ def test_other_files_are_refused(data: bytes) -> None:
 
 def test_over_http() -> None:
     monitor = MetricsMonitor()
-    handlers = Handlers(monitor, token(TOKEN))
+    handlers = Handlers(monitor, token("a token"))
     assert ask(handlers, "/events").status == 401
-    credentials = BEARER["Authorization"]
+    credentials = "Bearer a token"
     assert ask(handlers, "/reset", "POST", authorization=credentials).status == 200
     body = body_of(ask(handlers, "/events", authorization=credentials))
     assert list(body) == ["success", "events", "count", "timestamp"]
