@@ -7,6 +7,7 @@ none of them is the quick tier: `pytest -m "not (server or browser or slow)"`.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -197,6 +198,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for tier in tiers(item):
             item.add_marker(tier)
     items.sort(key=lambda item: item.path not in LONG)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Have the garbage collector never look at what is imported meanwhile: it stays to the end."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def tiers(item: pytest.Item) -> Iterator[str]:
