@@ -12,9 +12,11 @@ import logging
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -27,6 +29,7 @@ from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
 from metricsmw.engine.recording import recorder
 
+Folder = TemporaryDirectory[str]
 TESTS = Path(__file__).resolve().parent
 # The files that take minutes: where several processes share the tests, none is to begin with one
 # of these as the others end.
@@ -236,8 +239,28 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.fixture(scope="session")
+def spare_folders() -> Iterator[list[Folder]]:
+    """Folders that tests have left as they were: making one for each test takes long on a disk."""
+    folders: list[Folder] = []
+    yield folders
+    for folder in folders:
+        folder.cleanup()
+
+
+def is_as_new(folder: Folder) -> bool:
+    """Tell whether a test has left the folder as it was made: empty, of this user alone."""
+    with suppress(OSError):
+        status = os.stat(folder.name)
+        is_private = (stat.S_IMODE(status.st_mode), status.st_uid) == (0o700, os.geteuid())
+        return is_private and not os.listdir(folder.name)
+    return False
+
+
 @pytest.fixture(autouse=True)
-def server_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def server_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, spare_folders: list[Folder]
+) -> Iterator[None]:
     """Each test is a server of its own: another directory, another monitor, default settings."""
     for name in [name for name in os.environ if name.startswith("METRICSMW_")]:
         monkeypatch.delenv(name)
@@ -249,11 +272,21 @@ def server_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     recorder.live_recorders.clear()
     # Not tmp_path, whose teardown fails where a test is interrupted before it has begun. A thread
     # that opens a segment may be at it still.
-    with TemporaryDirectory(prefix="metricsmw-test-", ignore_cleanup_errors=True) as folder:
-        monkeypatch.setenv("METRICSMW_DIR", folder)
+    folder = (
+        spare_folders.pop()
+        if spare_folders
+        else TemporaryDirectory(prefix="metricsmw-test-", ignore_cleanup_errors=True)
+    )
+    monkeypatch.setenv("METRICSMW_DIR", folder.name)
+    try:
         yield
         if metricsmw.monitor._singleton is not None:
             metricsmw.monitor._singleton.close()
+    finally:
+        if is_as_new(folder):
+            spare_folders.append(folder)
+        else:
+            folder.cleanup()
 
 
 @pytest.fixture
