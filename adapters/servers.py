@@ -85,20 +85,33 @@ class Server:
     transport: Callable[[Any], asyncio.WriteTransport | None] = no_transport
 
 
-class LoopServer(NamedTuple):
-    """The server that runs an event loop, and the server's object to ask."""
+class Running(NamedTuple):
+    """A server at work in an event loop, and the server's object to ask."""
 
     server: Server
     owner: Any
 
-    @property
-    def can_tell(self) -> bool:
-        """Whether the server can say that it is about to end."""
-        return self.server.is_ending is not None
-
     def is_ending(self) -> bool:
         """Return whether the server is about to end; False where it does not say."""
         return self.server.is_ending is not None and bool(self.server.is_ending(self.owner))
+
+
+class LoopServer(NamedTuple):
+    """What serves in an event loop: one server, or several side by side.
+
+    Which of several has a connection is not known, so what holds for one is taken for all.
+    """
+
+    running: tuple[Running, ...]
+
+    @property
+    def can_tell(self) -> bool:
+        """Whether the server can say that it is about to end."""
+        return all(each.server.is_ending is not None for each in self.running)
+
+    def is_ending(self) -> bool:
+        """Return whether the server is about to end; False where it does not say."""
+        return any(each.is_ending() for each in self.running)
 
 
 def register(server: Server) -> None:
@@ -125,20 +138,25 @@ def is_stopping(environ: WSGIEnvironment) -> bool:
     return False
 
 
-def loop_server() -> LoopServer | None:
+def loop_server(*, anew: bool = False) -> LoopServer | None:
     """Return the server that runs this thread's event loop; None where nobody knows it.
 
     It is found by its own code at work in the loop: below this call on the stack, or in a task. An
-    app below a bridge from WSGI, in a function of a cloud or under a test client has none.
+    app below a bridge from WSGI, in a function of a cloud or under a test client has none. The next
+    one may serve in the loop once it ends.
+
+    Args:
+        anew: Look for servers that have come since the first look, too.
     """
     asyncio = sys.modules.get("asyncio")  # importing it is for apps that run on it
     if asyncio is None:
         return None
     with suppress(RuntimeError):  # no event loop of asyncio runs here
         loop = asyncio.get_running_loop()
-        if loop not in _by_loop:
-            _by_loop[loop] = _find_loop_server()
-        return _by_loop[loop]
+        known = _by_loop.get(loop)
+        if anew or loop not in _by_loop or (known is not None and known.is_ending()):
+            _by_loop[loop] = known = _find_loop_server()
+        return known
     return None
 
 
@@ -153,13 +171,15 @@ def transport_of(send: object) -> asyncio.WriteTransport | None:
 
 def _find_loop_server() -> LoopServer | None:
     by_module = {name: server for server in SERVERS.values() for name in server.loop_modules}
+    found: dict[int, Running] = {}
     for frame in _frames():
         server = by_module.get(frame.f_globals.get("__name__", ""))
         if server is not None:
             owner = server.loop_owner(frame.f_locals)
             if owner is not None:
-                return LoopServer(server, owner)
-    return None
+                found[id(owner)] = Running(server, owner)
+    lasting = [each for each in found.values() if not each.is_ending()]
+    return LoopServer(tuple(lasting or found.values())) if found else None
 
 
 def _frames() -> Iterator[FrameType]:

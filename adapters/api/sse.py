@@ -234,8 +234,9 @@ class _Feed:
     def __init__(self, monitor: MetricsMonitor, pace: Pace) -> None:
         self.number = 0  # of the latest update
         self.ending = False
+        self.look_every = pace.look_every
         self._pace = pace
-        self._server: LoopServer | None = loop_server()
+        self._server: LoopServer | None = None
         self._monitor = monitor
         self._listeners: set[asyncio.Event] = set()
         self._writing: set[_Client] = set()
@@ -259,11 +260,6 @@ class _Feed:
         """Seconds that a client may take to read."""
         most = self._pace.every if self.ending else self.lifetime
         return min(self._pace.patience, most)
-
-    @property
-    def look_every(self) -> float:
-        """See `Pace`."""
-        return self._pace.look_every
 
     def watch(self, client: _Client) -> None:
         """Give up a client's write where it takes too long."""
@@ -294,6 +290,8 @@ class _Feed:
         """Count as a listener; the event is set at each update and at the end."""
         wake = asyncio.Event()
         self._listeners.add(wake)
+        if self._task is None or not self._is_server_ending():
+            self._server = loop_server(anew=True)
         if self._task is None:
             self.number, self.ending = 0, False
             self._update = None
@@ -342,7 +340,10 @@ class _Feed:
         due = loop.time() + self._pace.every
         while not self.ending and (left := due - loop.time()) > 0:
             await asyncio.sleep(min(left, self._pace.look_every))
-            self.ending = self._server is not None and self._server.is_ending()
+            self.ending = self._is_server_ending()
+
+    def _is_server_ending(self) -> bool:
+        return self._server is not None and self._server.is_ending()
 
     def _wake_all(self) -> None:
         for wake in self._listeners:

@@ -316,6 +316,36 @@ def test_it_ends_with_the_server(monitor: MetricsMonitor, toy: Toy) -> None:
     run(test)
 
 
+def test_servers_beside_and_after_each_other_in_one_loop(
+    monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = replace(SERVERS["toy"], loop_owner=lambda variables: variables.get("serving"))
+    monkeypatch.setitem(SERVERS, "toy", entry)
+
+    async def serve(serving: Toy) -> None:
+        while not serving.is_ending:
+            await asyncio.sleep(0.01)
+
+    async def test() -> None:
+        app, servers = quick_app(monitor, public()), [Toy(), Toy()]
+        tasks, clients = [], []
+        for server in servers:
+            tasks.append(asyncio.create_task(serve(server)))
+            await asyncio.sleep(0)
+            clients.append(Client(app))
+            await clients[-1].until(lambda: clients[-1].events)
+        for server in reversed(servers):
+            server.is_ending = True
+            await asyncio.wait_for(clients[-1].task, WAIT)
+            clients.append(Client(app))
+            if server is servers[1]:  # the other one goes on
+                await clients[-1].until(lambda: len(clients[-1].events) >= 3)
+        await asyncio.gather(*tasks, *(client.task for client in clients))
+        assert all(client.complete for client in clients)
+
+    run(test)
+
+
 def test_it_ends_soon_where_the_server_does_not_tell_of_its_end(
     monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
