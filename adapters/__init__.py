@@ -123,20 +123,12 @@ def wrap(
 
 
 def _by_framework(app: Any, asgi: bool, settings: dict[str, Any]) -> Any:
-    """Return an app measured in the way of its framework; None: as any app.
-
-    Falcon's is made to leave its routes.
-    """
+    """Return an app measured in the way of its framework; None: as any app."""
     if "django.core.handlers.base" in sys.modules:
         from . import django
 
         if django.handler_in(app, asgi=asgi) is not None:
             return django.instrument(app, **settings)
-    itself: Any = behind(app)
-    if _is(itself, "falcon.app", "App"):
-        from .resolvers import falcon
-
-        falcon.install_in(itself)
     return None
 
 

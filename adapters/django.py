@@ -34,8 +34,9 @@ from .kinds import is_asgi
 from .measurement import Measurement, exclude_request, is_measured
 from .paths import as_text, excluder, split
 from .resolvers import route_of_environ, route_of_scope, user_of_environ, user_of_scope
-from .resolvers.base import FRAMEWORK_KEY, measured_by, session_identity
-from .resolvers.django import MATCH_KEY, DjangoRequest, carrier_of, install, releasing
+from .resolvers.base import FRAMEWORK_KEY, MATCH_KEY, measured_by, session_identity
+from .resolvers.bridge import bridge_in
+from .resolvers.django import DjangoRequest, carrier_of, install, releasing
 from .servers import loop_server
 from .walks import objects_in
 from .wsgi import WSGIMetricsMiddleware
@@ -436,7 +437,11 @@ def instrument(
     )
 
 
-def handler_in(app: object, *, asgi: bool) -> WSGIHandler | ASGIHandler | None:
-    """Return the handler that stands next inside an app, or is it; None where there is none."""
-    kind = ASGIHandler if asgi else WSGIHandler
-    return next((each for each in objects_in(app) if isinstance(each, kind)), None)
+def handler_in(app: object, *, asgi: bool) -> Any:
+    """Return the handler that stands next inside an app, or is it; None where there is none.
+
+    Of a handler of the other kind it is the bridge that leads to it.
+    """
+    kind, other = (ASGIHandler, WSGIHandler) if asgi else (WSGIHandler, ASGIHandler)
+    found = next((each for each in objects_in(app) if isinstance(each, kind)), None)
+    return bridge_in(app, other) if found is None else found

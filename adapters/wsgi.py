@@ -38,6 +38,7 @@ from .resolvers import (
     environ_reader,
     has_registered,
     install,
+    read_environ,
     route_of_environ,
     user_of_environ,
 )
@@ -137,7 +138,7 @@ class WSGIMetricsMiddleware(Remade):
         if self.recorder.in_asgi:
             scope = scope_of(environ, start_response)
             if key in scope and is_measured(scope, key, self._excludes):
-                start_response = copying_to(scope, environ, start_response, self.recorder.faults)
+                start_response = copying_to(scope, environ, start_response, read_environ)
                 return self.app(environ, start_response)
         try:
             is_hinted = hint in environ["PATH_INFO"]

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from . import bottle, litestar
+from . import bottle, bridge, litestar
 from .base import (
     FRAMEWORK_KEY,
     MOUNTED,
@@ -44,6 +44,7 @@ __all__ = [
     "environ_reader",
     "has_registered",
     "install",
+    "read_environ",
     "register",
     "route_of_environ",
     "route_of_scope",
@@ -86,6 +87,11 @@ def user_of_environ(environ: WSGIEnvironment) -> object | None:
         if found:
             return found
     return environ.get("REMOTE_USER") or None
+
+
+def read_environ(environ: WSGIEnvironment) -> tuple[str | None, object | None]:
+    """Return route template and user of a WSGI request that was answered, each None without one."""
+    return route_of_environ(environ), user_of_environ(environ)
 
 
 def user_of_scope(scope: Carrier) -> object | None:
@@ -331,19 +337,24 @@ def _install_django() -> None:
     install()
 
 
+def _install_falcon() -> None:
+    from .falcon import install
+
+    install()
+
+
 def _install_pyramid() -> None:
     from .pyramid import install
 
     install()
 
 
-# In this order, as an app of one framework can stand within an app of another. `wrap` has Falcon
-# leave a `MatchedRequest` for each app: it has no hook for all apps of a process.
+# In this order, as an app of one framework can stand within an app of another.
 FRAMEWORKS: list[Framework] = [
     Framework("litestar", "asgi", "path_template", _litestar),
     Framework("quart", "asgi", install=_install_quart),
     Framework("django.core.handlers.base", "asgi", install=_install_django),
-    Framework("falcon", "asgi"),
+    Framework("falcon.app", "asgi", install=_install_falcon),
     Framework("starlette", "asgi", "router", _starlette),  # FastAPI, too
     Framework("connexion.middleware.routing", "asgi", install=_install_connexion),
     Framework("lilya", "asgi", "route_path_template", _left_as("route_path_template")),
@@ -351,8 +362,12 @@ FRAMEWORKS: list[Framework] = [
     Framework("flask", "wsgi", install=_install_flask),
     Framework("pyramid.router", "wsgi", install=_install_pyramid),
     Framework("django.core.handlers.base", "wsgi"),
-    Framework("falcon", "wsgi"),
+    Framework("falcon.app", "wsgi"),
     Framework("bottle", "wsgi", "bottle.route", bottle.template_of),
+    *(
+        Framework(module, "asgi", install=partial(bridge.link, module, read_environ))
+        for module in bridge.MODULES
+    ),
 ]
 
 # A key, and what resolves the template, or the user, of a request that has it.

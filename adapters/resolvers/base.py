@@ -27,8 +27,8 @@ MEASUREMENT_PREFIX = "metricsmw."
 # The key under which a framework that cleans up after itself leaves a `MatchedRequest`.
 FRAMEWORK_KEY = "metricsmw_framework"
 
-# The key in environ of the scope that is measured, of a WSGI app behind an ASGI bridge.
-BRIDGED_KEY = "metricsmw_scope"
+# The key in environ or scope of what Django is to resolve a URL to, whatever its own URLs are.
+MATCH_KEY = "metricsmw_match"
 
 # Called with environ as a WSGI response starts, for frameworks that drop the request's context
 # before the middleware around the app has the response.
@@ -67,10 +67,11 @@ class MatchedRequest:
 class ForwardedRequest(MatchedRequest):
     """A `MatchedRequest` whose answers stand in the copy of environ or scope that was passed on.
 
-    Unlike others it returns the template with the prefix, which only the copy knows.
+    Unlike others it returns the template with the prefix, which only the copy knows. Once asked it
+    releases the copy, which may hold what it was made of.
     """
 
-    __slots__ = ("_copy", "_route", "_user")
+    __slots__ = ("_answers", "_copy", "_route", "_user")
 
     def __init__(
         self,
@@ -78,17 +79,26 @@ class ForwardedRequest(MatchedRequest):
         route: Callable[[Any], str | None],
         user: Callable[[Any], object],
     ) -> None:
-        self._copy = copy
+        self._copy: Carrier | None = copy
         self._route = route
         self._user = user
+        self._answers: tuple[str | None, object | None] = None, None
 
     def route(self) -> str | None:
         """Return the copy's template, with the prefix, or None."""
-        return self._route(self._copy)
+        return self.both()[0]
 
     def user(self) -> object | None:
         """Return the copy's user, or None."""
-        return self._user(self._copy)
+        return self.both()[1]
+
+    def both(self) -> tuple[str | None, object | None]:
+        """Return both."""
+        copy = self._copy
+        if copy is not None:
+            self._answers = self._route(copy), self._user(copy)
+            self._copy = None
+        return self._answers
 
 
 @dataclass(frozen=True)
@@ -221,10 +231,8 @@ def see_error(carrier: Carrier, error: BaseException | None) -> None:
     try:
         if error is None:
             return
-        # Behind a bridge the scope is measured.
-        scope = carrier.get(BRIDGED_KEY) or carrier.get("asgi.scope") or carrier
         for key in MEASUREMENT_KEYS:
-            measurement = carrier.get(key) or scope.get(key)
+            measurement = carrier.get(key)
             if measurement is not None:
                 measurement.see(error)
     except Exception:

@@ -21,6 +21,7 @@ from django.utils.functional import LazyObject, empty
 
 from .base import (
     FRAMEWORK_KEY,
+    MATCH_KEY,
     MEASUREMENT_KEYS,
     MatchedRequest,
     follow_copy,
@@ -34,10 +35,6 @@ if TYPE_CHECKING:
 
     from django.http import HttpRequest
     from django.urls import ResolverMatch
-
-# The key in environ or scope under which a `ResolverMatch` stands that Django is to take, whatever
-# its own URLs are.
-MATCH_KEY = "metricsmw_match"
 
 
 def install() -> None:

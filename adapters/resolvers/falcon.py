@@ -1,28 +1,51 @@
-"""Falcon's resolver: a middleware of Falcon's own that leaves the matched template of a request.
+"""Falcon's resolver: leaves the template of the route that Falcon has found.
 
-Falcon keeps the template in its request object, which nothing outside the app sees. The component
-that `install_in` adds stands innermost, so that it is the first to be asked when a response is
-made, and it is asked also where a middleware of the app or an error handler made that response.
+Falcon keeps the template in its request object, which nothing outside the app sees. It is left as
+Falcon looks for what answers a request: by every Falcon app of the process, wherever it stands.
 """
 
 from __future__ import annotations
 
+import sys
+from functools import wraps
 from typing import TYPE_CHECKING, Any
+
+from falcon.app import App
 
 from .base import FRAMEWORK_KEY, MatchedRequest, follow_copy, report_fault, see_error
 
 if TYPE_CHECKING:
     import falcon
-    import falcon.asgi
 
 
-def install_in(app: falcon.App[Any, Any] | falcon.asgi.App[Any, Any]) -> None:
-    """Make a Falcon app, WSGI or ASGI, leave its routes for the resolvers; idempotent."""
-    if not any(isinstance(each, _Component) for each in getattr(app, "_unprepared_middleware", ())):
-        app.add_middleware(_Component())
-        for kind in type(app).__mro__:
-            if "_handle_exception" in vars(kind):
-                _see_exceptions(kind)
+def install() -> None:
+    """Make every Falcon app of this process, WSGI or ASGI, leave its routes; idempotent."""
+    _leave_templates()
+    _see_exceptions(App)
+    if "falcon.asgi.app" in sys.modules:
+        _see_exceptions(sys.modules["falcon.asgi.app"].App)
+
+
+def _leave_templates() -> None:
+    kind: Any = App
+    get = kind._get_responder
+    if hasattr(get, "_metricsmw"):
+        return
+
+    @wraps(get)
+    def get_responder(app: App[Any, Any], req: falcon.Request) -> Any:
+        found = get(app, req)
+        try:
+            if not req.is_websocket:
+                carrier = _carrier_of(req)
+                follow_copy(carrier)
+                carrier[FRAMEWORK_KEY] = _FalconRequest(found[3])
+        except Exception:
+            report_fault("Falcon's route")
+        return found
+
+    get_responder._metricsmw = True  # type: ignore[attr-defined]
+    kind._get_responder = get_responder
 
 
 def _see_exceptions(kind: Any) -> None:
@@ -31,9 +54,10 @@ def _see_exceptions(kind: Any) -> None:
     if hasattr(handle, "_metricsmw"):
         return
 
+    @wraps(handle)
     def handling(app: Any, req: Any, resp: Any, error: BaseException, *args: Any, **kw: Any) -> Any:
         try:
-            see_error(req.scope if hasattr(req, "scope") else req.env, error)
+            see_error(_carrier_of(req), error)
         except Exception:
             report_fault("Falcon's exception")
         return handle(app, req, resp, error, *args, **kw)
@@ -42,25 +66,9 @@ def _see_exceptions(kind: Any) -> None:
     kind._handle_exception = handling
 
 
-class _Component:
-    """Both kinds of app take it: each calls the method of its kind."""
-
-    def process_response(
-        self, req: falcon.Request, resp: object, resource: object, req_succeeded: bool
-    ) -> None:
-        try:
-            req.env[FRAMEWORK_KEY] = _FalconRequest(req.uri_template)
-        except Exception:
-            report_fault("Falcon's route")
-
-    async def process_response_async(
-        self, req: falcon.asgi.Request, resp: object, resource: object, req_succeeded: bool
-    ) -> None:
-        try:
-            follow_copy(req.scope)
-            req.scope[FRAMEWORK_KEY] = _FalconRequest(req.uri_template)
-        except Exception:
-            report_fault("Falcon's route")
+def _carrier_of(req: Any) -> dict[str, Any]:
+    carrier: dict[str, Any] = req.scope if hasattr(req, "scope") else req.env
+    return carrier
 
 
 class _FalconRequest(MatchedRequest):

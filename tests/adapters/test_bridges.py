@@ -5,13 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import a2wsgi
+import bottle  # type: ignore[import-untyped]
+import falcon
 import pytest
 from asgiref.wsgi import WsgiToAsgi
+from conformance import drivers
 from flask import Flask
+from pyramid.config import Configurator  # type: ignore[import-untyped]
+from pyramid.response import Response  # type: ignore[import-untyped]
 from starlette.applications import Starlette
 from starlette.middleware.wsgi import WSGIMiddleware
-from starlette.routing import Mount
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
+from uvicorn.middleware.wsgi import _WSGIMiddleware
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from metricsmw import MetricsMonitor
 from metricsmw.adapters import wrap
@@ -44,6 +53,89 @@ def test_counted_once_by_the_outermost(bridge: Any) -> None:
         assert (snapshot.total_requests, snapshot.requests_in_flight) == (2, 0)
         routes = {row["route"] for row in monitor.get_routes()}
         assert routes == {"/old/things/<int:number>", "/old/stream"}
+
+
+def falcon_app() -> Any:
+    app = falcon.App()
+    app.add_route("/things/{number}", Thing())
+    return app
+
+
+class Thing:
+    def on_get(self, req: falcon.Request, resp: falcon.Response, number: str) -> None:
+        resp.text = number
+
+
+def bottle_app() -> Any:
+    app = bottle.Bottle()
+    app.route("/things/<number>")(lambda number: number)
+    return app
+
+
+def pyramid_app() -> Any:
+    with Configurator() as config:
+        config.add_route("thing", "/things/{number}")
+        config.add_view(lambda request: Response(request.matchdict["number"]), route_name="thing")
+        return config.make_wsgi_app()
+
+
+@pytest.mark.parametrize("mount", ["", "/old/{tenant}"])
+@pytest.mark.parametrize(
+    ("make", "template"),
+    [
+        (flask_app, "/things/<int:number>"),
+        (falcon_app, "/things/{number}"),
+        (bottle_app, "/things/<number>"),
+        (pyramid_app, "/things/{number}"),
+    ],
+)
+@pytest.mark.parametrize(
+    "bridge", [WSGIMiddleware, WsgiToAsgi, a2wsgi.WSGIMiddleware, _WSGIMiddleware]
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_bare_app_behind_a_bridge(bridge: Any, make: Any, template: str, mount: str) -> None:
+    with MetricsMonitor() as monitor:
+        bridged = bridge(make())
+        app = wrap(Starlette(routes=[Mount(mount, app=bridged)]) if mount else bridged, monitor)
+        assert TestClient(app).get(mount.replace("{tenant}", "ann") + "/things/7").text == "7"
+        assert monitor.total_requests == 1
+        assert [row["route"] for row in monitor.get_routes()] == [mount + template]
+
+
+def test_an_app_that_fails_behind_a_bridge() -> None:
+    app = Flask(__name__)
+    app.add_url_rule("/boom", "boom", lambda: 1 // 0)
+    app.testing = True  # so that it is the server that answers
+    with MetricsMonitor() as monitor:
+        client = TestClient(wrap(WsgiToAsgi(app), monitor), raise_server_exceptions=False)
+        client.get("/boom")
+        assert [(row["route"], row["status_codes"]) for row in monitor.get_routes()] == [
+            ("/boom", {"500": 1})
+        ]
+        (error,) = monitor.get_errors()
+        assert error["type"] == "ZeroDivisionError"
+
+
+def test_a_bare_asgi_app_behind_a_bridge() -> None:
+    async def thing(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(request.path_params["number"])
+
+    inner = Starlette(routes=[Route("/things/{number}", thing)])
+    with MetricsMonitor() as monitor:
+        measured: Any = wrap(a2wsgi.ASGIMiddleware(inner), monitor)
+        app = DispatcherMiddleware(lambda *_: [], {"/new": measured})
+        assert drivers.get(app, "/new/things/7") == b"7"
+        assert monitor.total_requests == 1
+        assert [row["route"] for row in monitor.get_routes()] == ["/new/things/{number}"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_sub_app_of_what_is_wrapped_behind_a_bridge_is_not_counted() -> None:
+    with MetricsMonitor() as monitor:
+        bridged = a2wsgi.WSGIMiddleware(wrap(flask_app(), monitor))
+        app = wrap(Starlette(routes=[Mount("/old", app=bridged)]), monitor)
+        assert TestClient(app).get("/old/api/metrics/health").status_code == 200
+        assert monitor.total_requests == 0
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -121,7 +121,6 @@ HOSTS = [
     pytest.param(starlette_app, True, "metricsmw.adapters.starlette", id="starlette"),
     pytest.param(fastapi_app, True, "metricsmw.adapters.starlette", id="fastapi"),
     pytest.param(flask_app, False, "metricsmw.adapters.flask", id="flask"),
-    pytest.param(falcon_app, False, "metricsmw.adapters.resolvers.falcon", id="falcon"),
 ]
 
 
@@ -141,7 +140,7 @@ def test_glue_that_cannot_be_imported(
     assert "measuring an app by its framework" in caplog.text
 
 
-@pytest.mark.parametrize(("make", "is_asgi", "glue"), HOSTS[:3])
+@pytest.mark.parametrize(("make", "is_asgi", "glue"), HOSTS)
 def test_glue_that_fails_half_way(
     make: Any, is_asgi: bool, glue: str, monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

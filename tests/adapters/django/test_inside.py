@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import a2wsgi
 import httpx
 import pytest
 import werkzeug.test
+from asgiref.wsgi import WsgiToAsgi
 from conformance.served.sites import django_site
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler, StaticFilesHandler
 from django.core.handlers.asgi import ASGIHandler
@@ -101,6 +103,7 @@ WSGI = {
     "closure": of_closure,
     "copying": of_copying,
     "dispatcher": of_dispatcher,
+    "a bridge from ASGI": lambda app: a2wsgi.ASGIMiddleware(ASGIHandler()),
     "all of them": lambda app: of_sentry(of_whitenoise(StaticFilesHandler(of_opentelemetry(app)))),
 }
 
@@ -159,6 +162,8 @@ ASGI = {
     "OpenTelemetry": of_opentelemetry_asgi,
     "Sentry": of_sentry_asgi,
     "copying": of_copying_asgi,
+    "asgiref's bridge from WSGI": lambda app: of_sentry_asgi(WsgiToAsgi(WSGIHandler())),
+    "a2wsgi's": lambda app: a2wsgi.WSGIMiddleware(StaticFilesHandler(WSGIHandler())),
     "Channels in Sentry": lambda app: of_sentry_asgi(of_channels(app)),
 }
 
