@@ -40,6 +40,7 @@ from metricsmw.alerts.rules import (
     Rule,
     identity,
 )
+from metricsmw.alerts.seen import NOT_KNOWN, SeenErrors
 from metricsmw.alerts.silences import read_silences
 from metricsmw.alerts.source import ReadingInput
 from metricsmw.engine.workers.job import PATIENCE_SECONDS, ServerJob
@@ -169,6 +170,8 @@ class MetricsAlerter:
         self._outbox = AlertOutbox(self._job.leader, monitor.clock, retry.max_waiting)
         self._term = 0  # of the lead in which the last check was
         self._memory = AlertMemory(monitor, name)
+        self._asks_errors = any(rule.field == NEW_ERRORS for rule in given)
+        self._seen: SeenErrors | None = None
         self._make_senders: Callable[[], list[Sender]] = lambda: [
             Sender(monitor.faults, receiver, self._outbox, timeout, retry) for receiver in receivers
         ]
@@ -299,19 +302,31 @@ class MetricsAlerter:
         if self._term != self._job.leader.terms:  # another worker has checked since
             self._term = self._job.leader.terms
             self._checker.forget()
+            wall = clock.time()
+            self._seen = self._memory.seen_errors(wall) if self._asks_errors else None
         if not saved["statuses"]:  # the server's first check
-            saved = self._memory.load(clock.monotonic())
+            saved = self._memory.load(self.monitor.read().origin)
         silences = read_silences(self.monitor, clock.time())
-        found = self._checker.check(saved, lambda: ReadingInput(self.monitor), silences)
+        found = self._checker.check(saved, self._read, silences)
+        seen = self._seen
+        is_learning = seen is not None and seen.is_learning(clock.time())
+        self._outbox.problem = NOT_KNOWN if is_learning else None
         if not self._outbox.publish(
             found.alerts, found.statuses, found.past, found.messages, self._receivers
         ):
             return []
-        if found.changes or found.messages:
-            self._memory.save(self._outbox.read())
+        if found.changes or found.messages or not (seen is None or seen.is_saved):
+            self._memory.save(self._outbox.read(), seen)
         for sender in self._senders:
             sender.wake()
         return found.changes
+
+    def _read(self) -> ReadingInput:
+        """Read the monitor; what earlier servers have seen is no new error."""
+        source = ReadingInput(self.monitor)
+        if self._seen is not None:
+            self._seen.note(source.errors, source.now, source.wall, source.reset_at)
+        return source
 
 
 def this_origin(name: str, link: str | None = None) -> Origin:

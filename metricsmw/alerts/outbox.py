@@ -141,6 +141,8 @@ class AlertOutbox:
         self._known: AlertState | None = None
         self._term = 0  # of the lead in which `_known` was read
         self._lock = threading.RLock()
+        self.problem: str | None = None
+        """What `/health` is to say of the alerter; None: that it is operational."""
 
     def read(self) -> AlertState:
         """Return the note that any worker saved last; not to be changed."""
@@ -159,7 +161,9 @@ class AlertOutbox:
             return no_state()
 
     def _save(self, state: AlertState) -> bool:
-        is_saved = self._leader.write(cast("Mapping[str, object]", {**state, PROBLEM: None}))
+        is_saved = self._leader.write(
+            cast("Mapping[str, object]", {**state, PROBLEM: self.problem})
+        )
         if is_saved:
             self._known, self._term = state, self._leader.terms
         return is_saved

@@ -70,9 +70,19 @@ class ReadingInput:
         """The app's own numbers."""
         return self._reading.server.instruments()
 
+    @property
+    def errors(self) -> Sequence[ErrorKind]:
+        """The kinds of error since the last reset."""
+        return self._reading.server.errors
+
+    @property
+    def reset_at(self) -> float:
+        """Monotonic time of the server's last reset; 0.0 where there was none."""
+        return self._reading.reset_at
+
     def new_errors(self, seconds: float) -> Sequence[ErrorKind]:
         """Return the kinds of error that were seen first in the last so many seconds."""
-        return [kind for kind in self._reading.server.errors if kind.is_new(self.now, seconds)]
+        return [kind for kind in self.errors if kind.is_new(self.now, seconds)]
 
     def counts(self, minutes: int) -> PastCounts:
         """Return what was counted since the last saved minute that is at least so old.

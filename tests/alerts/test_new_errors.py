@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from metricsmw import MetricsMonitor
 from metricsmw.alerts import Alert, MetricsAlerter, Rule, check_now, parse
+from metricsmw.alerts.seen import MOST_SEEN, SeenErrors
 from metricsmw.cli.replay import RecordedHistory, replay
 from metricsmw.clock import ManualClock
+from metricsmw.engine.reading.errors import ErrorKind
+from metricsmw.engine.storage.errors import ErrorText, StoredError
+from metricsmw.history import SQLiteHistory
 
 Make = Callable[..., MetricsAlerter]
 
@@ -135,3 +143,133 @@ def test_it_is_asked_once_and_not_of_a_history(monitor: MetricsMonitor) -> None:
     assert (checked["verdict"], checked["value"]) == ("violated", 1)
     with pytest.raises(ValueError, match="no errors by kind"):
         replay(parse("new errors > 0"), RecordedHistory([], 300))
+
+
+@contextmanager
+def server(
+    path: Path, clock: ManualClock, told: list[Alert]
+) -> Iterator[tuple[MetricsMonitor, MetricsAlerter]]:
+    """A server that has just started, with a lasting history and a rule; it stops at the end."""
+    clock.now = 5000.0 + clock.now % 1000  # another start of the machine
+    with MetricsMonitor(clock=clock) as monitor:
+        lasting = SQLiteHistory(monitor, path, start=False)
+        rules = ["new errors > 0"]
+        with MetricsAlerter(monitor, rules=rules, notify=told.append, start=False) as one:
+            monitor.record_request(1.0)
+            clock.advance(1)
+            yield monitor, one
+        lasting.stop()
+
+
+def memory(path: Path) -> Path:
+    return path.with_name(f"{path.name}-alerts.json")
+
+
+def test_what_was_seen_before_a_restart_is_not_new(
+    path: Path, clock: ManualClock, told: list[Alert]
+) -> None:
+    with server(path, clock, told) as (monitor, one):
+        fail(monitor, KeyError)
+        assert [alert.state for alert in check(one, told)] == ["firing"]
+        clock.advance(400)
+        assert [alert.state for alert in check(one, told)] == ["resolved"]
+        fail(monitor, ValueError)
+        assert [alert.state for alert in check(one, told)] == ["firing"]
+    assert memory(path).stat().st_mode & 0o777 == 0o600
+    clock.advance(60)
+    with server(path, clock, told) as (monitor, one):
+        for kind in (KeyError, ValueError):
+            fail(monitor, kind)
+        # The second one is still new for a while, and has been told.
+        assert check(one, told) == []
+        clock.advance(300)
+        assert [alert.state for alert in check(one, told)] == ["resolved"]
+        fail(monitor, OSError)
+        (alert,) = check(one, told)
+        assert alert.detail.startswith("OSError in ")
+        assert monitor.get_health()["status"] == "healthy"
+    clock.advance(86_400)
+    with server(path, clock, told) as (monitor, one):
+        for kind in (KeyError, ValueError, OSError):
+            fail(monitor, kind)
+        assert [alert.state for alert in check(one, told)] == ["resolved"]
+        # A reset forgets, as it does within one server.
+        clock.advance(30)
+        monitor.reset_statistics()
+        fail(monitor, KeyError)
+        clock.advance(30)
+        (alert,) = check(one, told)
+        assert (alert.value, alert.detail[:9]) == (1, "KeyError ")
+    clock.advance(86_400)
+    with server(path, clock, told) as (monitor, one):
+        fail(monitor, KeyError)
+        fail(monitor, ValueError)
+        (alert,) = check(one, told)
+        assert (alert.value, alert.detail[:11]) == (1, "ValueError ")
+
+
+def of_others(path: Path) -> None:
+    note = json.loads(path.read_text())
+    note["seen_errors"]["first_seen"] = ["0123456789abcdef"]
+    path.write_text(json.dumps(note))
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def no_json(path: Path) -> None:
+    path.write_bytes(b"\xff{" * 1000)
+
+
+@pytest.mark.parametrize("damage", [of_others, no_json, a_folder, a_pipe])
+def test_a_memory_that_cannot_be_read_is_told_and_alerts_about_nothing_old(
+    path: Path, clock: ManualClock, told: list[Alert], damage: Callable[[Path], None]
+) -> None:
+    with server(path, clock, told) as (monitor, one):
+        fail(monitor, KeyError)
+        check(one, told)
+        clock.advance(400)
+        check(one, told)
+    damage(memory(path))
+    with server(path, clock, told) as (monitor, one):
+        fail(monitor, KeyError)
+        clock.advance(30)
+        assert check(one, told) == []
+        health = monitor.get_health()
+        assert health["status"] == "degraded"
+        assert health["components"]["alerts"].startswith("failing: which errors were seen before")
+        assert health["faults"] >= 1
+        clock.advance(3500)
+        fail(monitor, ValueError)
+        assert check(one, told) == []
+        clock.advance(300)
+        fail(monitor, OSError)
+        (alert,) = check(one, told)
+        assert (alert.value, alert.detail[:8]) == (1, "OSError ")
+        assert monitor.get_health()["components"]["alerts"] == "operational"
+
+
+def kind_of(key: int, first_at: float) -> ErrorKind:
+    times = first_at, first_at, first_at + 1e9, first_at + 1e9
+    return ErrorKind(StoredError(key, ErrorText("E"), 1, {}, *times, 1, 500, (), False))
+
+
+def test_the_memory_is_bounded_and_survives_a_clock_that_is_set_back() -> None:
+    seen = SeenErrors({"first_seen": {}, "old_before": 0.0}, 1e9)
+    for key in range(2, MOST_SEEN + 50):
+        seen.note([kind_of(key, 10.0), kind_of(2, 5.0)], 10.0, 1e9 + 10.0, 0.0)
+    saved = seen.saved()["first_seen"]
+    assert len(saved) == MOST_SEEN
+    assert f"{2:016x}" in saved  # as it was seen last, too
+    assert f"{3:016x}" not in saved
+    again = SeenErrors(seen.saved(), 1e9)
+    kinds = [kind_of(2, 100.0), kind_of(3, 100.0)]
+    again.note(kinds, 100.0, 1e9 - 5000.0, 0.0)
+    assert [kind.is_new(100.0, 300) for kind in kinds] == [False, True]
