@@ -47,9 +47,12 @@ class Watch:
         gone: The client has gone, by `receive` or `send`.
         has_trailers: The response ends with trailers.
         raised: The exception that the framework makes an answer of, or None.
+        user: The user, NOT_ASKED before that is asked for; set as the request's end is reported.
     """
 
-    __slots__ = ("first_byte", "gone", "has_trailers", "raised")
+    __slots__ = ("first_byte", "gone", "has_trailers", "raised", "user")
+
+    user: object
 
     def __init__(self) -> None:
         self.first_byte = 0.0
@@ -57,7 +60,7 @@ class Watch:
         self.raised: Raised | None = None
 
 
-NO_WATCH = Watch()
+NO_WATCH, NOT_ASKED = Watch(), object()
 
 
 class Measurement:
@@ -128,7 +131,8 @@ class Measurement:
             self.headers, self.watched = (), NO_WATCH
 
     def _report(self, outcome: State, error: BaseException | None) -> None:
-        watched = self.watched if self.state is WATCHED else Watch()
+        watched = self.watched = self.watched if self.state is WATCHED else Watch()
+        watched.user = NOT_ASKED
         first_byte, raised = watched.first_byte, watched.raised
         self.state = outcome
         carrier = self.carrier
@@ -155,21 +159,29 @@ class Measurement:
         if first_byte and outcome is not DISCONNECTED:
             self.count_stream(now, template, method)
         try:
-            user = self.user(carrier)
+            user = self._ask_user(watched, carrier)
             if user is not None:
                 recorder.user(user)
         except Exception:
             recorder.faults.report("the user resolver")
 
-    def evidence(self, carrier: MutableMapping[str, Any], wanted: tuple[str, ...]) -> Evidence:
-        """Return what the request says of itself, as it is captured; see `CapturedRequest`."""
-        watched: Watch | None = getattr(self, "watched", None)
-        user = None
-        if "user" in wanted:
+    def _ask_user(self, watched: Watch, carrier: MutableMapping[str, Any]) -> object | None:
+        """Return the user, who is asked for once; None where that fails."""
+        if watched.user is NOT_ASKED:
+            watched.user = None
             try:
-                user = self.user(carrier)
+                watched.user = self.user(carrier)
             except Exception:
                 self.recorder.faults.report("the user resolver")
+        return watched.user
+
+    def evidence(self, carrier: MutableMapping[str, Any], wanted: tuple[str, ...]) -> Evidence:
+        """Return what the request says of itself, as it is captured; see `CapturedRequest`."""
+        # Not set by the way of most requests, which has asked for the user before.
+        watched: Watch | None = getattr(self, "watched", None)
+        user = None
+        if watched is not None and "user" in wanted:
+            user = self._ask_user(watched, carrier)
         return Evidence(
             self.start,
             0.0 if watched is None else watched.first_byte,

@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -201,6 +202,59 @@ def test_what_was_asked_for_is_told(ask: Ask, clock: ManualClock) -> None:
             for row in monitor.get_slowest():
                 for name, text in expected.items():
                     assert row[name] == (text if name in names else None)  # type: ignore[literal-required]
+
+
+@pytest.mark.parametrize("user", ["ada", None])
+@pytest.mark.parametrize("status", [200, 503, None])
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_the_user_is_asked_for_once(
+    clock: ManualClock, user: str | None, status: int | None, is_stream: bool
+) -> None:
+    asked = []
+
+    def user_of(carrier: Mapping[str, Any]) -> str | None:
+        asked.append(carrier)
+        clock.advance(5)
+        return user
+
+    def wsgi_app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        clock.advance(2)
+        if status is None:
+            raise SoldOutError
+        start_response(f"{status} X", [])
+        return iter([b"a", b"b"]) if is_stream else [b"ab"]
+
+    async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
+        clock.advance(2)
+        if status is None:
+            raise SoldOutError
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        if is_stream:
+            await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        await send({"type": "http.response.body", "body": b"b"})
+
+    async def nothing(*_: object) -> dict[str, Any]:
+        return {}
+
+    with monitored(clock, capture=("user",)) as monitor:
+        environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/"}
+        with suppress(SoldOutError):
+            body = WSGIMetricsMiddleware(wsgi_app, monitor, user=user_of)(
+                environ,
+                lambda *_: bytes.join,  # type: ignore[arg-type]
+            )
+            list(body)
+            getattr(body, "close", list)()
+        scope = {"type": "http", "method": "PUT", "path": "/", "headers": []}
+        with suppress(SoldOutError):
+            asyncio.run(
+                ASGIMetricsMiddleware(asgi_app, monitor, user=user_of)(scope, nothing, nothing)
+            )
+        assert len(asked) == 2
+        rows = monitor.get_slowest()
+        assert [row["user"] for row in rows] == [user] * 2
+        assert {row["latency_ms"] for row in rows} == {2000.0}
+        assert monitor.get_active_users() == (1 if user else 0)
 
 
 def test_a_worker_tells_only_what_it_may(tmp_path: Path, clock: ManualClock) -> None:
