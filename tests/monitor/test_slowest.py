@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,8 @@ from kits.crew import SharedClock, crew
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
+from metricsmw.engine.recording import routes
+from metricsmw.engine.recording.slowness import percentile_99
 
 WINDOW, STEP, ROUTE_STEP = 60, 1.0, 6.0
 THRESHOLD = 2.0
@@ -122,6 +125,28 @@ def test_what_must_be_captured_is_and_nothing_else(
         assert len(due) < 256
         assert sorted(found) == sorted(due)
         assert [row[0] for row in found] == [row[0] for row in due]
+
+
+def test_the_percentile_is_worked_out_once_for_a_capture_at_most(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[float] = []
+
+    def counted(*where: Any) -> float:
+        found.append(percentile_99(*where))
+        return found[-1]
+
+    monkeypatch.setattr(routes, "percentile_99", counted)
+    with MetricsMonitor(window_seconds=WINDOW, clock=clock) as monitor:
+        for seconds, times in ((0.1, 1), (0.1, 0), (0.5, 1), (0.2, 1), (0.01, 0)):
+            found.clear()
+            monitor.record_request(1000 * seconds, method="GET", route="/a", status=200)
+            assert len(found) == times, seconds
+        clock.advance(ROUTE_STEP)  # the first one of the next step is captured, too
+        found.clear()
+        monitor.record_request(10.0, method="GET", route="/a", status=200)
+        assert len(found) == 1
+        assert len(monitor.get_slowest()) == 4
 
 
 def test_the_slowest_of_each_route_is_there_however_busy_another_is(

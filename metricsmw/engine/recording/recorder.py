@@ -707,12 +707,15 @@ class Recorder:
             """Return whether to capture a request: the slowest of its row in this step, or slow."""
             if routes is None or captures is None:
                 return False
-            slow_from = row.slow_from or routes.slow_from(row)
+            is_old = row.slow_from > 0.0  # and worked out anew with each capture
+            if not is_old:
+                routes.slow_from(row)
             if seconds <= row.step_max:
-                if seconds <= slow_from or not captures.may_take(now):
+                if seconds <= row.slow_from or not captures.may_take(now):
                     return False
                 captures.take(now)
-            routes.slow_from(row)
+            if is_old:
+                routes.slow_from(row)
             return True
 
         def capture_now(
