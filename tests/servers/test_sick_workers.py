@@ -60,10 +60,11 @@ def test_those_that_answer_nothing(server: Server, capsys: pytest.CaptureFixture
         rows = workers(server)
         sick = [row["pid"] for row in rows if row["state"] != "running"]
         assert [row["requests_in_flight"] for row in rows if row["pid"] in sick] == [1, 1]
-        # From outside they are seen as well.
+        # From outside they are seen as well, with the first look.
         assert main(["top", "--once", "--json", str(server.pid)]) == 0
         seen = json.loads(capsys.readouterr().out)["workers"]
         assert [row["pid"] for row in seen] == server.worker_pids()
+        assert [row["pid"] for row in seen if row["state"] != "running"] == sick
         for pid in sick:
             os.kill(pid, signal.SIGKILL)
     wait_until(lambda: states(server) == ["running"] * 3, "new workers")

@@ -21,6 +21,7 @@ from metricsmw.engine.workers.catalog import FoundServer
 from metricsmw.engine.workers.group import Group
 from metricsmw.engine.workers.membership import Membership
 from metricsmw.engine.workers.outside import CopiedJobs, OutsideGroup, OutsideSegment
+from metricsmw.engine.workers.sightings import read_sightings
 from metricsmw.engine.workers.surroundings import HERE, Surroundings
 
 # The settings that the header of a segment says.
@@ -79,11 +80,13 @@ class AttachedServer:
         with contextlib.closing(self.found.open()) as folder:
             group = self._group = OutsideGroup(folder, now, self.found.reason, self._here)
             self.jobs.copy(folder, group.flocks, now)
+            sightings = read_sightings(folder)
         settings = self._settings(group)
         if self._reader is None or self._reader.settings != settings:
             never = Membership(settings, self._clock, self.faults, lambda: None)
             never.is_measured = True  # whether it is cannot be seen from outside
             self._reader = Reader(settings, self._clock, never, self, self._here)
+        self._reader.workers.learn(sightings, now)
         reading = self._reader.read(routes=True)
         server = reading.server
         if server.damaged and not any(segment.alive for segment in server.segments):

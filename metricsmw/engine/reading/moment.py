@@ -173,7 +173,7 @@ class Reading:
         group, now, _ = self._moment
         period = Period(now, self._reader.settings.step)
         server = self._reader.server.read(group, period, routes=self._with_routes)
-        self._reader.workers.look(server)
+        self._reader.workers.look(server, group.directory)
         events = self._reader.member.events
         if events is not None:
             events.look(group, server.pids())

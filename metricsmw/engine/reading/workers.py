@@ -2,7 +2,8 @@
 
 Everything here is read from segments and from the system, by whoever reads: a worker that hangs is
 asked for nothing, and nothing waits for it. What a segment does not say, such as since when a
-request is in flight, is known from the readings before, which a `WorkerWatch` remembers.
+request is in flight, is known from the readings before, which a `WorkerWatch` remembers, and shares
+with the server's other readers.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from metricsmw.engine.reading.counts import Counts
 from metricsmw.engine.reading.server import ServerReading
@@ -20,10 +21,17 @@ from metricsmw.engine.storage.lanes import in_use
 from metricsmw.engine.storage.layout import Field
 from metricsmw.engine.storage.reader import SegmentReading, WorkerUsage
 from metricsmw.engine.storage.tables import READ_ERRORS
+from metricsmw.engine.workers.sightings import (
+    SHARE_SECONDS,
+    Sighting,
+    read_sightings,
+    write_sightings,
+)
 from metricsmw.engine.workers.surroundings import HERE, Surroundings
 from metricsmw.snapshot import iso_timestamp
 
 if TYPE_CHECKING:
+    from metricsmw.engine.directory import Directory
     from metricsmw.engine.reading.resources import WorkerKey, WorkerResources
 
 ON_DISK = "waits for a disk"
@@ -103,28 +111,10 @@ class WorkerRow(TypedDict):
     seen_seconds: float | None
 
 
-class _Sighting(NamedTuple):
-    """What was seen of a worker since it last finished a request.
-
-    Attributes:
-        worker: Which worker of its segment it is: its process id, and when it joined.
-        total: What it had counted, as lanes.
-        at: Monotonic time of the last reading.
-        since: Monotonic time of the first reading that saw no more of it than this.
-        busy_since: The same of requests in flight; None where there were none.
-        server_requests: What the server had counted then.
-    """
-
-    worker: tuple[int, float]
-    total: int
-    at: float
-    since: float
-    busy_since: float | None
-    server_requests: int
-
-
 class WorkerWatch:
     """Remembers of each worker since when it finishes no request, from one reading to the next.
+
+    Readers of one server share what they remember, so that a mark does not depend on who reads.
 
     Args:
         here: The system's facts about this process.
@@ -132,28 +122,42 @@ class WorkerWatch:
 
     def __init__(self, here: Surroundings = HERE) -> None:
         self.here = here
-        self._looks: dict[str, _Sighting] = {}
+        self._looks: dict[str, Sighting] = {}
+        self._shared_at = -inf
 
-    def look(self, server: ServerReading) -> None:
-        """Take note of a reading of now."""
-        now = server.period.now
-        looks = {}
-        for segment in server.segments:
-            if not segment.alive:
-                continue
-            before = self._looks.get(segment.name)
-            if before is not None and before.at > now:
-                looks[segment.name] = before  # another thread was faster
-                continue
-            worker, total = (segment.pid, segment.joined), segment.table.total
-            busy_since = now if segment.gauge(Field.IN_FLIGHT) else None
-            since, requests = now, server.total.requests
-            if before is not None and before.worker == worker and before.total == total:
-                since, requests = before.since, before.server_requests
-                if busy_since is not None and before.busy_since is not None:
-                    busy_since = before.busy_since
-            looks[segment.name] = _Sighting(worker, total, now, since, busy_since, requests)
+    def learn(self, sightings: Mapping[str, Sighting], now: float) -> None:
+        """Take over what other readers have seen by monotonic ``now``."""
+        looks = dict(self._looks)
+        for name, one in sightings.items():
+            if one.at <= now + SHARE_SECONDS:  # anything else is damage
+                looks[name] = one.plus(looks.get(name, one))
         self._looks = looks
+
+    def look(self, server: ServerReading, directory: Directory | None = None) -> None:
+        """Take note of a reading of now.
+
+        Args:
+            server: The reading.
+            directory: Where readers share what they have seen; None: there is no such place.
+        """
+        now, requests = server.period.now, server.total.requests
+        live = [segment for segment in server.segments if segment.alive]
+        shared: Mapping[str, Sighting] | None = None
+        if directory is not None and len(live) > 1 and now - self._shared_at >= SHARE_SECONDS:
+            self._shared_at = now
+            shared = read_sightings(directory)
+            self.learn(shared, now)
+        looks = {}
+        for segment in live:
+            counted = hash(segment.table.total)  # of a number: the same in all processes
+            busy_since = now if segment.gauge(Field.IN_FLIGHT) else None
+            one = Sighting(segment.pid, segment.joined, counted, now, now, busy_since, requests)
+            looks[segment.name] = one.plus(self._looks.get(segment.name, one))
+        self._looks = looks
+        if shared is None or directory is None:
+            return
+        if any(one.adds_to(shared.get(name)) for name, one in looks.items()):
+            write_sightings(directory, looks)
 
     def quiet_seconds(self, segment: SegmentReading, server: ServerReading) -> tuple[float, bool]:
         """Return for how long a worker has been seen to finish no request that it could.
@@ -164,7 +168,7 @@ class WorkerWatch:
         """
         look = self._looks.get(segment.name)
         now = server.period.now
-        if look is None or look.worker != (segment.pid, segment.joined):
+        if look is None or (look.pid, look.joined) != (segment.pid, segment.joined):
             return 0.0, False
         if look.busy_since is not None:
             return now - look.busy_since, True
@@ -206,10 +210,10 @@ class WorkerWatch:
 
     def _state(self, worker: _Worker, server: ServerReading) -> str:
         usage = worker.usage
-        if usage.pid_namespace != self.here.pid_namespace:
-            state = "unknown"
-        else:
-            state = STATES.get(self.here.state(usage.pid), "unknown")
+        letter = ""
+        if usage.pid_namespace == self.here.pid_namespace:
+            letter = self.here.state(usage.pid)
+        state = STATES.get(letter, "unknown")
         if state not in ("running", "unknown", ON_DISK):
             return state
         quiet, is_busy = self.quiet_seconds(worker.segment, server)
@@ -221,8 +225,8 @@ class WorkerWatch:
         if not is_busy:
             spins = cpu_pct is not None and cpu_pct >= SPINS_IDLE_CPU_PCT
             return "spins" if spins else state
-        if cpu_pct is None:
-            return "hangs"
+        if cpu_pct is None:  # not measured here so far; who reads is itself on a CPU
+            return "spins" if letter == "R" and usage.pid != os.getpid() else "hangs"
         return "spins" if cpu_pct >= SPINS_CPU_PCT else "waits"
 
 

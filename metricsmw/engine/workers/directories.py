@@ -57,8 +57,8 @@ SEGMENT = "worker-"
 LOCK = "lock"
 # All that workers write into the directory of a server; nothing else is ever removed from it.
 _NAME = (
-    r"(worker-\d+|history-\d+|reset|lock|events|(once|sent)-\w+\.(lock|turn|json)|started-[\d.e+-]+"
-    r"|token|told-\w+)"
+    r"(worker-\d+|history-\d+|reset|lock|events|sightings|(once|sent)-\w+\.(lock|turn|json)"
+    r"|started-[\d.e+-]+|token|told-\w+)"
 )
 OUR_NAMES = re.compile(rf"{_NAME}|\.{_NAME}\.[0-9a-f]{{16}}|new-(worker|reset|once-\w+\.lock)")
 HELD = "another process holds the server's lock for too long"

@@ -5,7 +5,7 @@ Only its owner can enter the directory (`directories` says where it is and when 
     worker-N   the segment of a worker, which holds an exclusive flock on it for its life
     token      what lets in where nobody has set a token; `token`
     reset      the states of all tables at the last reset; replaced as a whole
-    events     what happened to the server; replaced as a whole, see `events`
+    events     what happened to the server; replaced as a whole, as `sightings` of the workers is
     history-M  the minute history of the workers that keep M minutes
     lock       its flock is held by the worker that adopts a segment, resets, or writes the history
 

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -17,9 +18,12 @@ from kits.crew import SharedClock, crew, wait_until
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
+from metricsmw.engine.directory import make_directory
+from metricsmw.engine.faults import FaultLog
 from metricsmw.engine.reading.resources import ResourceSampler, WorkerResources
-from metricsmw.engine.reading.workers import WorkerRow
+from metricsmw.engine.reading.workers import WorkerRow, WorkerWatch
 from metricsmw.engine.storage.reader import SegmentReading, WorkerUsage
+from metricsmw.engine.workers.sightings import SIGHTINGS, read_sightings
 from metricsmw.engine.workers.surroundings import Surroundings
 
 STEP = 5.0
@@ -216,6 +220,81 @@ def test_requests_in_flight_and_none_finished(
     assert seen() == state
     monitor.recorder.cancel()
     assert seen() == "running"
+
+
+LOOKS = st.lists(
+    st.tuples(
+        st.sampled_from([1.0, 2.0, 7.0, 61.0]),  # since the look before
+        st.sampled_from(["begin", "end", "cancel", "work", ""]),
+        st.integers(0, 1),  # the worker
+        st.integers(0, 2),  # the reader
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=10)
+@given(LOOKS)
+def test_readers_in_turn_know_what_one_that_always_looks_does(looks: list[Any]) -> None:
+    clock = ManualClock()
+    begun: list[list[float]] = [[], []]
+    with server(2, clock) as monitors, TemporaryDirectory() as folder:
+        place = make_directory(Path(folder) / "shared")
+        readers, always = [WorkerWatch() for _ in range(3)], WorkerWatch()
+        for pause, event, worker, reader in looks:
+            clock.advance(pause)
+            recorder = monitors[worker].recorder
+            if event == "begin":
+                begun[worker].append(recorder.begin())
+            elif event == "work":
+                work(monitors[worker], 25)
+            elif event and begun[worker]:
+                start = begun[worker].pop()
+                recorder.cancel() if event == "cancel" else recorder.end(start, 200, "/", "GET")
+            reading = monitors[0].read().server
+            readers[reader].look(reading, place)
+            always.look(reading)
+            for segment in reading.segments:
+                known = always.quiet_seconds(segment, reading)
+                assert readers[reader].quiet_seconds(segment, reading) == known
+
+
+def test_a_worker_is_marked_by_one_that_looks_for_the_first_time(
+    used: list[WorkerResources | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock()
+    used.append(WorkerResources(99.0, 2**20, 99.0, 1.0))
+    monkeypatch.setattr(FaultLog, "report", pytest.fail)
+    with server(4, clock) as monitors:
+        directory = monitors[0].directory
+        assert directory is not None
+        file = directory / SIGHTINGS
+        clock.advance(2)  # as they have looked to see that all are there
+        monitors[3].recorder.begin()
+        seen = []
+        for reader in (0, 1, 2):
+            seen.append(sorted(row["state"] for row in monitors[reader].get_workers()))
+            clock.advance(3)
+        assert seen == [["running"] * 4] * 2 + [["running"] * 3 + ["spins"]]
+        # Nothing has changed, and so nothing is written.
+        before = file.stat()
+        for _ in range(3):
+            monitors[0].get_workers()
+            clock.advance(2)
+        assert file.stat().st_ino == before.st_ino
+        assert before.st_mode & 0o777 == 0o600
+        for damage in (
+            b"",
+            b"[]",
+            b'{"worker-0": [1, 2]}',
+            b'{"worker-3": [1, 2, 3, 4, 5, 6, []]}',
+        ):
+            file.write_bytes(damage)
+            clock.advance(2)
+            assert "spins" in [row["state"] for row in monitors[0].get_workers()]
+            assert read_sightings(make_directory(directory)).keys() == {
+                f"worker-{number}" for number in range(4)
+            }
 
 
 def test_a_disk_that_does_not_answer(
