@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -129,6 +131,32 @@ def test_one_that_breaks_off_is_an_error_of_the_same_latency(
     snapshot = monitor.get_current_snapshot()
     assert (snapshot.total_errors, snapshot.requests_in_flight) == (1, 0)
     assert snapshot.latency_max_ms == pytest.approx(100, rel=0.011)
+
+
+@both
+@pytest.mark.parametrize("headers", [[("Content-Type", EVENTS)], []])
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_a_captured_one_is_found_in_the_cell_that_counts_it(
+    monitor: MetricsMonitor,
+    clock: ManualClock,
+    serve: Serve,
+    headers: Sequence[tuple[str, str]],
+    is_broken: bool,
+) -> None:
+    with suppress(RuntimeError):
+        serve(monitor, clock, headers, is_broken)
+    clock.advance(60)
+    (one,) = monitor.get_slowest()
+    heatmap = monitor.get_heatmap()
+    ((step, (bucket, count)),) = [
+        (step, cell) for step in heatmap["steps"] for cell in step["cells"]
+    ]
+    end, ended = (
+        datetime.fromisoformat(text).timestamp() for text in (step["timestamp"], one["ended"])
+    )
+    assert end - heatmap["step_seconds"] < ended <= end
+    assert count == 1
+    assert 2 ** ((bucket - 1) / 4) < one["latency_ms"] / 1000 <= 2 ** (bucket / 4)
 
 
 @both

@@ -54,6 +54,7 @@ ROUTE = [
 ]
 SLOW_REQUEST = [
     "timestamp",
+    "ended",
     "method",
     "route",
     "status",

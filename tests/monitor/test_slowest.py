@@ -177,6 +177,7 @@ def test_what_it_says_and_what_can_be_asked_for(clock: ManualClock) -> None:
         first, second, third = monitor.get_slowest()
         assert first == {
             "timestamp": "2023-11-14T22:13:19.997500+00:00",
+            "ended": "2023-11-14T22:13:20.000000+00:00",
             "method": "GET",
             "route": "/a",
             "status": 200,

@@ -16,12 +16,14 @@ USUAL_SLOWEST, MAX_SLOWEST = 50, 1000
 class SlowRequest(TypedDict):
     """One captured request; what is not known, or not to be told, is None.
 
-    ``timestamp``: when it began. ``requests_in_flight``: in its worker, as it began, itself
+    ``timestamp``: when it began. ``ended``: when it was counted, as it ended: of a stream of events
+    long after what its latency says. ``requests_in_flight``: in its worker, as it began, itself
     included. ``error``: the type of the exception that escaped. ``span_id``: of the request itself
     where OpenTelemetry traces it in this process, else of its caller.
     """
 
     timestamp: str
+    ended: str
     method: str
     route: str
     status: int | None
@@ -41,6 +43,8 @@ class SlowRequest(TypedDict):
 def slowest(
     captures: Iterable[Capture],
     told: Collection[str],
+    now: float,
+    wall: float,
     route: str | None = None,
     method: str | None = None,
     limit: int = USUAL_SLOWEST,
@@ -50,6 +54,8 @@ def slowest(
     Args:
         captures: Those of all workers.
         told: What may be told of "path", "query" and "user".
+        now: Monotonic time of the reading.
+        wall: Unix time of it.
         route: Only those of this route, as the per-route table names it; None: of any.
         method: Only those with this method, likewise.
         limit: At most so many, 1 to 1000.
@@ -65,12 +71,13 @@ def slowest(
         if route in (None, one.name.route) and method in (None, one.name.method)
     ]
     found.sort(key=lambda one: (-one.seconds, -one.ended))
-    return [_row(one, told) for one in found[:limit]]
+    return [_row(one, told, wall - max(now - one.ended, 0.0)) for one in found[:limit]]
 
 
-def _row(one: Capture, told: Collection[str]) -> SlowRequest:
+def _row(one: Capture, told: Collection[str], ended: float) -> SlowRequest:
     return {
         "timestamp": iso_timestamp(one.time),
+        "ended": iso_timestamp(max(ended, 0.0)),
         "method": one.name.method,
         "route": one.name.route,
         "status": one.status or None,

@@ -328,7 +328,7 @@ class Reading:
     ) -> list[SlowRequest]:
         """Return the captured requests of the window, slowest first; see `captures.slowest`."""
         told = self._reader.settings.capture
-        return slowest(self.server.captures, told, route, method, limit)
+        return slowest(self.server.captures, told, self.now, self.wall, route, method, limit)
 
     @lazy
     def step_table(self) -> StepTable:
