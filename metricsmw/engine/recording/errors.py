@@ -21,7 +21,6 @@ from metricsmw.engine.storage.errors import (
     ErrorCells,
     ErrorText,
     error_rows,
-    packed_route,
 )
 from metricsmw.engine.storage.keys import (
     METHODS,
@@ -158,9 +157,7 @@ class ErrorRecorder:
             if segment is not self._segment:
                 self._adopt(segment)
             row = self._rows.get(found.key) or self._add(found, reset_at)
-            row.count(
-                now, wall, reset_at, os.getpid(), status, packed_route(name.method, name.route)
-            )
+            row.count(now, wall, reset_at, os.getpid(), status, name.text())
 
     def _adopt(self, segment: Segment) -> None:
         """Go on with the rows of a segment."""

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
-from metricsmw.engine.storage.keys import LENGTH_BYTES, pack_text, unpack_text, user_key
+from metricsmw.engine.storage.keys import LENGTH_BYTES
 from metricsmw.engine.storage.layout import BIAS, ERROR_BYTES, error_shape
 from metricsmw.engine.storage.tables import (
     ATTEMPTS,
@@ -27,7 +27,7 @@ from metricsmw.engine.storage.tables import (
 
 MINUTE = 60.0
 MINUTES = 60  # of the last hour, the one in progress included
-MAX_ROUTES, ROUTE_BYTES = 6, 128
+MAX_ROUTES, ROUTES_BYTES = 6, 768
 MOST_TIME = 2.0**53
 MOST_UNIX_TIME = 2.0**37  # of the year 6325
 MOST_LINE = MOST_PID = 2**31
@@ -54,7 +54,7 @@ class Cell(IntEnum):
 
 
 ROUTES_OFFSET = (Cell.MINUTES + 2 * MINUTES) * 8
-TEXT_OFFSET = ROUTES_OFFSET + MAX_ROUTES * ROUTE_BYTES
+TEXT_OFFSET = ROUTES_OFFSET + ROUTES_BYTES
 TEXT_BYTES = ERROR_BYTES - TEXT_OFFSET
 
 
@@ -150,17 +150,6 @@ def _whole(number: int) -> int:
 def _plain(text: str) -> str:
     """Return a text that can be encoded."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def packed_route(method: str, route: str) -> bytes:
-    """Return a route's stored form; a long template is shortened and keeps apart by its hash."""
-    text = _plain(f"{method} {route}")
-    room = ROUTE_BYTES - LENGTH_BYTES
-    raw = text.encode()
-    if len(raw) > room:
-        tail = f"…{user_key(text):016x}".encode()
-        text = raw[: room - len(tail)].decode("utf-8", "ignore") + tail.decode()
-    return pack_text(text)
 
 
 class StoredError(NamedTuple):
@@ -282,15 +271,6 @@ def _parsed(row: bytes, since: float, reset_at: float) -> StoredError | None:
         for (minute, before), end in zip(begins, ends, strict=True)
         if end > before
     }
-    routes = tuple(
-        filter(
-            None,
-            (
-                unpack_text(row[place : place + ROUTE_BYTES])
-                for place in range(ROUTES_OFFSET, TEXT_OFFSET, ROUTE_BYTES)
-            ),
-        )
-    )
     is_older = cells[Cell.FIRST_AT] < reset_at
     return StoredError(
         key=int.from_bytes(row[Cell.KEY * 8 : (Cell.KEY + 1) * 8], "little"),
@@ -303,9 +283,23 @@ def _parsed(row: bytes, since: float, reset_at: float) -> StoredError | None:
         last_seen=cells[Cell.LAST_SEEN],
         pid=int(cells[Cell.PID]),
         status=int(cells[Cell.STATUS]),
-        routes=routes,
+        routes=tuple(
+            bytes(row[start:end]).decode("utf-8", "replace") for start, end in _routes(row)
+        ),
         has_more_routes=bool(cells[Cell.MORE_ROUTES]),
     )
+
+
+def _routes(row: bytes | memoryview) -> Iterator[tuple[int, int]]:
+    """Yield where the text of each of a row's routes begins and ends, as far as they are there."""
+    end = ROUTES_OFFSET
+    for _ in range(MAX_ROUTES):
+        start = end + LENGTH_BYTES
+        length = int.from_bytes(row[end:start], "little")
+        end = start + length
+        if not length or end > TEXT_OFFSET:
+            return
+        yield start, end
 
 
 class ErrorCells:
@@ -356,8 +350,7 @@ class ErrorCells:
         cells = self._cells
         cells[Cell.FIRST_AT], cells[Cell.FIRST_SEEN] = now, wall
         cells[Cell.MORE_ROUTES] = 0.0
-        for place in range(ROUTES_OFFSET, TEXT_OFFSET, ROUTE_BYTES):
-            self._view[place : place + LENGTH_BYTES] = bytes(LENGTH_BYTES)
+        self._view[ROUTES_OFFSET : ROUTES_OFFSET + LENGTH_BYTES] = bytes(LENGTH_BYTES)
 
     def count(
         self, now: float, wall: float, reset_at: float, pid: int, status: int, route: bytes
@@ -370,7 +363,7 @@ class ErrorCells:
             reset_at: Monotonic time of the server's last reset.
             pid: This process.
             status: The answer's status; 0: none was made.
-            route: The route, packed.
+            route: The route: method, space, template.
         """
         cells, lane = self._cells, self._lane
         cells[Cell.SEQUENCE] += 1.0
@@ -392,15 +385,22 @@ class ErrorCells:
 
     def _add(self, route: bytes) -> None:
         """Note a route, if there is room and it is not noted yet."""
-        for place in range(ROUTES_OFFSET, TEXT_OFFSET, ROUTE_BYTES):
-            known = self._view[place : place + len(route)]
-            if known[:LENGTH_BYTES] == bytes(LENGTH_BYTES):
-                known[LENGTH_BYTES:] = route[LENGTH_BYTES:]
-                known[:LENGTH_BYTES] = route[:LENGTH_BYTES]
+        view, count, place = self._view, 0, ROUTES_OFFSET
+        for start, end in _routes(view):
+            if view[start:end] == route:
                 return
-            if known == route:
-                return
-        self._cells[Cell.MORE_ROUTES] = 1.0
+            count, place = count + 1, end
+        start = place + LENGTH_BYTES
+        end = start + len(route)
+        if count == MAX_ROUTES or end > TEXT_OFFSET:
+            self._cells[Cell.MORE_ROUTES] = 1.0
+            return
+        view[start:end] = route
+        # What follows is of no route; the length goes last, as it makes the text count.
+        view[end : min(end + LENGTH_BYTES, TEXT_OFFSET)] = bytes(
+            min(LENGTH_BYTES, TEXT_OFFSET - end)
+        )
+        view[place:start] = len(route).to_bytes(LENGTH_BYTES, "little")
 
 
 def error_rows(view: memoryview, rows: int) -> Iterator[ErrorCells]:

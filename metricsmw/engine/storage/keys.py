@@ -80,13 +80,18 @@ class Name(NamedTuple):
     route: str
     times: Times = Times.ALL
 
-    def pack(self) -> bytes:
-        """Return its stored form; a long template is shortened and keeps apart by its hash."""
+    def text(self) -> bytes:
+        """Return the text; a long template is shortened and keeps apart by its hash."""
         raw = f"{self.method} {self.route}".encode("utf-8", "backslashreplace")
         room = NAME_BYTES - LENGTH_BYTES - 1
         if len(raw) > room:
             tail = f"…{user_key(self.route):016x}".encode()
             raw = raw[: room - len(tail)].decode("utf-8", "ignore").encode() + tail
+        return raw
+
+    def pack(self) -> bytes:
+        """Return its stored form."""
+        raw = self.text()
         return len(raw).to_bytes(LENGTH_BYTES, "little") + bytes([self.times]) + raw
 
     @classmethod

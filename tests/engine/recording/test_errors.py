@@ -230,11 +230,34 @@ def test_further_kinds_share_one_and_a_reset_makes_room() -> None:
 def test_routes_of_a_kind_are_bounded() -> None:
     monitor = MetricsMonitor()
     for number in range(MAX_ROUTES + 3):
-        fail(monitor, KeyError, f"/{number}" * 100)
+        fail(monitor, KeyError, f"/{number}" * 50)
     (row,) = monitor.get_errors()
     assert len(row["routes"]) == MAX_ROUTES + 1
     assert row["routes"][-1] == "<other>"
     assert len({*row["routes"]}) == MAX_ROUTES + 1
+
+
+LONG = st.text(st.sampled_from("/aé…\udc80\x1b"), min_size=100, max_size=600)
+
+
+@settings(max_examples=20)
+@given(st.lists(LONG, min_size=1, max_size=8, unique=True))
+def test_a_route_has_one_name_everywhere(routes: list[str]) -> None:
+    with MetricsMonitor() as monitor:
+        recorder, errors = monitor.recorder, monitor.recorder.errors
+        for route in routes:
+            recorder.fail(
+                recorder.begin(), 500, route, "GET", errors.raised(KeyError(), 500, route, "GET")
+            )
+        names = {f"{row['method']} {row['route']}" for row in monitor.get_routes()}
+        assert {f"{row['method']} {row['route']}" for row in monitor.get_slowest()} == names
+        (row,) = monitor.get_errors()
+        told = {*row["routes"]}
+        is_cut = "<other>" in told  # as there was no room for all
+        told.discard("<other>")
+        assert told <= names
+        assert told
+        assert is_cut == (told != names)
 
 
 def test_orders_and_limits() -> None:
