@@ -17,7 +17,7 @@ export class Alerts {
   #seen = ""; // the states of which the past alerts were asked for
   #past = [];
 
-  /** `happened(text, kind)` notes what changed; `fires(count)` that so many rules fire; `toErrors(route)` leads to the errors. */
+  /** `happened(text, kind)` notes what changed; `fires(count)` that so many rules fire; `toErrors(route)` leads to the errors, those of clients included. */
   constructor({ section, list, count, happened, fires, base, dialog, toErrors }) {
     this.#section = section;
     this.#list = list;

@@ -129,7 +129,7 @@ const errors = new Errors({ section: find("errors"), count: find("errors-count")
 
 // --- updates -------------------------------------------------------------------------------------
 
-const alerts = new Alerts({ section: find("alerts"), list: find("alerts-list"), count: find("alerts-count"), happened, fires, base, dialog: find("silence-dialog"), toErrors: (route) => errors.goTo(route) });
+const alerts = new Alerts({ section: find("alerts"), list: find("alerts-list"), count: find("alerts-count"), happened, fires, base, dialog: find("silence-dialog"), toErrors: (route) => errors.goTo(route) || routes.goToErrors(route) });
 const events = new Events({ list: find("events"), none: find("no-events") });
 const fields = [...document.querySelectorAll("[data-field]")];
 const spanNames = [...document.querySelectorAll(".of-window")];

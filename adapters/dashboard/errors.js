@@ -25,15 +25,16 @@ export class Errors {
     if (told) this.#show(told);
   }
 
-  /** Lead to the latest exception, of a route where one is given, and open it. */
+  /** Lead to the latest exception, of a route where one is given, and open it; return whether there is any. */
   goTo(route) {
     const rows = [...this.#list.children].map((element) => this.#rows.get(element.dataset.key));
     const fitting = rows.filter(({ told }) => !route || told.routes.some((name) => name.endsWith(` ${route}`)));
-    const one = fitting.find(({ told }) => told.where) ?? fitting[0] ?? rows[0];
-    if (!one) return;
+    const one = fitting.find(({ told }) => told.where) ?? fitting[0];
+    if (!one) return false;
     one.element.querySelector("details").open = true;
     one.element.querySelector("summary").focus({ preventScroll: true });
     one.element.scrollIntoView({ block: "start" });
+    return true;
   }
 
   #show({ errors, kinds }) {

@@ -109,6 +109,20 @@ export class Routes {
     for (const detail of this.#open.values()) if (detail?.row.isConnected) detail.refresh(this.zoom);
   }
 
+  /** Lead to the row with most errors, of a route where one is given, and open it. */
+  goToErrors(route) {
+    const fitting = (this.#all ?? []).filter((row) => !route || row.route === route).sort((a, b) => byErrors(a, b, false));
+    const key = fitting.length ? nameOf(fitting[0]) : "";
+    if (key && !this.#elements.has(key)) {
+      this.#input.value = "";
+      this.#input.dispatchEvent(new Event("input")); // the filter hides it
+    }
+    const one = this.#elements.get(key);
+    if (one && !this.#open.has(key)) this.#toggle(key);
+    (one?.button ?? this.#input).focus({ preventScroll: true });
+    (one?.row ?? this.#input).scrollIntoView({ block: "start" });
+  }
+
   restyle() {
     for (const detail of this.#open.values()) detail?.restyle();
   }

@@ -276,9 +276,18 @@ def test_alerts_show(watched: Server, window: Window, axe: str) -> None:
     until(page, lambda: "2 rules" in count.inner_text(), "the rules")
     assert count.inner_text() == "none firing · 2 rules"
     assert page.locator("#alerts-list li").count() == 0
+    firing = page.locator("#alerts-list li.firing")
+    # Where clients err there is no kind of error: the link leads to the route that has most.
+    for _ in range(3):
+        watched.get("/nowhere")
+    stray = page.locator(".routes").get_by_role("button", name="<unmatched>")
+    expect(stray).to_be_visible()
+    firing.get_by_role("button", name="Errors").click()
+    expect(stray).to_be_focused()
+    expect(stray).to_have_attribute("aria-expanded", "true")
+    stray.click()
     for _ in range(3):
         watched.get("/fail")
-    firing = page.locator("#alerts-list li.firing")
     expect(firing).to_have_count(1)
     expect(page.locator("#alerts-list li.pending")).to_have_count(1)
     (row,) = (
@@ -328,7 +337,7 @@ def test_alerts_show(watched: Server, window: Window, axe: str) -> None:
     assert silence["type"] == "ERROR_RATE"
     firing.get_by_role("button", name="End").click()
     expect(firing).not_to_contain_text("silenced until")
-    for _ in range(5):
+    for _ in range(9):
         watched.get("/ok")
     until(page, lambda: "Alert over: ERROR_RATE" in happened(page), "its end")
     expect(firing).to_have_count(0)
