@@ -18,7 +18,7 @@ const COLUMNS = [
   { key: "last_request_seconds", label: "Last request", format: ago },
   { key: "seen_seconds", label: "Last seen", format: ago },
 ];
-// What is said of a worker by its mark.
+// What the mark of a worker says.
 const SAID = {
   stopped: "It was stopped (SIGSTOP).",
   traced: "A debugger holds it.",
@@ -28,6 +28,7 @@ const SAID = {
   waits: "It has requests in flight, waits, and finishes none.",
   hangs: "It has requests in flight, and finishes none.",
 };
+const WORSE = "▲"; // marks a number of a worker
 const CALM = ["running", "unknown"];
 const MOST_ROWS = 200;
 
@@ -36,6 +37,7 @@ export class Workers {
   #count;
   #question;
   #body = make("tbody");
+  #notes = make("dl", { class: "notes", hidden: "" }); // what the marks say
   #rows = new Map(); // by process id: {element, cells}
 
   /** `card`: a details element; `count` says how many there are, and how many are marked. */
@@ -45,6 +47,7 @@ export class Workers {
     this.#question = new Question(base);
     const head = make("tr", {}, ...COLUMNS.map(({ label }) => make("th", { scope: "col" }, label)));
     table.append(make("table", { class: "own workers" }, make("thead", {}, head), this.#body));
+    table.after(this.#notes);
     card.addEventListener("toggle", () => this.refresh());
   }
 
@@ -73,6 +76,18 @@ export class Workers {
     const sick = marked.length ? `, ${marked.length} marked` : "";
     write(this.#count, `${rows.length} ${rows.length === 1 ? "process" : "processes"}${sick}${more}`);
     this.#count.classList.toggle("problem", marked.length > 0);
+    this.#explain(shown);
+  }
+
+  /** Say below the table what those marks say that it has. */
+  #explain(rows) {
+    const marks = Object.entries(SAID).filter(([state]) => rows.some((row) => row.state === state));
+    if (rows.some(({ differs }) => differs.length)) marks.push([WORSE, "Worse than its siblings."]);
+    const key = marks.map(([mark]) => mark).join();
+    if (this.#notes.dataset.of === key) return;
+    this.#notes.dataset.of = key;
+    this.#notes.hidden = !marks.length;
+    this.#notes.replaceChildren(...marks.map(([mark, text]) => make("div", {}, make("dt", {}, mark), make("dd", {}, text))));
   }
 
   #add(pid) {
@@ -93,11 +108,8 @@ function fill({ element, cells }, row) {
   COLUMNS.forEach(({ key, format }, index) => {
     const cell = cells[index];
     const differs = row.differs.includes(key);
-    write(cell, row[key] === null ? NONE : `${differs ? "▲ " : ""}${format(row[key])}`);
+    write(cell, row[key] === null ? NONE : `${differs ? `${WORSE} ` : ""}${format(row[key])}`);
     cell.classList.toggle("differs", differs);
-    if (key === "state" && SAID[row.state]) cell.title = SAID[row.state];
-    else if (differs) cell.title = "Worse than its siblings.";
-    else cell.removeAttribute("title");
   });
 }
 

@@ -32,9 +32,12 @@ def test_a_stopped_worker_is_marked_and_comes_first(anew: Server, window: Window
         expect(rows.first.locator("th")).to_have_text(str(pid))
         expect(sick.locator("[data-key=state]")).to_have_text("stopped")
         expect(page.locator("#workers-count")).to_have_text("4 processes, 1 marked")
+        notes = page.locator("#workers").get_by_role("definition")
+        expect(notes).to_have_text(["It was stopped (SIGSTOP)."])
     finally:
         os.kill(pid, signal.SIGCONT)
     expect(page.locator("#workers-table .sick")).to_have_count(0)
+    expect(notes).to_have_count(0)
 
     page.locator("#workers summary").click()
     asked = window.asked("workers")
