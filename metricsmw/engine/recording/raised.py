@@ -8,16 +8,19 @@ one kind at any depth. Where no function of the app took part, the innermost one
 
 from __future__ import annotations
 
+import builtins
 import sys
 import sysconfig
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metricsmw.engine.storage.errors import OTHER_KEY, ErrorText, Frame
 from metricsmw.engine.storage.keys import user_key
 
 if TYPE_CHECKING:
-    from types import CodeType, TracebackType
+    from types import CodeType, FrameType, TracebackType
 
 OUTERMOST, INNERMOST = 12, 24  # frames of a traceback that are kept
 MOST_WALKED = 10_000  # frames of a traceback that are looked at
@@ -88,8 +91,8 @@ class Raised(NamedTuple):
             error: The exception.
             with_message: Keep its message, too.
         """
-        walked = _walk(error.__traceback__)
-        name = type_name(error)
+        name, told = _told(error)
+        walked = _walk(told)
         last = [(place.module, place.function) for place in walked.frames[-3:]]
         places = "\n".join(f"{module}\0{function}" for module, function in walked.own or last)
         text = ErrorText(
@@ -110,7 +113,7 @@ class Raised(NamedTuple):
                 return False
             if id(error) == known.number and Identity.of(error) == known:
                 return True
-            error = error.__cause__ or error.__context__
+            error = _handled(error)
         return False
 
     def in_status(self, code: int) -> int:
@@ -123,7 +126,7 @@ class Raised(NamedTuple):
 
 
 class Walked(NamedTuple):
-    """What a traceback has.
+    """What a traceback has, or several one behind the other.
 
     Attributes:
         frames: The frames that are kept, without our own.
@@ -139,17 +142,86 @@ class Walked(NamedTuple):
 Seen = tuple["CodeType", int, str, bool]  # of a frame: code, line, module, whether it is the app's
 
 
-def _walk(trace: TracebackType | None) -> Walked:
+def _told(error: BaseException) -> tuple[str, list[BaseException]]:
+    """Return the name of an exception, and those whose frames tell of it: one behind the other.
+
+    The app's own exception, which a framework has caught and made this one of, tells more of it; so
+    does the first one in a group.
+    """
+    name, found = type_name(error), [error]
+    for _ in range(MOST_CAUSES):
+        if isinstance(error, _groups()):
+            error, form = error.exceptions[0], "{}[{}]"
+        elif (cause := _wrapped(error)) is not None:
+            error, form = cause, "{} from {}"
+        else:
+            break
+        found.append(error)
+        name = form.format(name, type_name(error))
+    return name, found
+
+
+def _groups() -> tuple[Any, ...]:
+    """Return the classes of groups of exceptions: Python's since 3.11, and that of its backport."""
+    places = (builtins, sys.modules.get("exceptiongroup"))
+    kinds = (getattr(place, "BaseExceptionGroup", None) for place in places)
+    return tuple(kind for kind in kinds if kind is not None)
+
+
+def _wrapped(error: BaseException) -> BaseException | None:
+    """Return the app's exception that a framework has caught, and raised this one instead."""
+    cause = _handled(error)
+    for _ in range(MOST_CAUSES):
+        if cause is None or cause.__traceback__ is None:
+            return None
+        catcher = cause.__traceback__.tb_frame  # the first frame is the one that has caught it
+        if _is_own(catcher) or _is_own_after(error, catcher):
+            return None
+        if _walk([cause]).own:
+            return cause
+        cause = _handled(cause)
+    return None
+
+
+def _is_own_after(error: BaseException, frame: FrameType) -> bool:
+    """Return whether an exception went through the app's functions further in than this frame."""
+    found = False
+    for trace in islice(_frames([error]), MOST_WALKED):
+        found = trace.tb_frame is not frame and (found or _is_own(trace.tb_frame))
+    return found
+
+
+def _is_own(frame: FrameType) -> bool:
+    return is_own_file(frame.f_code.co_filename) and not _module_of(frame).startswith(OURS)
+
+
+def _module_of(frame: FrameType) -> str:
+    module = frame.f_globals.get("__name__")
+    return module if isinstance(module, str) else ""
+
+
+def _handled(error: BaseException) -> BaseException | None:
+    """Return the exception in whose handling one was raised."""
+    cause = error.__cause__  # which may be false, or refuse to say
+    return error.__context__ if cause is None else cause
+
+
+def _frames(errors: list[BaseException]) -> Iterator[TracebackType]:
+    for error in errors:
+        trace = error.__traceback__
+        while trace is not None:
+            yield trace
+            trace = trace.tb_next
+
+
+def _walk(errors: list[BaseException]) -> Walked:
     first: list[Seen] = []
     last: deque[Seen] = deque(maxlen=INNERMOST)
     own: dict[tuple[str, str], None] = {}
     count = 0
-    for _ in range(MOST_WALKED):
-        if trace is None:
-            break
+    for trace in islice(_frames(errors), MOST_WALKED):
         frame = trace.tb_frame
-        code, module = frame.f_code, frame.f_globals.get("__name__")
-        module = module if isinstance(module, str) else ""
+        code, module = frame.f_code, _module_of(frame)
         if not module.startswith(OURS):
             is_own = is_own_file(code.co_filename)
             seen = code, trace.tb_lineno or 0, module, is_own
@@ -160,7 +232,6 @@ def _walk(trace: TracebackType | None) -> Walked:
                 last.append(seen)
             if is_own and len(own) < MOST_OWN:
                 own[module, _name_of(code)] = None
-        trace = trace.tb_next
     kept = tuple(
         Frame(
             _tail(code.co_filename, MOST_FILE),

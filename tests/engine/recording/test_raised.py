@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import sys
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -85,6 +87,89 @@ def test_functions_of_packages_tell_kinds_apart_where_there_are_no_others() -> N
     assert foreign.text.frames
     assert not any(frame.is_own for frame in foreign.text.frames)
     assert foreign.key != Raised.of(error.with_traceback(trace)).key
+
+
+def package(name: str, code: str) -> dict[str, object]:
+    """What a module of a package defines."""
+    space: dict[str, object] = {"__name__": name}
+    exec(compile(code, f"/usr/lib/python3/site-packages/{name}/app.py", "exec"), space)
+    return space
+
+
+WRAPPING = """
+class StreamError(Exception): pass
+def fail():
+    raise StreamError
+def run(function, kind=StreamError):
+    try:
+        function()
+    except Exception as error:
+        raise kind("it broke") from error
+def handle(function, handler):
+    try:
+        function()
+    except Exception:
+        handler()
+def end(function):
+    try:
+        function()
+    except Exception as error:
+        try:
+            raise error
+        except Exception:
+            raise StreamError
+"""
+
+
+def test_where_a_framework_has_raised_it_the_apps_own_is_told() -> None:
+    framework: Any = package("framework", WRAPPING)
+    for run in (framework["run"], framework["end"]):
+        found = of(run, fail)
+        assert found.text.type == "framework.StreamError from KeyError"
+        assert found.text.frames[-1].function == "fail"
+        assert found.key == of(run, fail).key
+        assert found.key != of(run, compiled(0)).key
+    error = caught(framework["run"], fail)
+    assert Raised.of(error).led_to(error)
+    # Nor where the app's own handler of it fails, by itself or in a package.
+    for handler in (compiled(0), lambda: framework["fail"]()):
+        kind = of(framework["handle"], fail, handler).text.type
+        assert kind in ("KeyError", "framework.StreamError")
+    # What the app itself has caught is its own affair.
+    for function in (compiled_from, lambda: compiled_from(framework["fail"])):
+        assert "from" not in of(function).text.type
+
+    class FalseError(Exception):
+        def __bool__(self) -> bool:
+            raise TypeError
+
+    def false() -> None:
+        raise FalseError
+
+    assert of(framework["run"], false).text.frames[-1].function.endswith("false")
+
+
+def compiled_from(function: Callable[[], object] | None = None) -> None:
+    try:
+        fail()
+    except KeyError as error:
+        if function is not None:
+            function()
+        raise RuntimeError from error
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="there are no groups")
+def test_a_group_is_told_by_the_first_in_it() -> None:
+    def group(*kinds: type[Exception]) -> None:
+        raise builtins.ExceptionGroup("two", [caught(fail, kind) for kind in kinds])  # type: ignore[attr-defined]
+
+    found = of(group, KeyError, TypeError)
+    assert found.text.type == "ExceptionGroup[KeyError]"
+    functions = [frame.function.rpartition(".")[2] for frame in found.text.frames]
+    assert functions[-2:] == ["caught", "fail"]
+    assert "group" in functions
+    assert found.key == of(group, KeyError, ValueError).key
+    assert found.key != of(group, TypeError, KeyError).key
 
 
 @pytest.mark.parametrize(
