@@ -14,7 +14,7 @@ import sysconfig
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from metricsmw.engine.storage.errors import OTHER_KEY, ErrorText, Frame
 from metricsmw.engine.storage.keys import user_key
@@ -150,8 +150,8 @@ def _told(error: BaseException) -> tuple[str, list[BaseException]]:
     """
     name, found = type_name(error), [error]
     for _ in range(MOST_CAUSES):
-        if isinstance(error, _groups()):
-            error, form = error.exceptions[0], "{}[{}]"
+        if (first := _first_in(error)) is not None:
+            error, form = first, "{}[{}]"
         elif (cause := _wrapped(error)) is not None:
             error, form = cause, "{} from {}"
         else:
@@ -161,11 +161,22 @@ def _told(error: BaseException) -> tuple[str, list[BaseException]]:
     return name, found
 
 
-def _groups() -> tuple[Any, ...]:
-    """Return the classes of groups of exceptions: Python's since 3.11, and that of its backport."""
-    places = (builtins, sys.modules.get("exceptiongroup"))
-    kinds = (getattr(place, "BaseExceptionGroup", None) for place in places)
-    return tuple(kind for kind in kinds if kind is not None)
+def _first_in(error: BaseException) -> BaseException | None:
+    """Return the first exception in a group: of Python's since 3.11, or of its backport."""
+    for place in (builtins, sys.modules.get("exceptiongroup")):
+        kind = getattr(place, "BaseExceptionGroup", None)
+        if kind is not None and isinstance(error, kind):
+            first: BaseException = error.exceptions[0]
+            return first
+    return None
+
+
+def _with_firsts(error: BaseException) -> list[BaseException]:
+    """Return an exception, the first one in it where it is a group, and so on."""
+    found = [error]
+    while len(found) <= MOST_CAUSES and (first := _first_in(found[-1])) is not None:
+        found.append(first)
+    return found
 
 
 def _wrapped(error: BaseException) -> BaseException | None:
@@ -177,7 +188,7 @@ def _wrapped(error: BaseException) -> BaseException | None:
         catcher = cause.__traceback__.tb_frame  # the first frame is the one that has caught it
         if _is_own(catcher) or _is_own_after(error, catcher):
             return None
-        if _walk([cause]).own:
+        if _walk(_with_firsts(cause)).own:
             return cause
         cause = _handled(cause)
     return None

@@ -105,6 +105,13 @@ def run(function, kind=StreamError):
         function()
     except Exception as error:
         raise kind("it broke") from error
+def gather(function):
+    def gathered():
+        try:
+            function()
+        except Exception as error:
+            raise ExceptionGroup("tasks", [error]) from None
+    return gathered
 def handle(function, handler):
     try:
         function()
@@ -168,6 +175,10 @@ def test_a_group_is_told_by_the_first_in_it() -> None:
     functions = [frame.function.rpartition(".")[2] for frame in found.text.frames]
     assert functions[-2:] == ["caught", "fail"]
     assert "group" in functions
+    framework: Any = package("framework", WRAPPING)
+    wrapped = of(framework["end"], framework["gather"](fail)).text
+    assert wrapped.type == "framework.StreamError from ExceptionGroup[KeyError]"
+    assert wrapped.frames[-1].function == "fail"
     assert found.key == of(group, KeyError, ValueError).key
     assert found.key != of(group, TypeError, KeyError).key
 
