@@ -6,6 +6,7 @@ from typing import TypedDict
 
 from metricsmw import MetricsMonitor
 from metricsmw.alerts import get_past_alerts
+from metricsmw.alerts.alert import unit_of
 from metricsmw.engine.workers.events import MAX_EVENTS
 from metricsmw.snapshot import iso_timestamp
 
@@ -53,8 +54,9 @@ def _alert_rows(monitor: MetricsMonitor) -> list[EventRow]:
     rows: list[EventRow] = []
     for past in get_past_alerts(monitor):
         of = f" of {past['route']}" if past["route"] else ""
-        value = "has no value" if past["value"] is None else f"is {past['value']:.6g}"
-        threshold = f"(threshold {past['comparison']} {past['threshold']:.6g})"
+        unit = unit_of(past["field"])
+        value = "has no value" if past["value"] is None else f"is {past['value']:.6g}{unit}"
+        threshold = f"(threshold {past['comparison']} {past['threshold']:.6g}{unit})"
         said = f"{past['type']}, {past['field']}{of} {value} {threshold}"
         key = f"{past['type']}-{past['noticed']}"
         rows.append(_alert_row(f"alert-{key}", past["noticed"], "alert", f"Alert: {said}"))

@@ -1,7 +1,7 @@
 // The alert rules: what fires or is about to, the tiles that it is about, what changed, the marks in
 // the charts, and silences.
 
-import { dated, full, make, write } from "./format.js";
+import { dated, make, ofField, write } from "./format.js";
 
 const SHOWN = { firing: "Firing", pending: "Pending" };
 
@@ -134,5 +134,5 @@ function kindOf(field) {
 /** What the rule is about, its value and its threshold. */
 function said({ field, route, value, comparison, threshold }) {
   const of = route ? ` of ${route}` : "";
-  return `${field}${of} ${value === null ? "has no value" : `is ${full(value)}`} (threshold ${comparison} ${full(threshold)})`;
+  return `${field}${of} ${value === null ? "has no value" : `is ${ofField(field, value)}`} (threshold ${comparison} ${ofField(field, threshold)})`;
 }

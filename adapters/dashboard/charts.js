@@ -323,9 +323,9 @@ export function drawMarks(ctx, { left, top, width, height }, marks, xOf, scale) 
     ctx.moveTo(x, top);
     ctx.lineTo(x, top + height);
     ctx.stroke();
-    const room = left + width - x;
-    ctx.textAlign = room < 50 * scale ? "right" : "left";
-    ctx.fillText(label, x + (room < 50 * scale ? -4 : 4) * scale, top + 2 * scale);
+    const isCramped = left + width - x < ctx.measureText(label).width + 8 * scale;
+    ctx.textAlign = isCramped ? "right" : "left";
+    ctx.fillText(label, x + (isCramped ? -4 : 4) * scale, top + 2 * scale);
   }
   ctx.restore();
 }

@@ -50,7 +50,7 @@ const charts = [
   { title: "Request rate", unit: "a minute", wide: true, lines: [{ field: "request_rate_rpm", label: "Requests", colour: "accent", fill: true }] },
   { title: "Latency", unit: "ms", wide: true, lines: [...percentiles, FIRST_BYTE], logarithmic: true },
   { title: "Statuses", unit: "a minute", stacked: true, lines: CLASSES },
-  { title: "Error rate", unit: "%", lines: [{ field: "error_rate_pct", label: "Errors", colour: "one", dash: "dotted" }, { field: "server_error_rate_pct", label: "of the server", colour: "three", fill: true }] },
+  { title: "Error rate", unit: "%", lines: [{ field: "error_rate_pct", label: "Errors", colour: "one", dash: "dotted" }, { field: "server_error_rate_pct", label: "by the server", colour: "three", fill: true }] },
   { title: "CPU", unit: "%", lines: [{ field: "cpu_usage_pct", label: "CPU", colour: "one", fill: true, spanGaps: true }] },
   { title: "Memory", unit: "MB", lines: [{ field: "memory_usage_mb", label: "Memory", colour: "two", fill: true, spanGaps: true }] },
 ].map((options) => new Chart({ ...options, sync: "page", onZoom: zoomTo, height: options.wide ? 200 : 160 }));

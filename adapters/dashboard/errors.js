@@ -81,7 +81,7 @@ function fill(one, told) {
   parts.fresh.hidden = !told.new;
   write(parts.where, told.where ? placeOf(told.where) : told.routes.join(", "));
   const hour = told.bars.reduce((sum, count) => sum + count, 0);
-  write(parts.times, `${full(told.count)} × · ${full(hour)} in the last hour`);
+  write(parts.times, `${full(told.count)} in total, ${full(hour)} in the last hour`);
   write(parts.last, `last ${dated(told.last_seen)}`);
   const high = Math.max(...told.bars, 1);
   told.bars.forEach((count, minute) => {

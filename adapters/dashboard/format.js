@@ -35,6 +35,15 @@ export function timed(value) {
   return measured(value, "ms").join(" ");
 }
 
+const UNITS = { _pct: "%", _rpm: "a minute", _mb: "MB", " rate": "a minute", _rate: "times" };
+
+/** The value of a field with its unit, by the end of the field's name, as alerts say it. */
+export function ofField(field, value) {
+  if (field.endsWith("_ms")) return timed(value);
+  const end = Object.keys(UNITS).find((each) => field.endsWith(each));
+  return end ? `${full(value)} ${UNITS[end]}` : full(value);
+}
+
 /** Milliseconds for a column that has "ms" in its head: from 1,000 on with their unit. */
 export function fixedTime(value) {
   return value >= 1000 ? timed(value) : fixed(value);

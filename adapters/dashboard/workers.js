@@ -10,7 +10,7 @@ const COLUMNS = [
   { key: "requests", label: "Requests", format: full },
   { key: "request_rate_rpm", label: "Rate / min", format: fixed },
   { key: "error_rate_pct", label: "Errors %", format: fixed },
-  { key: "server_error_rate_pct", label: "of the server %", format: fixed },
+  { key: "server_error_rate_pct", label: "By the server %", format: fixed },
   { key: "latency_p95_ms", label: "P95 ms", format: fixedTime },
   { key: "requests_in_flight", label: "In flight", format: full },
   { key: "cpu_pct", label: "CPU %", format: fixed },

@@ -19,6 +19,11 @@ UNITS = {
 }
 
 
+def unit_of(field: str) -> str:
+    """Return what follows a number of a field, such as " ms"; empty where it has no unit."""
+    return next((unit for end, unit in UNITS.items() if field.endswith(end)), "")
+
+
 @dataclass(frozen=True)
 class Alert:
     """What a receiver gets: a rule began to fire, or has recovered. `str` of it is a message.
@@ -75,7 +80,7 @@ class Alert:
 
     def __str__(self) -> str:
         """Return the message, of several lines."""
-        unit = next((unit for end, unit in UNITS.items() if self.field.endswith(end)), "")
+        unit = unit_of(self.field)
         value = "without data" if self.value is None else f"{self.value:.10g}{unit}"
         state = "is firing" if self.state == "firing" else "has recovered"
         if self.is_repeat:

@@ -158,7 +158,7 @@ def choose(target: str | None, user: str | None, directory: str | None) -> Found
     """
     found = servers(user, directory)
     if target is None:
-        fitting = [one for one in found if one.workers] or found
+        fitting = found
         if not fitting:
             raise TopError(f"{nothing(user)}; for one elsewhere give its URL", UNREACHABLE)
     elif target.isdecimal():
@@ -166,6 +166,7 @@ def choose(target: str | None, user: str | None, directory: str | None) -> Found
     else:
         word = target.lower()
         fitting = [one for one in found if word in one.command.lower() or word in one.path.name]
+    fitting = [one for one in fitting if one.workers] or fitting  # not a reloader's parent
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
@@ -235,7 +236,7 @@ def describe(found: FoundServer) -> ServerRow:
     return {
         **row,
         "stopped_workers": sum(worker["state"] in STOPPED for worker in workers),
-        "since": iso_timestamp(time.time() - age),
+        "since": iso_timestamp(time.time() - age) if reading.server.segments else None,
         "request_rate_rpm": reading.request_rate_rpm,
         "problem": f"segments left out: {'; '.join(left_out)}" if left_out else None,
     }

@@ -28,6 +28,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from metricsmw.alerts.alert import unit_of
 from metricsmw.cli.attach import source_of
 from metricsmw.cli.client import (
     DEADLINE_SECONDS,
@@ -353,10 +354,12 @@ def _alerts(alerts: Sequence[Fields]) -> Iterator[Text]:
         style = {"firing": "bold red", "pending": "yellow"}.get(row["state"])
         if style:
             of = f" of {row['route']}" if row["route"] else ""
+            unit = unit_of(str(row["field"]))
             said = (
                 f"{'▲' if row['state'] == 'firing' else '◷'} {row['type']} {row['state']}: "
-                f"{row['field']}{of} is {number(row['value'])}, threshold {row['comparison']} "
-                f"{number(row['threshold'])}, since {str(row['since'])[11:19]} UTC"
+                f"{row['field']}{of} is {number(row['value'])}{unit} "
+                f"({row['comparison']} {number(row['threshold'])}{unit}), "
+                f"since {str(row['since'])[11:19]} UTC"
             )
             yield Text(plain(said), style=style, no_wrap=True, overflow="ellipsis")
 

@@ -122,6 +122,8 @@ RESTING = found("gunicorn rest:app", 300)
         (None, [SHOP], SHOP),
         (None, [SHOP, RESTING], SHOP),
         (None, [RESTING], RESTING),
+        ("gunicorn", [SHOP, RESTING], SHOP),
+        ("300", [SHOP, RESTING], RESTING),
         ("100", [SHOP, BLOG], SHOP),
         ("201", [SHOP, BLOG], BLOG),
         ("Shop", [SHOP, BLOG], SHOP),

@@ -630,8 +630,8 @@ def test_alerts_and_scrolling() -> None:
         lines = caught.get().splitlines()
         assert len(lines) == 24
         assert [line for line in lines if "SLOW" in line] == [
-            "▲ SLOW firing: latency_p95_ms is 12.5, threshold > 10, since 01:12:00 UTC",
-            "◷ SLOW pending: latency_p95_ms of /x is 12.5, threshold > 10, since 01:12:00 UTC",
+            "▲ SLOW firing: latency_p95_ms is 12.5 ms (> 10 ms), since 01:12:00 UTC",
+            "◷ SLOW pending: latency_p95_ms of /x is 12.5 ms (> 10 ms), since 01:12:00 UTC",
         ]
         return [line.split()[1] for line in lines if "GET /" in line]
 

@@ -71,6 +71,12 @@ def test_themes_widths_and_accessibility(
                 "'.tile, .chart, .bar > *, .card')].map(e => e.getBoundingClientRect().right)]"
             )
             assert max(too_wide) <= width + 0.5, width
+            cut = page.evaluate(
+                "[...document.querySelectorAll('.routes thead button')].filter(e => e.offsetWidth"
+                " && e.getBoundingClientRect().right > e.closest('th').getBoundingClientRect()"
+                ".right + 0.5).map(e => e.textContent)"
+            )
+            assert cut == [], width
             if width == 360:
                 assert faults(page, axe) == []
         assert window.problems == []

@@ -294,7 +294,7 @@ def test_alerts_show(watched: Server, window: Window, axe: str) -> None:
         row for row in watched.get(f"{PATH}/alerts").json()["alerts"] if row["state"] == "firing"
     )
     assert firing.inner_text().split("\n")[:3] == [
-        "Firing", "ERROR_RATE critical", "error_rate_pct is 100 (threshold > 50)",
+        "Firing", "ERROR_RATE critical", "error_rate_pct is 100 % (threshold > 50 %)",
     ]  # fmt: skip
     assert firing.locator("time").get_attribute("datetime") == row["since"]
     pending = page.locator("#alerts-list li.pending")
@@ -303,7 +303,7 @@ def test_alerts_show(watched: Server, window: Window, axe: str) -> None:
     tile = page.locator("dd", has=page.locator("[data-field=error_rate_pct]"))
     expect(tile).to_have_class("raised")
     assert page.locator("dd.raised").count() == 1
-    assert "Alert: ERROR_RATE, error_rate_pct is 100" in happened(page)
+    assert "Alert: ERROR_RATE, error_rate_pct is 100 % (threshold > 50 %)" in happened(page)
     for width in (1280, 360):
         page.set_viewport_size({"width": width, "height": 800})
         assert faults(page, axe) == []
