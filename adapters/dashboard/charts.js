@@ -6,6 +6,7 @@ import { compact, dated, full, make, measured, NONE, tick, write } from "./forma
 const COLOURS = { accent: "--accent", one: "--line-1", two: "--line-2", three: "--line-3", quiet: "--quiet", bad: "--bad" };
 const DASHES = { solid: undefined, dashed: [7, 4], dotted: [2, 3] };
 
+const LABEL_LINES = 4; // of the labels of marks
 const LEAST = 0.01; // where a logarithmic axis begins: the last decimal that is told
 
 export const hasCharts = typeof globalThis.uPlot === "function";
@@ -309,6 +310,7 @@ export class Chart {
  * Draw marks into a box of a canvas.
  *
  * `box`: {left, top, width, height}, and `xOf(at)`, in the canvas's units, `scale` of which are a pixel.
+ * Labels that would overlap stand below each other, those for which there is no room are left out.
  */
 export function drawMarks(ctx, { left, top, width, height }, marks, xOf, scale) {
   ctx.save();
@@ -316,6 +318,8 @@ export function drawMarks(ctx, { left, top, width, height }, marks, xOf, scale) 
   ctx.setLineDash([4 * scale, 3 * scale]);
   ctx.font = `${11 * scale}px system-ui, sans-serif`;
   ctx.textBaseline = "top";
+  ctx.textAlign = "left";
+  const lines = Array.from({ length: LABEL_LINES }, () => []); // where labels stand in each line
   for (const { at, label, bad } of marks) {
     ctx.strokeStyle = ctx.fillStyle = paint(bad ? "--bad" : "--mark");
     const x = xOf(at);
@@ -323,9 +327,12 @@ export function drawMarks(ctx, { left, top, width, height }, marks, xOf, scale) 
     ctx.moveTo(x, top);
     ctx.lineTo(x, top + height);
     ctx.stroke();
-    const isCramped = left + width - x < ctx.measureText(label).width + 8 * scale;
-    ctx.textAlign = isCramped ? "right" : "left";
-    ctx.fillText(label, x + (isCramped ? -4 : 4) * scale, top + 2 * scale);
+    const wide = ctx.measureText(label).width;
+    const from = left + width - x < wide + 8 * scale ? x - wide - 4 * scale : x + 4 * scale;
+    const line = lines.findIndex((ends) => ends.every(([begin, end]) => from > end || from + wide < begin));
+    if (line < 0) continue;
+    lines[line].push([from, from + wide]);
+    ctx.fillText(label, from, top + (2 + 13 * line) * scale);
   }
   ctx.restore();
 }

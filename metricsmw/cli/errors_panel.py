@@ -12,15 +12,18 @@ from metricsmw.cli.panels import MOST_ROWS, bare_table
 from metricsmw.cli.text import number, plain, sparkline
 
 BARS = 20  # of the last minutes
+WIDE = 100  # columns, from which on a kind has its minutes
 
 
-def errors_panel(errors: Sequence[Fields]) -> Table:
+def errors_panel(errors: Sequence[Fields], width: int) -> Table:
     """Return the kinds of error, as they come: type, place, count, minutes, last time, routes."""
+    is_wide = width >= WIDE
     table = bare_table(expand=True)
     table.add_column("Error", ratio=2, no_wrap=True, overflow="ellipsis")
     table.add_column("Where", ratio=3, no_wrap=True, overflow="ellipsis")
     table.add_column("Count", justify="right", no_wrap=True)
-    table.add_column(f"Last {BARS} min", no_wrap=True)
+    if is_wide:
+        table.add_column(f"Last {BARS} min", no_wrap=True)
     table.add_column("Last", no_wrap=True)
     table.add_column("Routes", ratio=2, no_wrap=True, overflow="ellipsis")
     for row in errors[:MOST_ROWS]:
@@ -29,7 +32,7 @@ def errors_panel(errors: Sequence[Fields]) -> Table:
             Text(plain(f"{mark}{row['type']}"), style="bold red" if row["new"] else ""),
             plain_place(row["where"]),
             number(row["count"]),
-            Text(sparkline(row["bars"], BARS), style="red"),
+            *([Text(sparkline(row["bars"], BARS), style="red")] if is_wide else []),
             plain(row["last_seen"])[11:19],
             Text(plain(", ".join(row["routes"])), style="dim"),
         )

@@ -107,7 +107,7 @@ def slowest_panel(slowest: Sequence[Fields]) -> Table:
 
 def custom_panel(custom: Sequence[Fields]) -> Table:
     """Return the app's own numbers; of a histogram how many values, and their percentiles."""
-    table = _table("Own number", "", "Value", "Count", "P50", "P95", "P99")
+    table = _table("Own number", "", "Value or sum", "Count", "P50", "P95", "P99")
     for row in custom[:MOST_ROWS]:
         labels = ", ".join(f"{name}={value}" for name, value in row["labels"].items())
         name = f"{row['name']}{{{labels}}}" if labels else str(row["name"])

@@ -101,10 +101,12 @@ def servers(user: str | None = None, directory: str | None = None) -> list[Found
         directory: A folder that `METRICSMW_DIR` names, beside that of this process's environment.
 
     Raises:
-        TopError: There is no such user, or their servers may not be read.
+        TopError: There is no such user or folder, or their servers may not be read.
     """
     if not CAN_SHARE:
         raise TopError("servers share no numbers on this platform: give a URL", WRONG_USAGE)
+    if directory is not None and not Path(directory).is_dir():
+        raise TopError(f"--dir must be a folder that is there, got {directory!r}", WRONG_USAGE)
     return _of_user(_user_id(user), directory)
 
 

@@ -64,6 +64,7 @@ PIPE_WIDTH = 120
 
 BESIDE_BARS = 36  # columns of a sparkline's line that its labels take
 WIDE = 100  # columns, from which on the table's heads are in full
+SIDE_BY_SIDE = 76  # columns, from which on the groups of numbers are side by side
 # Arrows and the like send more than one character, of which none is a key by itself.
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|O.)?|.", re.DOTALL)
 SCROLL = {"\x1b[A": -1, "\x1b[B": 1, "\x1bOA": -1, "\x1bOB": 1, "\x1b[5~": -10, "\x1b[6~": 10}
@@ -75,7 +76,7 @@ TILES: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         (
             ("Request rate", "request_rate_rpm", "/ min"),
             ("Error rate", "error_rate_pct", "%"),
-            ("Server's own", "server_error_rate_pct", "%"),
+            ("By the server", "server_error_rate_pct", "%"),
             ("Requests", "total_requests", ""),
             ("Errors", "total_errors", ""),
             ("Active users", "active_users", ""),
@@ -88,7 +89,7 @@ TILES: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("P95", "latency_p95_ms", "ms"),
             ("P99", "latency_p99_ms", "ms"),
             ("Slowest", "latency_max_ms", "ms"),
-            ("First P95", "latency_ttfb_p95_ms", "ms"),
+            ("TTFB P95", "latency_ttfb_p95_ms", "ms"),
             ("In flight", "requests_in_flight", ""),
         ),
     ),
@@ -308,7 +309,7 @@ def render(
         _head(snapshot, view),
         *health_lines(snapshot.health),
         *_alerts(snapshot.alerts),
-        _tiles(snapshot.metrics),
+        _tiles(snapshot.metrics, width),
     ]
     if snapshot.series:
         parts.append(_sparks(snapshot, max(width - BESIDE_BARS, 10)))
@@ -317,7 +318,7 @@ def render(
     if "l" in view.panels and snapshot.slowest:
         parts.append(slowest_panel(snapshot.slowest))
     if "x" in view.panels and snapshot.errors:
-        parts.append(errors_panel(snapshot.errors))
+        parts.append(errors_panel(snapshot.errors, width))
     if "c" in view.panels and snapshot.custom:
         parts.append(custom_panel(snapshot.custom))
     routes = view.sorted(snapshot.routes)
@@ -364,7 +365,7 @@ def _alerts(alerts: Sequence[Fields]) -> Iterator[Text]:
             yield Text(plain(said), style=style, no_wrap=True, overflow="ellipsis")
 
 
-def _tiles(metrics: Fields) -> Table:
+def _tiles(metrics: Fields, width: int) -> RenderableType:
     groups = Table.grid(padding=(0, 3))
     grids = []
     for title, tiles in TILES:
@@ -378,7 +379,7 @@ def _tiles(metrics: Fields) -> Table:
             grid.add_row(label, number(metrics.get(name)), unit)
         grids.append(grid)
     groups.add_row(*grids)
-    return groups
+    return groups if width >= SIDE_BY_SIDE else Group(*grids)
 
 
 def _sparks(snapshot: ServerAnswers, width: int) -> Table:

@@ -21,6 +21,7 @@ from metricsmw import MetricsMonitor
 from metricsmw.cli import attach, servers
 from metricsmw.cli.client import MetricsClient, TopError
 from metricsmw.cli.main import main
+from metricsmw.engine.workers import catalog
 from metricsmw.engine.workers.catalog import FoundServer
 
 
@@ -195,6 +196,20 @@ def test_other_users_servers_are_refused(workers: Crew) -> None:
     assert mine.poll(30)
     assert mine.recv() == [refused, refused]
     process.join()
+
+
+def test_a_name_that_somebody_else_has_taken_hides_no_servers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = tmp_path / "metricsmw-4711"  # ours: in a folder for all anybody may make it
+    taken.mkdir(mode=0o700)
+    monkeypatch.setattr(catalog, "folders_of", lambda uid: [taken])
+    assert servers.servers("4711") == []
+
+
+def test_a_folder_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ls", "--dir", "/nowhere"]) == 2
+    assert "--dir must be a folder that is there, got '/nowhere'" in capsys.readouterr().err
 
 
 def test_a_user_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:

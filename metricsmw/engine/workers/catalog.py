@@ -93,6 +93,8 @@ def find_servers(
 
 def _servers_in(path: Path, uid: int, here: Surroundings) -> Iterator[FoundServer]:
     try:
+        if path.lstat().st_uid != uid:
+            return  # somebody else made it in a folder for all: that user's workers refuse it, too
         user = Folder(path, uid)
     except (FileNotFoundError, NotADirectoryError):
         return
