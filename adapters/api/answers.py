@@ -184,10 +184,14 @@ def _silence(monitor: MetricsMonitor, request: Request) -> Response:
     text = given[0] or given[1]
     if not text or None not in given:
         raise BadRequestError('one of for, such as "2h", and until, a time, is needed')
+    name = parameter(request.query, "type")
     try:
-        silences = set_silence(
-            monitor, parameter(request.query, "type"), until_time(text, wall), wall
-        )
+        until = until_time(text, wall)
+        rules = {row["type"] for row in get_alerts(monitor)[0]}
+        if name is not None and rules and name not in rules and until > wall:
+            there = ", ".join(sorted(rules))
+            raise ValueError(f"no rule is named {name[:80]!r}, there are: {there}")
+        silences = set_silence(monitor, name, until, wall)
     except ValueError as error:
         raise BadRequestError(str(error)) from error
     except OSError as error:  # no room, or another worker is setting one

@@ -80,7 +80,8 @@ def set_silence(member: ServerMember, type: str | None, until: float, wall: floa
         OSError: The silence cannot be saved now.
     """
     if not until <= wall + MAX_SECONDS:
-        raise ValueError("a silence lasts for at most 30 days")
+        days = (until - wall) / 86_400
+        raise ValueError(f"a silence lasts for at most 30 days, got {days:.1f}")
     lock = LeaderLock(member, NAME)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not lock.acquire():
@@ -110,7 +111,7 @@ def until_time(text: str, wall: float) -> float:
         wall: Unix time of now.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: It is neither, or a time that has passed.
     """
     try:
         return wall + seconds(text)
@@ -120,9 +121,12 @@ def until_time(text: str, wall: float) -> float:
         moment = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
         if moment.tzinfo is None:
             moment = datetime.fromisoformat(f"{moment.isoformat()}+00:00")
-        return moment.timestamp()
+        until = moment.timestamp()
     except (ValueError, OverflowError) as error:
         raise ValueError(
             f'a silence lasts for a time such as "2h", or until one such as '
             f'"2026-01-25T08:00:00Z", got {text[:80]!r}'
         ) from error
+    if until <= wall:
+        raise ValueError(f"a silence lasts until a time that is yet to come, got {text!r}")
+    return until

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlencode
 from xml.etree import ElementTree
 
+from metricsmw.alerts.alert import unit_of
 from metricsmw.cli.client import MetricsClient, TopError
 from metricsmw.cli.output import complain, write
 from metricsmw.cli.tokens import token_in
@@ -63,11 +64,12 @@ def watch(client: MetricsClient, path: str, seconds: int) -> list[Row]:
 
 def text_of(row: Row) -> str:
     """Return a rule's outcome as a line."""
-    value = "no value" if row["value"] is None else f"{row['value']:.10g}"
+    field = str(row["field"])
+    value = "has no value" if row["value"] is None else f"is {row['value']:.10g}{unit_of(field)}"
     over = "" if row["over_seconds"] is None else f" over {row['over_seconds']:g} s"
     reason = f": {row['reason']}" if row["reason"] else ""
-    found = f"{row['field']} is {value}{over}, {row['requests']} requests"
-    return f"{row['verdict']:8}  {row['rule']}  ({found}){reason}"
+    requests = f", {row['requests']} requests" if row["requests"] else ""
+    return f"{row['verdict']:8}  {row['rule']}  ({field} {value}{over}{requests}){reason}"
 
 
 def write_junit(path: str, base: str, rows: Sequence[Row], seconds: float) -> None:

@@ -18,6 +18,7 @@ from datetime import datetime
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
+from metricsmw.alerts.alert import unit_of
 from metricsmw.alerts.grammar import parse
 from metricsmw.alerts.rules import NEW_ERRORS, AnyRule, CustomRule, Rule, ServerRule
 from metricsmw.alerts.source import MINUTE, counts_since
@@ -31,6 +32,7 @@ from metricsmw.engine.reading.spans import StepTable
 
 PastSnapshot = Mapping[str, str | float | int]
 DEFAULT_WINDOW = 300
+TOTALS = ("total_requests", "total_errors", "total_server_errors")
 # How many of a hundred latencies a minute's percentiles stand for, and for how many up to there.
 SHARES = {"latency_p50_ms": 50, "latency_p95_ms": 45, "latency_p99_ms": 4, "latency_max_ms": 1}
 SHARES_UP_TO = dict(zip(SHARES, accumulate(SHARES.values()), strict=True))
@@ -157,6 +159,8 @@ def read_history(path: str) -> RecordedHistory:
             document = json.load(file)
     except RecursionError as error:
         raise ValueError("no export: it is nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"no JSON: {error}") from error
     rows = document.get("history") if isinstance(document, dict) else document
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError('no export: it has no list "history"')
@@ -189,7 +193,11 @@ def replay(rule: AnyRule, history: RecordedHistory) -> list[Change]:
         times = [moment.timestamp() for moment in moments]
         status = RuleStatus()
         changes = []
-        for place, moment in enumerate(moments):
+        before_all = _before(rows[0])
+        if before_all is not None:
+            rows = [before_all, *rows]
+            times.insert(0, times[0] - float(rows[1]["minute_seconds"]))
+        for place, moment in enumerate(moments, len(rows) - len(moments)):
             try:
                 one = Past(rows, times, place, history.window).look(rule)
             except ValueError:  # not a number: it says nothing
@@ -200,6 +208,15 @@ def replay(rule: AnyRule, history: RecordedHistory) -> list[Change]:
     except KeyError as error:
         raise ValueError(f"its history has snapshots without {error}") from error
     return changes
+
+
+def _before(row: PastSnapshot) -> PastSnapshot | None:
+    """Return what was counted before a row's own minute; None where the row does not say."""
+    if "minute_seconds" not in row:
+        return None
+    totals = {name: int(row[name]) for name in TOTALS if name in row}
+    own = {name: int(row[name.replace("total", "minute")]) for name in totals}
+    return {name: max(total - own[name], 0) for name, total in totals.items()}
 
 
 def report(rule: AnyRule, history: RecordedHistory, changes: Sequence[Change]) -> str:
@@ -219,7 +236,8 @@ def report(rule: AnyRule, history: RecordedHistory, changes: Sequence[Change]) -
         f"  would have fired {times}" + (f", {minutes:.0f} minutes in all" if begun else ""),
     ]
     for change in changes:
-        value = "no data" if change.value is None else f"{change.value:.10g}"
+        unit = unit_of(rule.field)
+        value = "no data" if change.value is None else f"{change.value:.10g}{unit}"
         lines.append(f"  {change.at.isoformat()}  {change.state:8}  {value}")
     if len(begun) > len(ended):
         lines.append("  still firing at the end")
@@ -242,7 +260,8 @@ def run(options: argparse.Namespace) -> int:
         history = read_history(options.history)
         tried = [(rule, replay(rule, history)) for rule in rules]
     except (OSError, ValueError) as error:
-        complain("alerts test", f"{options.history}: {error}")
+        reason = error.strerror if isinstance(error, OSError) else None
+        complain("alerts test", f"{options.history}: {reason or error}")
         return 2
     write("\n\n".join(report(rule, history, changes) for rule, changes in tried))
     return int(options.fail_if_fired and any(changes for _, changes in tried))

@@ -122,7 +122,7 @@ def test_a_burn_rate(export: Path, run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("before", "fires_at"),
-    [((10, 0), 25), ((6, 6), 10)],
+    [((10, 0), 25), ((6, 6), 9)],
     ids=["totals that were higher", "totals that are soon passed"],
 )
 def test_a_burn_rate_over_a_restart_counts_from_the_restart(

@@ -153,6 +153,7 @@ def test_until_when(text: str, expected: float) -> None:
         ("for=2h", 200),
         ("for=2h&type=HIGH_CPU", 200),
         (f"until={quote('2023-11-15T00:00:00Z')}", 200),
+        (f"until={quote('2023-11-14T00:00:00Z')}", 400),
         ("for=31d", 400),
         ("for=soon", 400),
         ("for=1h&until=2h", 400),
@@ -163,6 +164,16 @@ def test_the_route_to_silence(monitor: MetricsMonitor, query: str, status: int) 
     answer = ask(monitor, "POST", "/alerts/silence", query)
     assert answer.status == status
     assert len(read_silences(monitor, monitor.clock.time())) == (status == 200)
+
+
+def test_a_silence_is_of_a_rule_that_is_there(monitor: MetricsMonitor) -> None:
+    one = MetricsAlerter(monitor, rules=["p99 > 100", "cpu > 80"], start=False)
+    one.check()
+    assert ask(monitor, "POST", "/alerts/silence", "for=2h&type=HIGH_CPU").status == 200
+    answer = ask(monitor, "POST", "/alerts/silence", "for=2h&type=HIGH_CPUS")
+    assert answer.status == 400
+    assert b"no rule is named 'HIGH_CPUS', there are: HIGH_CPU, HIGH_LATENCY" in answer.body
+    assert ask(monitor, "POST", "/alerts/silence", "for=0s&type=HIGH_CPUS").status == 200
 
 
 def test_a_silence_that_cannot_be_saved_now(
