@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .arguments import ClaimedError, given_monitor
-from .kinds import Kind, is_asgi, refuse_part
+from .kinds import Kind, check_kind, is_asgi, refuse_part
 from .paths import as_exclusions, excluder, mount_path
 from .prometheus import prometheus_app
 from .walks import behind
@@ -77,6 +77,7 @@ def wrap(
             already, by another `auth` or `reset`.
     """
     path = mount_path(path)
+    check_kind(kind)
     itself = behind(app)
     refuse_part(itself)
     exclude = as_exclusions(exclude)

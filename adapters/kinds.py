@@ -45,6 +45,12 @@ def refuse_part(app: object) -> None:
             )
 
 
+def check_kind(kind: object) -> None:
+    """Raise ValueError where `kind` is neither "asgi" nor "wsgi" nor None."""
+    if kind not in ("asgi", "wsgi", None):
+        raise ValueError(f'kind must be "asgi", "wsgi" or None, got {kind!r}')
+
+
 def is_asgi(app: object, kind: Kind | None = None) -> bool:
     """Tell ASGI from WSGI.
 
@@ -58,11 +64,8 @@ def is_asgi(app: object, kind: Kind | None = None) -> bool:
 
     Raises:
         TypeError: It is neither, or could be either.
-        ValueError: `kind` is neither "asgi" nor "wsgi".
     """
     if kind is not None:
-        if kind not in ("asgi", "wsgi"):
-            raise ValueError(f'kind must be "asgi", "wsgi" or None, got {kind!r}')
         if not callable(app):
             raise _refused(app, "")
         return kind == "asgi"

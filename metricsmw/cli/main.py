@@ -220,8 +220,9 @@ def _top_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print them once, as JSON")
     parser.epilog = (
         "A server of this machine is read from its shared memory; it is not asked, and needs no "
-        "token. In the table, n r e 5 p 9 s sort by column and q quits. Exit codes: 0 done, "
-        "1 no answer, 2 wrong usage, 3 not let in, 130 interrupted."
+        "token. In the table, n r e 5 p 9 s sort by column; w l x c show workers, slow requests, "
+        "kinds of error and the app's own numbers; q quits. Exit codes: 0 done, 1 no answer, "
+        "2 wrong usage, 3 not let in, 130 interrupted."
     )
 
 

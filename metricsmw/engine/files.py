@@ -116,9 +116,11 @@ def replace_file(path: str | os.PathLike[str], text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, target)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             os.unlink(draft)
+        if isinstance(error, OSError) and error.filename == draft:
+            error.filename = target  # nobody else knows the draft's name
         raise
 
 

@@ -169,8 +169,9 @@ def test_said_by_hand() -> None:
             assert answer.get_data() == b"hello"
         assert monitor.total_requests == 2
         wrong: Any = "cgi"
-        with pytest.raises(ValueError, match="'cgi'"):
-            wrap(either, monitor, kind=wrong)
+        for app in (either, Starlette()):
+            with pytest.raises(ValueError, match="'cgi'"):
+                wrap(app, monitor, kind=wrong)
         nothing: Any = None
         with pytest.raises(TypeError, match="cannot be called"):
             wrap(nothing, monitor, kind="wsgi")

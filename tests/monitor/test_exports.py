@@ -88,7 +88,7 @@ def test_a_new_file_is_as_readable_as_any_other(
 def test_a_missing_directory_is_an_error_that_names_it(
     filled: MetricsMonitor, tmp_path: Path, export: str
 ) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+    with pytest.raises(FileNotFoundError, match="nowhere/out'"):
         getattr(filled, export)(tmp_path / "nowhere" / "out")
     assert list(tmp_path.iterdir()) == []
 
