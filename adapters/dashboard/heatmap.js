@@ -79,6 +79,7 @@ export class HeatMap {
     const sum = cells.reduce((total, { count }) => total + count, 0);
     const most = cells.reduce((one, other) => (other.count > one.count ? other : one), { count: 0 });
     write(this.#most, full(most.count));
+    this.#most.parentElement.hidden = !most.count;
     this.element.dataset.requests = String(sum);
     this.element.dataset.cells = String(cells.length);
     const words = sum ? [`${full(sum)} requests in ${full(cells.length)} cells.`, `The fullest: ${this.#said(most)}.`] : ["No requests yet."];
