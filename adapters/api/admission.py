@@ -61,6 +61,10 @@ DONE = {
 _OPEN_TO_ALL = "/widget.js"
 # What changes nothing but the asker's own cookies.
 _COOKIES = ("/signin", "/signout")
+CROSS_SITE_REFUSED = (
+    "Cross-site request refused: its Origin is not the Host (a proxy has to pass the Host on, "
+    "with its port)"
+)
 
 
 class Admission:
@@ -164,7 +168,7 @@ class Admission:
     def forbidden(self, request: Request, grant: Grant | None) -> str | None:
         """Return why a request may not change anything; None: it may."""
         if grant is not Grant.EXPLICIT and is_cross_site(request.headers):
-            return "Cross-site request refused"
+            return CROSS_SITE_REFUSED
         if request.path in _COOKIES:
             return None
         hosts = hosts_of(self.policy)

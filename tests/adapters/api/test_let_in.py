@@ -17,6 +17,7 @@ from kits.handlers import (
 )
 
 from metricsmw import MetricsMonitor
+from metricsmw.adapters.api.admission import CROSS_SITE_REFUSED
 from metricsmw.adapters.api.handlers import Handlers
 from metricsmw.adapters.api.messages import Request, Response
 from metricsmw.adapters.auth import Policy, basic, public, session, token
@@ -192,7 +193,7 @@ class TestCrossSite:
     @pytest.mark.parametrize("headers", CROSS_SITE, ids=str)
     def test_refused(self, monitor: MetricsMonitor, policy: str, headers: dict[str, str]) -> None:
         response = self.reset(monitor, BY_BROWSER[policy](), headers)
-        assert_error(response, 403, "Cross-site request refused")
+        assert_error(response, 403, CROSS_SITE_REFUSED)
         assert monitor.total_requests == 1
 
     @pytest.mark.parametrize("policy", BY_BROWSER)
