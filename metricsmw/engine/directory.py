@@ -12,12 +12,16 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from metricsmw.engine.files import FileHandle, draft_name, make_folders, open_own
 
 # A descriptor that serves as a starting point only, for folders that may not be listed.
 _START = getattr(os, "O_PATH", os.O_RDONLY)
+# Folders of the system. A user namespace that has no number for root shows them as nobody's, and
+# those of all other people, too.
+SYSTEM_FOLDERS = frozenset(map(Path, ("/", "/dev", "/dev/shm", "/tmp", "/var", "/var/tmp")))
 NOT_PRIVATE = "must be a directory of this user that only its owner can enter"
 NOT_SAFE = (
     "the folder that holds it, and the one that holds that, must belong to root or this user, and "
@@ -44,7 +48,7 @@ class Directory:
         """Whether no other directory stood at the path when `look` last looked."""
 
     def fileno(self) -> int:
-        """Return the descriptor's number; -1 once it is closed, which the system refuses."""
+        """Return the descriptor's number. Raises OSError once it is closed, by whomever."""
         return self._handle.fileno()
 
     @property
@@ -103,6 +107,14 @@ class Directory:
     def status(self, name: str) -> os.stat_result:
         """Return the status of a file; links are not followed. Raises OSError."""
         return os.stat(name, dir_fd=self.fileno(), follow_symlinks=False)
+
+    def renew(self, is_used: Callable[[str], bool]) -> None:
+        """Let it look used, and the files whose names are. Raises OSError."""
+        at = self.fileno()
+        os.utime(at)
+        for name in filter(is_used, self.names()):
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(name, dir_fd=at, follow_symlinks=False)
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there. Raises OSError."""
@@ -196,16 +208,19 @@ def _start(path: Path) -> FileHandle:
         OSError: It cannot be opened, or somebody else may rename in it.
     """
     folder = FileHandle(os.open(path, _START | os.O_DIRECTORY | os.O_CLOEXEC))
-    if not _is_safe(os.fstat(folder.fileno())) or not _is_safe(os.stat(path.parent)):
+    above = path.parent
+    if not _is_safe(path, os.fstat(folder.fileno())) or not _is_safe(above, os.stat(above)):
         folder.close()
         raise PermissionError(errno.EPERM, NOT_SAFE, str(path))
     return folder
 
 
-def _is_safe(status: os.stat_result) -> bool:
+def _is_safe(folder: Path, status: os.stat_result) -> bool:
     """Return whether nobody else may rename what root or this user has in a folder."""
     user = os.geteuid()
-    if status.st_uid not in (0, user):
+    # Root is in any case whoever has the root folder.
+    root = os.stat("/").st_uid if folder in SYSTEM_FOLDERS else 0
+    if status.st_uid not in (0, user, root):
         return False
     # Where each user has a group, it has the user's number, and nobody else is in it.
     own_group = status.st_uid == status.st_gid == user

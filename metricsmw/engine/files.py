@@ -1,7 +1,9 @@
 """Files: `FileHandle`, closed when its last user drops it, and `replace_file`.
 
 A thread may be about to read or write while another one leaves the group. If the file were closed
-then, its descriptor's number could already be a file that the host has opened since.
+then, its descriptor's number could already be a file that the host has opened since. It could, too,
+where the host closes all files of its process, as what becomes a daemon does: a handle knows which
+file it has opened, and never writes to, locks or closes another one.
 
 A forked child closes all file handles of its parent, those included that another thread was just
 opening: a lock would else outlive its owner.
@@ -31,23 +33,47 @@ _all: weakref.WeakSet[FileHandle] = weakref.WeakSet()
 class FileHandle:
     """Owns ``fd``; `fcntl.flock` and the like take it as it is."""
 
-    __slots__ = ("__weakref__", "_fd")
+    __slots__ = ("__weakref__", "_fd", "_identity")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._identity = _identity(fd)
         _all.add(self)
 
     def fileno(self) -> int:
-        """Its number; -1 once it is closed, which the system refuses."""
-        return self._fd
+        """Return its number. Raises OSError once it is closed, by whomever."""
+        fd = self._fd
+        if _identity(fd) != self._identity:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return fd
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """Return the bytes at an offset, fewer where the file ends. Raises OSError."""
+        return os.pread(self._fd, size, offset)  # of another file they are no bytes of ours
 
     def close(self) -> None:
         """Close it now: for what no other thread uses. May be repeated."""
         fd, self._fd = self._fd, -1
-        if fd >= 0:
+        if fd >= 0 and _identity(fd) == self._identity:
             os.close(fd)
 
     __del__ = close
+
+
+def forget_closed() -> None:
+    """Have handles that the host has closed never close their numbers, which may be used again."""
+    for handle in list(_all):
+        if _identity(handle._fd) != handle._identity:
+            handle._fd = -1
+
+
+def _identity(fd: int) -> tuple[int, int] | None:
+    """Return which file a descriptor is of; None where it is closed."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 # What other systems have of these.
@@ -99,7 +125,7 @@ def draft_name(name: str) -> str:
 def replace_file(path: str | os.PathLike[str], text: str) -> None:
     """Replace the file as a whole: a reader sees the old one or the new one.
 
-    A file that is there keeps its mode; a new one is for all to read, as far as the umask lets it.
+    A file of this user keeps its mode; a new one is for all to read, as far as the umask lets it.
     Raises OSError where that cannot be; the old file is then untouched.
     """
     target = os.path.abspath(os.fspath(path))
@@ -125,12 +151,14 @@ def replace_file(path: str | os.PathLike[str], text: str) -> None:
 
 
 def _mode_of(path: str) -> int | None:
-    """Return the permissions of a regular file; None where there is none."""
+    """Return the permissions that this user gave a regular file; None where there is none."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:
         return None
-    return stat.S_IMODE(status.st_mode) & 0o777 if stat.S_ISREG(status.st_mode) else None
+    # Somebody else may have put a file there, or a link to another one, for all to read or write.
+    own = stat.S_ISREG(status.st_mode) and status.st_uid == this_user() and status.st_nlink == 1
+    return stat.S_IMODE(status.st_mode) & 0o777 if own else None
 
 
 # File systems, by their number in statfs(2), where an allocation does not reserve room for later

@@ -206,6 +206,20 @@ class TestHiddenProcesses:
             assert [shown["total_requests"] for shown in seen] == [4, 4]
 
 
+class TestUserNamespaces:
+    def test_root_has_no_number_there(self, stage: Stage, shm: Path) -> None:
+        """Folders of root's are shown as nobody's."""
+        need_namespaces("--user", "--map-root-user")
+        within = container(pid=False, shm=shm, user=1234)
+        within += ["unshare", "--user", "--map-root-user"]
+        server = stage.start(within=within)
+        worker = server.fork()
+        worker.do("record", 2)
+        server.do("record")
+        assert worker.requests == server.requests == 3
+        assert worker.do("directory").startswith("/dev/shm/")
+
+
 class TestReboots:
     """On a directory that outlives it, with processes that have the numbers of those before."""
 

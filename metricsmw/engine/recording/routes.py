@@ -22,7 +22,6 @@ another route, its requests count in ``_OTHER <other>``, and the sum stays right
 from __future__ import annotations
 
 import logging
-import mmap
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -300,10 +299,11 @@ class RouteTables:
         if self._spare is None:
             self._segment.header[Field.FAULTS] += 1.0
             logger.warning("metricsmw: no room for routes, some of which are in no row")
+            memory = AnonymousMemory()
             table = BlockTable(
-                memoryview(mmap.mmap(-1, ROUTE_SHAPE.size)),
+                memory.map(0, ROUTE_SHAPE.size),
                 ROUTE_SHAPE,
-                memory=AnonymousMemory(),
+                memory=memory,
                 offset=0,
                 blocks=range(BLOCKS),
                 fresh=True,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from metricsmw.engine.directory import Directory
-from metricsmw.engine.files import FileHandle
+from metricsmw.engine.files import FileHandle, forget_closed
 
 Part = tuple[int, int]  # offset, size
 FILL_BYTES = 4096  # of a hole, when a segment is filled
@@ -18,6 +18,10 @@ FILL_BYTES = 4096  # of a hole, when a segment is filled
 # quarter; a half when a table grows that can do without, so that later workers find room.
 RESERVED_SHARE, RESERVED_SHARE_OF_GROWTH = 4, 2
 MOST_RESERVED_BYTES = 256 << 20
+
+# Mappings whose own descriptors the host has closed. They would close them as they go, and the
+# numbers may be those of the host's files by now; so they never go.
+_kept: list[mmap.mmap] = []
 
 
 class Memory(Protocol):
@@ -110,22 +114,27 @@ class FileMemory:
         self._file = file
         self._directory = directory
         self._end = 0
+        self._maps: list[mmap.mmap] = []
 
     def map(self, offset: int, size: int) -> memoryview:
         """See `Memory`."""
         fd = self._file.fileno()
         # Allocated first: a full disk is an error here, not a SIGBUS at some later store.
         allocate(fd, offset, size)
-        self._end = max(self._end, offset + size)
-        return memoryview(mmap.mmap(fd, size, offset=offset))
+        return self._view(fd, offset, size)
 
     def map_holes(self, offset: int, size: int) -> memoryview:
         """See `Memory`."""
         fd = self._file.fileno()
         if os.fstat(fd).st_size < offset + size:
             os.ftruncate(fd, offset + size)
+        return self._view(fd, offset, size)
+
+    def _view(self, fd: int, offset: int, size: int) -> memoryview:
         self._end = max(self._end, offset + size)
-        return memoryview(mmap.mmap(fd, size, offset=offset))
+        mapped = mmap.mmap(fd, size, offset=offset)
+        self._maps.append(mapped)
+        return memoryview(mapped)
 
     def allocate(self, parts: Sequence[Part], *, growth: bool) -> None:
         """See `Memory`."""
@@ -159,7 +168,7 @@ class FileMemory:
 
     def read(self, offset: int, size: int) -> bytes:
         """See `Memory`."""
-        return os.pread(self._file.fileno(), size, offset)
+        return self._file.pread(size, offset)
 
     @property
     def is_whole(self) -> bool:
@@ -167,6 +176,9 @@ class FileMemory:
         try:
             status = os.fstat(self._file.fileno())
         except OSError:  # somebody has closed all files of the process
+            forget_closed()
+            _kept.extend(self._maps)
+            self._maps.clear()
             return False
         return status.st_size >= self._end and status.st_nlink > 0 and self._directory.is_in_place
 

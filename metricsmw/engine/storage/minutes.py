@@ -86,7 +86,7 @@ class FileBytes:
 
     def read(self, offset: int, size: int) -> bytes:
         """See `Bytes`."""
-        return os.pread(self._file.fileno(), size, offset)
+        return self._file.pread(size, offset)
 
     def write(self, offset: int, data: bytes) -> None:
         """See `Bytes`."""

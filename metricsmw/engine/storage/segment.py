@@ -304,8 +304,11 @@ class Segment:
 
         0 where the number is gone, or stands in a header that somebody else has written.
         """
-        raw = self.memory.read(Field.WEBSOCKETS * 8, 8)
-        if len(raw) < 8 or self._read_identity() != self._identity:
+        try:
+            raw = self.memory.read(Field.WEBSOCKETS * 8, 8)
+            if len(raw) < 8 or self._read_identity() != self._identity:
+                return 0.0
+        except OSError:  # its file was closed
             return 0.0
         (number,) = struct.unpack("d", raw)
         return number if 0 <= number < BIAS else 0.0

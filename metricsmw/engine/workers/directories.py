@@ -61,6 +61,8 @@ _NAME = (
     r"|started-[\d.e+-]+|token|told-\w+)"
 )
 OUR_NAMES = re.compile(rf"{_NAME}|\.{_NAME}\.[0-9a-f]{{16}}|new-(worker|reset|once-\w+\.lock)")
+# Drafts, and histories of so many minutes as perhaps nobody keeps any more.
+_PASSING = (".", "new-", "history-")
 HELD = "another process holds the server's lock for too long"
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.001, 0.02
 # A worker renews its files each minute in which it is asked for something.
@@ -196,6 +198,11 @@ def open_shared(directory: Directory, name: str) -> FileHandle:
     return directory.open(name, os.O_RDWR | os.O_CREAT)
 
 
+def is_lasting(name: str) -> bool:
+    """Return whether a name is of a file that stays for the server's life."""
+    return bool(OUR_NAMES.fullmatch(name)) and not name.startswith(_PASSING)
+
+
 def is_own(status: os.stat_result) -> bool:
     """Return whether it is a regular file of this user; nothing else is a segment."""
     return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
@@ -327,7 +334,7 @@ def _may_be_equal(one: int, other: int) -> bool:
 
 def read_header(file: FileHandle) -> OwnerHeader | None:
     """Return the owner that a segment's header names; None where the header is damaged."""
-    page = os.pread(file.fileno(), HEADER_BYTES, 0)
+    page = file.pread(HEADER_BYTES, 0)
     if len(page) < HEADER_BYTES or page[: len(MAGIC)] != MAGIC:
         return None
     numbers = memoryview(page).cast("d")

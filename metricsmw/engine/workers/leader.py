@@ -220,7 +220,7 @@ class LeaderLock:
 def read_deadline(file: FileHandle, now: float) -> float:
     """Return the deadline in a lock file; infinite where its leader has promised nothing."""
     try:
-        deadline = float(os.pread(file.fileno(), 64, 0) or "inf")
+        deadline = float(file.pread(64, 0) or "inf")
     except (OSError, ValueError):
         return math.inf
     return deadline if 0 <= deadline <= now + MAX_DEADLINE else math.inf

@@ -168,7 +168,7 @@ class OutsideSegment:
 
     def read(self, offset: int, size: int) -> bytes:
         """Return a copy of the bytes; fewer where the segment ends. Raises OSError."""
-        return os.pread(self._file.fileno(), size, offset)
+        return self._file.pread(size, offset)
 
     def opened(self) -> OutsideSegment:
         """Return itself: it is open."""
@@ -186,7 +186,7 @@ class _ReadOnlyBytes:
 
     def read(self, offset: int, size: int) -> bytes:
         """See `Bytes`."""
-        return b"" if self._file is None else os.pread(self._file.fileno(), size, offset)
+        return b"" if self._file is None else self._file.pread(size, offset)
 
     def write(self, offset: int, data: bytes) -> None:
         """Refuse. Raises OSError."""

@@ -38,6 +38,7 @@ class ResetFile:
         self._clock = clock
         # Replaced as a whole: the file's inode and time, its bytes' checksum, and what it says.
         self._known: tuple[Seen, int | None, Reset] = (0, 0), None, NEVER
+        self._damaged: Seen | None = None  # a file that is not read again
 
     @property
     def last(self) -> Reset:
@@ -57,10 +58,17 @@ class ResetFile:
                 return NEVER
             raise
         now = status.st_ino, status.st_mtime_ns
+        if now == self._damaged or status.st_size > MOST_BYTES:
+            raise OSError(errno.EIO, "damaged")
         if now != seen:
             data = self._directory.read(NAME, MOST_BYTES)
             if zlib.crc32(data) != checksum:  # else it was only renewed
-                checksum, known = zlib.crc32(data), unpack_reset(data, self._clock())
+                try:
+                    known = unpack_reset(data, self._clock())
+                except OSError:
+                    self._damaged = now
+                    raise
+                checksum = zlib.crc32(data)
             self._known = now, checksum, known
         return known
 
@@ -83,11 +91,6 @@ class ResetFile:
             with contextlib.suppress(OSError):
                 self._directory.remove(DRAFT)
             raise
-
-    def renew(self) -> None:
-        """Let it look used."""
-        with contextlib.suppress(OSError):
-            os.utime(NAME, dir_fd=self._directory.fileno(), follow_symlinks=False)
 
 
 def unpack_reset(compressed: bytes, now: float) -> Reset:

@@ -59,6 +59,7 @@ from metricsmw.engine.workers.directories import (
     clear,
     is_in_use,
     is_inhabited,
+    is_lasting,
     is_locked,
     is_name_locked,
     is_of_this_clock,
@@ -318,7 +319,8 @@ class SharedGroup:
             yield held
         finally:
             if held:
-                fcntl.flock(self._lock, fcntl.LOCK_UN)
+                with contextlib.suppress(OSError):  # it was closed, and with it unlocked
+                    fcntl.flock(self._lock, fcntl.LOCK_UN)
                 self._thread_lock.release()
 
     def _acquire(self, seconds: float) -> bool:
@@ -358,13 +360,10 @@ class SharedGroup:
             return
         self._renewed = now
         with contextlib.suppress(OSError):
-            os.utime(self.directory.fileno())
-            for file in (self._life, *self._shared.values()):
-                os.utime(file.fileno())
-            self._resets.renew()
+            # Those of dead workers, too, whose counts go on; a history only where it is kept here.
+            self.directory.renew(lambda name: name in self._shared or is_lasting(name))
             if not self._place.by_hand:
-                user = open_directory(self._place.directory.parent.parent)
-                os.utime(LOCK, dir_fd=user.fileno(), follow_symlinks=False)
+                open_directory(self._place.directory.parent.parent).renew(lambda name: name == LOCK)
 
     def problems(self) -> list[str]:
         """See `Group`."""

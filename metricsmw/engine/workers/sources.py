@@ -87,7 +87,7 @@ class _OpenFile:
 
     def read(self, offset: int, size: int) -> bytes:
         """Return a copy of the bytes; shorter where the file ends."""
-        return os.pread(self._file.fileno(), size, offset)
+        return self._file.pread(size, offset)
 
     def opened(self) -> _OpenFile:
         """Return itself: it is open."""
@@ -149,10 +149,15 @@ class Sources:
         found: dict[str, SegmentSource] = {}
         opened: dict[str, FileSource] = {}
         number_open = sum(source.stays_open for source in self._known.values())
+        own_name, own_inode = own
+        seen: set[int] = set()
         for name, status in self._directory.files(SEGMENT).items():
-            if (name, status.st_ino) == own:
-                found[name] = own_source
+            if status.st_ino == own_inode:
+                found[own_name] = own_source
                 continue
+            if status.st_ino in seen:  # another name of the same file
+                continue
+            seen.add(status.st_ino)
             source = self._known.get(name)
             if source is None or source.identity != (status.st_ino, status.st_uid):
                 try:

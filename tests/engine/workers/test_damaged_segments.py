@@ -157,6 +157,14 @@ def test_a_dead_workers_segment(scene: Scene, name: str) -> None:
         assert worker.do(numbers) == expected(reader=1)
 
 
+def test_another_name_of_a_segment(scene: Scene) -> None:
+    """A hard link, of the reader's own, of another worker's, and of a dead one's, adds nothing."""
+    for path in list(scene.files["live"].parent.glob("worker-*")):
+        os.link(path, path.with_name(f"{path.name}0"))
+    assert scene.reader.do(numbers) == expected(reader=3, live=10, dead=14)
+    assert left_out(scene.reader) == 0
+
+
 def test_checkpoints_of_a_dead_worker(scene: Scene) -> None:
     """They never change: who has read the one that it needs does not read it again."""
     states = SERVER_SHAPE.slots * SERVER_SHAPE.stride

@@ -29,6 +29,7 @@ from kits.damage import (
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
 from metricsmw.engine.storage.reader import SegmentSource
+from metricsmw.engine.workers import resets
 
 SHARED_FILES = {
     "truncated": truncate(0),
@@ -96,6 +97,27 @@ def test_a_shared_file(name: str, damage: str) -> None:
             clock.advance(STEP)
             assert workers.all(numbers) == [expected()] * 3
             assert not any(map(tells, workers.workers))
+
+
+def test_a_damaged_reset_is_read_once(monkeypatch: pytest.MonkeyPatch, clock: ManualClock) -> None:
+    """It may have many megabytes, and each reading asks for it."""
+    with MetricsMonitor(shared=True, clock=clock) as monitor:
+        record(monitor, "any", 1)
+        monitor.reset_statistics()
+        path = Path(segment_path(monitor)).with_name("reset")
+        path.write_bytes(b"x" * 100)
+        looks = []
+        real = resets.unpack_reset
+        monkeypatch.setattr(resets, "unpack_reset", lambda *args: looks.append(args) or real(*args))
+        for _ in range(3):
+            assert monitor.get_health()["status"] == "degraded"
+            assert monitor.total_requests == 0
+        assert len(looks) == 1
+        os.truncate(path, resets.MOST_BYTES + 1)
+        assert monitor.get_health()["status"] == "degraded"
+        assert len(looks) == 1
+        monitor.reset_statistics()
+        assert monitor.get_health()["status"] == "healthy"
 
 
 @pytest.mark.parametrize("damage", [truncate(0), zero_history], ids=["truncated", "zeroed"])

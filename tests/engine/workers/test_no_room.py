@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kits.crew import SharedClock, crew
@@ -83,6 +85,27 @@ def test_no_room(grants: int, monkeypatch: pytest.MonkeyPatch, clock: ManualCloc
         # A worker that could not be is none; it left nothing that would be taken for one.
         assert other.get_health()["workers"] == 1
         assert left_out_of(other) == 0
+
+
+@pytest.mark.parametrize("grants", [1, 4])
+def test_no_mapping_is_left(
+    grants: int, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
+) -> None:
+    """The system maps no more memory (``vm.max_map_count``) after so many mappings."""
+    left = grants
+    real = mmap.mmap
+
+    def limited(*args: Any, **kwargs: Any) -> mmap.mmap:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(mmap, "mmap", limited)
+    with MetricsMonitor(shared=True, clock=clock) as monitor:
+        use_everything(monitor, clock)
+        assert left < 0
 
 
 def left_out_of(monitor: MetricsMonitor) -> int:
