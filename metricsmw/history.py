@@ -15,7 +15,7 @@ import os
 import stat
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -58,6 +58,8 @@ T = TypeVar("T")
 
 NAME = "lasting_history"
 RETRY_SECONDS = 0.02
+# What SQLite opens beside a database, if it is there; a FIFO would hold it up for ever.
+BESIDE = ("-journal", "-wal", "-shm")
 
 
 class CountSource(ServerMember, Protocol):
@@ -368,13 +370,20 @@ class SQLiteHistory:
             open_own(self.path, os.O_RDWR | os.O_CREAT).close()
             status = os.stat(self.path)
         # A link is the user's own wish, or somebody else's who would have another file written to.
-        if os.lstat(self.path).st_uid not in users or not (
-            stat.S_ISREG(status.st_mode) and status.st_uid == users[1]
-        ):
+        if os.lstat(self.path).st_uid not in users or not _is_own(status):
             raise PermissionError(errno.EPERM, "not a regular file of this user")
+        real = os.path.realpath(self.path)
+        for suffix in BESIDE:
+            with suppress(FileNotFoundError):
+                if not _is_own(os.lstat(real + suffix)):
+                    raise PermissionError(errno.EPERM, f"its {suffix} is no file of this user")
         database = sqlite3.connect(self.path, timeout=0)
         end = time.monotonic() + self._time_limit
         # A view or a trigger may be without an end, and may not call what is not harmless.
         database.set_progress_handler(lambda: time.monotonic() > end, 10_000)
         database.execute("PRAGMA trusted_schema = OFF")
         return database
+
+
+def _is_own(status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode) and status.st_uid == this_user()

@@ -92,6 +92,28 @@ def test_what_is_no_file_of_ours_is_not_opened(
     assert len(monitor.get_metrics_history(600)) == 1
 
 
+@pytest.mark.parametrize("suffix", ["-journal", "-wal", "-shm"])
+def test_what_stands_beside_it_is_looked_at_first(
+    suffix: str,
+    lasting: SQLiteHistory,
+    monitor: MetricsMonitor,
+    clock: ManualClock,
+    path: Path,
+) -> None:
+    """SQLite would wait for a FIFO, which nothing can end, and the file may be known by a link."""
+    keep(lasting, monitor, clock)
+    path.rename(path.with_name("real.db"))
+    path.symlink_to("real.db")
+    beside = path.with_name(f"real.db{suffix}")
+    os.mkfifo(beside)
+    clock.advance(60)
+    assert not lasting.check()
+    assert problem(monitor) == f"failing: its {suffix} is no file of this user"
+    assert len(monitor.get_metrics_history()) == 4
+    beside.unlink()
+    assert lasting.check()
+
+
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
 PREPARED: dict[str, list[str]] = {
     "a view without an end": [

@@ -177,3 +177,7 @@ class TestLimits:
 
     def test_nothing_is_known(self, tmp_path: Path) -> None:
         assert read_limits(0, str(tmp_path)) == (0, "unknown", 0.0, "none")
+
+    def test_lines_that_no_kernel_writes(self, tmp_path: Path) -> None:
+        root = self.machine(tmp_path, "\nnone\n0::/\n", f"\n1 -\n{self.V2}", memory__max="9")
+        assert read_limits(10, root) == (9, "cgroup v2", 0.0, "none")

@@ -101,12 +101,16 @@ def _groups(root: Path, controller: str) -> Iterator[_ControlGroup]:
     """Return the groups that limit this process, from its own up."""
     paths: dict[str, str] = {}
     for line in _lines(root / "proc/self/cgroup"):
-        _, controllers, path = line.split(":", 2)
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
         for name in controllers.split(","):
             paths[name] = path
     for line in _lines(root / "proc/self/mountinfo"):
         fields = line.split(" ")
-        kind, options = (fields[fields.index("-") + k] for k in (1, 3))
+        try:
+            kind, options = (fields[fields.index("-") + k] for k in (1, 3))
+        except (ValueError, IndexError):  # not as the kernel writes it
+            continue
         if kind == "cgroup2":
             version, name = 2, ""
         elif kind == "cgroup" and controller in options.split(","):

@@ -23,6 +23,8 @@ from metricsmw.engine.workers.surroundings import HERE, Surroundings
 FRESH_SECONDS = 1.0
 # A worker that has said nothing for so long is idle, or nearly so.
 TOLD_SECONDS = 120.0
+# The limits of a container may be changed as it runs.
+LIMITS_SECONDS = 60.0
 
 
 class Usage(NamedTuple):
@@ -89,17 +91,18 @@ class ResourceSampler:
         self._each: Mapping[WorkerKey, WorkerResources] = {}
         self._at = -inf
         self._usage = Usage(0.0, 0.0, 0.0, 0.0)
-        self._limits: Limits | None = None
+        self._limits: tuple[float, Limits] | None = None  # when they were found
 
     def limits(self) -> Limits:
-        """Return what percentages are of; found once."""
-        if self._limits is None:
+        """Return what percentages are of, as it was found within the last minute."""
+        now = time.perf_counter()
+        if self._limits is None or now - self._limits[0] >= LIMITS_SECONDS:
             try:
                 memory = psutil.virtual_memory().total
             except Exception:  # less of /proc is shown than psutil reads
                 memory = 0
-            self._limits = read_limits(memory)
-        return self._limits
+            self._limits = now, read_limits(memory)
+        return self._limits[1]
 
     def usage(self, workers: Collection[WorkerUsage]) -> Usage:
         """Return the sum over those workers; one that is gone counts as nothing."""
