@@ -27,7 +27,9 @@ def test_memory_of_the_groups_limit(stage: Stage, tmp_path: Path) -> None:
         share = 100 * shown["memory_usage_mb"] / 256
         assert shown["memory_usage_pct"] == pytest.approx(share, abs=0.02)
         # It is changed as the container runs.
-        server.do("run", "from metricsmw.engine.reading import resources as r; r.LIMITS_SECONDS = 0")
+        server.do(
+            "run", "from metricsmw.engine.reading import resources as r; r.LIMITS_SECONDS = 0"
+        )
         (group / "memory.limit_in_bytes").write_text(f"{512 * MB}\n")
         assert server.do("statistics")["configuration"]["memory_limit_mb"] == 512
         server.kill()
