@@ -18,7 +18,9 @@ MERGES: Final = ("sum", "max", "last")
 
 NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,99}")
 LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
-UNIT = re.compile(r"[a-z][a-z0-9_]{0,19}|")
+UNIT = re.compile(r"(?!.{21})[a-z][a-z0-9]*(_[a-z0-9]+)*|")
+# Units that have a word in exports.
+WORDS: Final = {"s": "seconds", "ms": "milliseconds"}
 # With these, a name fits into its row however long the values are.
 MAX_LABELS, MAX_LABEL_CHARACTERS = 8, 100
 # What the formats append to names, and labels that they add.
@@ -88,7 +90,9 @@ def define(
         )
     if merge not in MERGES:
         raise ValueError(f"merge must be one of {', '.join(MERGES)}, got {merge!r}")
-    definition = Definition(kind, name, help, unit, tuple(labels), merge)
+    definition = Definition(kind, name, help, WORDS.get(unit, unit), tuple(labels), merge)
+    if not definition.exported:
+        raise ValueError(f"name must have more than underscores, got {name!r}")
     if definition.exported in RESERVED_NAMES:
         raise ValueError(
             f"name must not be one that is exported already: {definition.exported!r}, by the server"

@@ -346,7 +346,7 @@ class Instruments:
                 ``_total``.
             help: What it counts, for those who read the exports.
             labels: The names of its labels, up to 8.
-            unit: A word such as "seconds", "bytes"; it becomes part of the exported name.
+            unit: A word such as "seconds" or "bytes"; it becomes part of the exported name.
             max_series: So many different label values, 1 to 10000; further ones share ``<other>``.
 
         Raises:
@@ -425,10 +425,12 @@ class Instruments:
         """
         whole("max_series", max_series, 1, 10_000)
         with self._lock:
-            exported = definition.exported
-            made = next((m for m in self._made.values() if m.definition.exported == exported), None)
+            name, exported = definition.name, definition.exported
+            known = self._made.values()
+            made = next((m for m in known if m.definition.exported == exported), None)
+            made = made or self._made.get(name)
             if made is None:
-                made = self._made[definition.name] = make(self._rows, definition, max_series)
+                made = self._made[name] = make(self._rows, definition, max_series)
             elif made.definition != definition:
                 raise ValueError(
                     f"there is {definition.name!r} already, made otherwise: {made.definition}"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import inspect
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -91,6 +94,63 @@ def test_time_is_counted_in_blocks_and_calls(monitor: MetricsMonitor, clock: Man
         fails()
     (row,) = monitor.get_custom()
     assert (row["count"], row["sum"]) == (3, 14.0)
+
+
+def test_what_goes_on_after_its_call_is_counted_to_its_end(
+    monitor: MetricsMonitor, clock: ManualClock
+) -> None:
+    pay = monitor.histogram("pay")
+
+    @pay.time()
+    async def waits() -> int:
+        clock.advance(2)
+        return 7
+
+    @pay.time()
+    def steps(ends: list[str]) -> Iterator[int]:
+        try:
+            clock.advance(4)
+            yield 1
+        except KeyError:
+            clock.advance(8)
+            ends.append("thrown")
+            yield 2
+        finally:
+            ends.append("ended")
+
+    @contextlib.asynccontextmanager
+    @pay.time()
+    async def opened(ends: list[str]) -> AsyncIterator[int]:
+        try:
+            clock.advance(16)
+            yield 3
+        except KeyError:
+            clock.advance(32)
+            ends.append("thrown")
+            raise
+        finally:
+            ends.append("ended")
+
+    async def use(ends: list[str]) -> None:
+        assert await waits() == 7
+        async with opened([]) as found:
+            assert found == 3
+        async with opened(ends):
+            raise KeyError
+
+    assert inspect.iscoroutinefunction(waits)
+    assert inspect.isgeneratorfunction(steps)
+    ends: list[str] = []
+    with pytest.raises(KeyError):
+        asyncio.run(use(ends))
+    assert ends == ["thrown", "ended"]
+    generator: Any = steps(ends)
+    assert next(generator) == 1
+    assert generator.throw(KeyError) == 2
+    generator.close()
+    assert ends == ["thrown", "ended"] * 2
+    (row,) = monitor.get_custom()
+    assert (row["count"], row["sum"]) == (4, 2 + 4 + 8 + 16 + 16 + 32)
 
 
 @settings(max_examples=50)
@@ -197,6 +257,10 @@ def test_any_label_value_is_kept_apart(monitor: MetricsMonitor, value: str) -> N
         lambda m: (m.counter("a"), m.counter("a", labels=["b"])),
         lambda m: (m.histogram("a"), m.gauge("a_seconds")),
         lambda m: (m.gauge("a_b"), m.gauge("a__b")),
+        lambda m: (m.histogram("a"), m.histogram("a", unit="bytes")),
+        lambda m: (m.histogram("a", unit="ms"), m.gauge("a_milliseconds")),
+        lambda m: m.gauge("a", unit="b__c"),
+        lambda m: m.counter("_"),
         lambda m: m.counter("process_cpu_time", unit="seconds"),
         lambda m: m.gauge("target"),
         lambda m: m.counter("a", labels=["b"]).inc(),
