@@ -40,6 +40,8 @@ from metricsmw.exporters.model import (
 from metricsmw.exporters.names import Escaping, labels, metric_name, readable, unit_name
 
 COUNTER, GAUGE, HISTOGRAM = 0, 1, 4  # of the enum MetricType
+# Of all histograms together, in one body.
+MOST_EXEMPLARS = 64
 _VARINT, _DOUBLE, _BYTES = 0, 1, 2
 
 _double: Final = struct.Struct("<d").pack
@@ -109,7 +111,47 @@ def _gauge(point: NumberPoint) -> bytes:
     return _message(2, _number(1, float(point.value)))
 
 
-def _histogram(point: HistogramPoint, classic: bool) -> bytes:
+class _Exemplars:
+    """Writes the exemplars of histograms so that each version of Prometheus reads them all.
+
+    Prometheus 2.53 reads on in a histogram's exemplars where it has ended in those of the histogram
+    before, and 3.5 does so within a family (other versions begin anew). So before a histogram's own
+    stand as many empty ones as were written before. All versions leave those out, as they have no
+    timestamp. An empty one takes three bytes; `MOST_EXEMPLARS` bounds them.
+
+    Args:
+        families: All that are written, in that order.
+    """
+
+    def __init__(self, families: Sequence[Family]) -> None:
+        found = [
+            point.exemplars
+            for family in families
+            if isinstance(family, HistogramFamily)
+            for point in family.points
+            if point.exemplars
+        ]
+        # Where there are too many: of each series the slowest, of the slowest series.
+        self._each = max(1, MOST_EXEMPLARS // max(len(found), 1))
+        slowest = sorted((max(one.value for one in exemplars) for exemplars in found), reverse=True)
+        self._least = slowest[MOST_EXEMPLARS - 1] if len(found) > MOST_EXEMPLARS else 0.0
+        self._written = 0
+
+    def write(self, exemplars: Sequence[Exemplar]) -> bytes:
+        """Return the exemplars of the next histogram."""
+        if len(exemplars) > self._each:
+            chosen = sorted(exemplars, key=lambda one: one.value)[-self._each :]
+            exemplars = sorted(chosen, key=lambda one: one.time)
+        exemplars = [one for one in exemplars if one.value >= self._least]
+        exemplars = exemplars[: MOST_EXEMPLARS - self._written]
+        if not exemplars:
+            return b""
+        empty = _message(16, b"") * self._written
+        self._written += len(exemplars)
+        return empty + b"".join(_exemplar(16, one) for one in exemplars)
+
+
+def _histogram(point: HistogramPoint, classic: bool, exemplars: _Exemplars) -> bytes:
     parts = [_tag(1, _VARINT), _varint(point.count), _number(2, point.sum)]
     if classic:
         for bound, count in point.classic():
@@ -118,7 +160,7 @@ def _histogram(point: HistogramPoint, classic: bool) -> bytes:
     parts += _buckets(point.spans())
     if point.started is not None:
         parts.append(_timestamp(15, point.started))
-    parts += (_exemplar(16, exemplar) for exemplar in point.exemplars)
+    parts.append(exemplars.write(point.exemplars))
     return _message(7, b"".join(parts))
 
 
@@ -141,11 +183,13 @@ def _buckets(spans: Sequence[tuple[int, Sequence[int]]]) -> Iterator[bytes]:
         yield _message(13, b"".join(deltas))
 
 
-def _family(family: Family, escaping: Escaping, classic: bool) -> bytes:
+def _family(family: Family, escaping: Escaping, classic: bool, exemplars: _Exemplars) -> bytes:
     metrics: list[tuple[Attributes, bytes]]
     if isinstance(family, HistogramFamily):
         kind = HISTOGRAM
-        metrics = [(point.attributes, _histogram(point, classic)) for point in family.points]
+        metrics = [
+            (point.attributes, _histogram(point, classic, exemplars)) for point in family.points
+        ]
     elif isinstance(family, CounterFamily):
         kind, metrics = COUNTER, [(point.attributes, _counter(point)) for point in family.points]
     else:
@@ -172,4 +216,6 @@ def write(
         escaping: How names are written.
         classic: True adds the classic buckets, whose bounds are powers of two.
     """
-    return b"".join(_family(family, escaping, classic) for family in exposition.all_families())
+    families = exposition.all_families()
+    exemplars = _Exemplars(families)
+    return b"".join(_family(family, escaping, classic, exemplars) for family in families)

@@ -39,6 +39,7 @@ LATENCIES = sorted(
 )
 
 
+TRACE = "0af7651916cd43dd8448eb211c80319c"
 # Of /four, some were streams.
 STREAMS, FIRST_BYTES = LATENCIES[-5_000:], [0.001] * 5_000
 
@@ -54,7 +55,7 @@ def point(
         tally = halves
     first = min(tally)
     counts = [tally[bucket] for bucket in range(first, max(tally) + 1)]
-    exemplar = Exemplar(latencies[-1], {"trace_id": "0af7651916cd43dd8448eb211c80319c"}, 1.7e9)
+    exemplar = Exemplar(latencies[-1], {"trace_id": TRACE}, 1.7e9)
     return HistogramPoint(attributes, scale, first, counts, sum(latencies), 1.6e9, [exemplar])
 
 
@@ -157,8 +158,15 @@ def test_native_histograms_are_scraped_as_they_are(suite: str) -> None:
         exemplars = engine.ask(
             "/api/v1/query_exemplars", query=NAME, start="1600000000", end="1800000000"
         )
-        traces = {e["labels"]["trace_id"] for s in exemplars["data"] for e in s["exemplars"]}
-        assert traces == {"0af7651916cd43dd8448eb211c80319c"}
+        traces = {
+            series["seriesLabels"]["http_route"]: [
+                found["labels"]["trace_id"] for found in series["exemplars"]
+            ]
+            for series in exemplars["data"]
+        }
+        assert traces == {
+            route: ["0af7651916cd43dd8448eb211c80319c"] for route in ("/five", "/four")
+        }
         health = engine.ask("/api/v1/targets")["data"]["activeTargets"][0]
         assert (health["health"], health["lastError"]) == ("up", "")
 

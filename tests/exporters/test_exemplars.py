@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kits.metric_families import parse
+from kits.metric_families import exemplars, parse
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from metricsmw import MetricsMonitor
@@ -83,7 +83,7 @@ def test_each_is_in_the_series_that_counts_it(done: Any) -> None:
     for family in parse(protobuf.write(told)):
         for metric in family.metric:
             series = {pair.name: pair.value for pair in metric.label}
-            for exemplar in metric.histogram.exemplars:
+            for exemplar in exemplars(metric.histogram):
                 (trace, span) = sorted(pair.value for pair in exemplar.label)[::-1]
                 trace = max(trace, span, key=len)
                 if family.name == NAME:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from kits.expositions import expositions
-from kits.metric_families import buckets, parse
+from kits.metric_families import buckets, exemplars, parse
 from prometheus_client.openmetrics.parser import (
     text_fd_to_metric_families as parse_openmetrics,
 )
@@ -125,7 +125,7 @@ def _check_histogram(written: Any, point: HistogramPoint, classic: bool) -> None
     if point.started is not None:
         created = written.created_timestamp
         assert created.seconds + created.nanos / 1e9 == pytest.approx(point.started, abs=1e-6)
-    assert [e.value for e in written.exemplars] == [e.value for e in point.exemplars]
+    assert [e.value for e in exemplars(written)] == [e.value for e in point.exemplars]
 
 
 NATIVE = re.compile(
@@ -224,6 +224,29 @@ def test_openmetrics_2_by_example() -> None:
         "process_memory_usage_bytes 1024",
         "# EOF",
     ]
+
+
+@pytest.mark.parametrize(("series", "of_each"), [(1, 10), (3, 10), (30, 2), (200, 1)])
+def test_each_version_of_prometheus_reads_the_same_exemplars(series: int, of_each: int) -> None:
+    points = [
+        HistogramPoint(
+            {"a": str(number)}, 4, 0, [1], 1.0,
+            exemplars=[Exemplar(number + k / 10, {"trace_id": "a"}, 1e9 + k) for k in range(10)],
+        )
+        for number in range(series)
+    ]  # fmt: skip
+    families = [HistogramFamily(name, "s", "", points[k::2]) for k, name in enumerate("ab")]
+    place = 0
+    found = []
+    for family in parse(protobuf.write(Exposition({}, families))):
+        for metric in family.metric:
+            written, read = metric.histogram.exemplars, exemplars(metric.histogram)
+            if read:
+                assert list(written[place:]) == read  # version 2.53 goes on where it has ended
+                place = len(written)
+            found += [one.value for one in read]
+    slowest = range(series)[-protobuf.MOST_EXEMPLARS :]
+    assert sorted(found) == [n + k / 10 for n in slowest for k in range(10)[-of_each:]]
 
 
 def test_openmetrics_1_carries_the_exemplar_in_its_bucket() -> None:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from kits.crew import SharedClock, crew
 from kits.otlp_receiver import OTLPReceiver, otlp_receiver
 from kits.servers import wait_until
+from werkzeug.test import Client
 
 from metricsmw import MetricsMonitor
+from metricsmw.adapters import wrap
 from metricsmw.clock import ManualClock
 from metricsmw.exporting import OTLPExport
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 Make = Callable[..., OTLPExport]
 NOBODY = "http://127.0.0.1:9/v1/metrics"
@@ -71,6 +76,28 @@ def test_each_interval_is_exported_once(
     assert (point.count, point.scale) == (2, 4)
     assert point.start_time_unix_nano > 0
     assert receiver.exports[0].resource["service.instance.id"]
+
+
+def test_a_slow_request_is_an_exemplar_under_its_clients_trace(
+    monitor: MetricsMonitor, receiver: OTLPReceiver, clock: ManualClock, export: Make
+) -> None:
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        clock.advance(2)
+        start_response("200 OK", [])
+        return [b"late"]
+
+    pushed = export()
+    pushed.check()
+    began = clock.time()
+    Client(wrap(app, monitor)).get("/", headers={"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"})
+    clock.advance(60)
+    assert pushed.check()
+    for name in ("http.server.request.duration", "metricsmw.request.duration"):
+        (point,) = receiver.exports[0].metric(name).exponential_histogram.data_points
+        (exemplar,) = point.exemplars
+        assert (exemplar.trace_id, exemplar.span_id) == (b"\xab" * 16, b"\xcd" * 8)
+        assert exemplar.as_double == 2.0
+        assert exemplar.time_unix_nano / 1e9 == pytest.approx(began + 2)
 
 
 def test_a_reset_moves_the_start(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 from kits.engines import Engine, prometheus, victoria_metrics
@@ -127,6 +128,19 @@ def test_what_prometheus_has_is_what_was_sent(name: str, app: str, args: Sequenc
         scraped(engines, len(clients.sent))
         for engine in engines:
             check_numbers(engine, clients, began, resets=1)
+        if name == "gunicorn":
+            by_text = "scrape_protocols: ['OpenMetricsText1.0.0']"
+            engines += (
+                stack.enter_context(
+                    prometheus(
+                        "forky",
+                        {"app": server.port},
+                        path="/api/metrics/prometheus",
+                        scrape=by_text,
+                    )
+                ),
+            )
+        check_exemplars(server, engines)
 
 
 @pytest.mark.parametrize(("name", "app"), [("gunicorn", WSGI), ("uvicorn", ASGI)])
@@ -192,3 +206,30 @@ def check_numbers(engine: Engine, clients: Clients, began: float, resets: int = 
     for quantile in (0.5, 0.95, 0.99):
         value = engine.value(f"histogram_quantile({quantile}, sum(rate({OVERALL}[{seconds}s])))")
         assert value == pytest.approx(clients.exact(quantile), rel=0.011)
+
+
+def check_exemplars(server: Server, engines: Sequence[Engine]) -> None:
+    """A slow request is the exemplar of the series that count it, under the client's trace id."""
+    began = time.time()
+    trace = random.Random().randbytes(16).hex()
+    server.get("/slow", {"traceparent": f"00-{trace}-{'cd' * 8}-01"})
+    took = time.time() - began
+    for engine in engines:
+        for name in (OVERALL, ROUTE):
+            found: list[dict[str, Any]] = []
+
+            def has_it() -> bool:
+                exemplars = engine.ask(  # noqa: B023
+                    "/api/v1/query_exemplars",
+                    query=f'{{__name__=~"{name}(_bucket)?"}}',  # noqa: B023
+                    start=str(began),
+                    end=str(time.time() + 60),
+                )
+                all_ = [one for series in exemplars["data"] for one in series["exemplars"]]
+                found[:] = [one for one in all_ if one["labels"]["trace_id"] == trace]  # noqa: B023
+                return bool(found)  # noqa: B023
+
+            wait_until(has_it, f"the exemplar of {name} in {engine.name}")
+            assert {one["labels"]["span_id"] for one in found} == {"cd" * 8}
+            assert {0.05 <= float(one["value"]) <= took for one in found} == {True}
+            assert {began <= one["timestamp"] <= began + took + 1 for one in found} == {True}

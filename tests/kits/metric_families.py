@@ -110,3 +110,8 @@ def buckets(histogram: Any) -> dict[int, int]:
             index += 1
     assert next(deltas, None) is None
     return found
+
+
+def exemplars(histogram: Any) -> list[Any]:
+    """Return the exemplars that a reader takes: those with a timestamp."""
+    return [one for one in histogram.exemplars if one.HasField("timestamp")]

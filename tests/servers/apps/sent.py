@@ -1,13 +1,14 @@
 """A bare app, WSGI and ASGI, that records the latencies it is sent: `GET /sent?ms=1.5,20,3`.
 
 So a test knows exactly what was measured, also by numbers of the app's own. Its own requests are in
-no number; each answer names the worker that gave it. Where the environment names a receiver, the
-numbers are pushed to it.
+no number, but for those of `GET /slow`, which takes 50 ms; each answer names the worker that gave
+it. Where the environment names a receiver, the numbers are pushed to it.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
@@ -30,7 +31,9 @@ queue = monitor.gauge("queue", merge="last")
 payment = monitor.histogram("payment")
 
 
-def take(query: str) -> bytes:
+def take(path: str, query: str) -> bytes:
+    if path == "/slow":
+        time.sleep(0.05)
     for text in filter(None, ",".join(parse_qs(query).get("ms", [])).split(",")):
         monitor.record_request(float(text), method="GET", route="/sent", status=200)
         orders.inc()
@@ -41,13 +44,13 @@ def take(query: str) -> bytes:
 
 def bare_wsgi(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     start_response("200 OK", [("Content-Type", "text/plain")])
-    return [take(environ["QUERY_STRING"])]
+    return [take(environ["PATH_INFO"], environ["QUERY_STRING"])]
 
 
 async def bare_asgi(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] != "http":
         return
-    body = take(scope["query_string"].decode())
+    body = take(scope["path"], scope["query_string"].decode())
     headers = [(b"content-type", b"text/plain")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
