@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +17,8 @@ from werkzeug.test import Client
 from metricsmw import MetricsMonitor
 from metricsmw.adapters import wrap
 from metricsmw.clock import ManualClock
+from metricsmw.exporters.model import Exposition
+from metricsmw.exporters.otlp import ExportError, OTLPSender
 from metricsmw.exporting import OTLPExport
 
 if TYPE_CHECKING:
@@ -132,6 +135,7 @@ def test_the_environment_is_honoured(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "5000")
     monkeypatch.setenv("OTEL_SERVICE_NAME", "shop")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "process.pid=none,a=%C3%A9,b=\udce9")
     pushed = export(None)
     pushed.check()
     clock.advance(5)
@@ -140,7 +144,8 @@ def test_the_environment_is_honoured(
     assert taken.path == "/v1/metrics"
     assert taken.headers["api-key"] == "secret"
     assert taken.headers["content-encoding"] == "gzip"
-    assert taken.resource["service.name"] == "shop"
+    told = {name: taken.resource[name] for name in ("service.name", "process.pid", "a", "b")}
+    assert told == {"service.name": "shop", "process.pid": "none", "a": "é", "b": "\\udce9"}
 
 
 def test_deltas_where_they_are_preferred(
@@ -167,6 +172,41 @@ def test_deltas_where_they_are_preferred(
         taken.metric("metricsmw.requests").sum.data_points[0] for taken in receiver.exports[:2]
     )
     assert second.start_time_unix_nano == first.time_unix_nano
+
+
+def test_a_delta_of_a_leader_that_hung_is_not_sent_again_by_the_next(
+    receiver: OTLPReceiver,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("METRICSMW_DIR", str(tmp_path))
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "lowmemory")
+    with (
+        MetricsMonitor(shared=True, clock=clock) as one,
+        MetricsMonitor(shared=True, clock=clock) as two,
+    ):
+        first, second = (OTLPExport(m, receiver.url, start=False) for m in (one, two))
+
+        def hang(self: OTLPSender, numbers: Exposition, at: float) -> None:
+            monkeypatch.setattr(OTLPSender, "send", send)
+            first._job.leader.release()  # as it hung for so long that another one leads
+            clock.advance(60)
+            assert second.check()
+            raise ExportError("hung")
+
+        first.check()
+        one.record_request(10.0)
+        send = OTLPSender.send
+        monkeypatch.setattr(OTLPSender, "send", hang)
+        clock.advance(60)
+        assert not first.check()
+        two.record_request(10.0)
+        clock.advance(60)
+        assert second.check()
+        # The one that was being sent is lost, the other one is not sent twice.
+        assert [taken.requests for taken in receiver.exports] == [0, 1]
+        second.stop()
 
 
 # --- what goes wrong ------------------------------------------------------------------------------
