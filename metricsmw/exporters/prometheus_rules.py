@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -19,7 +20,7 @@ from metricsmw.alerts.rules import AnyRule, BurnRate, CustomRule, Rule, identity
 from metricsmw.alerts.values import goes_by_steps
 from metricsmw.engine.storage.keys import OTHER, UNMATCHED
 from metricsmw.exporters.model import CounterFamily, GaugeFamily, HistogramFamily
-from metricsmw.exporters.names import label_name, metric_name
+from metricsmw.exporters.names import label_name, metric_name, readable
 from metricsmw.snapshot import FIRST_BYTE_FIELDS
 
 GROUP = "metricsmw"
@@ -31,6 +32,7 @@ ERRORS = "metricsmw_request_errors_total"
 SERVER_ERRORS = "metricsmw_request_server_errors_total"
 SERVER_LABELS = "job, instance"
 ANSWER_LABELS = "http_response_status_code, error_type, url_scheme"
+_UNPRINTABLE = re.compile("[\x7f-\x9f\ufffe\uffff]")
 # The shortest time that rates are taken over.
 LEAST_SECONDS = 60
 
@@ -254,12 +256,16 @@ def rule_label(rule: AnyRule) -> str:
 
 def _plain(text: str) -> str:
     """Return text that is no template of Prometheus', as one with two braces would be."""
-    return text.replace("{{", "{ {")
+    return re.sub(r"\{(?=\{)", "{ ", text)
 
 
 def _quoted(text: str) -> str:
-    """Return a string of YAML, and of PromQL; JSON's are both."""
-    return json.dumps(text, ensure_ascii=False)
+    """Return a string of YAML, and of PromQL, of text as it is exported.
+
+    JSON's strings are both, but for some characters that YAML takes escaped only.
+    """
+    quoted = json.dumps(readable(text), ensure_ascii=False)
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", quoted)
 
 
 def _compare(rule: AnyRule, threshold: float, window: str) -> str:

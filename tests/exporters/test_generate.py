@@ -40,6 +40,7 @@ RULES = [
     "BUSY: request_rate_rpm > 500 for 10s",
     "SLO: burn_rate(95, 6h, 30m) > 6 for 2m clear 3 info",
     'orders_failed{shop="nor\\"th"} rate > 5 for 2m',
+    "latency_p99_ms > 500 on GET /{{{\0\x01\x7f\x9b\udc80\ufffe\U0001f600",
     "queue_length value > 100 for 1m clear 50",
     "payment_seconds p99 > 2 over 2m",
     "payment_seconds mean > 2 critical",
