@@ -25,6 +25,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from operator import sub
 from typing import Final
 
 from metricsmw.exporters.model import (
@@ -45,13 +46,12 @@ MOST_EXEMPLARS = 64
 _VARINT, _DOUBLE, _BYTES = 0, 1, 2
 
 _double: Final = struct.Struct("<d").pack
-_BYTE: Final = [bytes((number,)) for number in range(128)]
 
 
+# Most numbers are small, and the same again and again.
+@lru_cache(maxsize=4096)
 def _varint(number: int) -> bytes:
     """Encode a whole number >= 0: seven bits a byte, the lowest first."""
-    if number < 128:
-        return _BYTE[number]
     encoded = bytearray()
     while number > 127:
         encoded.append(number & 127 | 128)
@@ -60,6 +60,7 @@ def _varint(number: int) -> bytes:
     return bytes(encoded)
 
 
+@lru_cache(maxsize=4096)
 def _zigzag(number: int) -> bytes:
     """Encode a whole number of either sign, so that small ones stay short."""
     return _varint(number << 1 if number >= 0 else -(number << 1) - 1)
@@ -169,18 +170,15 @@ def _buckets(spans: Sequence[tuple[int, Sequence[int]]]) -> Iterator[bytes]:
 
     Without any a span of no bucket says that this is a native histogram all the same.
     """
-    deltas = []
-    end = before = 0
+    end = 0
     for first, counts in spans or [(0, ())]:
         # The first offset is an index, a later one the gap to the span before.
         offset, length = _zigzag(first - end), _varint(len(counts))
         yield _message(12, _tag(1, _VARINT) + offset + _tag(2, _VARINT) + length)
         end = first + len(counts)
-        for count in counts:
-            deltas.append(_zigzag(count - before))
-            before = count
-    if deltas:
-        yield _message(13, b"".join(deltas))
+    populated = [count for _, counts in spans for count in counts]
+    if populated:
+        yield _message(13, b"".join(map(_zigzag, map(sub, populated, [0, *populated]))))
 
 
 def _family(family: Family, escaping: Escaping, classic: bool, exemplars: _Exemplars) -> bytes:
