@@ -397,7 +397,17 @@ def _asgi(app: Callable[..., Any], headers: dict[str, str]) -> tuple[str, bytes]
     return f"{response.status_code} {response.reason_phrase}", response.content
 
 
-@pytest.mark.parametrize("over", [_wsgi, _asgi])
+def _fastapi(app: Callable[..., Any], headers: dict[str, str]) -> tuple[str, bytes]:
+    from fastapi import FastAPI
+    from starlette.testclient import TestClient
+
+    host = FastAPI()
+    host.add_route("/metrics", app)
+    response = TestClient(host, follow_redirects=False).get("/metrics", headers=headers)
+    return str(response.status_code), response.content
+
+
+@pytest.mark.parametrize("over", [_wsgi, _asgi, _fastapi])
 def test_the_app_to_mount_answers_over_both_interfaces(
     monitor: MetricsMonitor, over: Callable[..., tuple[str, bytes]]
 ) -> None:
