@@ -23,14 +23,20 @@ MESSAGE = (
 )
 OM = "application/openmetrics-text"
 # As these scrapers send it.
-PROMETHEUS_2_NATIVE = (
-    f"{MESSAGE};q=0.6,{OM};version=1.0.0;q=0.5,{OM};version=0.0.1;q=0.4,"
-    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+OM_AND_TEXT = (
+    f"{OM};version=1.0.0;q=0.4,{OM};version=0.0.1;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
 )
+PROMETHEUS_2_42 = (
+    f"{OM};version=1.0.0,{OM};version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
+PROMETHEUS_2_NATIVE = f"{MESSAGE};q=0.5,{OM_AND_TEXT}"
 PROMETHEUS_3 = (
-    f"{OM};version=1.0.0;escaping=allow-utf-8;q=0.6,{OM};version=0.0.1;q=0.5,"
-    "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+    f"{OM};version=1.0.0;escaping=allow-utf-8;q=0.5,{OM};version=0.0.1;q=0.4,"
+    "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
 )
+PROMETHEUS_3_NATIVE = f"{MESSAGE};q=0.6,{PROMETHEUS_3}"
+PROMETHEUS_3_TEXT = "text/plain;version=0.0.4;q=0.6,*/*;q=0.5"
+TELEGRAF = f"{MESSAGE};q=0.7,text/plain;version=0.0.4;q=0.3,*/*;q=0.1"
 VICTORIA_METRICS = "text/plain;version=0.0.4;q=1,*/*;q=0.1"
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
@@ -42,8 +48,14 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
         ("*/*", TEXT),
         (BROWSER, TEXT),
         (VICTORIA_METRICS, TEXT),
+        (OM_AND_TEXT, OPENMETRICS),
+        (PROMETHEUS_2_42, OPENMETRICS),
         (PROMETHEUS_2_NATIVE, PROTOBUF),
         (PROMETHEUS_3, OPENMETRICS),
+        (PROMETHEUS_3_NATIVE, PROTOBUF),
+        (PROMETHEUS_3_TEXT, TEXT),
+        (TELEGRAF, PROTOBUF),
+        (f"{OM}; version=0.0.1; charset=utf-8", TEXT),
         (MESSAGE, PROTOBUF),
         (f"{MESSAGE};q=0", TEXT),
         (MESSAGE.replace("delimited", "text"), TEXT),
@@ -73,6 +85,8 @@ def test_the_format_is_the_one_preferred(accept: str, form: Format) -> None:
     [
         ("", "underscores"),
         (PROMETHEUS_3, "allow-utf-8"),
+        (PROMETHEUS_3_NATIVE, "underscores"),
+        (PROMETHEUS_3.replace("allow-utf-8", "underscores"), "underscores"),
         (f"{OM};escaping=dots", "dots"),
         (f"{OM};escaping=values", "values"),
         (f"{OM};escaping=unheard-of", "underscores"),
