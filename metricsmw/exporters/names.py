@@ -62,6 +62,15 @@ def metric_name(family: Family, escaping: Escaping = "underscores") -> str:
     return name.replace("_", "__") if escaping == "dots" else name
 
 
+def told_unit(family: Family, name: str) -> str:
+    """Return the family's unit in words, where the name that it is written under ends in it.
+
+    Nothing otherwise: readers refuse a unit that is no suffix, and all that was written beside it.
+    """
+    words = unit_name(family.unit)
+    return words if name.removesuffix("_total").endswith(f"_{words}") else ""
+
+
 @lru_cache(maxsize=4096)
 def label_name(attribute: str, escaping: Escaping = "underscores") -> str:
     """Return an attribute's name as that of a Prometheus label."""

@@ -20,7 +20,7 @@ from metricsmw.exporters.model import (
     HistogramPoint,
     NumberPoint,
 )
-from metricsmw.exporters.names import Escaping, labels, metric_name, readable, unit_name
+from metricsmw.exporters.names import Escaping, labels, metric_name, readable, told_unit
 from metricsmw.exporters.text import braced, number, pairs, quoted
 
 # Version 1.0 allows so many characters in the names and values of an exemplar's labels.
@@ -35,8 +35,7 @@ def _kind(family: Family) -> str:
 
 def _metadata(name: str, kind: str, family: Family) -> Iterator[str]:
     yield f"# TYPE {name} {kind}"
-    unit = unit_name(family.unit)
-    if unit and name.removesuffix("_total").endswith(f"_{unit}"):
+    if unit := told_unit(family, name):
         yield f"# UNIT {name} {unit}"
     if family.help:
         yield f"# HELP {name} {quoted(readable(family.help))[1:-1]}"
@@ -77,7 +76,7 @@ def _target(exposition: Exposition, escaping: Escaping) -> str:
 def _lines(family: Family, escaping: Escaping) -> Iterator[str]:
     name = metric_name(family, escaping)
     if isinstance(family, CounterFamily):
-        name = name.removesuffix("__total" if escaping == "dots" else "_total")
+        name = name.removesuffix("_total")
     yield from _metadata(name, _kind(family), family)
     if isinstance(family, HistogramFamily):
         for point in family.points:

@@ -38,7 +38,7 @@ from metricsmw.exporters.model import (
     HistogramPoint,
     NumberPoint,
 )
-from metricsmw.exporters.names import Escaping, labels, metric_name, readable, unit_name
+from metricsmw.exporters.names import Escaping, labels, metric_name, readable, told_unit
 
 COUNTER, GAUGE, HISTOGRAM = 0, 1, 4  # of the enum MetricType
 # Of all histograms together, in one body.
@@ -192,14 +192,15 @@ def _family(family: Family, escaping: Escaping, classic: bool, exemplars: _Exemp
         kind, metrics = COUNTER, [(point.attributes, _counter(point)) for point in family.points]
     else:
         kind, metrics = GAUGE, [(point.attributes, _gauge(point)) for point in family.points]
+    name = metric_name(family, escaping)
     parts = [
-        _text(1, metric_name(family, escaping)),
+        _text(1, name),
         _text(2, readable(family.help)),
         _tag(3, _VARINT) + _varint(kind),
     ]
     for attributes, value in metrics:
         parts.append(_message(4, _labels(attributes, escaping) + value))
-    parts.append(_text(5, unit_name(family.unit)))
+    parts.append(_text(5, told_unit(family, name)))
     content = b"".join(parts)
     return _varint(len(content)) + content
 

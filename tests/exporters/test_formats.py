@@ -6,7 +6,7 @@ import io
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -27,7 +27,7 @@ from metricsmw.exporters.model import (
     HistogramPoint,
     NumberPoint,
 )
-from metricsmw.exporters.names import labels, metric_name
+from metricsmw.exporters.names import Escaping, labels, metric_name
 
 Series = tuple[str, frozenset[tuple[str, str]]]
 
@@ -259,8 +259,26 @@ def test_openmetrics_1_carries_the_exemplar_in_its_bucket() -> None:
 
 def test_dots_are_written_as_asked() -> None:
     assert "http__server__request__duration__seconds" in text.write(EXAMPLE, "dots").decode()
-    dotted = openmetrics.write(EXAMPLE, "dots").decode()
-    assert 'orders_total{shop="x"} 7' in dotted  # a suffix of the format's own
+    for body in (text.write(EXAMPLE, "dots"), openmetrics.write(EXAMPLE, "dots")):
+        assert 'orders__total{shop="x"} 7' in body.decode()
+
+
+def test_a_unit_is_told_where_the_name_ends_in_it() -> None:
+    # Prometheus refuses the whole scrape otherwise.
+    own = [
+        GaugeFamily("bytes", "By", "", [NumberPoint({}, 1)]),
+        CounterFamily("seconds", "s", "", [NumberPoint({}, 1)]),
+        CounterFamily("cpu", "s", "", [NumberPoint({}, 1)]),
+    ]
+    for escaping, told in (("underscores", 3), ("dots", 2)):
+        exposition = Exposition({}, [*EXAMPLE.families, *own])
+        units = [
+            (family.name.removesuffix("_total"), family.unit)
+            for family in parse(protobuf.write(exposition, cast("Escaping", escaping)))
+            if family.unit
+        ]
+        assert len(units) == told
+        assert all(name.endswith(f"_{unit}") for name, unit in units)
 
 
 def test_a_family_without_points_is_left_out() -> None:
