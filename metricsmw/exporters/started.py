@@ -31,7 +31,8 @@ def unix_time(directory: Directory | None, moment: float, now: float, wall: floa
     place = None if directory is None else directory.identity
     key = place, name
     if key not in _known:
-        worked_out = wall - (now - moment)
+        # A machine may not know the time: formats have none before 1970.
+        worked_out = max(wall - (now - moment), 0.0)
         found = worked_out if directory is None else _agree(directory, name, worked_out)
         # Of a directory the last one counts: another one begins with a reset.
         for other in [other for other in _known if other[0] == place]:

@@ -31,6 +31,7 @@ from metricsmw.engine.storage.histogram import index
 from metricsmw.exporters import negotiation, openmetrics, protobuf, text
 from metricsmw.exporters.model import HistogramFamily, HistogramPoint
 from metricsmw.exporters.names import metric_name
+from metricsmw.exporters.otlp import metrics_data
 from metricsmw.exporters.resource import parse_attributes
 from metricsmw.exporters.server import exposition
 from metricsmw.exporting import write_prometheus
@@ -213,6 +214,17 @@ def test_a_reset_begins_anew_and_says_when(monitor: MetricsMonitor, clock: Manua
         for point in family.points:
             if isinstance(point, HistogramPoint):
                 assert point.started == pytest.approx(began + 50)
+
+
+def test_a_clock_that_was_set_back_to_1970_is_exported() -> None:
+    clock = ManualClock()
+    with MetricsMonitor(clock=clock) as monitor:
+        record(monitor, 0.1, "GET", "/", 200)
+        clock.advance(100)
+        clock.wall = 5.0
+        assert samples(monitor)["process_start_time_seconds"] == {(): 0.0}
+        assert parse(protobuf.write(exposition(monitor)))
+        assert metrics_data(exposition(monitor), clock.time())
 
 
 def test_the_start_is_the_same_in_all_workers(clock: ManualClock) -> None:
