@@ -330,7 +330,11 @@ def check(monitor: MetricsMonitor) -> bool:
     return bool(monitor.pushed.check())  # type: ignore[attr-defined]
 
 
-def test_an_interval_is_not_sent_again_when_its_leader_dies(receiver: OTLPReceiver) -> None:
+@pytest.mark.parametrize(("preference", "sent"), [("cumulative", [3, 4, 4]), ("delta", [3, 1, 0])])
+def test_an_interval_is_not_sent_again_when_its_leader_dies(
+    receiver: OTLPReceiver, monkeypatch: pytest.MonkeyPatch, preference: str, sent: list[int]
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", preference)
     clock = SharedClock()
     with crew(3, clock) as workers:
         leader, *others = workers.workers
@@ -338,6 +342,7 @@ def test_an_interval_is_not_sent_again_when_its_leader_dies(receiver: OTLPReceiv
         assert [worker.do(begin, receiver.url) for worker in others] == [False, False]
         clock.advance(60)
         assert [worker.do(check) for worker in workers.workers] == [True, False, False]
+        others[0].do(MetricsMonitor.record_request, 10.0)
         clock.advance(60)
         receiver.hang.set()
         leader.begin(check)  # which never returns
@@ -353,5 +358,5 @@ def test_an_interval_is_not_sent_again_when_its_leader_dies(receiver: OTLPReceiv
             clock.time(),
         ]
         # One export has the numbers of the whole server, the dead worker's included.
-        assert {taken.requests for taken in receiver.exports} == {3}
+        assert [taken.requests for taken in receiver.exports] == sent
         assert len({taken.resource["service.instance.id"] for taken in receiver.exports}) == 1
