@@ -112,7 +112,7 @@ def _gauge(point: NumberPoint) -> bytes:
     return _message(2, _number(1, float(point.value)))
 
 
-class _Exemplars:
+class _ExemplarWriter:
     """Writes the exemplars of histograms so that each version of Prometheus reads them all.
 
     Prometheus 2.53 reads on in a histogram's exemplars where it has ended in those of the histogram
@@ -152,7 +152,7 @@ class _Exemplars:
         return empty + b"".join(_exemplar(16, one) for one in exemplars)
 
 
-def _histogram(point: HistogramPoint, classic: bool, exemplars: _Exemplars) -> bytes:
+def _histogram(point: HistogramPoint, classic: bool, exemplars: _ExemplarWriter) -> bytes:
     parts = [_tag(1, _VARINT), _varint(point.count), _number(2, point.sum)]
     if classic:
         for bound, count in point.classic():
@@ -181,7 +181,7 @@ def _buckets(spans: Sequence[tuple[int, Sequence[int]]]) -> Iterator[bytes]:
         yield _message(13, b"".join(map(_zigzag, map(sub, populated, [0, *populated]))))
 
 
-def _family(family: Family, escaping: Escaping, classic: bool, exemplars: _Exemplars) -> bytes:
+def _family(family: Family, escaping: Escaping, classic: bool, exemplars: _ExemplarWriter) -> bytes:
     metrics: list[tuple[Attributes, bytes]]
     if isinstance(family, HistogramFamily):
         kind = HISTOGRAM
@@ -216,5 +216,5 @@ def write(
         classic: True adds the classic buckets, whose bounds are powers of two.
     """
     families = exposition.all_families()
-    exemplars = _Exemplars(families)
+    exemplars = _ExemplarWriter(families)
     return b"".join(_family(family, escaping, classic, exemplars) for family in families)
