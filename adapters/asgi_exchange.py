@@ -54,6 +54,7 @@ class ASGIMeasurement(Measurement):
     __slots__ = ("inner", "owner")
 
     method_key = "method"
+    scheme_key = "scheme"
     server: ClassVar[Server | None]
 
     inner: Send
@@ -172,6 +173,7 @@ def exchange_class(
     complete = recorder.completing(
         Carriers(
             "method",
+            "scheme",
             ("router", FRAMEWORK_KEY),
             scope_reader(route, user, recorder.faults),
             # Resolvers are called for every request, not only for those that have a known key.

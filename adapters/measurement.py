@@ -25,6 +25,7 @@ from metricsmw.engine.recording.exchange import (
     WATCHED,
     State,
 )
+from metricsmw.engine.storage.keys import DEFAULT_SCHEME
 
 from .carriers import path_of, query_of, request_id_of, trace_of
 from .resolvers import route_of_environ, route_of_scope, user_of_environ, user_of_scope
@@ -78,6 +79,7 @@ class Measurement:
         route_of: Returns the route's template of an answered request, given its carrier.
         user_of: Returns the user of an answered request, given its carrier.
         method_key: The key of the request's method in the carrier.
+        scheme_key: The key of its URL scheme in the carrier.
         is_marker: It stands for a request that is not measured.
     """
 
@@ -87,6 +89,7 @@ class Measurement:
     route_of: ClassVar[Callable[[Any], str | None]]
     user_of: ClassVar[Callable[[Any], object]]
     method_key: ClassVar[str] = ""
+    scheme_key: ClassVar[str] = ""
     is_marker: ClassVar[bool] = False
 
     carrier: Any  # a WSGIEnvironment or a Scope
@@ -143,16 +146,17 @@ class Measurement:
         start = self.latency_start(now, template) if first_byte else self.start
         try:
             code, method = self.code(), self.method(carrier)
+            scheme = carrier.get(self.scheme_key, DEFAULT_SCHEME)
             if raised is not None:
                 code = raised.in_status(code)
             if outcome is DISCONNECTED:
-                now = recorder.abandon(code, template, method)
+                now = recorder.abandon(code, template, method, scheme)
             elif outcome is FAILED:
                 name = recorder.errors.raised(error, int(code), template, method, raised)
                 code = int(code) if name else code
-                now = recorder.fail(start, code, template, method, name, self, carrier)
+                now = recorder.fail(start, code, template, method, name, self, carrier, scheme)
             else:
-                recorder.end(start, code, template, method, None, now, self, carrier)
+                recorder.end(start, code, template, method, None, now, self, carrier, scheme)
         except Exception:
             self.give_up()
             return

@@ -241,6 +241,7 @@ class WSGIMeasurement(Measurement):
     __slots__ = ("inner",)
 
     method_key = "REQUEST_METHOD"
+    scheme_key = "wsgi.url_scheme"
 
     inner: StartResponse
     status: int | None
@@ -361,6 +362,7 @@ def _exchange_class(
     """Return the subclass of one middleware: what is the same for each request is in closures."""
     carriers = Carriers(
         "REQUEST_METHOD",
+        "wsgi.url_scheme",
         (FRAMEWORK_KEY, "bottle.route"),
         environ_reader(route, user, recorder.faults),
         # Resolvers are called for every request, not only for those that have a known key.

@@ -56,7 +56,9 @@ def _answer_of(one: Capture, known: Sequence[AnswerName]) -> AnswerName | None:
         return answer.status != 0, bool(one.error and answer.error.endswith(one.error))
 
     fitting = [a for a in same if not a.error or (one.error and a.error.endswith(one.error))]
-    return max(fitting, key=fits, default=None)
+    best = max(map(fits, fitting), default=None)
+    found = [answer for answer in fitting if fits(answer) == best]
+    return found[0] if len(found) == 1 else None  # of which scheme it was, is not known
 
 
 def _exemplars(captures: Sequence[Capture]) -> list[Exemplar]:

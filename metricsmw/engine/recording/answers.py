@@ -1,10 +1,10 @@
 """Rows of routes, and where their answers are counted that are not plain.
 
-A row counts the answers of a (method, template) that have its plain status. All others are counted
-in a second row of the same shape, and each once more in a row of answers, which has no checkpoints:
-a histogram of those answers that have one status, and the exception that escaped if there was one.
-A lane of the second row counts the same answers, so that the window knows them, too. A route has
-`MAX_ANSWERS` rows of answers, and one more for all further ones.
+A row counts the answers of a (method, template) that have its plain status and URL scheme. All
+others are counted in a second row of the same shape, and each once more in a row of answers, which
+has no checkpoints: a histogram of those answers that have one status, one scheme, and the exception
+that escaped if there was one. A lane of the second row counts the same answers, so that the window
+knows them, too. A route has `MAX_ANSWERS` rows of answers, and one more for all further ones.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from metricsmw.engine.storage.keys import (
     AnswerRow,
     Name,
     RouteFacts,
+    known_scheme,
 )
 from metricsmw.engine.storage.layout import (
     ANSWER_NAME_BYTES,
@@ -50,6 +51,8 @@ class Row:
         numbers: How many of its answers have a row of answers, in a row of what is not plain.
         others: The route's row of answers that are not plain, if there were any.
         plain: The plain status.
+        scheme: The URL scheme of its plain answers; "": it is not known. An answer whose key has no
+            scheme is of this one.
         shared: The lanes of the row of answers that all further ones share, if there is one.
         slow_from: A latency above this is slow, as `RouteTables.slow_from` says; 0.0: it is to be
             asked first.
@@ -65,6 +68,7 @@ class Row:
         "numbers",
         "others",
         "plain",
+        "scheme",
         "shared",
         "slow_from",
         "step_max",
@@ -80,6 +84,7 @@ class Row:
         self.table = table
         self.facts = facts
         self.plain = facts.status
+        self.scheme = facts.scheme
         self.answers: dict[AnswerKey, AnswerPlace] = {}
         self.numbers = 0
         self.others: Row | None = None
@@ -125,11 +130,25 @@ class AnswerPlace:
         return cls(row, RouteLane.REST + _class_of(key), lanes, key)
 
 
-def _name_of(key: AnswerKey) -> AnswerName:
-    return key if isinstance(key, AnswerName) else AnswerName(_status(key))
+def of_scheme(row: Row, key: AnswerKey, scheme: str) -> AnswerKey:
+    """Return the key of those of a row's answers that have this scheme, too."""
+    told = known_scheme(scheme)
+    if not told or told == row.scheme:
+        return key
+    return key._replace(scheme=told) if isinstance(key, AnswerName) else AnswerName(key or 0, told)
 
 
-def _key_of(name: AnswerName) -> AnswerKey:
+def _name_of(key: AnswerKey, scheme: str) -> AnswerName:
+    """Return the name of answers of a row with that scheme."""
+    if isinstance(key, AnswerName):
+        return key if key.scheme else key._replace(scheme=scheme)
+    return AnswerName(_status(key), scheme)
+
+
+def _key_of(name: AnswerName, scheme: str) -> AnswerKey:
+    """Return the key of the name."""
+    if name.scheme == scheme:
+        name = name._replace(scheme="")
     return name if name.scheme or name.error else name.status
 
 
@@ -206,7 +225,7 @@ class Answers:
         if name.number == MAX_ANSWERS:
             row.shared = lanes
             return None
-        key = _key_of(name.answer)
+        key = _key_of(name.answer, row.scheme)
         answer = AnswerPlace(row, RouteLane.ANSWERS + name.number, lanes, key)
         row.answers[key] = answer
         row.numbers = max(row.numbers, name.number + 1)
@@ -217,7 +236,7 @@ class Answers:
 
         Args:
             row: The row of what is not plain of its route.
-            key: Its status.
+            key: Its status, and what else tells it apart.
             shared: Count it in the row of answers that is shared.
 
         Raises:
@@ -227,7 +246,7 @@ class Answers:
         if found is not None and not shared:
             return found
         if _status(key) and row.numbers < MAX_ANSWERS and not shared:
-            answer = self._create(row, row.numbers, _name_of(key))
+            answer = self._create(row, row.numbers, _name_of(key, row.scheme))
             assert answer is not None
             return answer
         if row.shared is None:

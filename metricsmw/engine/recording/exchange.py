@@ -94,6 +94,7 @@ class Carriers:
 
     Attributes:
         method_key: The key of the request's method.
+        scheme_key: The key of its URL scheme.
         marks: Two keys, one of which there is where a framework has left route or user.
         read: Returns route and user, each None where there is none; never raises.
         always: Returns whether to read all requests, and not only those that have a mark. Asked
@@ -105,6 +106,7 @@ class Carriers:
     """
 
     method_key: str
+    scheme_key: str
     marks: tuple[str, str]
     read: Callable[[Any], tuple[str | None, object | None]]
     always: Callable[[], bool]

@@ -27,7 +27,7 @@ from metricsmw.engine.aside import do_aside, runs_event_loop
 from metricsmw.engine.builds import NEEDS_LOCK
 from metricsmw.engine.faults import FaultLog
 from metricsmw.engine.fork import Stage, on_fork
-from metricsmw.engine.recording.answers import AnswerKey, AnswerPlace, Row, class_lane
+from metricsmw.engine.recording.answers import AnswerKey, AnswerPlace, Row, class_lane, of_scheme
 from metricsmw.engine.recording.captures import CapturedRequest, Captures
 from metricsmw.engine.recording.errors import ErrorRecorder
 from metricsmw.engine.recording.exchange import (
@@ -43,7 +43,7 @@ from metricsmw.engine.recording.raised import Known
 from metricsmw.engine.recording.routes import PLACES, RouteTables
 from metricsmw.engine.recording.users import UserTable
 from metricsmw.engine.storage.histogram import BUCKETS, CEILING_SECONDS, FLOOR_SECONDS
-from metricsmw.engine.storage.keys import METHODS, AnswerName
+from metricsmw.engine.storage.keys import DEFAULT_SCHEME, METHODS, AnswerName
 from metricsmw.engine.storage.layout import (
     COUNTER_BLOCK,
     Field,
@@ -130,6 +130,7 @@ class End(Protocol):
         now: float | None = None,
         request: CapturedRequest | None = None,
         carrier: Any = None,
+        scheme: str = "",
     ) -> float:
         """Record a response that was complete at monotonic ``now``, or is now; return when."""
 
@@ -146,8 +147,16 @@ class Fail(Protocol):
         error: str = "",
         request: CapturedRequest | None = None,
         carrier: Any = None,
+        scheme: str = "",
     ) -> float:
         """Record a request that failed; ``error`` is the type of the exception that escaped."""
+
+
+class Abandon(Protocol):
+    """`Recorder.abandon`."""
+
+    def __call__(self, status: int, route: str | None, method: str, scheme: str = "") -> float:
+        """Record a request whose client went away; return when."""
 
 
 class Observe(Protocol):
@@ -170,6 +179,7 @@ class ObserveRoute(Protocol):
         user_id: object = None,
         request: CapturedRequest | None = None,
         carrier: Any = None,
+        scheme: str = "",
     ) -> None:
         """Record a latency of a route."""
 
@@ -205,7 +215,7 @@ class Recorder:
       complete; when that was.
     - ``fail(start, status, route, method, error="") -> float``: it failed, whatever the status that
       was sent; when that was. What ends may name itself as ``request``, with its ``carrier``, so
-      that more than its numbers can be captured.
+      that more than its numbers can be captured, and the URL ``scheme``.
     - ``abandon(status, route, method) -> float``: its client went away: in the totals only.
     - ``record_request(…)``: `MetricsMonitor.record_request`.
     - ``observe(seconds, is_error, status=None)``: a latency without a route.
@@ -229,7 +239,7 @@ class Recorder:
     _completing: Callable[[Carriers], Complete]
     end: End
     fail: Fail
-    abandon: Callable[[int, str | None, str], float]
+    abandon: Abandon
     record_request: RecordRequest
     observe: Observe
     observe_route: ObserveRoute
@@ -362,7 +372,8 @@ class Recorder:
             gauges[0] = in_flight
 
         def completing(carriers: Carriers) -> Complete:
-            method_key, read, always = carriers.method_key, carriers.read, carriers.always()
+            method_key, scheme_key = carriers.method_key, carriers.scheme_key
+            read, always = carriers.read, carriers.always()
             mark, other_mark = carriers.marks
             user_key, user_of, key = carriers.user_key, carriers.user_of, carriers.taken_out
 
@@ -398,12 +409,14 @@ class Recorder:
                     try:
                         seconds = now - exchange.start
                         row = rows[route][carrier[method_key]]
+                        scheme = carrier[scheme_key]
                         lane = ceil(log2(seconds) * 32.0 + 768.0)
-                    except (KeyError, ValueError):  # no row so far, or no method; 0.0
+                    except (KeyError, ValueError):  # no row so far, no method or scheme; 0.0
                         lane = -1
                     if (
                         lane >= lowest
                         and status == row.plain
+                        and scheme == row.scheme
                         and seconds <= row.limit
                         and now < deadline
                     ):
@@ -419,10 +432,12 @@ class Recorder:
                                 see(user_id, now)
                     else:
                         method = carrier.get(method_key, "")
+                        scheme = carrier.get(scheme_key, DEFAULT_SCHEME)
                         if not always and (lane < 0 or now >= deadline) and carriers.always():
                             always = True
                             route, user_id = read(carrier)
-                        end(exchange.start, status, route, method, user_id, now, exchange, carrier)
+                        start = exchange.start
+                        end(start, status, route, method, user_id, now, exchange, carrier, scheme)
                 except Exception:
                     exchange.give_up()
 
@@ -437,11 +452,13 @@ class Recorder:
             now: float | None = None,
             request: CapturedRequest | None = None,
             carrier: Any = None,
+            scheme: str = "",
         ) -> float:
             nonlocal in_flight
             if now is None:
                 now = clock()
-            observe_route(now - start, False, route, method, status, user_id, request, carrier)
+            seconds = now - start
+            observe_route(seconds, False, route, method, status, user_id, request, carrier, scheme)
             in_flight -= 1.0
             gauges[0] = in_flight
             if user_id is not None:
@@ -490,7 +507,7 @@ class Recorder:
                 lanes[errors] += 1.0
                 route_lanes[route_errors] += 1.0
 
-        def abandon(status: int, route: str | None, method: str) -> float:
+        def abandon(status: int, route: str | None, method: str, scheme: str = "") -> float:
             nonlocal in_flight
             now = clock()
             if now >= deadline:
@@ -498,7 +515,7 @@ class Recorder:
             try:
                 row = rows[route][method]
             except KeyError:
-                row = find(route, method, status)
+                row = find(route, method, status, scheme)
             route_lanes = row.lanes
             lanes[abandoned] += 1.0
             route_lanes[route_abandoned] += 1.0
@@ -514,13 +531,14 @@ class Recorder:
             error: str = "",
             request: CapturedRequest | None = None,
             carrier: Any = None,
+            scheme: str = "",
         ) -> float:
             nonlocal in_flight
             now = clock()
             if now >= deadline:
                 take_checkpoint(now)
             key = AnswerName(status, "", error) if error else status
-            observe_route(now - start, True, route, method, key, None, request, carrier)
+            observe_route(now - start, True, route, method, key, None, request, carrier, scheme)
             in_flight -= 1.0
             gauges[0] = in_flight
             return now
@@ -618,6 +636,7 @@ class Recorder:
             user_id: object = None,
             request: CapturedRequest | None = None,
             carrier: Any = None,
+            scheme: str = "",
         ) -> None:
             now = clock()
             if now >= deadline:
@@ -626,7 +645,9 @@ class Recorder:
             try:
                 row = rows[route][method]
             except KeyError:
-                row = find(route, method, status)
+                row = find(route, method, status, scheme)
+            if scheme != row.scheme:
+                key = of_scheme(row, key, scheme)
             if key != row.plain:
                 count_other(row, seconds, key, now, user_id, request, carrier)
                 if not is_error or (status is not None and status >= errors_from):
@@ -761,14 +782,18 @@ class Recorder:
             except Exception:
                 self.faults.report("the user resolver")
 
-        def find(route: str | None, method: str, status: int | None = None) -> Row:
+        def find(
+            route: str | None, method: str, status: int | None = None, scheme: str = ""
+        ) -> Row:
             with self._lock:
                 assert routes is not None
-                return routes.find(route, method, status)
+                return routes.find(route, method, status, scheme)
 
         def find_answer(row: Row, key: AnswerKey) -> AnswerPlace:
             if isinstance(key, Known):
                 key = int(key)  # it is kept
+            elif isinstance(key, AnswerName) and isinstance(key.status, Known):
+                key = key._replace(status=int(key.status))
             with self._lock:
                 assert routes is not None
                 return routes.answer(row, key)

@@ -5,9 +5,9 @@ none share ``<unmatched>``, and methods outside the standard set share ``_OTHER`
 counted nothing in the window goes to a new template when all are taken; what it has counted
 before is of ``<other>`` from then on (`quiet`).
 
-A route has a plain status, that of its first answer if that is from 200 to 299. Its answers with
-any other one are counted in a second row, and by status (`answers`): so plain ones cost no more
-than a comparison.
+A route has a plain status, that of its first answer if that is from 200 to 299, and the URL scheme
+of that answer. Its answers with any other status or scheme are counted in a second row, and by both
+(`answers`): so plain ones cost no more than two comparisons.
 
 A route that streams has two more rows, of its streams only: the times of their first bytes, and
 their latencies. All latencies less those of streams, plus the streams' first bytes, is the
@@ -46,9 +46,11 @@ from metricsmw.engine.storage.keys import (
     OTHER_METHOD,
     UNMATCHED,
     UNTOLD_STREAMS,
+    AnswerName,
     Name,
     RouteFacts,
     Times,
+    known_scheme,
 )
 from metricsmw.engine.storage.layout import (
     BLOCK_BYTES,
@@ -86,6 +88,13 @@ LOWEST = [
     next(lane for lane, place in enumerate(PLACES) if place >= block * (BLOCK_BYTES // 8))
     for block in range(COUNTER_BLOCK + 1)
 ]
+
+
+def _is_kept(key: AnswerKey) -> bool:
+    """Return whether a row may remember where these answers are counted: there are few such."""
+    if isinstance(key, AnswerName):
+        return not key.error and key.status in STATUSES
+    return key is None or key in STATUSES
 
 
 class RouteTables:
@@ -132,7 +141,7 @@ class RouteTables:
         for row in self._by_name.values():
             plain = self._by_name.get(row.name.of_all().pack())
             if row.name.times is Times.NOT_PLAIN and plain is not None:
-                plain.others = row
+                plain.others, row.scheme = row, plain.scheme
         header = segment.header
         header[Field.RENAMINGS] = float(-(-int(header[Field.RENAMINGS]) // 2) * 2)
         self._answers = Answers(segment, most, by_place)
@@ -165,20 +174,24 @@ class RouteTables:
 
     # --- rows ------------------------------------------------------------------------------------
 
-    def find(self, route: str | None, method: str, status: int | None = None) -> Row:
+    def find(
+        self, route: str | None, method: str, status: int | None = None, scheme: str = ""
+    ) -> Row:
         """Return the row of a template, and add it to `rows` where that stays bounded.
 
-        ``status`` is that of the answer to be counted, if it is known.
+        ``status`` and ``scheme`` are those of the answer to be counted, if they are known.
         """
         kept = method if method in METHODS else OTHER_METHOD
         name = Name(kept, UNMATCHED if route is None else str(route))
         row = self._by_name.get(name.pack())
         if row is None and (name.route in (OTHER, UNMATCHED) or self._own < self._max_routes):
-            row = self._create(name, status)
+            row = self._create(name, status, scheme)
         if row is None and name.is_own:
             row = self._reuse(name)
         if row is None:
-            return self._last_resort() if name.route == OTHER else self.find(OTHER, kept, status)
+            if name.route == OTHER:
+                return self._last_resort()
+            return self.find(OTHER, kept, status, scheme)
         if kept == method:
             self._rows.setdefault(route, {})[method] = row
         return row
@@ -190,11 +203,11 @@ class RouteTables:
 
         Args:
             row: The route's plain row, which knows it from then on where that stays bounded.
-            key: The status.
+            key: The status, and what else tells them apart.
         """
         with suppress(OSError):
             found = self._answers.find(self._others(row), key)
-            if key is None or (isinstance(key, int) and key in STATUSES):
+            if _is_kept(key):
                 row.answers[key] = found
             return found
         last = self._last_resort(LAST_RESORT[1])
@@ -210,7 +223,7 @@ class RouteTables:
             found = self._by_name.get(name.pack()) or self._create(name, row.plain)
             if found is None:
                 raise OSError("no room for a row")
-            row.others = found
+            row.others, found.scheme = found, row.scheme
         return row.others
 
     def find_streams(self, route: str | None, method: str) -> tuple[Row, Row, bool]:
@@ -233,9 +246,9 @@ class RouteTables:
     def _row(self, name: Name) -> Row | None:
         return self._by_name.get(name.pack()) or self._create(name)
 
-    def _create(self, name: Name, status: int | None = None) -> Row | None:
+    def _create(self, name: Name, status: int | None = None, scheme: str = "") -> Row | None:
         plain = status if status is not None and status in PLAIN else 200
-        facts = RouteFacts(plain, name.times is not Times.NOT_PLAIN)
+        facts = RouteFacts(plain, name.times is not Times.NOT_PLAIN, scheme=known_scheme(scheme))
         row = next((row for row in self._free if row.facts.is_plain == facts.is_plain), None)
         if row is not None:
             try:

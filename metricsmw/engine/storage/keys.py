@@ -28,6 +28,9 @@ logger = logging.getLogger("metricsmw")
 
 ANSWER_HEAD, FACTS_HEAD = struct.Struct("4d"), struct.Struct("2d")
 OTHER, UNMATCHED, OTHER_METHOD = "<other>", "<unmatched>", "_OTHER"
+# The URL schemes that are told apart; a client can have some proxies pass on any other one.
+SCHEMES, OTHER_SCHEME = ("http", "https"), "_OTHER"
+DEFAULT_SCHEME = "http"  # by ASGI, where a scope has none
 STANDARD_METHODS = frozenset(
     ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY")
 )
@@ -56,6 +59,11 @@ def known_methods(listed: str | None) -> frozenset[str]:
 
 
 METHODS = known_methods(os.environ.get(METHODS_VARIABLE))
+
+
+def known_scheme(scheme: str) -> str:
+    """Return the scheme as it is told: as it is, or "_OTHER"; "" where it is not known."""
+    return scheme if scheme in SCHEMES or not scheme else OTHER_SCHEME
 
 
 class Times(IntEnum):
@@ -128,21 +136,23 @@ class Name(NamedTuple):
 class RouteFacts(NamedTuple):
     """What is known of a row beside its name.
 
-    Stored as two doubles, the length of a text (2 bytes), and the text.
+    Stored as two doubles, the length of a text (2 bytes), and the text: scheme, space, method.
 
     Attributes:
         status: The plain status of its route; 0: the row is not in use.
         is_plain: Whether it counts the answers with that status, and not those with others.
         other: The method whose ``<other>`` has what the row counted under earlier names.
+        scheme: The URL scheme of its plain answers; "": it is not known.
     """
 
     status: int
     is_plain: bool = True
     other: str = ""
+    scheme: str = ""
 
     def pack(self) -> bytes:
         """Return its stored form."""
-        raw = self.other.encode()
+        raw = f"{self.scheme} {self.other}".encode()
         head = FACTS_HEAD.pack(self.status, self.is_plain)
         return (head + len(raw).to_bytes(LENGTH_BYTES, "little") + raw).ljust(FACT_BYTES, b"\0")
 
@@ -154,8 +164,9 @@ class RouteFacts(NamedTuple):
             return cls(0)
         start = FACTS_HEAD.size + LENGTH_BYTES
         length = int.from_bytes(packed[FACTS_HEAD.size : start], "little")
-        other = packed[start : start + length].decode("utf-8", "replace")
-        return cls(int(status), bool(is_plain), other)
+        text = packed[start : start + length].decode("utf-8", "replace")
+        scheme, _, other = text.partition(" ")
+        return cls(int(status), bool(is_plain), other, scheme)
 
 
 class AnswerName(NamedTuple):
@@ -163,7 +174,7 @@ class AnswerName(NamedTuple):
 
     Attributes:
         status: Their status; 0: the row that all further ones share.
-        scheme: The URL scheme, where it is another one than that of most requests.
+        scheme: The URL scheme; "": it is not known.
         error: The type of the exception that has escaped.
     """
 

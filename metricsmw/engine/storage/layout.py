@@ -43,7 +43,7 @@ from typing import NamedTuple
 from metricsmw.engine.storage.histogram import BUCKETS, ROUTE_BUCKETS
 
 MAGIC = b"metricmw"
-LAYOUT = 3.0
+LAYOUT = 4.0
 HEADER_BYTES = 4096
 DIRECTORY_OFFSET = 1024
 DIRECTORY_ENTRY = 4

@@ -88,7 +88,7 @@ class RouteTotal(NamedTuple):
 
     Attributes:
         name: The route's name.
-        answer: The status of what was counted.
+        answer: The status of what was counted, and what else tells such answers apart.
         histogram: The buckets of their latencies.
         errors: How many were errors; those of a row of answers are counted elsewhere.
         abandoned: How many were given up by their clients; they are in no bucket.
@@ -119,11 +119,13 @@ class _Named(NamedTuple):
         route: The name of its route.
         other: That of the row that has what this one counted under earlier names.
         plain: The status of what it counts; None for a row of answers that are not plain.
+        scheme: The URL scheme of that; "": it is not known.
     """
 
     route: Name
     other: Name
     plain: int | None
+    scheme: str
 
 
 def used_bytes(header: Header) -> slice:
@@ -270,9 +272,9 @@ class RouteTableReader:
                     continue
                 named = _named(head, row)
                 if own:
-                    yield _total(named.route, own, named.plain)
+                    yield _total(named.route, own, named)
                 if earlier:
-                    yield _total(named.other, earlier, named.plain)
+                    yield _total(named.other, earlier, named)
         for answer, (own, earlier) in answers:
             if not own and not earlier:
                 continue
@@ -377,7 +379,7 @@ def _unpack_named(packed_facts: bytes, packed_name: bytes) -> _Named:
     plain = facts.status if facts.is_plain else None
     # Without a name, it was to get another one as its worker died.
     route = other if name is None else name.of_all() if plain is None else name
-    return _Named(route, other, plain)
+    return _Named(route, other, plain, facts.scheme)
 
 
 _unpack_answer = lru_cache(maxsize=2048)(AnswerRow.unpack)
@@ -389,13 +391,14 @@ def _answer_rows(head: bytes) -> Iterator[AnswerRow | None]:
         yield _unpack_answer(head[start : start + ANSWER_NAME_BYTES])
 
 
-def _total(name: Name, lanes: int, plain: int | None) -> RouteTotal:
-    """Return what a row of a table of routes counted."""
+def _total(name: Name, lanes: int, named: _Named) -> RouteTotal:
+    """Return what a row of a table of routes counted, as the counts of a name."""
+    is_plain = named.plain is not None
     return RouteTotal(
         name,
-        AnswerName(plain or 0),
+        AnswerName(named.plain or 0, named.scheme if is_plain else ""),
         # The others are all in rows of answers.
-        0 if plain is None else lanes & ROUTE_HISTOGRAM,
+        lanes & ROUTE_HISTOGRAM if is_plain else 0,
         lane_of(lanes, RouteLane.ERRORS),
         lane_of(lanes, RouteLane.ABANDONED),
         lane_of(lanes, RouteLane.SERVER_ERRORS),

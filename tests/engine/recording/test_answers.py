@@ -67,6 +67,50 @@ def test_every_status_is_counted_exactly(
         assert window(monitor) == Counter()
 
 
+# Not more than a route has rows of answers.
+answers = st.tuples(
+    st.sampled_from(["/a", "/b"]),
+    st.sampled_from([(200, "complete"), (404, "complete"), (500, "failed"), (200, "by hand")]),
+    st.sampled_from(["http", "https", "gopher"]),
+)
+
+
+@given(st.lists(answers, max_size=60), st.integers(0, 60), st.integers(0, 60))
+def test_every_scheme_is_counted_apart(
+    sent: list[tuple[str, tuple[int, str], str]], reset_after: int, left_after: int
+) -> None:
+    with MetricsMonitor(60, clock=(clock := ManualClock())) as monitor:
+        counted: Counter[tuple[str, int, str]] = Counter()
+        plain: dict[str, str] = {}
+        for number, (route, (status, how), scheme) in enumerate(sent):
+            if number == reset_after:
+                monitor.reset_statistics()
+                counted.clear()
+            if number == left_after:
+                monitor.recorder.release()
+            recorder = monitor.recorder
+            start = recorder.begin()
+            clock.advance(0.01)
+            if how == "failed":
+                recorder.fail(start, status, route, "GET", "KeyError", scheme=scheme)
+            elif how == "complete":
+                recorder.end(start, status, route, "GET", scheme=scheme)
+            else:
+                recorder.cancel()
+                monitor.record_request(10.0, method="GET", route=route, status=status)
+                scheme = ""
+            told = "_OTHER" if scheme == "gopher" else scheme
+            # What says nothing of its scheme is taken for one of the route's first request.
+            counted[route, status, told or plain.setdefault(route, told)] += 1
+            plain.setdefault(route, told)
+        found: Counter[tuple[str, int, str]] = Counter()
+        for total in monitor.read().server.route_totals():
+            count = sum(in_use(total.histogram)[1])
+            found[total.name.route, total.answer.status, total.answer.scheme] += count
+        assert +found == counted
+        assert sum(window(monitor).values()) == counted.total()
+
+
 def test_past_the_maximum_statuses_share_a_row(monitor: MetricsMonitor) -> None:
     statuses = range(400, 400 + MAX_ANSWERS + 5)
     for status in statuses:

@@ -34,7 +34,7 @@ def table(heading: str) -> list[list[str]]:
 
 def test_the_number_of_the_layout() -> None:
     assert f"This is layout {layout.LAYOUT:.0f}." in PAGE
-    assert layout.LAYOUT == 3
+    assert layout.LAYOUT == 4
 
 
 def test_the_header() -> None:
