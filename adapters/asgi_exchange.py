@@ -20,7 +20,7 @@ from metricsmw.engine.recording.exchange import (
 )
 
 from .measurement import Measurement
-from .resolvers import has_registered, route_of_scope, scope_reader, user_of_scope
+from .resolvers import has_registered, reader, route_of_scope, scope_reader, user_of_scope
 from .resolvers.base import FRAMEWORK_KEY, session_user
 from .servers import Server
 
@@ -176,8 +176,8 @@ def exchange_class(
             "scheme",
             ("router", FRAMEWORK_KEY),
             scope_reader(route, user, recorder.faults),
-            # Resolvers are called for every request, not only for those that have a known key.
             always=lambda: route is not None or user is not None or has_registered("asgi"),
+            read_any=reader(route or route_of_scope, user or user_of_scope, recorder.faults),
             user_key="session",
             user_of=session_user,
             fault=fault,

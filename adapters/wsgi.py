@@ -39,6 +39,7 @@ from .resolvers import (
     has_registered,
     install,
     read_environ,
+    reader,
     route_of_environ,
     user_of_environ,
 )
@@ -363,10 +364,10 @@ def _exchange_class(
     carriers = Carriers(
         "REQUEST_METHOD",
         "wsgi.url_scheme",
-        (FRAMEWORK_KEY, "bottle.route"),
+        (FRAMEWORK_KEY, None),
         environ_reader(route, user, recorder.faults),
-        # Resolvers are called for every request, not only for those that have a known key.
         always=lambda: route is not None or user is not None or has_registered("wsgi"),
+        read_any=reader(route or route_of_environ, user or user_of_environ, recorder.faults),
         user_key="REMOTE_USER",
         user_of=None,
         fault=recorder.faults.report,

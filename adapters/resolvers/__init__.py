@@ -45,6 +45,7 @@ __all__ = [
     "has_registered",
     "install",
     "read_environ",
+    "reader",
     "register",
     "route_of_environ",
     "route_of_scope",
@@ -109,10 +110,16 @@ Reader: TypeAlias = "Callable[[Any], tuple[str | None, object | None]]"
 """Returns template and user of an answered request, each None where there is none; never raises."""
 
 
-def _reader(
+def reader(
     route: Callable[[Any], str | None], user: Callable[[Any], object], faults: FaultLog
 ) -> Reader:
-    """Return what asks both resolvers, neither of which can spoil the other's answer."""
+    """Return what asks both resolvers, neither of which can spoil the other's answer.
+
+    Args:
+        route: Resolves the template.
+        user: Resolves the user.
+        faults: Where an exception of theirs is reported.
+    """
 
     def read(carrier: Carrier) -> tuple[str | None, object | None]:
         template, user_id = None, None
@@ -134,14 +141,14 @@ def _reader(
 def environ_reader(
     route: EnvironRoute | None, user: EnvironUser | None, faults: FaultLog
 ) -> Reader:
-    """Return the reader of WSGI requests.
+    """Return the reader of WSGI requests that have `FRAMEWORK_KEY`.
 
     Args:
         route: The app's own resolver of templates, if any.
         user: The app's own resolver of users, if any.
         faults: Where an exception of theirs is reported.
     """
-    read = _reader(route or route_of_environ, user or user_of_environ, faults)
+    read = reader(route or route_of_environ, user or user_of_environ, faults)
     first = _environ_templates[0]
     if route or user or _environ_users or first != (FRAMEWORK_KEY, _matched_in_environ):
         return read
@@ -149,8 +156,6 @@ def environ_reader(
     # The same for what most requests have, in fewer calls.
     def read_matched(environ: WSGIEnvironment) -> tuple[str | None, object | None]:
         try:
-            if "bottle.route" in environ:
-                return read(environ)
             matched: MatchedRequest = environ[FRAMEWORK_KEY]
             template, user_id = matched.both()
             prefix = environ["SCRIPT_NAME"]
@@ -166,8 +171,11 @@ def environ_reader(
 
 
 def scope_reader(route: ScopeRoute | None, user: ScopeUser | None, faults: FaultLog) -> Reader:
-    """Return the reader of ASGI requests; arguments as for `environ_reader`."""
-    read = _reader(route or route_of_scope, user or user_of_scope, faults)
+    """Return the reader of ASGI requests that have `FRAMEWORK_KEY` or a router of Starlette's.
+
+    The arguments are those of `environ_reader`.
+    """
+    read = reader(route or route_of_scope, user or user_of_scope, faults)
     rows = dict(_scope_templates)
     if route or user or _scope_users or rows.get("router") is not _starlette:
         return read
@@ -176,14 +184,16 @@ def scope_reader(route: ScopeRoute | None, user: ScopeUser | None, faults: Fault
     # templates are known, and one leads to the endpoint.
     def read_routed(scope: Carrier) -> tuple[str | None, object | None]:
         try:
-            if FRAMEWORK_KEY in scope or "path_template" in scope:
+            if FRAMEWORK_KEY in scope:
                 return read(scope)
             router = scope["router"]
             templates = router._metricsmw_templates
             template: str | None = templates.only.get(id(scope.get("endpoint")))
             if template is None or len(router.routes) != templates.top:
                 return read(scope)
-            root = scope["app_root_path"] if "app_root_path" in scope else scope["root_path"]
+            root = scope["root_path"]
+            if root and "app_root_path" in scope:  # where that began, of an app in a mount
+                root = scope["app_root_path"]
             if root:
                 template = join(mount_of_scope(scope, root), template)
             return template, session_user(scope["session"]) if "session" in scope else None
@@ -409,7 +419,7 @@ def _make_rows() -> None:
 
 _make_rows()
 # The keys that the middlewares test themselves, without a call.
-_KEYS = {FRAMEWORK_KEY, "router", "bottle.route"}
+_KEYS = {FRAMEWORK_KEY, "router"}
 # Frameworks with keys of their own, for which the middlewares call the resolvers where they are
 # imported.
-_OPTIONAL = {"lilya", "litestar", "responder"}
+_OPTIONAL = {"bottle", "lilya", "litestar", "responder"}

@@ -95,10 +95,12 @@ class Carriers:
     Attributes:
         method_key: The key of the request's method.
         scheme_key: The key of its URL scheme.
-        marks: Two keys, one of which there is where a framework has left route or user.
-        read: Returns route and user, each None where there is none; never raises.
+        marks: A key that there is where a framework has left route or user; another one, or None.
+        read: Returns route and user of a request that has a mark, each None where there is none;
+            never raises.
         always: Returns whether to read all requests, and not only those that have a mark. Asked
             again now and then, as an app may import its framework late.
+        read_any: Reads all requests then.
         user_key: The key of the user of the others, or of what names the user.
         user_of: Returns the user that this names, or None. None: the value is the user.
         fault: Gets the name of `user_of` where that has raised.
@@ -107,9 +109,10 @@ class Carriers:
 
     method_key: str
     scheme_key: str
-    marks: tuple[str, str]
+    marks: tuple[str, str | None]
     read: Callable[[Any], tuple[str | None, object | None]]
     always: Callable[[], bool]
+    read_any: Callable[[Any], tuple[str | None, object | None]]
     user_key: str
     user_of: Callable[[Any], object | None] | None
     fault: Callable[[str], None]

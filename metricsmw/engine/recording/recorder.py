@@ -373,12 +373,13 @@ class Recorder:
 
         def completing(carriers: Carriers) -> Complete:
             method_key, scheme_key = carriers.method_key, carriers.scheme_key
-            read, always = carriers.read, carriers.always()
+            always = carriers.always()
+            read = carriers.read_any if always else carriers.read
             mark, other_mark = carriers.marks
             user_key, user_of, key = carriers.user_key, carriers.user_of, carriers.taken_out
 
             def complete(exchange: Answered) -> None:
-                nonlocal in_flight, always
+                nonlocal in_flight, always, read
                 now = clock()
                 status = exchange.status
                 if status is None or exchange.state is not OPEN:
@@ -393,7 +394,7 @@ class Recorder:
                     except KeyError:
                         pass
                 route = user_id = None
-                if always or mark in carrier or other_mark in carrier:
+                if always or mark in carrier or (other_mark is not None and other_mark in carrier):
                     route, user_id = read(carrier)
                 elif user_key in carrier:
                     user_id = carrier[user_key]
@@ -434,7 +435,7 @@ class Recorder:
                         method = carrier.get(method_key, "")
                         scheme = carrier.get(scheme_key, DEFAULT_SCHEME)
                         if not always and (lane < 0 or now >= deadline) and carriers.always():
-                            always = True
+                            always, read = True, carriers.read_any
                             route, user_id = read(carrier)
                         start = exchange.start
                         end(start, status, route, method, user_id, now, exchange, carrier, scheme)
