@@ -147,7 +147,9 @@ def metrics_data(exposition: Exposition, at: float, *, deltas: bool = False) -> 
     now = nanoseconds(at)
     metrics = [_metric(family, now, temporality) for family in exposition.families if family.points]
     scope = sdk.ScopeMetrics(InstrumentationScope(SCOPE), metrics, SCHEMA_URL)
-    resource = Resource(_attributes(exposition.resource), SCHEMA_URL)
+    # Of the environment: text, whatever it is called.
+    named = {readable(name): readable(value) for name, value in exposition.resource.items()}
+    resource = Resource(named, SCHEMA_URL)
     return sdk.MetricsData([sdk.ResourceMetrics(resource, [scope], SCHEMA_URL)])
 
 

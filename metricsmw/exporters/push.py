@@ -167,9 +167,12 @@ class OTLPExport:
                 numbers = since(numbers, before)
         try:
             sender.send(numbers, now)
-        except ExportError as error:
-            if sender.deltas:
-                self._write_sent(before)  # the next export is to have it all
+        except Exception as error:
+            # The next export is to have it all, unless this worker has hung and another one leads.
+            if sender.deltas and self._job.leader.is_leader:
+                self._write_sent(before)
+            if not isinstance(error, ExportError):
+                raise
             return error
         return None
 
