@@ -168,11 +168,11 @@ class ASGIMetricsMiddleware(Remade):
             else:
                 returned = await in_place[1].__call__(in_place[0], scope, receive, exchange.send)
         except BaseException as error:
-            exchange.failed(error)
+            exchange.failed(error, scope)
             scope.pop(key, None)
             raise
         if exchange.state is not COMPLETE:
-            exchange.failed(None)
+            exchange.failed(None, scope)
         try:  # noqa: SIM105
             del scope[key]
         except KeyError:

@@ -27,7 +27,7 @@ from .servers import Server
 if TYPE_CHECKING:
     from metricsmw.engine.recording.recorder import Recorder
 
-    from .types import Message, Receive, ScopeRoute, ScopeUser, Send
+    from .types import Message, Receive, Scope, ScopeRoute, ScopeUser, Send
 
 START = "http.response.start"
 BODY = "http.response.body"
@@ -111,9 +111,15 @@ class ASGIMeasurement(Measurement):
             is_head = self.carrier.get("method") == "HEAD"  # which has all with the start
             self.report(COMPLETE if is_head else DISCONNECTED)
 
-    def failed(self, error: BaseException | None) -> None:
-        """Report that the app ended without a complete response."""
+    def failed(self, error: BaseException | None, scope: Scope) -> None:
+        """Report that the app ended without a complete response, or has raised after it."""
         if not self.is_open:
+            # Of its own failures the server has answered, and then raised, the exception is counted
+            # with the answer. Here it is that of a background task, say.
+            late = self.state is COMPLETE and isinstance(error, Exception)
+            if late and self.status is not None and self.status < 500:
+                route, method = self._template(scope), self.method(scope)
+                self.recorder.errors.raised(error, self.status, route, method)
             return
         gone = self.state is WATCHED and self.watched.gone
         if self.status is None and _ANSWERS & self.carrier.keys():

@@ -329,6 +329,12 @@ def _install_flask() -> None:
     install()
 
 
+def _install_starlette() -> None:
+    from .starlette import install
+
+    install()
+
+
 def _install_quart() -> None:
     from .quart import install
 
@@ -365,7 +371,9 @@ FRAMEWORKS: list[Framework] = [
     Framework("quart", "asgi", install=_install_quart),
     Framework("django.core.handlers.base", "asgi", install=_install_django),
     Framework("falcon.app", "asgi", install=_install_falcon),
-    Framework("starlette", "asgi", "router", _starlette),  # FastAPI, too
+    Framework(
+        "starlette", "asgi", "router", _starlette, install=_install_starlette
+    ),  # FastAPI, too
     Framework("connexion.middleware.routing", "asgi", install=_install_connexion),
     Framework("lilya", "asgi", "route_path_template", _left_as("route_path_template")),
     Framework("responder", "asgi", "route_pattern", _left_as("route_pattern")),
@@ -373,7 +381,7 @@ FRAMEWORKS: list[Framework] = [
     Framework("pyramid.router", "wsgi", install=_install_pyramid),
     Framework("django.core.handlers.base", "wsgi"),
     Framework("falcon.app", "wsgi"),
-    Framework("bottle", "wsgi", "bottle.route", bottle.template_of),
+    Framework("bottle", "wsgi", "bottle.route", bottle.template_of, install=bottle.install),
     *(
         Framework(module, "asgi", install=partial(bridge.link, module, read_environ))
         for module in bridge.MODULES

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import flask
 
 from .base import FRAMEWORK_KEY, ON_START_RESPONSE, report_fault, see_error
-from .werkzeug import RuleRequest, rule_of_another_method
+from .werkzeug import RuleRequest, rule_of_another_method, see_aborts
 
 try:
     from flask.ctx import RequestContext as Context
@@ -35,6 +35,8 @@ def install() -> None:
         ON_START_RESPONSE.append(_leave)
     # Where the exception goes on to the server, no response starts; else the answer is one to it.
     flask.got_request_exception.connect(_failed, weak=False)
+    # Of those that are pages of errors themselves there is no signal.
+    see_aborts(flask.Flask, lambda: flask.request.environ)
 
 
 def _leave(environ: WSGIEnvironment) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import quart
 
 from .base import FRAMEWORK_KEY, follow_copy, report_fault, see_error
-from .werkzeug import RuleRequest, rule_of_another_method
+from .werkzeug import RuleRequest, rule_of_another_method, see_aborts
 
 try:
     from quart.globals import _cv_request as _context
@@ -24,6 +24,7 @@ def install() -> None:
     """Make every Quart app of this process leave its rule and its session; idempotent."""
     quart.request_started.connect(_started, weak=False)
     quart.got_request_exception.connect(_failed, weak=False)
+    see_aborts(quart.Quart, lambda: quart.request.scope)
 
 
 # Not a plain function: Quart would run that in a thread.

@@ -17,7 +17,7 @@ from starlette.routing import Router
 
 from ..paths import split
 from ..walks import chain_of
-from .base import MOUNTED, Carrier, join, mount_of_scope
+from .base import MOUNTED, Carrier, join, mount_of_scope, report_fault, see_error
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -27,6 +27,54 @@ if TYPE_CHECKING:
 
 # Routers in a chain of mounts, or of defaults.
 MAX_DEPTH = 30
+
+
+def install() -> None:
+    """Have each exception seen that a handler makes an answer of the server's failure of.
+
+    Idempotent. Behind a `BaseHTTPMiddleware` the answer goes out in another task than that which
+    handles the exception.
+    """
+    try:
+        from starlette import _exception_handler
+        from starlette._utils import is_async_callable
+    except ImportError:  # another release
+        return
+    place: Any = _exception_handler
+    find = place._lookup_exception_handler
+    if hasattr(find, "_metricsmw"):
+        return
+
+    def lookup(handlers: Any, error: Exception) -> Any:
+        handler = find(handlers, error)
+        return handler if handler is None else _seeing(handler, is_async_callable(handler))
+
+    lookup._metricsmw = True  # type: ignore[attr-defined]
+    place._lookup_exception_handler = lookup
+
+
+def _seeing(handler: Any, is_async: bool) -> Any:
+    """Return a handler that does the same, and has an exception seen."""
+
+    async def wait(connection: Any, error: Exception) -> Any:
+        response = await handler(connection, error)
+        _see(connection, error, response)
+        return response
+
+    def answer(connection: Any, error: Exception) -> Any:
+        response = handler(connection, error)
+        _see(connection, error, response)
+        return response
+
+    return wait if is_async else answer
+
+
+def _see(connection: Any, error: Exception, response: Any) -> None:
+    try:
+        if response is not None and response.status_code >= 500:
+            see_error(connection.scope, error)
+    except Exception:
+        report_fault("Starlette's exception")
 
 
 def template_of(scope: Carrier) -> str | None:

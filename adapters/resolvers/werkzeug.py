@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from werkzeug.exceptions import HTTPException
 
-from .base import MatchedRequest, session_user
+from .base import Carrier, MatchedRequest, report_fault, see_error, session_user
 
 if TYPE_CHECKING:
     from werkzeug.routing import MapAdapter, Rule
@@ -57,3 +58,29 @@ def rule_of_another_method(error: object, adapter: MapAdapter | None) -> Rule | 
     except HTTPException:
         return None  # with that method the path leads elsewhere: it is no rule's
     return rule
+
+
+def see_aborts(kind: Any, carrier: Callable[[], Carrier]) -> None:
+    """Have each exception seen that says itself which answer the server fails with; idempotent.
+
+    Args:
+        kind: The class of apps.
+        carrier: Returns environ or scope of the current request.
+    """
+    handle = kind.handle_http_exception  # Flask: answers; Quart: returns what is awaited
+    if hasattr(handle, "_metricsmw"):
+        return
+
+    def handle_http_exception(app: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            error = args[-1] if args else None
+            if isinstance(error, HTTPException):
+                code = error.code or getattr(error.response, "status_code", None)
+                if code is not None and code >= 500:
+                    see_error(carrier(), error)
+        except Exception:
+            report_fault("an aborted request")
+        return handle(app, *args, **kwargs)
+
+    handle_http_exception._metricsmw = True  # type: ignore[attr-defined]
+    kind.handle_http_exception = handle_http_exception

@@ -23,6 +23,7 @@ from asgiref.wsgi import WsgiToAsgi
 from fastapi import FastAPI, HTTPException
 from flask import Flask, abort
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.wsgi import WSGIMiddleware
 from starlette.requests import Request
@@ -237,6 +238,119 @@ def monitor_rows(monitor: MetricsMonitor) -> list[tuple[str, int, str | None]]:
         (name, count, function and function.rpartition(".")[2])
         for name, count, function, _ in counted(monitor)
     ]
+
+
+async def passing(request: Request, call_next: Any) -> Any:
+    return await call_next(request)
+
+
+def refuse(*_: object, **__: object) -> Any:
+    abort(503)
+
+
+async def async_refuse(*_: object, **__: object) -> Any:
+    refuse()
+
+
+def of_flask(monitor: MetricsMonitor) -> Any:
+    app = Flask(__name__)
+    app.add_url_rule("/boom", "boom", refuse)
+    return wrap(app, monitor)
+
+
+def of_quart(monitor: MetricsMonitor) -> Any:
+    app = pytest.importorskip("quart").Quart(__name__)
+    app.add_url_rule("/boom", "boom", async_refuse)
+    return TestClient(wrap(app, monitor))
+
+
+def of_bottle(monitor: MetricsMonitor) -> Any:
+    app = bottle.Bottle()
+
+    def refuse() -> Any:
+        bottle.abort(503)
+
+    app.route("/boom", callback=refuse)
+    return wrap(app, monitor)
+
+
+def of_bottles_stream(monitor: MetricsMonitor) -> Any:
+    app = bottle.Bottle()
+
+    def refuse() -> Iterator[bytes]:
+        raise ShopError
+        yield b""
+
+    app.route("/boom", callback=refuse)
+    return wrap(app, monitor)
+
+
+def of_starlette(monitor: MetricsMonitor, kind: type[Starlette] = Starlette) -> Any:
+    async def refuse(request: Request) -> Any:
+        raise HTTPException(503)
+
+    app = kind(routes=[Route("/boom", refuse)])
+    app.add_middleware(BaseHTTPMiddleware, dispatch=passing)
+    return wrap(app, monitor)
+
+
+def of_fastapi(monitor: MetricsMonitor) -> Any:
+    return of_starlette(monitor, FastAPI)
+
+
+def of_a_handler(monitor: MetricsMonitor) -> Any:
+    async def refuse(request: Request) -> Any:
+        raise ShopError
+
+    def answer(request: Request, error: Exception) -> Response:
+        return PlainTextResponse("sorry", 502)
+
+    app = Starlette(routes=[Route("/boom", refuse)], exception_handlers={ShopError: answer})
+    app.add_middleware(BaseHTTPMiddleware, dispatch=passing)
+    return wrap(app, monitor)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [of_flask, of_quart, of_bottle, of_bottles_stream, of_starlette, of_fastapi, of_a_handler],
+)
+def test_what_a_framework_answers_leads_to_the_line(make: Callable[[MetricsMonitor], Any]) -> None:
+    with MetricsMonitor() as monitor:
+        app = make(monitor)
+        for _ in range(2):
+            code = app.get("/boom").status_code if isinstance(app, TestClient) else ask(app)
+            assert code in (500, 502, 503)
+        (row,) = monitor.get_errors()
+        assert (row["count"], row["routes"], row["status"]) == (2, ["GET /boom"], code)
+        assert row["where"] is not None
+        assert row["where"]["function"].endswith("refuse")
+        assert monitor.get_statistics()["totals"]["total_errors"] == 2
+        assert monitor.get_health()["faults"] == 0
+
+
+def test_what_comes_after_the_answer_is_a_kind_and_no_failed_request() -> None:
+    async def later(request: Request) -> Response:
+        return PlainTextResponse("fine", background=BackgroundTask(view))
+
+    async def parts() -> Any:
+        yield b"one"
+        view()
+
+    async def stream(request: Request) -> Response:
+        return StreamingResponse(parts())
+
+    async def client(request: Request) -> Response:
+        return PlainTextResponse("no", 404, background=BackgroundTask(view))
+
+    routes = [Route("/later", later), Route("/stream", stream), Route("/client", client)]
+    for number, route in enumerate(routes):
+        with MetricsMonitor() as monitor:
+            app = Starlette(routes=routes)
+            app.add_middleware(BaseHTTPMiddleware, dispatch=passing)
+            assert ask(wrap(app, monitor), route.path) == (404 if number == 2 else 200)
+            assert counted(monitor) == [("ShopError", 1, "view", [f"GET {route.path}"])]
+            totals = monitor.get_statistics()["totals"]
+            assert (totals["total_requests"], totals["total_errors"]) == (1, number // 2)
 
 
 def test_a_stream_that_breaks_is_one_whatever_was_sent() -> None:

@@ -9,6 +9,7 @@ one kind at any depth. Where no function of the app took part, the innermost one
 from __future__ import annotations
 
 import builtins
+import os
 import sys
 import sysconfig
 from collections import deque
@@ -35,6 +36,8 @@ STANDARD = tuple(
     }
 )
 PACKAGES = ("/site-packages/", "/dist-packages/")
+# Bottle is installed as a script, too, which servers that are scripts of that folder import.
+SCRIPTS, PURELIB = (sysconfig.get_path(name) or "" for name in ("scripts", "purelib"))
 OURS = ("metricsmw.adapters.", "metricsmw.engine.")
 MOST_FILES = 10_000  # whose places are remembered
 
@@ -269,9 +272,16 @@ def is_own_file(file: str) -> bool:
             _own_files.clear()
         path = file.replace("\\", "/")
         known = _own_files[file] = not (
-            path.startswith(("<frozen ", *STANDARD)) or any(part in path for part in PACKAGES)
+            path.startswith(("<frozen ", *STANDARD))
+            or any(part in path for part in PACKAGES)
+            or _is_script_of_package(file)
         )
     return known
+
+
+def _is_script_of_package(file: str) -> bool:
+    folder, name = os.path.split(file)
+    return folder == SCRIPTS and os.path.exists(os.path.join(PURELIB, name))
 
 
 def type_name(error: BaseException) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 import sys
+import sysconfig
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -194,6 +196,8 @@ def test_a_group_is_told_by_the_first_in_it() -> None:
         ("/venv/lib/python3.11/site-packages/flask/app.py", False),
         ("C:\\Python\\Lib\\site-packages\\flask\\app.py", False),
         ("/usr/lib/python3/dist-packages/flask/app.py", False),
+        (os.path.join(sysconfig.get_path("scripts"), "bottle.py"), False),  # a script, too
+        (os.path.join(sysconfig.get_path("scripts"), "site.py"), True),
     ],
 )
 def test_whose_a_file_is(file: str, own: bool) -> None:
