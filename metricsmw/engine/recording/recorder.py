@@ -279,7 +279,7 @@ class Recorder:
             with_message="message" in settings.capture,
         )
         self.on_release: Callable[[], None] = lambda: None
-        """Called when the segment is released or lost, as the app's own numbers are in it, too."""
+        """Called as the segment is released, lost or replaced; the app's own numbers are in it."""
         self.is_serving = False
         """Whether this process has recorded, or an adapter has called `serve`."""
         self._build()
@@ -832,8 +832,11 @@ class Recorder:
                     self.faults.count_into(None)
                     deadline = minute = -inf
                     self._membership.abandon()
-                if self.segment is None or self._membership.on_step(now):
+                if self.segment is None:
                     open_segment()
+                elif self._membership.on_step(now):
+                    open_segment()
+                    self.on_release()
                 if now < deadline:
                     return
                 if now >= minute:

@@ -234,7 +234,7 @@ class Segment:
     """The writer's side of a segment: header, server-wide table, chunks.
 
     ``fresh`` segments are initialised. Others are adopted: their counts go on, their gauges start
-    at 0, because they are of a dead process, and a window of another length begins anew.
+    at 0, where they are of a dead process, and a window of another length begins anew.
     """
 
     def __init__(
@@ -277,7 +277,7 @@ class Segment:
         self._appending = threading.Lock()
         self.chunks: list[Chunk] = []
         if not fresh:
-            self._reopen_chunks()
+            self._reopen_chunks(is_own)
         if restart:
             self._restart_window(window_seconds)
         self._identity = self._read_identity()
@@ -313,13 +313,13 @@ class Segment:
         (number,) = struct.unpack("d", raw)
         return number if 0 <= number < BIAS else 0.0
 
-    def _reopen_chunks(self) -> None:
+    def _reopen_chunks(self, is_own: bool) -> None:
         for number in range(int(self.header[Field.CHUNKS])):
             entry = number * DIRECTORY_ENTRY
             kind, offset, rows, width = (int(v) for v in self._directory[entry : entry + 4])
             map_part = self.memory.map_holes if kind in BLOCK_SHAPES else self.memory.map
             view = map_part(offset, chunk_bytes(Kind(kind), rows, width))
-            if kind == Kind.GAUGES:  # of the app's own, and of a dead process
+            if kind == Kind.GAUGES and not is_own:  # of the app's own, and of a dead process
                 shape = instrument_shape(Kind.GAUGES, rows)
                 view[shape.current : shape.current + shape.stride] = bytes(shape.stride)
             self.chunks.append(Chunk(Kind(kind), rows, width, view, offset))

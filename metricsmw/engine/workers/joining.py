@@ -11,7 +11,13 @@ from collections.abc import Callable, Iterator
 
 from metricsmw.config import Settings
 from metricsmw.engine.storage.lanes import unpack
-from metricsmw.engine.storage.layout import BLOCK_SHAPES, SERVER_OFFSET, SERVER_SHAPE
+from metricsmw.engine.storage.layout import (
+    BLOCK_SHAPES,
+    SERVER_OFFSET,
+    SERVER_SHAPE,
+    Kind,
+    instrument_shape,
+)
 from metricsmw.engine.storage.segment import Segment
 from metricsmw.engine.workers.group import PrivateGroup
 from metricsmw.engine.workers.shared import SharedGroup
@@ -71,3 +77,12 @@ def _tables(
                 current = before_table.current[used]
                 start = before_table.offset + before_table.shape.current + used.start
                 yield current, after_table.current[used].cast("d"), as_copied(start, current)
+        elif before.kind in (Kind.COUNTERS, Kind.HISTOGRAMS):
+            shape = instrument_shape(before.kind, before.rows)
+            lanes = slice(shape.current, shape.current + shape.stride)
+            current = before.view[lanes]
+            yield (
+                current,
+                after.view[lanes].cast("d"),
+                as_copied(before.offset + shape.current, current),
+            )

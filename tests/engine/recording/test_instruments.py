@@ -9,6 +9,7 @@ import math
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -394,3 +395,26 @@ def test_after_a_close_they_count_anew(monitor: MetricsMonitor) -> None:
     monitor.close()
     counter.inc()
     assert values(monitor)["a",] == 1
+
+
+def test_a_private_worker_takes_them_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
+) -> None:
+    """They are in its segment, which they look for only once a step."""
+    obstacle = tmp_path / "d"
+    obstacle.touch()
+    monkeypatch.setenv("METRICSMW_DIR", str(obstacle))
+    with MetricsMonitor(shared=True, clock=clock) as monitor:
+        jobs, depth, size = monitor.counter("jobs"), monitor.gauge("depth"), monitor.histogram("s")
+        monitor.record_request(1.0)
+        clock.advance(2)
+        depth.set(5.0)
+        jobs.inc(1)
+        obstacle.unlink()
+        clock.advance(4)
+        monitor.record_request(1.0)
+        assert monitor.opened().mode == "shared"
+        jobs.inc(10)
+        size.observe(1.0)
+        with MetricsMonitor(shared=True, clock=clock) as other:
+            assert values(other) == {("jobs",): 11, ("depth",): 5.0, ("s",): 1}
