@@ -99,10 +99,15 @@ class ASGIMeasurement(Measurement):
         if isinstance(error, OSError):
             self.watch().gone = True
         elif not (gone or isinstance(error, Exception) or self.status is None):
-            # Under Trio the server reports the end of the response to the app, and so cancels it,
-            # before this `send` returns. All bytes had gone.
+            # The app is told of the end of the response, and so cancelled, before this `send`
+            # returns: by the server itself under Trio, or as a middleware of others goes on after
+            # the server's `send`. All bytes had gone.
             server = self.server
-            if server is not None and server.gone_at_end and self.client_gone():
+            if server is None:
+                is_over = self.state is WATCHED and self.watched.gone
+            else:
+                is_over = server.gone_at_end and self.client_gone()
+            if is_over:
                 self.report(COMPLETE)
 
     def report_gone(self) -> None:

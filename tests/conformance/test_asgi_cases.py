@@ -9,6 +9,7 @@ import pickle
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -494,6 +495,38 @@ def test_the_disconnect_that_a_whole_response_brings_is_none(monitor: MetricsMon
 
     asyncio.run(main())
     assert heard == [DISCONNECT]
+    assert_counted(monitor, complete())
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_last_part_that_is_cancelled_when_the_response_is_over(
+    is_known: bool, monitor: MetricsMonitor
+) -> None:
+    """As by Starlette's streams under Trio, or where a middleware goes on after its `send`."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def respond() -> None:
+            await start(send)
+            await part(send, b"some", more=True)
+            await part(send)
+
+        responding = asyncio.ensure_future(respond())
+        assert await receive() == DISCONNECT
+        responding.cancel()
+        await asyncio.wait([responding])
+
+    async def main() -> None:
+        server = Hypercorn()
+
+        async def send(message: Message) -> None:
+            await server.send(message)
+            if server.closed:
+                await asyncio.Event().wait()
+
+        server_send = MethodType(lambda _, message: send(message), server) if is_known else send
+        await ASGIMetricsMiddleware(app, monitor)(new_scope(), server.receive, server_send)
+
+    asyncio.run(main())
     assert_counted(monitor, complete())
 
 
