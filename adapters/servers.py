@@ -293,7 +293,7 @@ SERVERS: dict[str, Server] = {
         ),
         Server(
             "hypercorn",
-            frozenset({"hypercorn.protocol.http_stream"}),
+            frozenset({"hypercorn.protocol.http_stream", "hypercorn.protocol.ws_stream"}),
             client_gone=attrgetter("closed"),
             gone_at_end=True,
             loop_modules=frozenset({"hypercorn.asyncio.run"}),

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .servers import ByType, Server
+
 if TYPE_CHECKING:
     from metricsmw.engine.recording.recorder import Recorder
 
     from .types import Message, Receive, Send
 
 
-class Socket:
-    """One WebSocket: open from its accept to its end, whichever side ends it."""
+_SERVERS: ByType[Server | None] = ByType(lambda server: server)
 
-    __slots__ = ("_inner", "_inner_receive", "_open", "_recorder")
+
+class Socket:
+    """One WebSocket: open from its accept to its end, whichever side ends it.
+
+    An app that only sends hears of the end by `send`; where that says nothing, the server is asked.
+    """
+
+    __slots__ = ("_inner", "_inner_receive", "_open", "_owner", "_recorder", "_server")
 
     def __init__(self, recorder: Recorder, receive: Receive, send: Send) -> None:
         self._recorder = recorder
         self._inner_receive = receive
         self._inner = send
+        self._owner = getattr(send, "__self__", None)
+        self._server = _SERVERS[type(self._owner)]
         self._open = False
 
     async def receive(self) -> Message:
@@ -37,8 +47,15 @@ class Socket:
             raise
         if message["type"] == "websocket.accept":
             self._change(True)
-        elif message["type"] == "websocket.close":
+        elif message["type"] == "websocket.close" or self._is_gone():
             self.closed()
+
+    def _is_gone(self) -> bool:
+        try:
+            return self._server is not None and self._server.client_gone(self._owner)
+        except Exception:
+            self._recorder.faults.report("asking the server for its client")
+            return False
 
     def closed(self) -> None:
         """Count the socket as closed, where it is open."""

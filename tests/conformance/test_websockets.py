@@ -166,6 +166,27 @@ def test_a_send_that_finds_nobody_ends_it(monitor: MetricsMonitor) -> None:
     assert monitor.get_websocket_connections() == 0
 
 
+def test_a_server_that_is_asked(monitor: MetricsMonitor) -> None:
+    """The app only sends, and the server drops what it sends to nobody."""
+
+    class Hypercorn(Exchange):
+        __module__ = "hypercorn.protocol.ws_stream"
+        closed = False
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accepted(receive, send, monitor.get_websocket_connections)
+        await send({"type": "websocket.send", "text": "hello"})
+        assert monitor.get_websocket_connections() == 1
+        exchange.closed = True
+        await send({"type": "websocket.send", "text": "hello"})
+        assert monitor.get_websocket_connections() == 0
+
+    exchange = Hypercorn(dict(CONNECT))
+    measured = ASGIMetricsMiddleware(app, monitor)
+    asyncio.run(measured(handshake(), exchange.receive, exchange.send))  # type: ignore[arg-type]
+    assert monitor.get_websocket_connections() == 0
+
+
 @pytest.mark.parametrize("path", ["/quiet", "/quiet/ws"])
 def test_an_excluded_path_is_in_no_gauge(path: str, monitor: MetricsMonitor) -> None:
     async def handler(receive: Receive, send: Send, connections: Callable[[], int]) -> None:
