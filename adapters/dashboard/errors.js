@@ -63,10 +63,15 @@ export class Errors {
       times: make("span", { class: "times" }),
       bars: make("span", { class: "bars", "aria-hidden": "true" }, ...Array.from({ length: 60 }, () => make("i"))),
       last: make("span", { class: "since" }),
-      more: make("div", { class: "more" }),
+      facts: make("div"),
+      trace: make("div"),
     };
-    const { more, ...shown } = parts;
-    const element = make("li", { "data-key": key }, make("details", {}, make("summary", {}, ...Object.values(shown)), more));
+    const { facts, trace, ...shown } = parts;
+    const more = make("div", { class: "more" }, facts, trace);
+    const details = make("details", {}, make("summary", {}, ...Object.values(shown)), more);
+    // The innermost line is the last one, and what is asked for.
+    details.addEventListener("toggle", () => trace.firstChild?.scrollTo(0, trace.firstChild.scrollHeight));
+    const element = make("li", { "data-key": key }, details);
     const one = { element, told: null, parts };
     this.#rows.set(key, one);
     return one;
@@ -89,20 +94,29 @@ function fill(one, told) {
     const height = count ? `${Math.max((100 * count) / high, 12)}%` : "0";
     if (bar.style.height !== height) bar.style.height = height;
   });
-  if (JSON.stringify(factsOf(told)) !== JSON.stringify(before && factsOf(before))) parts.more.replaceChildren(...details(told));
+  // Made anew where it changes, and not under the reader's eyes else.
+  if (isOther(factsOf, told, before)) parts.facts.replaceChildren(facts(told));
+  if (isOther(traceOf, told, before)) parts.trace.replaceChildren(...trace(told));
 }
 
-/** What the opened part shows: it is made anew where that changes, and not under the reader's eyes else. */
-function factsOf({ message, status, first_seen, last_seen, routes, workers, traceback }) {
-  return { message, status, first_seen, last_seen, routes, workers, traceback };
+function factsOf({ message, status, first_seen, last_seen, routes, workers }) {
+  return { message, status, first_seen, last_seen, routes, workers };
+}
+
+function traceOf({ traceback, cut, cut_at }) {
+  return { traceback, cut, cut_at };
+}
+
+function isOther(part, told, before) {
+  return JSON.stringify(part(told)) !== JSON.stringify(before && part(before));
 }
 
 function placeOf({ module, function: name, line }) {
   return `${module}.${name}:${line}`;
 }
 
-function details(told) {
-  const facts = [
+function facts(told) {
+  const rows = [
     ["Message", told.message],
     ["Status", told.status],
     ["First seen", make("time", { datetime: told.first_seen }, dated(told.first_seen))],
@@ -111,14 +125,19 @@ function details(told) {
     ["Workers", told.workers.join(", ")],
   ];
   const list = make("dl", {});
-  for (const [name, value] of facts) {
+  for (const [name, value] of rows) {
     if (value === null) continue;
     list.append(make("div", {}, make("dt", {}, name), make("dd", {}, typeof value === "object" ? value : String(value))));
   }
+  return list;
+}
+
+/** The traceback as a list, none where there is none. */
+function trace(told) {
   const lines = told.traceback.map(frame);
   if (told.cut) lines.splice(told.cut_at, 0, make("li", { class: "gap" }, `… ${told.cut} ${told.cut === 1 ? "line" : "lines"} left out`));
-  const trace = make("ol", { class: "trace", "aria-label": "Traceback of the first time, the innermost line last", tabindex: "0" }, ...lines);
-  return lines.length ? [list, trace] : [list];
+  const list = make("ol", { class: "trace", "aria-label": "Traceback of the first time, the innermost line last", tabindex: "0" }, ...lines);
+  return lines.length ? [list] : [];
 }
 
 function listed(routes) {

@@ -324,6 +324,10 @@ def test_alerts_show(watched: Server, window: Window, axe: str) -> None:
     opened = kinds.first.inner_text()
     assert "GET /raise" in opened
     assert "a value" not in opened
+    read = kinds.first.locator(".trace").element_handle()
+    watched.get("/raise")
+    expect(kinds.first.locator(".times")).to_have_text("2 in total, 2 in the last hour")
+    assert read.evaluate("list => list.isConnected"), "it was replaced as somebody read it"
     for width in (1280, 360):
         page.set_viewport_size({"width": width, "height": 800})
         assert faults(page, axe) == []
