@@ -16,6 +16,8 @@ export class Alerts {
   #states = null; // by rule, as they were told last
   #seen = ""; // the states of which the past alerts were asked for
   #past = [];
+  #items = new Map(); // by rule: {element, of}, what it was made of
+  #unfocused = null; // the item in whose place the focus was
 
   /** `happened(text, kind)` notes what changed; `fires(count)` that so many rules fire; `toErrors(route)` leads to the errors, those of clients included. */
   constructor({ section, list, count, happened, fires, base, dialog, toErrors }) {
@@ -102,11 +104,28 @@ export class Alerts {
     const pending = known.length - firing.length;
     const counts = `${firing.length} firing${pending ? `, ${pending} pending` : ""}`;
     write(this.#count, `${known.length ? counts : "none firing"} · ${rows.length} ${rows.length === 1 ? "rule" : "rules"}`);
-    const text = JSON.stringify(known);
-    if (this.#list.dataset.of !== text) {
-      this.#list.dataset.of = text;
-      this.#list.replaceChildren(...known.map(item));
-    }
+    const shown = new Map(known.map((row) => [`${row.type} ${row.rule}`, this.#item(row)]));
+    for (const [key, { element }] of this.#items) if (shown.get(key)?.element !== element) element.remove();
+    this.#items = shown;
+    [...shown.values()].forEach(({ element }, place) => {
+      // One that is in its place is left alone: moving it would take the focus away.
+      if (this.#list.children[place] !== element) this.#list.insertBefore(element, this.#list.children[place] ?? null);
+    });
+    if (this.#unfocused) [...this.#unfocused.querySelectorAll("button")].at(-1).focus();
+    this.#unfocused = null;
+  }
+
+  /** The item of a rule: the one that it has, unless more than its value is another one. */
+  #item(row) {
+    const { value, detail, checked, ...rest } = row;
+    const of = JSON.stringify(rest);
+    const before = this.#items.get(`${row.type} ${row.rule}`);
+    const one = before?.of === of ? before : { of, element: item(row) };
+    write(one.element.querySelector(".said"), said(row));
+    write(one.element.querySelector(".detail"), detail);
+    one.element.querySelector(".detail").hidden = !detail;
+    if (before && before !== one && before.element.contains(document.activeElement)) this.#unfocused = one.element;
+    return one;
   }
 }
 
@@ -115,8 +134,8 @@ function item(row) {
     "li", { class: row.state },
     make("b", { class: "badge" }, SHOWN[row.state]),
     make("span", { class: "rule" }, make("b", {}, row.type), ` ${row.severity}`),
-    make("bdi", { class: "said", title: row.rule }, said(row)),
-    ...(row.detail ? [make("bdi", { class: "said detail" }, row.detail)] : []),
+    make("bdi", { class: "said", title: row.rule }),
+    make("bdi", { class: "said detail" }),
     ...(kindOf(row.field) === "error" ? [make("button", { type: "button", class: "link", "data-errors": row.route ?? "" }, "Errors")] : []),
     make("span", { class: "since" }, "since ", make("time", { datetime: row.since }, dated(row.since))),
     row.silenced_until

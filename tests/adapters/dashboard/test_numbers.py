@@ -332,13 +332,18 @@ def test_alerts_show(watched: Server, window: Window, axe: str) -> None:
         page.set_viewport_size({"width": width, "height": 800})
         assert faults(page, axe) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-    firing.get_by_role("button", name="Silence ERROR_RATE").click()
+    silence = firing.get_by_role("button", name="Silence ERROR_RATE")
+    silence.focus()
+    watched.get("/ok")
+    expect(firing.locator(".said").first).not_to_contain_text("is 100 %")
+    expect(silence).to_be_focused()  # where a keyboard was, whatever the value is now
+    silence.click()
     assert faults(page, axe) == []
     page.get_by_role("dialog").get_by_role("button", name="Silence").click()
     expect(page.get_by_role("dialog")).to_be_hidden()
     expect(firing).to_contain_text("silenced until")
-    (silence,) = watched.get(f"{PATH}/alerts").json()["silences"]
-    assert silence["type"] == "ERROR_RATE"
+    (one,) = watched.get(f"{PATH}/alerts").json()["silences"]
+    assert one["type"] == "ERROR_RATE"
     firing.get_by_role("button", name="End").click()
     expect(firing).not_to_contain_text("silenced until")
     for _ in range(9):
