@@ -130,7 +130,7 @@ class ASGIMetricsMiddleware(Remade):
                 hint not in scope["path"]
                 and scope["type"] == "http"
                 and key not in scope
-                and "wsgi_environ" not in scope
+                and not (self.recorder.in_wsgi and "wsgi_environ" in scope)
             ):
                 is_usual = True
         except KeyError:  # made by hand, or of a kind that has no path

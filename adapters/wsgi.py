@@ -110,6 +110,7 @@ class WSGIMetricsMiddleware(Remade):
         self.app = app
         self.monitor = given_monitor(monitor, user, route)
         self.recorder = self.monitor.recorder
+        self.recorder.in_wsgi = True
         self._key = self.recorder.key
         self._excluded = excluder(exclude)
         mount = None if path is None else mount_path(path)

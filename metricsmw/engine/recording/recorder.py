@@ -229,10 +229,12 @@ class Recorder:
     ``clock`` returns monotonic seconds.
 
     ``route`` is the host's template, or None where nothing matched. ``key`` marks an environ or
-    a scope as being measured by this recorder; ``in_asgi``: whether some scope is.
+    a scope as being measured by this recorder; ``in_asgi``: whether some scope is;
+    ``in_wsgi``: whether some environ is.
     """
 
     in_asgi: bool
+    in_wsgi: bool
 
     begin: Callable[[], float]
     begin_exchange: Callable[[Begun], None]
@@ -257,7 +259,8 @@ class Recorder:
         on_minute: Callable[[float], float],
     ) -> None:
         self.key = f"metricsmw.{next(_numbers)}"
-        self.in_asgi = False  # an attribute of its own is quicker to read than the class's
+        # Attributes of its own are quicker to read than the class's.
+        self.in_asgi = self.in_wsgi = False
         self._settings = settings
         self._clock = clock
         self.clock = clock.monotonic
