@@ -132,7 +132,7 @@ class ScheduledExport:
             written.append(path)
         self._note(due)
         for kind in self._formats:
-            self._remove_old(kind)
+            self._remove_old(kind, stamp)
         return written
 
     def _text(self, kind: str) -> str:
@@ -165,13 +165,17 @@ class ScheduledExport:
     def _note(self, due: float) -> None:
         replace_file(self.directory / self._mark, f"{due:.0f}\n")
 
-    def _remove_old(self, kind: str) -> None:
-        """Remove files beyond `keep`, and drafts of a worker that was killed as it wrote."""
+    def _remove_old(self, kind: str, latest: str) -> None:
+        """Remove files beyond `keep`, and drafts of a worker that was killed as it wrote.
+
+        Files of a clock that was ahead stay, and take the place of none.
+        """
         stamp = r"\d{8}" if self._every is None else r"\d{8}_\d{4}"
         ours = rf"{FORMATS[kind]}{stamp}\.{kind}"
+        last = f"{FORMATS[kind]}{latest}.{kind}"
         draft = DRAFT.format(f"({ours}|{re.escape(self._mark)})")
         names = os.listdir(self.directory)
-        exports = sorted(name for name in names if re.fullmatch(ours, name))
+        exports = sorted(name for name in names if re.fullmatch(ours, name) and name <= last)
         drafts = [name for name in names if re.fullmatch(draft, name)]
         for name in exports[: -self._keep] + drafts:
             with suppress(FileNotFoundError):

@@ -121,7 +121,7 @@ def test_what_was_due_while_it_was_down_is_made_up_for_once(
 
 
 def test_a_jump_of_the_clock_stops_nothing(export: Make, folder: Path, clock: ManualClock) -> None:
-    one = export(formats=["json"])
+    one = export(formats=["json"], keep=1)
     one.check()
     clock.wall += 86_400 * 365
     assert len(one.check()) == 1

@@ -115,6 +115,9 @@ def test_nothing_is_left_by_programs_that_end(stage: Stage, small: Path) -> None
     for program in programs:
         program.do("record", 2)
     assert len(server_directories(small)) == 3
+    programs[0].do("close")
+    programs[1].do("run", "from metricsmw import *; held.append(MetricsMonitor(shared=True))")
+    programs[1].do("run", "held[0].record_request(1.0)")
     for program in programs:
         program.leave()
     assert server_directories(small) == []

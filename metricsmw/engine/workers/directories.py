@@ -174,9 +174,9 @@ def is_inhabited(place: Place) -> bool:
 
 
 def remove(place: Place) -> None:
-    """Remove the directory of a server that has ended, unless another process makes one just now.
+    """Remove a directory in which no worker lives, unless another process makes one just now.
 
-    The caller knows that it is dead.
+    The caller knows that none will come back to it.
     """
     folder = place.directory.parent
     user = open_directory(folder.parent)
@@ -185,9 +185,21 @@ def remove(place: Place) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
-        _remove_server(user.open_directory(folder.name), place.directory.name)
+        if not is_inhabited(place):
+            _remove_server(user.open_directory(folder.name), place.directory.name)
         with contextlib.suppress(OSError):  # other servers are in it
             user.remove_directory(folder.name)
+
+
+def remove_own(here: Surroundings = HERE) -> None:
+    """Remove what this process's server has left, where it ends with this process, its root.
+
+    Its monitors may have been closed, and its children have ended without being told.
+    """
+    if folder_by_hand() is None and server_root().process.pid == os.getpid():
+        for place in choose_places(here):
+            if os.path.lexists(place.directory):
+                remove(place)
 
 
 # --- files ----------------------------------------------------------------------------------------

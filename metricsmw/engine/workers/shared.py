@@ -68,6 +68,7 @@ from metricsmw.engine.workers.directories import (
     open_shared,
     read_header,
     remove,
+    remove_own,
     segment_names,
     this_owner,
 )
@@ -386,11 +387,10 @@ class SharedGroup:
 
     def _in_place(self, name: str) -> bool:
         """Return whether a shared file is still the one that joining workers will open."""
-        try:
-            status = self.directory.status(name)
-        except OSError:
-            return False
-        return os.path.samestat(status, os.fstat(self._shared[name].fileno()))
+        with contextlib.suppress(OSError):
+            known = os.fstat(self._shared[name].fileno())
+            return os.path.samestat(self.directory.status(name), known)
+        return False
 
     # --- the end ---------------------------------------------------------------------------------
 
@@ -422,8 +422,8 @@ class SharedGroup:
         guardian = find_root(self._here).process
         if guardian.pid != os.getpid() and guardian.is_running(self._here):
             return True
-        names = segment_names(self.directory)
-        return any(is_name_locked(self.directory, name) for name in names if name != self.name)
+        names = set(segment_names(self.directory)) - {group.name for group in _open_groups}
+        return any(is_name_locked(self.directory, name) for name in names)
 
 
 # The open groups of this process.
@@ -440,9 +440,9 @@ def _at_exit() -> None:
     """Remove the directory of a program that ends and was alone in its server."""
     global _is_ending
     _is_ending = True
-    for group in list(_open_groups):
+    for end in (*(group.remove_if_last for group in list(_open_groups)), remove_own):
         with contextlib.suppress(Exception):
-            group.remove_if_last()
+            end()
 
 
 atexit.register(_at_exit)
