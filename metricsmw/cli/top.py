@@ -222,13 +222,15 @@ def _live(server: Source, snapshot: ServerAnswers, view: View) -> None:
     """Show it until q. Raises `TopError` where the server lets nobody in any more."""
     console = Console(highlight=False)
     with (
-        _ended_in_order(),
+        _ended_in_order() as ended,
         _keys() as pressed,
         Live(console=console, screen=True, auto_refresh=False) as screen,
     ):
         asked: Future[ServerAnswers] | None = None
         due = patience_ends = 0.0
         while not view.quit:
+            if ended:
+                sys.exit(128 + ended[0])
             if asked is None and time.monotonic() >= due:
                 asked = server.fetch_aside()
                 due = time.monotonic() + EVERY_SECONDS
@@ -258,16 +260,24 @@ def fitting(console: Console, snapshot: ServerAnswers, view: View) -> Renderable
 
 
 @contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """Have a signal that ends the process leave the terminal as it was."""
+def _ended_in_order() -> Iterator[list[int]]:
+    """Have a signal that ends the process leave the terminal as it was.
+
+    Yields:
+        The signals that came. Each raises `SystemExit`, too, which is lost where it comes within a
+        finalizer or another call that no exception leaves.
+    """
+    came: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
+        came.append(number)
         sys.exit(128 + number)
 
-    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    numbers += [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
     before = [signal.signal(number, end) for number in numbers]
     try:
-        yield
+        yield came
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)

@@ -195,6 +195,31 @@ def test_a_signal_leaves_the_terminal_as_it_was(terminal: Terminal, number: int,
     assert termios.tcgetattr(terminal.slave) == terminal.before
 
 
+FINALIZING = """
+import os, signal
+from metricsmw.cli import main as cli
+from metricsmw.cli import top
+
+class Ending:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(100):
+            pass
+
+top.View.press = lambda view, keys: Ending()
+raise SystemExit(cli.main(["top", *__import__("sys").argv[1:]]))
+"""
+
+
+def test_a_signal_within_a_finalizer_is_not_lost(server: Server) -> None:
+    terminal = Terminal(server.url, "--token", TOKEN, command=[sys.executable, "-c", FINALIZING])
+    try:
+        assert terminal.ended() == 130
+        assert termios.tcgetattr(terminal.slave) == terminal.before
+    finally:
+        terminal.close()
+
+
 def test_it_fits_a_small_terminal_and_grows_with_it(server: Server) -> None:
     terminal = Terminal(server.url, "--token", TOKEN, width=80, height=24)
     try:
