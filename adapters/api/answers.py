@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import parse_qs, quote
 
@@ -46,7 +47,14 @@ from . import signin
 from .encoding import to_indented_json
 from .events import event_rows
 from .messages import Request, Response
-from .parameters import BadRequestError, minutes_in, named_route, parameter, whole
+from .parameters import (
+    BadRequestError,
+    milliseconds,
+    minutes_in,
+    named_route,
+    parameter,
+    whole,
+)
 from .policies import bears
 from .responses import (
     attachment,
@@ -162,7 +170,8 @@ def _custom(monitor: MetricsMonitor, reading: Reading, request: Request) -> Resp
 def _slowest(monitor: MetricsMonitor, reading: Reading, request: Request) -> Response:
     route, method = (parameter(request.query, name) for name in ("route", "method"))
     limit = whole(request.query, "limit", MAX_SLOWEST) or USUAL_SLOWEST
-    rows = reading.slowest(route, method, limit)
+    least, most = (milliseconds(request.query, name) for name in ("least_ms", "most_ms"))
+    rows = reading.slowest(route, method, limit, least or 0.0, inf if most is None else most)
     return success({"slowest": rows, "count": len(rows)})
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from urllib.parse import parse_qs, unquote_to_bytes
 
 DEFAULT_MINUTES = 60
+_NUMBER = re.compile(r"[0-9]{1,10}(\.[0-9]{1,20})?")
 
 
 class BadRequestError(Exception):
@@ -46,6 +48,22 @@ def whole(query: str, name: str, maximum: int) -> int | None:
         )
     # Never int() of whatever a client sends: it takes long, and past 4300 digits it raises.
     return maximum if len(digits) > len(str(maximum)) else min(int(digits), maximum)
+
+
+def milliseconds(query: str, name: str) -> float | None:
+    """Return a parameter that is a number of milliseconds; None: there is none.
+
+    Raises:
+        BadRequestError: It is none.
+    """
+    text = parameter(query, name)
+    if text is None:
+        return None
+    if not _NUMBER.fullmatch(text):
+        raise BadRequestError(
+            f"{name} must be a number of milliseconds up to 9999999999, not {reprlib.repr(text)}"
+        )
+    return float(text)
 
 
 def parameter(query: str, name: str) -> str | None:

@@ -5,7 +5,8 @@ import { Question } from "./question.js";
 
 const MOST = 10; // shown of all, and of a cell
 const MOST_OF_CELL = 50;
-const MOST_ASKED = 1000; // to find those of a cell among
+const MOST_ASKED = 1000; // as fast as those of a cell, to find these among
+const ROUNDING = 0.01; // ms
 const COLUMNS = [
   { key: "timestamp", label: "Began", text: ({ timestamp }) => dated(timestamp) },
   { key: "route", label: "Route", text: ({ method, route }) => `${method} ${route}`, foreign: true },
@@ -51,7 +52,8 @@ export class Slowest {
 
   async refresh() {
     const cell = this.#cell;
-    const query = new URLSearchParams({ ...this.#route, limit: cell ? MOST_ASKED : MOST });
+    const ofCell = cell && { limit: MOST_ASKED, least_ms: Math.max(cell.low - ROUNDING, 0).toFixed(6), most_ms: (cell.high + ROUNDING).toFixed(6) };
+    const query = new URLSearchParams({ ...this.#route, ...(ofCell ?? { limit: MOST }) });
     const told = await this.#question.ask(`slowest?${query}`);
     if (told) this.#show(told.slowest, cell);
     if (cell !== this.#cell) this.refresh(); // it was picked meanwhile
@@ -78,7 +80,7 @@ export class Slowest {
 /** Whether a request was counted in a cell: as it ended, which a stream of events does after what its latency says. */
 function isIn({ from, to, low, high }, { ended, latency_ms: took }) {
   const at = Date.parse(ended) / 1000;
-  return at > from && at <= to && took > low - 0.01 && took <= high + 0.01;
+  return at > from && at <= to && took > low - ROUNDING && took <= high + ROUNDING;
 }
 
 function shortly(milliseconds) {

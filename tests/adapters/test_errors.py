@@ -191,6 +191,26 @@ def test_what_fails_as_an_exception_is_answered_counts_as_that() -> None:
         assert counted(monitor) == ONCE
 
 
+def test_what_fails_as_falcon_handles_it_counts_on_its_route() -> None:
+    falcon = pytest.importorskip("falcon")
+
+    class Boom:
+        def on_get(self, *_: object) -> None:
+            view()
+
+    def failing(*_: object) -> None:
+        raise KeyError("the handler fails, too")
+
+    with MetricsMonitor() as monitor:
+        app = falcon.App()
+        app.add_route("/boom", Boom())
+        app.add_error_handler(ShopError, failing)
+        with suppress(KeyError):
+            ask(wrap(app, monitor))
+        assert counted(monitor) == ONCE
+        assert [row["route"] for row in monitor.get_routes()] == ["/boom"]
+
+
 @pytest.mark.parametrize("bridge", [WSGIMiddleware, WsgiToAsgi, a2wsgi.WSGIMiddleware])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_behind_a_bridge(bridge: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from math import inf
 from typing import TypedDict
 
 from metricsmw.engine.reading.counts import milliseconds
@@ -48,6 +49,8 @@ def slowest(
     route: str | None = None,
     method: str | None = None,
     limit: int = USUAL_SLOWEST,
+    least_ms: float = 0.0,
+    most_ms: float = inf,
 ) -> list[SlowRequest]:
     """Return captured requests, slowest first.
 
@@ -59,6 +62,8 @@ def slowest(
         route: Only those of this route, as the per-route table names it; None: of any.
         method: Only those with this method, likewise.
         limit: At most so many, 1 to 1000.
+        least_ms: Only those that took as long, in milliseconds.
+        most_ms: Only those that took no longer.
 
     Raises:
         TypeError: ``limit`` is no whole number.
@@ -68,7 +73,9 @@ def slowest(
     found = [
         one
         for one in captures
-        if route in (None, one.name.route) and method in (None, one.name.method)
+        if route in (None, one.name.route)
+        and method in (None, one.name.method)
+        and least_ms <= 1000 * one.seconds <= most_ms
     ]
     found.sort(key=lambda one: (-one.seconds, -one.ended))
     return [_row(one, told, wall - max(now - one.ended, 0.0)) for one in found[:limit]]

@@ -5,6 +5,7 @@ Every answer asks one `Reading` only, so that its parts agree with each other.
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict
 
 from metricsmw.clock import Clock
@@ -324,11 +325,17 @@ class Reading:
         return heatmap_of(self.server, self._reader.settings, self.wall, method, route, seconds)
 
     def slowest(
-        self, route: str | None = None, method: str | None = None, limit: int = USUAL_SLOWEST
+        self,
+        route: str | None = None,
+        method: str | None = None,
+        limit: int = USUAL_SLOWEST,
+        least_ms: float = 0.0,
+        most_ms: float = inf,
     ) -> list[SlowRequest]:
         """Return the captured requests of the window, slowest first; see `captures.slowest`."""
-        told = self._reader.settings.capture
-        return slowest(self.server.captures, told, self.now, self.wall, route, method, limit)
+        told, captures = self._reader.settings.capture, self.server.captures
+        wanted = route, method, limit, least_ms, most_ms
+        return slowest(captures, told, self.now, self.wall, *wanted)
 
     @lazy
     def step_table(self) -> StepTable:

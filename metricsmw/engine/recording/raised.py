@@ -159,6 +159,8 @@ def _told(error: BaseException) -> tuple[str, list[BaseException]]:
             error, form = cause, "{} from {}"
         else:
             break
+        if any(error is one for one in found):  # a circle
+            break
         found.append(error)
         name = form.format(name, type_name(error))
     return name, found

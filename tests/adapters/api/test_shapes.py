@@ -216,6 +216,17 @@ class TestShapes:
         assert (row["method"], row["route"]) == ("GET", "/items/{id}")
         assert body_of(ask(handlers, "/slowest"))["count"] == 2
         assert body_of(ask(handlers, "/slowest", query="method=PUT"))["slowest"] == []
+        took = row["latency_ms"]
+        for least, most, count in (
+            (0, 0.01, 0),
+            (0, took, 2),
+            (took, took + 0.5, 1),
+            (9e9, 9e9, 0),
+        ):
+            query = f"route=/items/{{id}}&method=GET&least_ms={least:.6f}&most_ms={most:.6f}"
+            assert body_of(ask(handlers, "/slowest", query=query))["count"] == count
+        message = "least_ms must be a number of milliseconds up to 9999999999, not '-1'"
+        assert_error(ask(handlers, "/slowest", query="least_ms=-1"), 400, message)
         message = "limit must be a whole number from 1 to 1000, not '0'"
         assert_error(ask(handlers, "/slowest", query="limit=0"), 400, message)
 

@@ -140,6 +140,8 @@ def test_where_a_framework_has_raised_it_the_apps_own_is_told() -> None:
         assert found.key != of(run, compiled(0)).key
     error = caught(framework["run"], fail)
     assert Raised.of(error).led_to(error)
+    error.__cause__.__context__ = error
+    assert Raised.of(error).text.type == "framework.StreamError from KeyError"
     # Nor where the app's own handler of it fails, by itself or in a package.
     for handler in (compiled(0), lambda: framework["fail"]()):
         kind = of(framework["handle"], fail, handler).text.type
