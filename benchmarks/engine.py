@@ -170,7 +170,9 @@ def scrape(report: Report, quick: bool) -> None:
     for name, (plain, compressed) in found["bytes"].items():
         report.figure(f"{name}: size", plain / 1024, "KiB")
         report.figure(f"{name}: size, gzip", compressed / 1024, "KiB")
+    report.figure("a scrape / prometheus_client's", Estimate(**found["beside"]), "x")
     report.goal("a scrape / get_routes()", Estimate(**found["ratio"]), 1.5)
+    report.goal("a scrape after dead workers / before", Estimate(**found["growth"]), 1.25)
 
 
 def memory(report: Report, quick: bool) -> None:

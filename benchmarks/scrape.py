@@ -3,7 +3,8 @@
 `scrape.py WORKERS ROUTES REQUESTS ROUNDS DEAD`, with METRICSMW_DIR and PROMETHEUS_MULTIPROC_DIR
 naming empty directories. Each worker has every route, REQUESTS a route; the known client counts the
 same latencies in a histogram with its default buckets and the labels method and route. Then DEAD
-more workers record every route once, by our way only, and are killed; the scrape is timed again.
+more workers record every route once, by our way only, and are killed; the scrape is timed again,
+beside the known client's, which has grown by nothing.
 """
 
 from __future__ import annotations
@@ -105,11 +106,15 @@ def main(workers: int, routes: int, requests: int, rounds: int, dead: int) -> No
         die(monitor, routes)
     if monitor.total_requests != (workers * requests + dead) * routes:
         sys.exit("not all dead workers are in the reading")
-    after = race({AFTER: calls(ways[PROTOBUF])}, rounds, 0.002)
+    after = race({AFTER: calls(ways[PROTOBUF]), CLIENT: calls(client)}, rounds, 0.002)
+    # The known client has the same to do as before, which tells what the machine does meanwhile.
+    growth = after.multiple(AFTER, CLIENT).scaled(1 / timed.multiple(PROTOBUF, CLIENT).value)
     found = {
         "costs": {name: asdict(timed.cost(name)) for name in ways}
         | {f"{AFTER} {dead} dead workers": asdict(after.cost(AFTER))},
         "ratio": asdict(timed.multiple(PROTOBUF, ROUTES)),
+        "beside": asdict(timed.multiple(PROTOBUF, CLIENT)),
+        "growth": asdict(growth),
         "bytes": {name: (len(body), len(gzip.compress(body, 4))) for name, body in bodies.items()},
     }
     print(json.dumps(found))
