@@ -328,7 +328,7 @@ find("signin-form").addEventListener("submit", async (event) => {
   write(find("signin-error"), "");
   const answer = await signIn(base, input.value);
   if (!answer?.ok) {
-    write(find("signin-error"), answer ? refusal(answer) : "The server does not answer. Try again in a moment.");
+    write(find("signin-error"), refusal(answer));
     input.setAttribute("aria-invalid", "true");
     input.select();
     return;
@@ -341,6 +341,7 @@ find("signin-form").addEventListener("submit", async (event) => {
 });
 
 function refusal(answer) {
+  if (!answer) return "The server does not answer. Try again in a moment.";
   if (answer.status === 401) return "That is not the token of this server.";
   if (answer.status === 429) return `Too many failed tries. Try again in ${answer.headers.get("Retry-After")} seconds.`;
   return `The server answers with ${answer.status}.`;
@@ -403,9 +404,10 @@ async function enter(event) {
     for (const part of [look, routes, spans]) part.apply();
     return;
   }
-  const isIn = await signInByAddress(base);
-  if (isIn) remember(true);
-  if (isIn || !event) feed.start();
+  const answer = await signInByAddress(base);
+  if (answer?.ok) remember(true);
+  else if (answer !== undefined) write(find("signin-error"), refusal(answer));
+  if (answer?.ok || !event) feed.start();
 }
 addEventListener("hashchange", enter);
 enter().then(() => spans.apply());

@@ -10,10 +10,10 @@ export function signIn(base, token) {
   return fetch(new URL("signin", base), { method: "POST", headers }).catch(() => null);
 }
 
-/** Sign in by `#token=…`, which reaches no server's log, and take it out of the address at once. */
+/** The same by `#token=…`, which reaches no server's log, and is taken out of the address at once; undefined without one. */
 export async function signInByAddress(base) {
   const token = inAddress("token");
-  if (!token) return false;
+  if (!token) return undefined;
   putInAddress("token", null);
-  return (await signIn(base, token))?.ok ?? false;
+  return signIn(base, token);
 }

@@ -290,6 +290,9 @@ def test_a_link_with_the_token_signs_in(site: Server, window: Window) -> None:
     page.reload()
     expect(page.locator("#signin")).to_be_visible()
     assert page.url == f"{site.url}/api/metrics/"
+    page.goto("about:blank")
+    page.goto(f"{site.url}/api/metrics/#token=wrong")
+    expect(page.get_by_text("That is not the token of this server.")).to_be_visible()
 
 
 def test_without_a_token_it_says_who_may(window: Window) -> None:
