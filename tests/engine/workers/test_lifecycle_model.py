@@ -28,6 +28,7 @@ from kits.reference import GLOBAL_BOUND, ROUNDING, is_near, nearest_rank
 
 from metricsmw import MetricsMonitor
 from metricsmw.clock import ManualClock
+from metricsmw.engine.reading.moment import Reading
 from metricsmw.engine.storage.histogram import CEILING_SECONDS
 
 WINDOW, STEP, ROUTE_STEP = 60, 1, 6
@@ -205,18 +206,19 @@ class Server(RuleBasedStateMachine):
     @invariant()
     def agree(self) -> None:
         for member in getattr(self, "members", []):
-            self.agree_on_now(member.monitor)
-            self.agree_on_history(member.monitor)
-            health = member.monitor.get_health()
+            reading = member.monitor.read(routes=True)
+            self.agree_on_now(reading)
+            self.agree_on_history(reading)
+            health = reading.health
             assert health["status"] == "healthy"
             assert health["faults"] == 0
         if getattr(self, "members", []):
             files = list(Path(self.folder.name).glob("*/worker-*"))
             assert len(files) == self.most
 
-    def agree_on_now(self, monitor: MetricsMonitor) -> None:
+    def agree_on_now(self, reading: Reading) -> None:
         now = self.clock.now
-        snapshot = monitor.get_current_snapshot()
+        snapshot = reading.snapshot
         assert snapshot.total_requests == len(self.requests)
         assert snapshot.total_errors == sum(request.is_error for request in self.requests)
         assert snapshot.workers == len(self.members)
@@ -237,16 +239,16 @@ class Server(RuleBasedStateMachine):
         assert is_near(snapshot.latency_max_ms, nearest_rank(ordered, 100), bound)
         begins = (now // ROUTE_STEP) * ROUTE_STEP - WINDOW
         routes = Counter(request.route for request in self.requests if request.at >= begins)
-        assert {row["route"]: row["requests"] for row in monitor.get_routes()} == routes
+        assert {row["route"]: row["requests"] for row in reading.routes} == routes
         active = sorted(user for user, at in self.seen.items() if now - at <= TIMEOUT)
-        assert monitor.get_active_user_ids() == active
+        assert reading.active_user_ids == active
         assert snapshot.active_users == len(active)
 
-    def agree_on_history(self, monitor: MetricsMonitor) -> None:
+    def agree_on_history(self, reading: Reading) -> None:
         now = self.clock.now
         minutes = int((now - self.origin) // MINUTE)
         ends = [self.origin + minute * MINUTE for minute in range(1, minutes + 1)][-60:]
-        history = monitor.get_metrics_history()
+        history = reading.history(60)
         times = [datetime.fromisoformat(str(row["timestamp"])).timestamp() for row in history]
         assert times == [self.clock.wall - (now - end) for end in ends]
         totals = [sum(request.at < end for request in self.requests) for end in ends]
