@@ -9,6 +9,7 @@ from pathlib import PurePath
 
 from metricsmw.engine.workers.processes import server_root
 from metricsmw.engine.workers.surroundings import HERE
+from metricsmw.formats import plain
 
 
 def application_name(given: str = "") -> str:
@@ -22,7 +23,8 @@ def application_name(given: str = "") -> str:
         (``gunicorn shop.wsgi:app``), or the script (``manage.py``); or the working folder's name.
     """
     name = given or os.environ.get("OTEL_SERVICE_NAME", "").strip()
-    return name or _name_in(HERE.command(server_root().process.pid) or sys.argv) or _folder()
+    name = name or _name_in(HERE.command(server_root().process.pid) or sys.argv) or _folder()
+    return plain(name)  # names of files are any bytes
 
 
 def _name_in(command: Sequence[str]) -> str:

@@ -250,6 +250,9 @@ def test_messages_name_the_application(
     assert " MB, threshold > 0.5 MB." in str(told[0])
     monkeypatch.setenv("OTEL_SERVICE_NAME", "from-otel")
     assert application_name() == "from-otel"
+    # Variables, and folders, are any bytes; a lone surrogate would make the note a damaged one.
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "a\udcff\nb")
+    assert application_name() == "a\ufffd\ufffdb"
     monkeypatch.delenv("OTEL_SERVICE_NAME")
     assert application_name()
 

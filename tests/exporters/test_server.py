@@ -349,6 +349,18 @@ def test_the_service_is_named_as_opentelemetry_has_it(
     assert samples(monitor)["target_info"]
 
 
+def test_names_that_are_no_text(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Variables and folders are any bytes."""
+    monkeypatch.setenv("METRICSMW_DIR", f"{tmp_path}/\udcff")
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "a\udcff")
+    with MetricsMonitor(shared=True, clock=clock) as monitor:
+        monitor.record_request(1.0)
+        assert exposition(monitor).resource["service.name"] == "a\\udcff"
+        assert samples(monitor)["target_info"]
+
+
 @pytest.mark.parametrize("broken", ["novalue", "=x", "a=b,c", "a=%zz", "a=%"])
 def test_broken_attributes_are_left_out(broken: str) -> None:
     assert parse_attributes(broken) == {}
