@@ -89,6 +89,7 @@ def set_silence(member: ServerMember, type: str | None, until: float, wall: floa
             raise OSError("another worker is setting a silence")
         time.sleep(0.01)
     try:
+        lock.promise(PATIENCE_SECONDS)  # else a process that is stopped here would keep it
         kept = [
             one for one in read_silences(member, wall) if type is not None and one["type"] != type
         ]

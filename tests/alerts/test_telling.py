@@ -15,7 +15,14 @@ from metricsmw.adapters.api import answers
 from metricsmw.adapters.api.handlers import Handlers
 from metricsmw.adapters.api.messages import Request, Response
 from metricsmw.adapters.auth import public, token
-from metricsmw.alerts import Alert, MetricsAlerter, read_silences, set_silence, until_time
+from metricsmw.alerts import (
+    Alert,
+    MetricsAlerter,
+    read_silences,
+    set_silence,
+    silences,
+    until_time,
+)
 from metricsmw.alerts.application import application_name
 from metricsmw.clock import ManualClock
 
@@ -131,6 +138,28 @@ def test_silences_are_the_servers(clock: ManualClock) -> None:
         assert [row["type"] for row in read_silences(one, wall)] == [None]
         set_silence(two, None, wall, wall)
         assert read_silences(one, wall) == []
+
+
+def test_who_hangs_as_it_silences_keeps_nobody_from_it(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wall = clock.time()
+    with (
+        MetricsMonitor(shared=True, clock=clock) as one,
+        MetricsMonitor(shared=True, clock=clock) as two,
+    ):
+        monkeypatch.setattr(silences, "PATIENCE_SECONDS", 0.0)
+
+        def hang(*args: Any) -> list[silences.Silence]:
+            """Another worker comes when the one that holds the lock is late."""
+            monkeypatch.setattr(silences, "read_silences", read_silences)
+            set_silence(two, "HIGH_CPU", wall + 90, wall)
+            return []
+
+        monkeypatch.setattr(silences, "read_silences", hang)
+        with pytest.raises(OSError, match="another worker is setting a silence"):
+            set_silence(one, "ERROR_RATE", wall + 60, wall)
+        assert [row["type"] for row in read_silences(one, wall)] == ["HIGH_CPU"]
 
 
 @pytest.mark.parametrize(
