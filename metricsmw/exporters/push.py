@@ -33,7 +33,8 @@ logger = logging.getLogger("metricsmw")
 INTERVAL_VARIABLE = "OTEL_METRIC_EXPORT_INTERVAL"
 DEFAULT_INTERVAL = 60.0
 MAX_INTERVAL = 86_400.0
-DEFAULT_TIMEOUT = 10.0
+TIMEOUT_VARIABLES = "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"
+DEFAULT_TIMEOUT, MAX_TIMEOUT = 10.0, 600.0
 # How much later than it promised a leader may be, beside the time that an export may take.
 PATIENCE_SECONDS = 15.0
 # Keys of the job's note, beside that of its problem.
@@ -83,7 +84,7 @@ class OTLPExport:
         if interval is not None:
             number("interval", interval, 0.1, MAX_INTERVAL)
         if timeout is not None:
-            number("timeout", timeout, 0.1, 600.0)
+            number("timeout", timeout, 0.1, MAX_TIMEOUT)
         self._monitor = monitor
         self._interval = _interval() if interval is None else float(interval)
         self._settings = endpoint, headers, timeout
@@ -97,7 +98,7 @@ class OTLPExport:
             False,
             interval=min(self._interval / 4, 5.0),
             title="the OTLP export",
-            patience=PATIENCE_SECONDS + (timeout or DEFAULT_TIMEOUT),
+            patience=PATIENCE_SECONDS + (timeout or _timeout()),
             renew=self._renew,
         )
         if start is not False:
@@ -242,3 +243,13 @@ def _interval() -> float:
         )
         return DEFAULT_INTERVAL
     return seconds
+
+
+def _timeout() -> float:
+    """Return how many seconds an export may take, by the environment, retries included."""
+    text = next(filter(None, map(os.environ.get, TIMEOUT_VARIABLES)), "")
+    try:
+        seconds = float(text)
+    except ValueError:  # the library says so
+        seconds = 0.0
+    return seconds if 0 < seconds <= MAX_TIMEOUT else DEFAULT_TIMEOUT

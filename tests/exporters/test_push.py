@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -208,6 +209,25 @@ def test_a_delta_of_a_leader_that_hung_is_not_sent_again_by_the_next(
         # The one that was being sent is lost, the other one is not sent twice.
         assert [taken.requests for taken in receiver.exports] == [0, 1]
         second.stop()
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("100", 115), ("1e9", 25), ("none", 25)])
+def test_a_leader_is_not_late_while_an_export_may_take_its_time(
+    receiver: OTLPReceiver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, seconds: int
+) -> None:
+    monkeypatch.setenv("METRICSMW_DIR", str(tmp_path))
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", text)
+    with MetricsMonitor(shared=True) as monitor:
+        pushed = OTLPExport(monitor, receiver.url, interval=0.1, start=True)
+        monitor.record_request(1.0)
+
+        def promised() -> float:
+            (file,) = list(tmp_path.rglob("once-otlp_export.lock")) or [tmp_path / "none"]
+            return float(file.read_text() or 0) if file.is_file() else 0.0
+
+        wait_until(promised, "the leader's deadline")
+        assert seconds - 10 < promised() - time.monotonic() <= seconds + 1
+        pushed.stop()
 
 
 # --- what goes wrong ------------------------------------------------------------------------------
