@@ -23,7 +23,8 @@ OVERALL = "metricsmw_request_duration_seconds"
 ROUTE = "http_server_request_duration_seconds"
 REQUESTS = "metricsmw_requests_total"
 ERRORS = ("metricsmw_request_errors_total", "metricsmw_route_errors_total")
-COUNTERS = (OVERALL, ROUTE, REQUESTS, *ERRORS)
+OWN = ("orders_total", "payment_seconds")
+COUNTERS = (OVERALL, ROUTE, REQUESTS, *ERRORS, *OWN)
 
 WSGI, ASGI = "apps.sent:wsgi", "apps.sent:asgi"
 SERVERS = {
@@ -178,6 +179,8 @@ def test_what_victoria_metrics_is_sent_is_what_was_sent(name: str, app: str) -> 
 def check_numbers(engine: Engine, clients: Clients, began: float, resets: int = 0) -> None:
     """Counts, percentiles and rates of one engine against what was sent."""
     total = len(clients.sent)
+    for name in OWN:  # which the app counts after the request's number
+        wait_until(lambda: engine.value(name) == total, f"{total} {name} in {engine.name}")  # noqa: B023
     seconds = int(time.time() - began) + 5
     for name in COUNTERS:
         found = engine.query(f"resets({name}[{seconds}s])")
