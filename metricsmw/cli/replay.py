@@ -21,7 +21,7 @@ from typing import NamedTuple
 from metricsmw.alerts.alert import unit_of
 from metricsmw.alerts.grammar import parse
 from metricsmw.alerts.rules import NEW_ERRORS, AnyRule, CustomRule, Rule, ServerRule
-from metricsmw.alerts.source import MINUTE, counts_since
+from metricsmw.alerts.source import COVERED, MINUTE, counts_since
 from metricsmw.alerts.states import Look, RuleStatus, State, advance
 from metricsmw.alerts.values import PastCounts, goes_by_steps, look, span_of
 from metricsmw.cli.output import complain, write
@@ -32,7 +32,6 @@ from metricsmw.engine.reading.spans import StepTable
 
 PastSnapshot = Mapping[str, str | float | int]
 DEFAULT_WINDOW = 300
-TOTALS = ("total_requests", "total_errors", "total_server_errors")
 # How many of a hundred latencies a minute's percentiles stand for, and for how many up to there.
 SHARES = {"latency_p50_ms": 50, "latency_p95_ms": 45, "latency_p99_ms": 4, "latency_max_ms": 1}
 SHARES_UP_TO = dict(zip(SHARES, accumulate(SHARES.values()), strict=True))
@@ -67,7 +66,17 @@ class Past:
         return round(float(self.snapshot["request_rate_rpm"]) * self._window / MINUTE)
 
     def counts(self, minutes: int) -> PastCounts:
-        """Return what was counted in the last so many minutes, as far as there are rows."""
+        """Return what was counted in the last so many minutes, as far as there are rows.
+
+        Rows that say what was counted in their minute are summed up, also over a restart.
+        """
+        if own := self._minutes(minutes):
+            requests, errors, own_errors, seconds = (
+                sum(float(row[f"minute_{name}"]) for row in own)
+                for name in ("requests", "errors", "server_errors", "seconds")
+            )
+            is_covered = seconds >= COVERED * MINUTE * minutes
+            return PastCounts(int(requests), int(errors), is_covered, int(own_errors))
         # Half a minute's grace, as snapshots are a minute apart but for milliseconds.
         begin = self.now - MINUTE * minutes + MINUTE / 2
         start = max(bisect_right(self._times, begin) - 1, 0)
@@ -193,11 +202,7 @@ def replay(rule: AnyRule, history: RecordedHistory) -> list[Change]:
         times = [moment.timestamp() for moment in moments]
         status = RuleStatus()
         changes = []
-        before_all = _before(rows[0])
-        if before_all is not None:
-            rows = [before_all, *rows]
-            times.insert(0, times[0] - float(rows[1]["minute_seconds"]))
-        for place, moment in enumerate(moments, len(rows) - len(moments)):
+        for place, moment in enumerate(moments):
             try:
                 one = Past(rows, times, place, history.window).look(rule)
             except ValueError:  # not a number: it says nothing
@@ -208,15 +213,6 @@ def replay(rule: AnyRule, history: RecordedHistory) -> list[Change]:
     except KeyError as error:
         raise ValueError(f"its history has snapshots without {error}") from error
     return changes
-
-
-def _before(row: PastSnapshot) -> PastSnapshot | None:
-    """Return what was counted before a row's own minute; None where the row does not say."""
-    if "minute_seconds" not in row:
-        return None
-    totals = {name: int(row[name]) for name in TOTALS if name in row}
-    own = {name: int(row[name.replace("total", "minute")]) for name in totals}
-    return {name: max(total - own[name], 0) for name, total in totals.items()}
 
 
 def report(rule: AnyRule, history: RecordedHistory, changes: Sequence[Change]) -> str:
