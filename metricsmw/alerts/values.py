@@ -222,7 +222,7 @@ def _found_of_burn_rate(rule: BurnRate, source: RuleInput) -> Found:
             return Found(None, 0, long.is_covered)
         errors = counts.server_errors if rule.is_of_server else counts.errors
         rates.append(errors / counts.requests / budget)
-    return Found(min(rates), long.requests, long.is_covered)
+    return Found(round(min(rates), 2), long.requests, long.is_covered)
 
 
 def looks_by_step(
