@@ -99,6 +99,7 @@ SLOW = {
     "engine/reading/test_routes_table.py::test_against_a_list",
     "engine/reading/test_series.py::test_reading_while_others_record",
     "engine/reading/test_workers.py::test_against_a_list",
+    "engine/reading/test_workers.py::test_readers_in_turn_know_what_one_that_always_looks_does",
     "engine/recording/test_errors.py",
     "engine/recording/test_free_threaded.py::test_no_count_is_lost_without_a_gil",
     "engine/recording/test_recorder.py::test_it_records_as_one_does_by_hand",
