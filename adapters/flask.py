@@ -6,6 +6,7 @@ import re
 import sys
 import threading
 from functools import partial
+from itertools import product
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -227,20 +228,27 @@ def metrics_blueprint(
     def add_rules(state: BlueprintSetupState) -> None:
         place = f"{state.subdomain or ''}{(state.url_prefix or '').rstrip('/')}{path}"
         claim_path(state.app, state.app, place, Claim(auth, reset))
-        # An app that matches hosts would serve a rule without one nowhere.
-        anywhere = {"host": "<metricsmw_host>"} if state.app.url_map.host_matching else {}
-        for rule in ("", "/", "/<path:below>"):
+        for rule, where in product(("", "/", "/<path:below>"), _hosts_of(state)):
             state.add_url_rule(
                 path + rule,
                 "metrics",
                 view,
                 methods=_METHODS,
                 provide_automatic_options=False,
-                **anywhere,
+                **where,
             )
 
     blueprint.record(add_rules)
     return blueprint
+
+
+def _hosts_of(state: BlueprintSetupState) -> list[dict[str, str]]:
+    """Return what rules take to match on every host of the app."""
+    if state.app.url_map.host_matching:  # a rule without a host would match nowhere
+        return [{"host": "<metricsmw_host>"}]
+    if state.app.subdomain_matching and not state.subdomain:
+        return [{}, {"subdomain": "<metricsmw_host>"}]
+    return [{}]
 
 
 def _monitor_of(app: flask.Flask) -> MetricsMonitor:

@@ -85,6 +85,17 @@ def test_an_app_with_a_call_of_its_own(monitor: MetricsMonitor) -> None:
     assert client.get("/api/metrics/health").status_code == 200
 
 
+def test_a_flask_that_matches_subdomains(monitor: MetricsMonitor) -> None:
+    app = Flask(__name__, subdomain_matching=True)
+    app.config["SERVER_NAME"] = "a.test"
+    app.add_url_rule("/items/<int:i>", "item", lambda i: str(i), subdomain="api")
+    client = wrap(app, monitor, auth=public()).test_client()
+    for host in ("a.test", "api.a.test", "other.a.test"):
+        assert client.get("/api/metrics/health", base_url=f"http://{host}").status_code == 200
+    assert client.get("/items/3", base_url="http://api.a.test").status_code == 200
+    assert monitor.total_requests == 1
+
+
 @pytest.mark.parametrize("wrapped_first", [False, True])
 def test_a_flask_that_matches_hosts(wrapped_first: bool, monitor: MetricsMonitor) -> None:
     app = Flask(__name__, host_matching=True, static_host="a.test")
