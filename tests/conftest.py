@@ -43,6 +43,8 @@ LONG = [
         "alerts/test_servers.py",
         "engine/workers/test_kills.py",
         "exporters/test_scraped_servers.py",
+        "test_readme.py",
+        "test_typing.py",
     )
 ]
 # Files whose tests start servers otherwise than by a `serve`.

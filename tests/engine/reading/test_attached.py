@@ -31,7 +31,7 @@ BY_READER = (
 )
 
 
-def serve(monitor: MetricsMonitor, user: str) -> int:
+def count_requests(monitor: MetricsMonitor, user: str) -> int:
     for number in range(30):
         monitor.record_request(number, number % 10 == 0, user, method="GET", route="/items/{id}")
     monitor.increment_websocket_connections()
@@ -96,7 +96,7 @@ def clock() -> SharedClock:
 def workers(clock: SharedClock) -> Iterator[Crew]:
     with crew(2, clock) as workers:
         for worker, user in zip(workers.workers, ("ann", "bob"), strict=True):
-            worker.do(serve, user)
+            worker.do(count_requests, user)
         clock.advance(61)
         workers.workers[0].do(report)  # writes the minute
         clock.advance(5)
@@ -202,7 +202,7 @@ def test_the_dead_count_as_they_do_for_workers(workers: Crew, clock: SharedClock
     assert [row["pid"] for row in reading.workers] == [workers.workers[1].pid]
     # Nothing was adopted: the next worker does that.
     newcomer = workers.start()
-    newcomer.do(serve, "cleo")
+    newcomer.do(count_requests, "cleo")
     assert newcomer.do(report)["snapshot"]["total_requests"] == 90
     assert len(list(in_dir().path.glob("worker-*"))) == 2
 
@@ -218,7 +218,7 @@ def test_a_reset_holds_for_it(workers: Crew, clock: SharedClock) -> None:
     workers.workers[0].do(MetricsMonitor.reset_statistics)
     server = AttachedServer(in_dir(), clock)
     assert server.read().server.total.requests == 0
-    workers.workers[1].do(serve, "dan")
+    workers.workers[1].do(count_requests, "dan")
     assert server.read().server.total.requests == 30
     reset = in_dir().path / "reset"
     reset.write_bytes(b"damaged")
@@ -303,9 +303,9 @@ def test_a_server_that_has_ended(workers: Crew, clock: SharedClock) -> None:
 def test_settings_are_those_of_the_server(clock: SharedClock) -> None:
     settings = {"window_seconds": 60, "max_history_minutes": 5, "user_timeout_seconds": 90}
     with crew(1, clock, **settings, max_routes=1) as workers:
-        workers.workers[0].do(serve, "ann")
+        workers.workers[0].do(count_requests, "ann")
         clock.advance(120)
-        workers.workers[0].do(serve, "bob")
+        workers.workers[0].do(count_requests, "bob")
         (in_dir().path / "history-9999").touch()
         reading = AttachedServer(in_dir(), clock).read()
         assert settings.items() <= reading.statistics["configuration"].items()
