@@ -58,6 +58,8 @@ T = TypeVar("T")
 
 NAME = "lasting_history"
 RETRY_SECONDS = 0.02
+# Of one value: a schema may make up any.
+LIMIT_LENGTH, MOST_BYTES = 0, 4 << 20
 # What SQLite opens beside a database, if it is there; a FIFO would hold it up for ever.
 BESIDE = ("-journal", "-wal", "-shm")
 
@@ -382,6 +384,8 @@ class SQLiteHistory:
         # A view or a trigger may be without an end, and may not call what is not harmless.
         database.set_progress_handler(lambda: time.monotonic() > end, 10_000)
         database.execute("PRAGMA trusted_schema = OFF")
+        if hasattr(database, "setlimit"):  # of Python 3.11
+            database.setlimit(LIMIT_LENGTH, MOST_BYTES)
         return database
 
 

@@ -152,6 +152,21 @@ def test_a_histogram_that_unpacks_to_gigabytes_is_damaged(
         lasting.summary(0, clock.time())
 
 
+@pytest.mark.skipif(not hasattr(sqlite3.Connection, "setlimit"), reason="Python 3.11 limits values")
+def test_a_schema_that_makes_up_gigabytes_is_damaged(
+    lasting: SQLiteHistory, monitor: MetricsMonitor, clock: ManualClock, path: Path
+) -> None:
+    keep(lasting, monitor, clock)
+    change(
+        path,
+        "ALTER TABLE minutes RENAME COLUMN histogram TO h",
+        "ALTER TABLE minutes ADD COLUMN histogram AS (zeroblob(900000000))",
+    )
+    with pytest.raises(sqlite3.DataError, match="too big"):
+        lasting.summary(0, clock.time())
+    assert len(monitor.get_metrics_history(600)) >= 3
+
+
 def test_more_rows_than_minutes_are_damage(
     lasting: SQLiteHistory, monitor: MetricsMonitor, clock: ManualClock, path: Path
 ) -> None:
