@@ -156,8 +156,8 @@ def _mode_of(path: str) -> int | None:
         status = os.lstat(path)
     except FileNotFoundError:
         return None
-    # Somebody else may have put a file there, or a link to another one, for all to read or write.
-    own = stat.S_ISREG(status.st_mode) and status.st_uid == this_user() and status.st_nlink == 1
+    # Somebody else may have put a file there, for all to read or write.
+    own = stat.S_ISREG(status.st_mode) and status.st_uid == this_user()
     return stat.S_IMODE(status.st_mode) & 0o777 if own else None
 
 
