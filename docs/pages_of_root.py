@@ -30,6 +30,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Take the addresses from pyproject.toml."""
     urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
     config.repo_url = urls["Source"]
+    config.repo_name = "/".join(urls["Source"].split("/")[-2:])
     config.site_url = urls["Documentation"]
     return config
 
