@@ -21,7 +21,12 @@ from metricsmw.cli.output import complain, write
 from metricsmw.cli.text import number, plain
 from metricsmw.engine.reading.attached import AttachedServer, UnreadableServerError
 from metricsmw.engine.reading.workers import STOPPED
-from metricsmw.engine.workers.catalog import FoundServer, find_servers, processes_user
+from metricsmw.engine.workers.catalog import (
+    FoundServer,
+    find_servers,
+    processes_user,
+    users_with_servers,
+)
 from metricsmw.engine.workers.directories import folder_by_hand
 from metricsmw.engine.workers.shared import CAN_SHARE
 from metricsmw.engine.workers.token import TOKEN
@@ -143,7 +148,9 @@ def _user_name(uid: int) -> str:
 def nothing(user: str | None) -> str:
     """Return what to say where no server was found."""
     whose = "this user" if user is None else user
-    return f"no server of {whose} shares its numbers on this machine"
+    others = users_with_servers() if user is None and os.geteuid() == 0 else []
+    named = f", but servers of {', '.join(map(_user_name, others))} do (--user)" if others else ""
+    return f"no server of {whose} shares its numbers on this machine{named}"
 
 
 def choose(target: str | None, user: str | None, directory: str | None) -> FoundServer:

@@ -143,6 +143,7 @@ def test_which_server_is_meant(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(servers, "find_servers", lambda uid, folders: known)
+    monkeypatch.setattr(servers, "users_with_servers", list)
     if isinstance(chosen, FoundServer):
         assert servers.choose(target, None, None) == chosen
         return
@@ -205,6 +206,20 @@ def test_a_name_that_somebody_else_has_taken_hides_no_servers(
     taken.mkdir(mode=0o700)
     monkeypatch.setattr(catalog, "folders_of", lambda uid: [taken])
     assert servers.servers("4711") == []
+
+
+def test_root_is_told_whose_servers_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("metricsmw-0", "metricsmw-4711", "metricsmw-4712", "metricsmw-demo"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(catalog, "places", lambda: [tmp_path])
+    monkeypatch.setattr(catalog, "find_servers", lambda uid: [SHOP] if uid == 4711 else [])
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    text = "no server of this user shares its numbers on this machine"
+    assert servers.nothing(None) == f"{text}, but servers of 4711 do (--user)"
+    monkeypatch.setattr(os, "geteuid", lambda: 4712)
+    assert servers.nothing(None) == text
 
 
 def test_a_folder_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:

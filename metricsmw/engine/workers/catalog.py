@@ -58,14 +58,31 @@ class FoundServer(NamedTuple):
 
 def folders_of(uid: int) -> list[Path]:
     """Return where a user's servers may have their directories, each place once."""
+    return [base / f"metricsmw-{uid}" for base in places()]
+
+
+def places() -> list[Path]:
+    """Return the folders that users' directories may be in, each once."""
     from tempfile import gettempdir  # here, as it loads a random generator
 
     found: dict[tuple[int, int], Path] = {}
     for base in (SHARED_MEMORY, Path(gettempdir()), Path("/tmp"), Path("/var/tmp")):
         with contextlib.suppress(OSError):
             status = os.stat(base)
-            found.setdefault((status.st_dev, status.st_ino), base / f"metricsmw-{uid}")
+            found.setdefault((status.st_dev, status.st_ino), base)
     return list(found.values())
+
+
+def users_with_servers() -> list[int]:
+    """Return the users whose servers this process may read."""
+    names = (path for base in places() for path in base.glob("metricsmw-*"))
+    uids = {int(number) for path in names if (number := path.name[10:]).isdecimal()}
+    found = []
+    for uid in sorted(uids):
+        with contextlib.suppress(PermissionError):
+            if any(server.workers for server in find_servers(uid)):
+                found.append(uid)
+    return found
 
 
 def find_servers(
