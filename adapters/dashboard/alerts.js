@@ -36,10 +36,15 @@ export class Alerts {
     dialog.querySelector("#silence-confirm").addEventListener("click", () => this.#confirm());
   }
 
-  /** What a chart of these fields marks: where an alert on one of them began, and where it ended. */
-  marks(fields) {
+  /**
+   * What a chart of these fields marks: where an alert on one of them began, and where it ended.
+   *
+   * `route`: {method, route} of a chart of one route, which has no marks of others; {} of all requests.
+   */
+  marks(fields, { method, route } = {}) {
     const kinds = new Set(fields.map(kindOf));
-    return this.#past.filter(({ field }) => kinds.has(kindOf(field))).flatMap(({ type, since, ended }) => [
+    const isOf = (other) => !route || !other || [route, `${method} ${route}`].includes(other);
+    return this.#past.filter((row) => kinds.has(kindOf(row.field)) && isOf(row.route)).flatMap(({ type, since, ended }) => [
       { at: Date.parse(since) / 1000, label: type, bad: true },
       ...(ended ? [{ at: Date.parse(ended) / 1000, label: `${type} over` }] : []),
     ]);

@@ -94,7 +94,7 @@ find("unzoom").addEventListener("click", () => zoomTo(null));
 
 // --- the shape of latency ------------------------------------------------------------------------
 
-const shapeOf = (route, height = 150) => new Shape({ base, route, height, marks: () => [...state.markers, ...alerts.marks(["latency_p95_ms"])] });
+const shapeOf = (route, height = 150) => new Shape({ base, route, height, marks: () => [...state.markers, ...alerts.marks(["latency_p95_ms"], route)] });
 const shape = shapeOf({}, 220);
 find("shape-place").append(shape.element);
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from datetime import datetime, timezone
 
 from kits.page import BEARER, PATH, Window, alive, on_gunicorn, until
 from kits.servers import Server
@@ -79,6 +80,10 @@ def test_the_distribution_of_an_open_route(anew: Server, window: Window) -> None
     for _ in range(10):
         anew.get("/hello")
     anew.get("/slow?ms=300")
+    now = datetime.now(timezone.utc).isoformat()
+    past = {"field": "latency_p95_ms", "since": now, "ended": None}
+    alerts = [{**past, "type": f"OF{route}", "route": route} for route in ("/hello", "/slow")]
+    window.page.route("**/alerts/history", lambda route: route.fulfill(json={"alerts": alerts}))
     page = window.open(anew)
     alive(page)
     page.get_by_role("button", name="GET /slow").click()
@@ -90,6 +95,11 @@ def test_the_distribution_of_an_open_route(anew: Server, window: Window) -> None
     label = re.compile(r"1 request, from [\d.]+ ms to [\d.]+ ms\. .*P50 3\d\d")
     expect(figure.get_by_role("img")).to_have_attribute("aria-label", label)
     expect(page.locator(".detail .heatmap canvas")).to_be_visible()
+    # It has the marks of its own alerts, and that of all requests those of each.
+    expect(page.locator("#shape-place .heatmap p.hidden")).to_contain_text("OF/hello at")
+    summary = page.locator(".detail .heatmap p.hidden")
+    expect(summary).to_contain_text("OF/slow at")
+    expect(summary).not_to_contain_text("OF/hello")
     page.get_by_role("button", name="GET /slow").click()
     expect(page.locator(".detail")).to_have_count(0)
 
