@@ -125,6 +125,10 @@ def wrap(
 
 def _by_framework(app: Any, asgi: bool, settings: dict[str, Any]) -> Any:
     """Return an app measured in the way of its framework; None: as any app."""
+    if asgi and "starlette.routing" in sys.modules:
+        from . import starlette
+
+        starlette.follow_copies(app)
     if "django.core.handlers.base" in sys.modules:
         from . import django
 

@@ -317,8 +317,12 @@ class Measurement:
             user = user_of_scope if is_scope else user_of_environ
             own[FRAMEWORK_KEY] = ForwardedRequest(carrier, route, user)
 
+    def __deepcopy__(self, memo: object) -> Measurement:
+        """Return itself: a deep copy of the carrier is of the same request."""
+        return self
+
     def __reduce__(self) -> tuple[type, tuple[()]]:
-        """Leave the measurement out of copies: only the original carrier's request is measured."""
+        """Leave the measurement out of what is pickled: that is of another process."""
         return type(None), ()
 
 

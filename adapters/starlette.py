@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
+from starlette.routing import Router
 
 from .api.claims import Claim, agreed, claim_path, mounted_claim, tell_conflict
 from .api.welcome import Served, serves
@@ -23,11 +24,11 @@ from .asgi import ASGIMetricsMiddleware, metrics_app
 from .interpose import REDO, interpose
 from .measurement import UNMEASURED, exclude_request
 from .paths import as_exclusions, is_below, mount_path, split
+from .resolvers.base import follow_copy, report_fault
+from .walks import objects_in
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
-
-    from starlette.routing import Router
 
     from metricsmw import MetricsMonitor
 
@@ -43,6 +44,8 @@ _UNMEASURED = (
 # Where an app keeps the monitors that measure it, and the paths it serves.
 _MONITORS = "_metricsmw_monitors"
 _PATHS = "_metricsmw_paths"
+# Where a router keeps that its copies of scopes are read.
+_FOLLOWS = "_metricsmw_follows"
 
 
 def instrument(
@@ -93,6 +96,32 @@ def instrument(
     )
     fields.setdefault(REDO, []).append(redo)
     return app
+
+
+def follow_copies(app: object) -> None:
+    """Have routers inside an app that is measured from outside be read; idempotent.
+
+    A router leaves what it has matched in the scope that it gets, which may be a copy.
+
+    Args:
+        app: What is measured.
+    """
+    for each in list(objects_in(app)):
+        if isinstance(each, Router) and _FOLLOWS not in vars(each):
+            interpose(each, partial(_following, each))
+            vars(each)[_FOLLOWS] = True
+
+
+def _following(router: Router, _: ASGIApp, plain: Any) -> ASGIApp:
+    def call(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        try:
+            follow_copy(scope)
+        except Exception:
+            report_fault("the route of a copied scope")
+        answer: Awaitable[None] = plain.__call__(router, scope, receive, send)
+        return answer
+
+    return call
 
 
 class _InPlace(ASGIMetricsMiddleware):

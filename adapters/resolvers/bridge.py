@@ -23,6 +23,7 @@ from .base import (
     MEASUREMENT_KEYS,
     ON_START_RESPONSE,
     MatchedRequest,
+    follow_copy,
     mount_of_environ,
     report_fault,
 )
@@ -204,5 +205,6 @@ def _leave(
             template, user = read(environ)
             below = None if template is None else template.removeprefix(mount.rstrip("/"))
             scope[FRAMEWORK_KEY] = BridgedRequest(below, user)
+            follow_copy(scope)
     except Exception:
         report_fault("the route resolver")

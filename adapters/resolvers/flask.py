@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import flask
 
-from .base import FRAMEWORK_KEY, ON_START_RESPONSE, report_fault, see_error
+from .base import (
+    FRAMEWORK_KEY,
+    MEASUREMENT_KEYS,
+    ON_START_RESPONSE,
+    follow_copy,
+    report_fault,
+    see_error,
+)
 from .werkzeug import RuleRequest, rule_of_another_method, see_aborts
 
 try:
@@ -44,9 +51,12 @@ def _leave(environ: WSGIEnvironment) -> None:
     if context is None:
         return
     request = context.request
-    if request.environ is not environ:
-        return  # a request inside another one
-    environ[FRAMEWORK_KEY] = matched = RuleRequest()
+    carrier = request.environ
+    if carrier is not environ:
+        if not any(key in environ and carrier.get(key) is environ[key] for key in MEASUREMENT_KEYS):
+            return  # a request inside another one
+        follow_copy(carrier)
+    carrier[FRAMEWORK_KEY] = matched = RuleRequest()
     rule = request.url_rule
     if rule is None:
         rule = rule_of_another_method(request.routing_exception, context.url_adapter)

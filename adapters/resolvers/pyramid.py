@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from pyramid.router import Router  # type: ignore[import-untyped]
 
-from .base import FRAMEWORK_KEY, MatchedRequest, report_fault, see_error, session_user
+from .base import (
+    FRAMEWORK_KEY,
+    MatchedRequest,
+    follow_copy,
+    report_fault,
+    see_error,
+    session_user,
+)
 
 if TYPE_CHECKING:
     from pyramid.request import Request  # type: ignore[import-untyped]
@@ -29,6 +36,8 @@ def install() -> None:
         try:
             # What is mounted in a view is handed a copy of environ, and finds this there.
             outer = request.environ.get(FRAMEWORK_KEY)
+            if outer is None:
+                follow_copy(request.environ)
             request.environ[FRAMEWORK_KEY] = own
         except Exception:
             report_fault("Pyramid's route")
