@@ -217,7 +217,7 @@ def test_a_reset_begins_anew_and_says_when(monitor: MetricsMonitor, clock: Manua
 
 
 def test_a_clock_that_was_set_back_to_1970_is_exported() -> None:
-    clock = ManualClock()
+    clock = ManualClock(123.0)  # a start that no other test has: its time is known from then on
     with MetricsMonitor(clock=clock) as monitor:
         record(monitor, 0.1, "GET", "/", 200)
         clock.advance(100)
