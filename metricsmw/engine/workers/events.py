@@ -26,6 +26,7 @@ from metricsmw.engine.storage.tables import READ_ERRORS
 from metricsmw.engine.workers.group import Group
 from metricsmw.engine.workers.notes import CorruptNoteError, note_text, parse_note
 from metricsmw.engine.workers.processes import Process, root_process
+from metricsmw.engine.workers.surroundings import HERE
 
 EVENTS = "events"
 MAX_EVENTS = 200
@@ -142,13 +143,13 @@ class EventLog:
         wall, now = self._clock.time(), self._clock.monotonic()
         state = self.read(group)
         # Anew, as the reading may be older than the file.
-        live, created = live_workers(group)
+        live, created, elsewhere = look_at_workers(group)
         before = state
         if state is None:
             state = _first(wall, wall - max(now - created, 0.0), live)
         else:
             state = cast("EventState", {**state, "events": list(state["events"])})
-            _compare(state, live, wall)
+            _compare(state, live, elsewhere, wall)
         reset_at = group.reset.at
         if reset_at > state["reset_at"]:
             at = wall - min(max(now - reset_at, 0.0), wall)
@@ -166,19 +167,22 @@ class EventLog:
             group.directory.replace(EVENTS, note_text(cast("dict[str, object]", state)).encode())
 
 
-def live_workers(group: Group) -> tuple[list[int], float]:
-    """Return the ids of the live workers' processes, sorted, and when the oldest segment was made.
+def look_at_workers(group: Group) -> tuple[list[int], float, set[int]]:
+    """Return the ids of the live workers' processes, when the server started, and foreign ids.
 
-    That is the server's start, in monotonic seconds; infinite where no segment can be read.
+    The first are sorted. The start is that of the oldest segment, in monotonic seconds; infinite
+    where no segment can be read. The last are of processes of another PID namespace.
     """
-    found, created = set(), inf
+    found, created, elsewhere, here = set(), inf, set(), HERE.pid_namespace
     for source in group.sources().values():
         with contextlib.suppress(*READ_ERRORS):
             header = Header(source.read(0, HEADER_BYTES))
             created = min(created, header.numbers[Field.CREATED])
             if source.alive:
                 found.add(header.pid)
-    return sorted(found)[:MAX_WORKERS], created
+            if header.numbers[Field.PID_NAMESPACE] != here:
+                elsewhere.add(header.pid)
+    return sorted(found)[:MAX_WORKERS], created, elsewhere
 
 
 def note_leaving(group: Group) -> None:
@@ -220,7 +224,7 @@ def _first(wall: float, started: float, live: list[int]) -> EventState:
     return state
 
 
-def _compare(state: EventState, live: list[int], wall: float) -> None:
+def _compare(state: EventState, live: list[int], elsewhere: set[int], wall: float) -> None:
     """Note the workers that have come and gone."""
     known, left = set(state["workers"]), set(state["left"])
     new = [pid for pid in live if pid not in known]
@@ -228,7 +232,13 @@ def _compare(state: EventState, live: list[int], wall: float) -> None:
     if not new and not gone:
         return
     for pid in gone:
-        _add(state, wall, "worker_lost", f"Worker {pid} is gone: {_reason(pid, left)}", pid)
+        _add(
+            state,
+            wall,
+            "worker_lost",
+            f"Worker {pid} is gone: {_reason(pid, left, elsewhere)}",
+            pid,
+        )
     for pid in new:
         _add(state, wall, "worker_joined", f"New worker {pid}", pid)
     state["workers"] = live
@@ -236,10 +246,10 @@ def _compare(state: EventState, live: list[int], wall: float) -> None:
     _follow(state, live, new, left.intersection(gone), wall)
 
 
-def _reason(pid: int, left: Collection[int]) -> str:
+def _reason(pid: int, left: Collection[int], elsewhere: Collection[int]) -> str:
     if pid in left:
         return "it ended in order"
-    if Process(pid, 0).is_running():
+    if pid not in elsewhere and Process(pid, 0).is_running():
         return "its process runs on, without the metrics"
     return "it was killed or crashed, as far as is known"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kits.crew import crew
+from kits.damage import segment_path, set_field
 from kits.handlers import ask, body_of
 
 from metricsmw import MetricsMonitor
 from metricsmw.adapters.api.handlers import Handlers
 from metricsmw.adapters.auth import public, token
 from metricsmw.clock import ManualClock
+from metricsmw.engine.storage.layout import Field
 from metricsmw.engine.workers.events import (
     MAX_EVENTS,
     CorruptNoteError,
@@ -65,6 +68,19 @@ def test_workers_come_and_go() -> None:
         assert first.do(texts) == []
         first.do(reset)
         assert first.do(texts) == ["Server started", "Counts were reset"]
+
+
+def test_a_process_of_another_namespace_is_not_looked_for_in_this_one() -> None:
+    with crew(2) as workers:
+        first, second = workers.workers
+        second.do(folder)
+        path = Path(second.do(segment_path))
+        set_field(Field.PID, float(os.getpid()))(path)  # one that runs here
+        set_field(Field.PID_NAMESPACE, 1.0)(path)
+        first.do(texts)
+        second.kill()
+        gone = f"Worker {os.getpid()} is gone: it was killed or crashed, as far as is known"
+        assert first.do(texts)[1:] == [gone]
 
 
 def test_a_reload() -> None:
