@@ -91,6 +91,7 @@ ROUTES = AnswerShape(
     numbers=(
         "requests",
         "error_rate_pct",
+        "server_error_rate_pct",
         "latency_p50_ms",
         "latency_p95_ms",
         "latency_p99_ms",

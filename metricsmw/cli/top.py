@@ -119,6 +119,8 @@ COLUMNS: Mapping[str, tuple[str, str, str]] = {
     "9": ("P99 ms", "P99", "latency_p99_ms"),
     "s": ("Slowest ms", "Max", "latency_max_ms"),
 }
+NARROW, NARROW_KEYS = 60, "nrep"  # columns, below which the table has only these of them
+UNMATCHED = "<unmatched>"
 KEYS = (
     "q quit   ↑ ↓ scroll   sort by n route · r requests · e errors · 5 P50 · p P95 · 9 P99 · "
     "s slowest; again to reverse"
@@ -162,7 +164,16 @@ class View:
     def sorted(self, routes: Sequence[Fields]) -> list[Fields]:
         """Return the rows in the order that was asked for."""
         name = COLUMNS[self.key][-1]
-        return sorted(routes, key=lambda row: row[name], reverse=not self.up)
+        if name != "error_rate_pct":
+            return sorted(routes, key=lambda row: row[name], reverse=not self.up)
+        # As on the page: what the server failed first, and what is no route of the app last.
+        rows = sorted(routes, key=lambda row: (own_errors(row), row[name]), reverse=not self.up)
+        return sorted(rows, key=lambda row: bool(row["route"] == UNMATCHED))
+
+
+def own_errors(row: Fields) -> float:
+    """Return the share of a route's requests that the server failed, in percent."""
+    return float(row.get("server_error_rate_pct", 0.0))
 
 
 def run(options: argparse.Namespace) -> int:
@@ -413,7 +424,8 @@ def _sparks(snapshot: ServerAnswers, width: int) -> Table:
 
 def _table(routes: Sequence[Fields], view: View, width: int) -> Table:
     table = bare_table(expand=True)
-    for key, (long, short, name) in COLUMNS.items():
+    columns = {key: COLUMNS[key] for key in (COLUMNS if width >= NARROW else NARROW_KEYS)}
+    for key, (long, short, name) in columns.items():
         label = long if width >= WIDE else short
         arrow = (" ↑" if view.up else " ↓") if key == view.key else ""
         if name == "route":
@@ -422,8 +434,8 @@ def _table(routes: Sequence[Fields], view: View, width: int) -> Table:
             table.add_column(label + arrow, justify="right", no_wrap=True)
     for row in routes:
         cells = [Text(plain(f"{row['method']} {row['route']}"))]
-        for _, _, name in list(COLUMNS.values())[1:]:
-            failing = name == "error_rate_pct" and row[name] > 0
+        for _, _, name in list(columns.values())[1:]:
+            failing = name == "error_rate_pct" and own_errors(row) > 0
             cells.append(Text(number(row[name]), style="bold red" if failing else ""))
         table.add_row(*cells)
     return table

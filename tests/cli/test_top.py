@@ -669,6 +669,31 @@ def test_alerts_and_scrolling() -> None:
     assert shown("\x1b[5~" * 9) == first
 
 
+def test_what_the_server_failed_is_red_and_first() -> None:
+    from rich.console import Console
+
+    zero = dict.fromkeys((name for *_, name in top.COLUMNS.values()), 0)
+    routes = [
+        {
+            **zero,
+            "method": "GET",
+            "route": route,
+            "error_rate_pct": all_,
+            "server_error_rate_pct": own,
+        }
+        for route, all_, own in (("/a", 0, 0), ("<unmatched>", 100, 0), ("/b", 50, 0), ("/c", 9, 9))
+    ]
+    view = top.View("http://h")
+    view.press("e")
+    assert [row["route"] for row in view.sorted(routes)] == ["/c", "/b", "/a", "<unmatched>"]
+    console = Console(width=40, force_terminal=True, color_system="standard")
+    with console.capture() as caught:
+        console.print(top.render(client.ServerAnswers({}, routes, [], []), view, 40))
+    red = [line for line in caught.get().splitlines() if "\x1b[1;31m" in line]
+    assert len(red) == 1
+    assert "GET /c" in red[0]
+
+
 def test_slow_requests_are_a_panel() -> None:
     from rich.console import Console
 
