@@ -40,14 +40,16 @@ def shm(tmp_path: Path) -> Path:
 class TestContainersWithOneDevShm:
     """Each has processes of its own, the first of which is number 1, and the same user."""
 
+    @pytest.mark.parametrize("boots", [(None, None), ("1111-00", "2222-00")], ids=["one", "own"])
     def test_a_start_between_two_workers_of_another_container(
-        self, stage: Stage, shm: Path
+        self, stage: Stage, shm: Path, boots: tuple[str | None, str | None]
     ) -> None:
-        master = stage.start(within=container(shm=shm))
+        """LXC and systemd-nspawn give each container a boot id of its own."""
+        master = stage.start(within=container(shm=shm, boot=boots[0]))
         first = master.fork()
         first.do("record", 5)
         first.kill()
-        stage.start(within=container(shm=shm)).do("record", 3)
+        stage.start(within=container(shm=shm, boot=boots[1])).do("record", 3)
         second = master.fork()
         second.do("record", 2)
         assert second.requests == 7

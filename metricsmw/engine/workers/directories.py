@@ -423,9 +423,10 @@ def _is_alive(directory: Directory, root: Process | None, boot: int, here: Surro
     """Whether a server may live, whose root this is where its namespace is that of this process."""
     if (root is not None and root.is_running(here)) or is_in_use(directory, time.monotonic(), here):
         return True
-    if root is not None or not _may_be_equal(boot, here.boot) or segment_names(directory):
+    if root is not None or (_may_be_equal(boot, here.boot) and segment_names(directory)):
         return False
-    return not _is_long_unused(directory)  # its first worker may be about to come
+    # Its first worker may be about to come, or it may be of a container with a boot id of its own.
+    return not _is_long_unused(directory)
 
 
 def _folders(directory: Directory, name: str) -> Iterator[Directory]:
