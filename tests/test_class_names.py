@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ast
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -14,11 +14,10 @@ PUBLIC = {"MetricsMiddleware"}
 
 def test_a_name_stands_for_one_class() -> None:
     names = Counter(
-        node.name.lstrip("_")
+        name
         for folder in ("metricsmw", "adapters")
         for path in (ROOT / folder).rglob("*.py")
-        for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.ClassDef)
+        for name in re.findall(r"^class _*(\w+)", path.read_text(), re.MULTILINE)
     )
     assert names["MetricsMonitor"] == 1
     assert {name for name, count in names.items() if count > 1} == PUBLIC
