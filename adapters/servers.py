@@ -32,6 +32,8 @@ PEER_CLOSED: int = getattr(select, "POLLRDHUP", 0)
 MAX_TYPES = 100
 # The most frames that are read of a stack, and of the chain of coroutines of a task.
 MAX_DEPTH = 200
+# The most tasks of an event loop in which servers are looked for again: it waits meanwhile.
+MAX_TASKS = 500
 
 
 def not_known(_: object) -> bool:
@@ -146,7 +148,7 @@ def loop_server(*, anew: bool = False) -> LoopServer | None:
     one may serve in the loop once it ends.
 
     Args:
-        anew: Look for servers that have come since the first look, too.
+        anew: Look for servers that have come since the first look, too, unless the loop is busy.
     """
     asyncio = sys.modules.get("asyncio")  # importing it is for apps that run on it
     if asyncio is None:
@@ -154,7 +156,10 @@ def loop_server(*, anew: bool = False) -> LoopServer | None:
     with suppress(RuntimeError):  # no event loop of asyncio runs here
         loop = asyncio.get_running_loop()
         known = _by_loop.get(loop)
-        if anew or loop not in _by_loop or (known is not None and known.is_ending()):
+        is_stale = known is not None and known.is_ending()
+        if not is_stale and anew:
+            is_stale = len(asyncio.all_tasks()) <= MAX_TASKS
+        if is_stale or loop not in _by_loop:
             _by_loop[loop] = known = _find_loop_server()
         return known
     return None
