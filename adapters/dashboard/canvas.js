@@ -40,11 +40,17 @@ export function placeOf(milliseconds, scale) {
   return Math.log2(milliseconds / 1000) * 2 ** scale;
 }
 
-/** The powers of ten, in milliseconds, between two buckets. */
-export function decades(first, last, scale) {
-  const low = Math.ceil(Math.log10(upper(first - 1, scale)));
-  const high = Math.floor(Math.log10(upper(last, scale)));
-  return Array.from({ length: Math.max(high - low + 1, 0) }, (_, place) => 10 ** (low + place));
+// Of each power of ten: what an axis has, the first of these that has two labels.
+const MULTIPLES = [[1], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9]];
+
+/** Round latencies between two buckets, in milliseconds: powers of ten, and more where these are few. */
+export function roundLatencies(first, last, scale) {
+  const [from, to] = [upper(first - 1, scale), upper(last, scale)];
+  const [low, high] = [from, to].map((end) => Math.floor(Math.log10(end)));
+  const powers = Array.from({ length: high - low + 1 }, (_, place) => 10 ** (low + place));
+  const choices = MULTIPLES.map((multiples) =>
+    powers.flatMap((power) => multiples.map((each) => each * power)).filter((at) => at >= from && at <= to));
+  return choices.find((found) => found.length > 1) ?? choices.at(-1);
 }
 
 /** A latency for an axis. */

@@ -1,6 +1,6 @@
 // How many requests took how long, over the window: a bar for each bucket, and the percentiles.
 
-import { brief, decades, paint, placeOf, surface, upper } from "./canvas.js";
+import { brief, paint, placeOf, roundLatencies, surface, upper } from "./canvas.js";
 import { full, make, NONE, timed, write } from "./format.js";
 
 const MOST_BARS = 64; // of more, neighbours are joined
@@ -104,7 +104,7 @@ export class Distribution {
     ctx.fillText("0", box.left - 6, bottom);
     ctx.textAlign = "center";
     ctx.textBaseline = "top";
-    for (const at of decades(first, last, scale)) ctx.fillText(brief(at), x(placeOf(at, scale)), bottom + 6);
+    for (const at of roundLatencies(first, last, scale)) ctx.fillText(brief(at), x(placeOf(at, scale)), bottom + 6);
     ctx.fillStyle = paint("--accent");
     for (const { first: from, last: to, count } of bars) {
       const tall = Math.max((count / most) * box.height, count ? 1 : 0);

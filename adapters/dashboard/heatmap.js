@@ -1,6 +1,6 @@
 // Latency over time as a heat map: the more requests a cell has, the stronger its colour.
 
-import { brief, decades, paint, placeOf, surface, upper } from "./canvas.js";
+import { brief, paint, placeOf, roundLatencies, surface, upper } from "./canvas.js";
 import { drawMarks } from "./charts.js";
 import { dated, full, make, tick, timed, write } from "./format.js";
 
@@ -165,7 +165,7 @@ export class HeatMap {
     ctx.fillStyle = paint("--quiet");
     ctx.textBaseline = "middle";
     ctx.textAlign = "right";
-    const lines = decades(low, high, scale);
+    const lines = roundLatencies(low, high, scale);
     for (const at of lines) ctx.fillText(brief(at), box.left - 6, place(placeOf(at, scale)));
     ctx.textAlign = "center";
     ctx.textBaseline = "top";

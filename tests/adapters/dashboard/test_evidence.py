@@ -70,6 +70,15 @@ def test_the_shape_of_latency(anew: Server, window: Window) -> None:
     page.keyboard.press("ArrowUp")
     expect(canvas).to_have_attribute("aria-valuetext", re.compile(" to "))
 
+    # Axes have two labels at least, also where no two powers of ten lie in their span.
+    module = page.get_attribute("script[type=module]", "src") or ""
+    labels = page.evaluate(
+        "async (at) => { const { roundLatencies: of } = await import(at);"
+        " return [of(-40, 8, 2), of(-12, -8, 2)]; }",
+        f"{anew.url}{PATH}/{module}".replace("dashboard.js", "canvas.js").replace("/./", "/"),
+    )
+    assert labels == [[1, 10, 100, 1000], [150, 200]]
+
     # What is drawn is there: more than the page's own colour.
     drawn = "c => new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size"
     assert canvas.evaluate(drawn) > 10
