@@ -235,7 +235,12 @@ class Segment:
 
     ``fresh`` segments are initialised. Others are adopted: their counts go on, their gauges start
     at 0, where they are of a dead process, and a window of another length begins anew.
+
+    Attributes:
+        blocks: The blocks in use of the tables of routes and answers.
     """
+
+    blocks: range
 
     def __init__(
         self,
@@ -273,6 +278,9 @@ class Segment:
             header[Field.CREATED] = now
             self._set_blocks(range(COUNTER_BLOCK, COUNTER_BLOCK + 2))
             fixed[: len(MAGIC)] = MAGIC  # last: from here on readers take it for whole
+        else:
+            first, last = header[Field.FIRST_BLOCK : Field.LAST_BLOCK + 1].tolist()
+            self.blocks = range(int(first), int(last))
         self._end = FIXED_BYTES
         self._appending = threading.Lock()
         self.chunks: list[Chunk] = []
@@ -365,12 +373,8 @@ class Segment:
             self.chunks.append(chunk)
             self.header[Field.CHUNKS] = float(number + 1)
 
-    @property
-    def blocks(self) -> range:
-        """The blocks in use of the tables of routes and answers."""
-        return range(int(self.header[Field.FIRST_BLOCK]), int(self.header[Field.LAST_BLOCK]))
-
     def _set_blocks(self, blocks: range) -> None:
+        self.blocks = blocks
         self.header[Field.FIRST_BLOCK] = float(blocks.start)
         self.header[Field.LAST_BLOCK] = float(blocks.stop)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from kits.damage import numbers, record, segment_path
 
@@ -222,6 +222,8 @@ def test_usage_of_another_time_is_not_believed(
         max_size=3,
     )
 )
+@example([(Field.FIRST_BLOCK, 8.0)])
+@example([(Field.LAST_BLOCK, -3.0)])
 def test_any_number_in_a_live_segment(changes: list[tuple[int, float]]) -> None:
     """Every answer is one, and both workers go on recording."""
     clock = ManualClock()
