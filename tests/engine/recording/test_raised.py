@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import _hypothesis_pytestplugin
 import pytest
 
 from metricsmw.engine.recording.raised import INNERMOST, OUTERMOST, Raised, is_own_file
@@ -198,7 +199,11 @@ def test_a_group_is_told_by_the_first_in_it() -> None:
         ("/venv/lib/python3.11/site-packages/flask/app.py", False),
         ("C:\\Python\\Lib\\site-packages\\flask\\app.py", False),
         ("/usr/lib/python3/dist-packages/flask/app.py", False),
-        (os.path.join(sysconfig.get_path("scripts"), "bottle.py"), False),  # a script, too
+        # A package's module that is installed as a script, too, as bottle.py is.
+        (
+            os.path.join(sysconfig.get_path("scripts"), _hypothesis_pytestplugin.__name__ + ".py"),
+            False,
+        ),
         (os.path.join(sysconfig.get_path("scripts"), "site.py"), True),
     ],
 )
