@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from importlib import import_module
 from typing import TypeVar
 
 from metricsmw import __version__
+from metricsmw.cli.output import complain
 from metricsmw.cli.tokens import add_token_arguments
 from metricsmw.extras import MissingExtraError, require
 
@@ -307,12 +309,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # The reader of our output left (`| head`). What is still buffered has nowhere to go, and
-        # must not raise again when the interpreter flushes it on its way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of our output left (`| head`)
+        _drop_output()
         return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _drop_output()
+        complain(command.name, f"the output cannot be written: {error.strerror}")
+        return 1
     return code
+
+
+def _drop_output() -> None:
+    """Let what is still buffered go nowhere: at the interpreter's end it would raise again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

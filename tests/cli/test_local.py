@@ -227,6 +227,15 @@ def test_a_folder_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--dir must be a folder that is there, got '/nowhere'" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device here is always full")
+def test_an_output_without_room_is_said() -> None:
+    command = [sys.executable, "-m", "metricsmw", "ls", "--json"]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr == ("metricsmw ls: the output cannot be written: No space left on device\n")
+
+
 def test_a_user_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ls", "--user", "nobody-here"]) == 2
     assert capsys.readouterr().err == "metricsmw ls: there is no user 'nobody-here'\n"
