@@ -76,7 +76,7 @@ class Sent:
 
 def _checked(value: float) -> float:
     """Return a number that a counter can have. Raises ValueError for another."""
-    if not 0 <= value < MAX_VALUE:
+    if not 0 <= value <= MAX_VALUE:
         raise ValueError("no value of a counter")
     return value
 
