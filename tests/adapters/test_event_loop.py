@@ -16,6 +16,7 @@ from metricsmw.adapters.api.answers import ROUTES
 from metricsmw.adapters.asgi import ASGIMetricsMiddleware, metrics_app
 from metricsmw.adapters.auth import public
 from metricsmw.clock import ManualClock
+from metricsmw.engine.storage.segment import Segment
 
 
 @pytest.fixture
@@ -123,7 +124,17 @@ def test_many_first_requests_at_once_are_all_counted(
     assert (snapshot.total_requests, snapshot.requests_in_flight) == (50, 0)
 
 
-def test_a_first_request_that_is_cancelled_is_in_flight_no_more(monitor: MetricsMonitor) -> None:
+def test_a_first_request_that_is_cancelled_is_in_flight_no_more(
+    monitor: MetricsMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled, open_segment = threading.Event(), monitor.recorder.open
+
+    def held() -> Segment:
+        cancelled.wait(30)
+        return open_segment()
+
+    monkeypatch.setattr(monitor.recorder, "open", held)
+
     async def test() -> None:
         app = ASGIMetricsMiddleware(hello, monitor)
         task = asyncio.create_task(ask(app))
@@ -131,6 +142,7 @@ def test_a_first_request_that_is_cancelled_is_in_flight_no_more(monitor: Metrics
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        cancelled.set()
         await ask(app)
 
     asyncio.run(test())
