@@ -33,8 +33,8 @@ CLASSES = (1, 3, 4, 5)
 HIGHEST = int.from_bytes(bytes([0] * 7 + [128]) * BUCKETS, "little")
 
 
-class SpanFigures(TypedDict):
-    """What was counted in a span of time, with rates, and percentiles of the latencies."""
+class SpanRates(TypedDict):
+    """What was counted in a span of time, with rates."""
 
     requests: int
     errors: int
@@ -42,6 +42,11 @@ class SpanFigures(TypedDict):
     request_rate_rpm: float
     error_rate_pct: float
     server_error_rate_pct: float
+
+
+class SpanFigures(SpanRates):
+    """The same with percentiles of the latencies."""
+
     latency_p50_ms: float
     latency_p95_ms: float
     latency_p99_ms: float

@@ -24,9 +24,9 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
-from metricsmw.engine.reading.counts import Counts, SpanFigures, percent
+from metricsmw.engine.reading.counts import Counts, SpanFigures, SpanRates, percent
 from metricsmw.engine.reading.routes import seconds_spent
 from metricsmw.engine.storage.histogram import ROUTE_BUCKETS, ROUTE_SCALE
 from metricsmw.engine.storage.keys import OTHER, Name
@@ -70,7 +70,7 @@ SCHEMA = (
 RouteTotals = Mapping[Name, Counts]
 
 
-class RouteMinute(TypedDict):
+class RouteMinute(SpanRates):
     """What a route counted in a minute or several. Latencies are None where nothing was answered.
 
     ``timestamp`` is the end; ``seconds`` is the time that the numbers are of, less than that of all
@@ -79,12 +79,6 @@ class RouteMinute(TypedDict):
 
     timestamp: str
     seconds: float
-    requests: int
-    errors: int
-    server_errors: int
-    request_rate_rpm: float
-    error_rate_pct: float
-    server_error_rate_pct: float
     latency_p50_ms: float | None
     latency_p95_ms: float | None
     latency_p99_ms: float | None
