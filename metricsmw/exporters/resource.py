@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from metricsmw.engine.workers.processes import this_process
+from metricsmw.exporters.names import readable
 
 logger = logging.getLogger("metricsmw")
 
@@ -43,19 +44,15 @@ def resource_attributes(directory: Path | None, name: str = "") -> dict[str, str
     attributes.update(parse_attributes(os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")))
     if service := os.environ.get("OTEL_SERVICE_NAME", "").strip():
         attributes["service.name"] = service
-    return {_text(key): _text(value) for key, value in attributes.items()}
-
-
-def _text(value: str) -> str:
-    """Return what can be encoded: names of files, and variables, are any bytes."""
-    return value.encode(errors="backslashreplace").decode()
+    # Names of files, and variables, are any bytes.
+    return {readable(key): readable(value) for key, value in attributes.items()}
 
 
 def _instance(directory: Path | None) -> str:
     """Return the id of this server: the same in all of its workers, and in no other server."""
     # The directory is named by the server's root process, or by hand.
     place = directory if directory is not None else this_process()
-    return str(uuid.uuid5(NAMESPACE, _text(f"{socket.gethostname()} {place}")))
+    return str(uuid.uuid5(NAMESPACE, readable(f"{socket.gethostname()} {place}")))
 
 
 def parse_attributes(text: str) -> dict[str, str]:

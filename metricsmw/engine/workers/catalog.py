@@ -76,7 +76,8 @@ def places() -> list[Path]:
 def users_with_servers() -> list[int]:
     """Return the users whose servers this process may read."""
     names = (path for base in places() for path in base.glob("metricsmw-*"))
-    uids = {int(number) for path in names if (number := path.name[10:]).isdecimal()}
+    numbers = (path.name.removeprefix("metricsmw-") for path in names)
+    uids = {int(number) for number in numbers if number.isdecimal()}
     found = []
     for uid in sorted(uids):
         with contextlib.suppress(PermissionError):
