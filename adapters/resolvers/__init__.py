@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import cache, partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import bottle, bridge, litestar
@@ -323,62 +324,28 @@ def _no_template(_: Carrier) -> None:
     return None
 
 
-def _install_flask() -> None:
-    from .flask import install
+def _install_by(module: str) -> Callable[[], None]:
+    """Return what calls `install` of a module here, which imports its framework."""
 
-    install()
+    def install_hooks() -> None:
+        import_module(f".{module}", __package__).install()
 
-
-def _install_starlette() -> None:
-    from .starlette import install
-
-    install()
-
-
-def _install_quart() -> None:
-    from .quart import install
-
-    install()
-
-
-def _install_connexion() -> None:
-    from .connexion import install
-
-    install()
-
-
-def _install_django() -> None:
-    from .django import install
-
-    install()
-
-
-def _install_falcon() -> None:
-    from .falcon import install
-
-    install()
-
-
-def _install_pyramid() -> None:
-    from .pyramid import install
-
-    install()
+    return install_hooks
 
 
 # In this order, as an app of one framework can stand within an app of another.
 FRAMEWORKS: list[Framework] = [
     Framework("litestar", "asgi", "path_template", _litestar),
-    Framework("quart", "asgi", install=_install_quart),
-    Framework("django.core.handlers.base", "asgi", install=_install_django),
-    Framework("falcon.app", "asgi", install=_install_falcon),
-    Framework(
-        "starlette", "asgi", "router", _starlette, install=_install_starlette
-    ),  # FastAPI, too
-    Framework("connexion.middleware.routing", "asgi", install=_install_connexion),
+    Framework("quart", "asgi", install=_install_by("quart")),
+    Framework("django.core.handlers.base", "asgi", install=_install_by("django")),
+    Framework("falcon.app", "asgi", install=_install_by("falcon")),
+    # FastAPI, too.
+    Framework("starlette", "asgi", "router", _starlette, install=_install_by("starlette")),
+    Framework("connexion.middleware.routing", "asgi", install=_install_by("connexion")),
     Framework("lilya", "asgi", "route_path_template", _left_as("route_path_template")),
     Framework("responder", "asgi", "route_pattern", _left_as("route_pattern")),
-    Framework("flask", "wsgi", install=_install_flask),
-    Framework("pyramid.router", "wsgi", install=_install_pyramid),
+    Framework("flask", "wsgi", install=_install_by("flask")),
+    Framework("pyramid.router", "wsgi", install=_install_by("pyramid")),
     Framework("django.core.handlers.base", "wsgi"),
     Framework("falcon.app", "wsgi"),
     Framework("bottle", "wsgi", "bottle.route", bottle.template_of, install=bottle.install),
