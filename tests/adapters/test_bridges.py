@@ -6,13 +6,11 @@ from typing import Any
 
 import a2wsgi
 import bottle  # type: ignore[import-untyped]
-import falcon
 import pytest
 from asgiref.wsgi import WsgiToAsgi
 from conformance import drivers
 from flask import Flask
-from pyramid.config import Configurator  # type: ignore[import-untyped]
-from pyramid.response import Response  # type: ignore[import-untyped]
+from kits.things import falcon_app, pyramid_app
 from starlette.applications import Starlette
 from starlette.middleware.wsgi import WSGIMiddleware
 from starlette.requests import Request
@@ -55,28 +53,10 @@ def test_counted_once_by_the_outermost(bridge: Any) -> None:
         assert routes == {"/old/things/<int:number>", "/old/stream"}
 
 
-def falcon_app() -> Any:
-    app = falcon.App()
-    app.add_route("/things/{number}", Thing())
-    return app
-
-
-class Thing:
-    def on_get(self, req: falcon.Request, resp: falcon.Response, number: str) -> None:
-        resp.text = number
-
-
 def bottle_app() -> Any:
     app = bottle.Bottle()
     app.route("/things/<number>")(lambda number: number)
     return app
-
-
-def pyramid_app() -> Any:
-    with Configurator() as config:
-        config.add_route("thing", "/things/{number}")
-        config.add_view(lambda request: Response(request.matchdict["number"]), route_name="thing")
-        return config.make_wsgi_app()
 
 
 @pytest.mark.parametrize("mount", ["", "/old/{tenant}"])

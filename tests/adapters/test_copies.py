@@ -5,14 +5,12 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-import falcon
 import pytest
 from asgiref.wsgi import WsgiToAsgi
 from conformance import drivers
 from fastapi import FastAPI
 from flask import Flask
-from pyramid.config import Configurator  # type: ignore[import-untyped]
-from pyramid.response import Response  # type: ignore[import-untyped]
+from kits.things import falcon_app, pyramid_app
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -29,23 +27,6 @@ if TYPE_CHECKING:
 def flask_app() -> Any:
     app = Flask(__name__)
     app.add_url_rule("/things/<number>", "thing", lambda number: number)
-    return app
-
-
-def pyramid_app() -> Any:
-    with Configurator() as config:
-        config.add_route("thing", "/things/{number}")
-        config.add_view(lambda request: Response(request.matchdict["number"]), route_name="thing")
-        return config.make_wsgi_app()
-
-
-def falcon_app() -> Any:
-    class Thing:
-        def on_get(self, req: falcon.Request, resp: falcon.Response, number: str) -> None:
-            resp.text = number
-
-    app = falcon.App()
-    app.add_route("/things/{number}", Thing())
     return app
 
 
