@@ -32,6 +32,8 @@ SERVERS = {
     "gunicorn-preload": ("gunicorn", WSGI, ["--preload"]),
     "uvicorn": ("uvicorn", ASGI, []),
 }
+# With fewer samples too much of a rate is extrapolated.
+LEAST_SAMPLES = 20
 
 
 class Clients:
@@ -181,6 +183,10 @@ def check_numbers(engine: Engine, clients: Clients, began: float, resets: int = 
     total = len(clients.sent)
     for name in OWN:  # which the app counts after the request's number
         wait_until(lambda: engine.value(name) == total, f"{total} {name} in {engine.name}")  # noqa: B023
+    wait_until(
+        lambda: (engine.value(f"count_over_time({REQUESTS}[1h])") or 0) >= LEAST_SAMPLES,
+        f"enough samples in {engine.name}",
+    )
     seconds = int(time.time() - began) + 5
     for name in COUNTERS:
         found = engine.query(f"resets({name}[{seconds}s])")
@@ -198,8 +204,8 @@ def check_numbers(engine: Engine, clients: Clients, began: float, resets: int = 
         assert value == pytest.approx(clients.exact(quantile), rel=0.011)
     if resets:
         return
-    # From the first sample, 0, to the last one, all that was sent came in. Up to half a scrape's
-    # interval is extrapolated on either side; for a counter not below 0, for a histogram even so.
+    # From the first sample, 0, to the last one, all that was sent came in. Up to 1.1 intervals of a
+    # scrape are extrapolated on either side; for a counter not below 0, for a histogram even so.
     rate = engine.value(f"sum(rate({REQUESTS}[{seconds}s]))")
     native = engine.value(f"histogram_count(sum(rate({OVERALL}[{seconds}s])))")
     assert rate is not None
